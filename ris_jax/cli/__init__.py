@@ -1,0 +1,1 @@
+"""The command line: one absl-flag program a command."""

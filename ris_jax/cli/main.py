@@ -1,0 +1,78 @@
+"""Near-field localisation of radio sources through a reconfigurable intelligent surface.
+
+  ris-jax COMMAND [--flag=value ...]        (or: python -m ris_jax COMMAND ...)
+
+Commands:
+  train      train a network on simulated scenes; goes on where it stopped
+  evaluate   held-out scores of a trained network beside the yardsticks
+  doctor     check an installation
+
+Not there yet: localize, simulate, tune, benchmark.
+
+  ris-jax COMMAND --help                    what a command takes, with an example
+"""
+
+import importlib
+import sys
+
+from absl import flags
+
+_COMMANDS = ("train", "evaluate", "doctor")
+_PLANNED = ("localize", "simulate", "tune", "benchmark")
+_USAGE_ERROR = 2
+
+
+def _complain(text: str) -> None:
+    print(f"ris-jax: {' '.join(text.split())}", file=sys.stderr)
+
+
+def _run(module) -> int:
+    """Runs a command; what a user can act on becomes one line on standard error."""
+    from ris_jax import config as config_lib
+    from ris_jax import errors
+
+    try:
+        return module.run()
+    except config_lib.ConfigError as error:
+        _complain(str(error))
+        return _USAGE_ERROR
+    except (errors.RunError, OSError) as error:
+        _complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on from the last checkpoint")
+        return 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command that `argv` names; returns the exit status."""
+    arguments = list(sys.argv if argv is None else argv)[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(__doc__)
+        return 0 if arguments else _USAGE_ERROR
+    command, *rest = arguments
+    if command in _PLANNED:
+        _complain(f"{command} is not there yet")
+        return _USAGE_ERROR
+    if command not in _COMMANDS:
+        _complain(f"unknown command {command!r}; commands: {', '.join(_COMMANDS)}")
+        return _USAGE_ERROR
+    module = importlib.import_module(f"ris_jax.cli.{command}")
+    if {"-h", "--help"} & set(rest):
+        print(f"{module.__doc__}\nFlags:\n{module.FLAGS.get_help(prefix='  ')}")
+        return 0
+    try:
+        module.FLAGS.unparse_flags()
+        extra = module.FLAGS([command, *rest])[1:]
+    except flags.Error as error:
+        _complain(f"{command}: {error}")
+        return _USAGE_ERROR
+    if extra:
+        _complain(f"{command}: flags only, please; got {' '.join(extra)!r}")
+        return _USAGE_ERROR
+    return _run(module)
+
+
+def console() -> None:
+    """Entry point of the `ris-jax` script."""
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Phase codes of the surface, their quantisation, and what real hardware makes of them."""
+
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jaxtyping import Array, Complex, Float
+
+from ris_jax import config as config_lib
+
+
+def quantize_phase(codes: Complex[Array, "..."], phase_bits: int | None) -> Complex[Array, "..."]:
+    """Unit-modulus codes with phases rounded to ``2**phase_bits`` levels; None leaves them."""
+    phase = jnp.angle(codes)
+    if phase_bits is not None:
+        step = 2.0 * jnp.pi / 2**phase_bits
+        phase = jnp.round(phase / step) * step
+    return jnp.exp(1j * phase)
+
+
+def _spread(count: int, total: int) -> np.ndarray:
+    """``count`` indices spread evenly over ``range(total)``."""
+    return np.arange(count) * total // count
+
+
+def _beams_per_axis(num_codes: int, rows: int, columns: int) -> tuple[int, int]:
+    """Beams along y and x: the pair nearest to the array's own shape that gives enough beams."""
+    choices = [
+        (down, -(-num_codes // down))
+        for down in range(1, num_codes + 1)
+        if down <= rows and -(-num_codes // down) <= columns
+    ]
+    if not choices:
+        raise ValueError(f"dft2d: need num_codes <= {rows * columns}; got {num_codes}")
+    return min(choices, key=lambda c: (c[0] * c[1], abs(np.log(c[0] * columns / (c[1] * rows)))))
+
+
+def _dft2d(num_codes: int, rows: int, columns: int) -> np.ndarray:
+    """Beams at evenly spread spatial frequencies of both axes, so that both are covered."""
+    down, across = _beams_per_axis(num_codes, rows, columns)
+    vertical = np.exp(-2j * np.pi * np.outer(_spread(down, rows), np.arange(rows)) / rows)
+    horizontal = np.exp(
+        -2j * np.pi * np.outer(_spread(across, columns), np.arange(columns)) / columns
+    )
+    beams = np.einsum("ir,jc->ijrc", vertical, horizontal).reshape(down * across, rows * columns)
+    return beams[_spread(num_codes, down * across)]
+
+
+def _dft1d(num_codes: int, num_elements: int) -> np.ndarray:
+    beams = _spread(num_codes, num_elements)
+    return np.exp(-2j * np.pi * np.outer(beams, np.arange(num_elements)) / num_elements)
+
+
+def _random(num_codes: int, num_elements: int) -> np.ndarray:
+    generator = np.random.default_rng(0)  # one fixed draw: the codebook is part of the system
+    return np.exp(2j * np.pi * generator.random((num_codes, num_elements)))
+
+
+def _hadamard(num_codes: int, num_elements: int) -> np.ndarray:
+    order = 1 << (max(num_codes, num_elements) - 1).bit_length()
+    return scipy.linalg.hadamard(order)[_spread(num_codes, order), :num_elements].astype(complex)
+
+
+def codebook(system: config_lib.SystemConfig) -> Complex[Array, "L N"]:
+    """The codes that a configuration asks for.
+
+    An array given by explicit positions has no rows and columns: its two-dimensional DFT is taken
+    over the most nearly square grid that has as many elements.
+
+    Args:
+      system: `codebook` names dft2d, dft1d, random, hadamard, or mixed (DFT beams and random
+        codes in turn); `num_snapshots` codes, quantised to `phase_bits`.
+
+    Returns:
+      [L, N] complex, unit modulus.
+
+    Raises:
+      ValueError: an unknown name, or more 2-D DFT beams than elements.
+    """
+    count, elements = system.num_snapshots, system.num_elements
+    rows, columns = system.rows, system.columns
+    if system.element_positions is not None:
+        rows = max(d for d in range(1, int(elements**0.5) + 1) if elements % d == 0)
+        columns = elements // rows
+    if system.codebook == "dft2d":
+        codes = _dft2d(count, rows, columns)
+    elif system.codebook == "dft1d":
+        codes = _dft1d(count, elements)
+    elif system.codebook == "random":
+        codes = _random(count, elements)
+    elif system.codebook == "hadamard":
+        codes = _hadamard(count, elements)
+    elif system.codebook == "mixed":
+        codes = _random(count, elements)
+        codes[::2] = _dft2d(-(-count // 2), rows, columns)
+    else:
+        names = ", ".join(get_args(config_lib.CodebookName))
+        raise ValueError(f"codebook: need one of {names}; got {system.codebook!r}")
+    return quantize_phase(jnp.asarray(codes), system.phase_bits)
+
+
+def phase_dependent_amplitude(
+    phase: Float[Array, "..."], *, beta_min: float, beta_phase: float, beta_exponent: float
+) -> Float[Array, "..."]:
+    r"""Reflection amplitude of a lossy element at a given phase shift.
+
+    .. math:: \beta(\theta) = \beta_{min} + (1-\beta_{min})
+              \left(\tfrac{\sin(\theta-\phi)+1}{2}\right)^{\alpha}
+
+    Args:
+      phase: [...] :math:`\theta` [rad].
+      beta_min: least amplitude, 0 to 1; 1 is an ideal element.
+      beta_phase: :math:`\phi` [rad].
+      beta_exponent: :math:`\alpha`.
+
+    Returns:
+      [...] amplitude.
+
+    References:
+      Abeywickrama, Zhang, Wu, Yuen, *Intelligent reflecting surface: practical phase shift model
+      and beamforming optimization*, IEEE Trans. Commun. 68(9), 2020, Eq. (5).
+    """
+    curve = ((jnp.sin(phase - beta_phase) + 1.0) / 2.0) ** beta_exponent
+    return beta_min + (1.0 - beta_min) * curve
+
+
+def hardware_response(
+    key: jax.Array,
+    codes: Complex[Array, "L N"],
+    impairments: config_lib.ImpairmentConfig,
+) -> Complex[Array, "L N"]:
+    """What the surface really applies when it is told ``codes``, one draw of the hardware.
+
+    Args:
+      key: randomness of this surface.
+      codes: [L, N] nominal codes.
+      impairments: phase and amplitude error, dead elements and phase-dependent amplitude.
+
+    Returns:
+      [L, N] complex; no longer of unit modulus.
+    """
+    phase_key, amplitude_key, dead_key = jax.random.split(key, 3)
+    elements = codes.shape[-1]
+    phase_error = impairments.phase_error * jax.random.normal(phase_key, (elements,))
+    amplitude_db = impairments.amplitude_error_db * jax.random.normal(amplitude_key, (elements,))
+    alive = jax.random.uniform(dead_key, (elements,)) >= impairments.dead_fraction
+    response = alive * 10.0 ** (amplitude_db / 20.0) * jnp.exp(1j * phase_error)
+    amplitude = phase_dependent_amplitude(
+        jnp.angle(codes),
+        beta_min=impairments.beta_min,
+        beta_phase=impairments.beta_phase,
+        beta_exponent=impairments.beta_exponent,
+    )
+    return codes * amplitude * response

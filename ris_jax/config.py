@@ -1,0 +1,347 @@
+"""Configuration: frozen dataclasses, every knob once, validated when they are built.
+
+The command line speaks degrees and dB, and so do the fields that carry them in their name;
+everything else is SI, radians, linear.
+"""
+
+import dataclasses
+import json
+from typing import Any, Literal, get_args
+
+import dacite
+
+Wavefront = Literal["spherical", "fresnel", "parabolic", "planar"]
+SourceSignal = Literal["constant", "independent"]
+CodebookName = Literal["dft2d", "dft1d", "random", "hadamard", "mixed"]
+PathLoss = Literal["inverse_square", "none"]
+ComputeDtype = Literal["float32", "bfloat16"]
+OptimizerMethod = Literal["muon", "adamw"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the field."""
+
+
+def _require(condition: bool, field: str, needed: str, got: Any) -> None:
+    if not condition:
+        raise ConfigError(f"{field}: need {needed}; got {got!r}")
+
+
+def _require_choice(field: str, choices: Any, got: str) -> None:
+    _require(got in get_args(choices), field, "one of " + ", ".join(get_args(choices)), got)
+
+
+def _require_positive(section: str, config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value > 0, f"{section}.{name}", "a value above zero", value)
+
+
+def _require_nonnegative(section: str, config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value >= 0, f"{section}.{name}", "a value of zero or more", value)
+
+
+def _require_fraction(section: str, config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(0 <= value < 1, f"{section}.{name}", "0 <= value < 1", value)
+
+
+@dataclasses.dataclass(frozen=True)
+class SystemConfig:
+    """The surface, the base station and the phase codes (DESIGN section 2)."""
+
+    wavelength: float = 0.3  # [m]
+    rows: int = 12  # elements along y
+    columns: int = 12  # elements along x, the fastest index
+    spacing: float = 0.15  # [m]
+    centered: bool = True  # False: offsets -columns/2 ... columns/2 - 1, as the reference has
+    # Any other array, [N][3] in metres; rows, columns and spacing are then not used.
+    element_positions: tuple[tuple[float, float, float], ...] | None = None
+    num_antennas: int = 16  # M, base-station antennas
+    num_snapshots: int = 16  # L, phase codes
+    codebook: CodebookName = "dft2d"
+    phase_bits: int | None = 3  # None: continuous phases
+    wavefront: Wavefront = "spherical"
+    source_signal: SourceSignal = "constant"
+
+    def __post_init__(self):
+        _require_positive("system", self, "wavelength", "rows", "columns", "spacing")
+        _require_positive("system", self, "num_antennas", "num_snapshots")
+        _require_choice("system.codebook", CodebookName, self.codebook)
+        _require_choice("system.wavefront", Wavefront, self.wavefront)
+        _require_choice("system.source_signal", SourceSignal, self.source_signal)
+        bits = self.phase_bits
+        _require(bits is None or 1 <= bits <= 16, "system.phase_bits", "1 to 16, or null", bits)
+        if self.element_positions is not None:
+            shapes = {len(position) for position in self.element_positions}
+            _require(shapes == {3}, "system.element_positions", "rows of 3 metres", shapes)
+
+    @property
+    def num_elements(self) -> int:
+        """N, the elements of the surface."""
+        if self.element_positions is not None:
+            return len(self.element_positions)
+        return self.rows * self.columns
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneConfig:
+    """What is drawn for every scene."""
+
+    min_sources: int = 1
+    max_sources: int = 5  # K_max, also the width of the network's output
+    azimuth_max_deg: float = 60.0  # azimuth is uniform within plus or minus this
+    elevation_max_deg: float = 30.0
+    range_min: float = 0.5  # [m]
+    range_max: float = 10.0  # [m]
+    snr_min_db: float = -5.0
+    snr_max_db: float = 20.0
+    path_loss: PathLoss = "inverse_square"  # in power
+    # Line-of-sight over scattered power of an entry of H, linear. The reference calls its channels
+    # Rician with factors 0.5 to 10, but gives their line of sight unit norm as a matrix: entry by
+    # entry that is 0.5 / 144 to 10 / 144, and so are these. See README, "What is simulated".
+    rician_factor_min: float = 0.0035
+    rician_factor_max: float = 0.07
+
+    def __post_init__(self):
+        _require_positive("scene", self, "min_sources", "range_min")
+        _require_choice("scene.path_loss", PathLoss, self.path_loss)
+        _require_nonnegative("scene", self, "rician_factor_min")
+        for low, high in (
+            ("min_sources", "max_sources"),
+            ("range_min", "range_max"),
+            ("snr_min_db", "snr_max_db"),
+            ("rician_factor_min", "rician_factor_max"),
+        ):
+            least, most = getattr(self, low), getattr(self, high)
+            _require(least <= most, f"scene.{high}", f"at least {low}={least}", most)
+        for name in ("azimuth_max_deg", "elevation_max_deg"):
+            value = getattr(self, name)
+            _require(0 < value < 90, f"scene.{name}", "0 < value < 90", value)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImpairmentConfig:
+    """Hardware the estimator is not told about; all off by default."""
+
+    position_jitter: float = 0.0  # [m], uniform within plus or minus this, each axis of the array
+    phase_error: float = 0.0  # [rad], standard deviation, per element
+    amplitude_error_db: float = 0.0  # standard deviation, per element
+    dead_fraction: float = 0.0  # share of elements that reflect nothing
+    # Phase-dependent reflection (Abeywickrama et al., IEEE Trans. Commun. 68(9), 2020, Eq. 5).
+    beta_min: float = 1.0
+    beta_phase: float = 1.35  # [rad]
+    beta_exponent: float = 1.6
+    channel_error: float = 0.0  # channel estimate error over channel, in power
+
+    def __post_init__(self):
+        _require_nonnegative("impairments", self, "position_jitter", "phase_error")
+        _require_nonnegative("impairments", self, "amplitude_error_db", "channel_error")
+        _require_nonnegative("impairments", self, "beta_exponent")
+        _require_fraction("impairments", self, "dead_fraction")
+        _require(0 <= self.beta_min <= 1, "impairments.beta_min", "0 to 1", self.beta_min)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The patch transformer."""
+
+    patch_size: int = 4  # elements on a side; windows overlap by patch_size - patch_stride
+    patch_stride: int = 2
+    width: int = 128
+    depth: int = 4
+    num_heads: int = 4
+    mlp_ratio: int = 4
+    dropout: float = 0.0
+    compute_dtype: ComputeDtype = "float32"  # of the network; covariances and losses stay float32
+
+    def __post_init__(self):
+        _require_positive("model", self, "patch_size", "patch_stride", "width", "depth")
+        _require_positive("model", self, "num_heads", "mlp_ratio")
+        _require_fraction("model", self, "dropout")
+        _require_choice("model.compute_dtype", ComputeDtype, self.compute_dtype)
+        _require(
+            self.width % self.num_heads == 0,
+            "model.num_heads",
+            f"a divisor of model.width={self.width}",
+            self.num_heads,
+        )
+        _require(
+            self.patch_stride <= self.patch_size,
+            "model.patch_stride",
+            f"at most model.patch_size={self.patch_size}",
+            self.patch_stride,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CovarianceConfig:
+    """How the effective covariance is built, in training and inference alike."""
+
+    blend: float = 0.0  # beta: weight of the snapshots' covariance
+    shrinkage: float = 0.01  # share of identity at 0 dB SNR; divided by the linear SNR, at most 0.5
+
+    def __post_init__(self):
+        _require_fraction("covariance", self, "blend")
+        _require_nonnegative("covariance", self, "shrinkage")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss terms; the logged terms are weighted and sum to the loss."""
+
+    covariance: float = 1.0  # NMSE of the effective covariance
+    auxiliary: float = 0.0  # NMSE of the network's own covariance
+    subspace: float = 0.1  # signal-subspace projectors
+    position: float = 0.1  # set loss on azimuth, elevation, 1/range
+    count: float = 0.05  # cross-entropy of the number of sources
+
+    def __post_init__(self):
+        names = [field.name for field in dataclasses.fields(self)]
+        _require_nonnegative("loss", self, *names)
+        total = sum(getattr(self, name) for name in names)
+        _require(total > 0, "loss", "at least one weight above zero", "all zero")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer nest of DESIGN section 4."""
+
+    method: OptimizerMethod = "muon"
+    learning_rate: float = 1e-2  # peak, of the backbone
+    head_multiplier: float = 4.0  # head learning rate over backbone learning rate
+    warmup_fraction: float = 0.05  # of all updates
+    final_fraction: float = 0.01  # of the peak, at the end of the cosine
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    accumulation: int = 1  # microbatches an update
+    ema_decay: float = 0.999
+    max_consecutive_nonfinite: int = 20
+
+    def __post_init__(self):
+        _require_choice("optimizer.method", OptimizerMethod, self.method)
+        _require_nonnegative("optimizer", self, "learning_rate", "weight_decay")
+        _require_positive("optimizer", self, "head_multiplier", "clip_norm", "accumulation")
+        _require_positive("optimizer", self, "max_consecutive_nonfinite")
+        _require_fraction("optimizer", self, "warmup_fraction", "ema_decay")
+        _require(0 <= self.final_fraction <= 1, "optimizer.final_fraction", "0 to 1",
+                 self.final_fraction)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How long, on what, and what is written."""
+
+    seed: int = 0
+    epochs: int = 10
+    steps_per_epoch: int = 100  # microbatches
+    batch_size: int = 64  # scenes a microbatch
+    fixed_scenes: int = 0  # train on this many scenes again and again; 0: fresh scenes for ever
+    validation_scenes: int = 2048
+    validate_on_training_scenes: bool = False
+    early_stopping_epochs: int = 0  # epochs without a better val_nmse; 0: never stop early
+    log_every: int = 20  # microbatches between rows of metrics.jsonl
+    keep_checkpoints: int = 2  # newest ones, beside the best
+
+    def __post_init__(self):
+        _require_positive("training", self, "epochs", "steps_per_epoch", "batch_size")
+        _require_positive("training", self, "validation_scenes", "log_every", "keep_checkpoints")
+        _require_nonnegative("training", self, "seed", "fixed_scenes", "early_stopping_epochs")
+        _require(
+            self.fixed_scenes == 0 or self.fixed_scenes >= self.batch_size,
+            "training.fixed_scenes",
+            f"0, or at least batch_size={self.batch_size}",
+            self.fixed_scenes,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a run depends on; saved beside its parameters."""
+
+    system: SystemConfig = dataclasses.field(default_factory=SystemConfig)
+    scene: SceneConfig = dataclasses.field(default_factory=SceneConfig)
+    impairments: ImpairmentConfig = dataclasses.field(default_factory=ImpairmentConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    covariance: CovarianceConfig = dataclasses.field(default_factory=CovarianceConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+    def __post_init__(self):
+        _require(
+            self.scene.max_sources < self.system.num_elements,
+            "scene.max_sources",
+            f"fewer sources than elements (N={self.system.num_elements})",
+            self.scene.max_sources,
+        )
+
+    @property
+    def total_updates(self) -> int:
+        """Optimizer updates of a whole run, the schedule's length."""
+        microbatches = self.training.epochs * self.training.steps_per_epoch
+        return max(1, microbatches // self.optimizer.accumulation)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as nested plain dictionaries, ready for JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Builds a configuration from nested dictionaries.
+
+    Raises:
+      ConfigError: an unknown key, a wrong type or a value out of its domain, by name.
+    """
+    options = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _as_float})
+    try:
+        return dacite.from_dict(Config, values, options)
+    except dacite.UnexpectedDataError as error:
+        known = sorted(flatten(to_dict(Config())))
+        raise ConfigError(
+            f"unknown configuration key: {', '.join(sorted(error.keys))}; known: {', '.join(known)}"
+        ) from error
+    except dacite.DaciteError as error:
+        raise ConfigError(f"configuration: {error}") from error
+
+
+def _as_float(value: Any) -> Any:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one of dotted names: ``{"model.width": 128}``."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def override(config: Config, values: dict[str, Any]) -> Config:
+    """The configuration with dotted names replaced: ``{"model.width": 96}``."""
+    nested = to_dict(config)
+    for name, value in values.items():
+        node, *rest = name.split(".")
+        target = nested
+        while rest:
+            target = target.get(node)
+            if not isinstance(target, dict):
+                raise ConfigError(f"unknown configuration key: {name}")
+            node, *rest = rest
+        if node not in target:
+            raise ConfigError(f"unknown configuration key: {name}")
+        target[node] = value
+    return from_dict(nested)
+
+
+def difference(ours: Config, theirs: Config) -> list[str]:
+    """The fields in which two configurations differ, one readable entry each."""
+    left, right = flatten(to_dict(ours)), flatten(to_dict(theirs))
+    return [f"{k}={left[k]!r} (there {right[k]!r})" for k in left if left[k] != right[k]]

@@ -1,0 +1,123 @@
+"""Held-out scores, and the yardsticks that belong beside every one of them."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float
+
+from ris_jax import config as config_lib
+from ris_jax import covariance as cov
+from ris_jax import losses, scenes
+from ris_jax.models import patch_transformer
+from ris_jax.training import state as state_lib
+from ris_jax.training import step as step_lib
+
+# Scenes from which the best constant covariance is learned.
+_CONSTANT_SCENES = 2048
+YARDSTICKS = ("constant_nmse", "snapshots_nmse", "shrunk_truth_nmse")
+
+
+class Heldout(NamedTuple):
+    """Prepared scenes of a stream; on the device, in batches of one shape."""
+
+    batches: list[tuple[patch_transformer.Features, losses.Target]]
+    num_scenes: int
+
+
+class Evaluation(NamedTuple):
+    """Scores of every scene, and how much the predictions vary with the input."""
+
+    scores: dict[str, np.ndarray]
+    output_variance_ratio: float  # variance of predicted over variance of true covariances
+
+    def mean(self, name: str) -> float:
+        """Mean of a score over scenes."""
+        return float(np.mean(self.scores[name], dtype=np.float64))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _draw_prepared(config: config_lib.Config, stream: str, indices: Array):
+    batch = scenes.scenes_at(scenes.stream_key(config.training.seed, stream), indices, config)
+    return step_lib.prepare(batch, config)
+
+
+def draw_heldout(config: config_lib.Config, stream: str, num_scenes: int) -> Heldout:
+    """The first scenes of a named stream, drawn and prepared on the device."""
+    size = config.training.batch_size
+    starts = range(0, num_scenes, size)
+    batches = [_draw_prepared(config, stream, start + jnp.arange(size)) for start in starts]
+    return Heldout(batches, num_scenes)
+
+
+def validation_stream(config: config_lib.Config) -> str:
+    """The name of the stream that validation draws from."""
+    return "train" if config.training.validate_on_training_scenes else "validation"
+
+
+def evaluate(state: state_lib.TrainState, heldout: Heldout) -> Evaluation:
+    """Scores a state's averaged parameters on held-out scenes."""
+    results = [step_lib.eval_step(state, *batch) for batch in heldout.batches]
+    scores = _gather([scores for scores, _ in results], heldout.num_scenes)
+    moments = jax.tree.map(lambda *parts: sum(np.asarray(p) for p in parts), *[m for _, m in results])
+    count = len(heldout.batches) * heldout.batches[0][1].snr.shape[0]
+
+    def variance(total, power):
+        return power / count - np.linalg.norm(total / count) ** 2
+
+    predicted = variance(moments.predicted, moments.predicted_power)
+    true = variance(moments.true, moments.true_power)
+    return Evaluation(scores, float(predicted / max(true, 1e-12)))
+
+
+def _gather(parts: list[dict[str, Array]], num_scenes: int) -> dict[str, np.ndarray]:
+    """Batches of scores as one array a score, the padding of the last batch cut off."""
+    host = jax.device_get(parts)
+    return {name: np.concatenate([p[name] for p in host])[:num_scenes] for name in host[0]}
+
+
+@jax.jit
+def _constant_sums(target: losses.Target) -> tuple[Complex[Array, "N N"], Float[Array, ""]]:
+    truth = cov.from_factor(target.factor)
+    weight = 1.0 / cov.inner(truth, truth)
+    weighted = truth.factor * weight[:, None, None]
+    return jnp.einsum("bnk,bmk->nm", weighted, truth.factor.conj()), jnp.sum(weight)
+
+
+def best_constant(config: config_lib.Config) -> Complex[Array, "N N"]:
+    """The covariance of least mean NMSE among all that do not look at the input.
+
+    Learned on scenes of the stream `train`; the strictest form of the constant predictor.
+    """
+    training_scenes = draw_heldout(config, "train", _CONSTANT_SCENES)
+    sums = [_constant_sums(target) for _, target in training_scenes.batches]
+    return sum(s[0] for s in sums) / sum(s[1] for s in sums)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _yardsticks(
+    config: config_lib.Config, constant: Complex[Array, "N N"], target: losses.Target
+) -> dict[str, Float[Array, "B"]]:
+    truth = cov.from_factor(target.factor)
+    power = cov.inner(truth, truth)
+    projected = jnp.einsum("bnk,nm,bmk->b", truth.factor.conj(), constant, truth.factor).real
+    shrunk = cov.shrink(truth, cov.shrinkage_weight(target.snr, config.covariance))
+    return {
+        "constant_nmse": (jnp.sum(jnp.abs(constant) ** 2) - 2.0 * projected + power) / power,
+        "snapshots_nmse": losses.covariance_nmse(cov.from_factor(target.sample_factor), truth),
+        "shrunk_truth_nmse": losses.covariance_nmse(shrunk, truth),
+    }
+
+
+def yardsticks(config: config_lib.Config, heldout: Heldout) -> dict[str, np.ndarray]:
+    """NMSE of three predictors that learn nothing, for every scene.
+
+    `constant_nmse`: the best constant covariance. `snapshots_nmse`: the covariance that the
+    snapshots' own field estimates give. `shrunk_truth_nmse`: the truth after the shrinkage that
+    every effective covariance goes through, the floor of `effective_nmse`.
+    """
+    constant = best_constant(config)
+    parts = [_yardsticks(config, constant, target) for _, target in heldout.batches]
+    return _gather(parts, heldout.num_scenes)

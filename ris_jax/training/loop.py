@@ -1,0 +1,211 @@
+"""The training loop: draws, steps, records, validates, saves; resumes from what it saved."""
+
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ris_jax import config as config_lib
+from ris_jax import errors, scenes
+from ris_jax.training import checkpoint, evaluation, record
+from ris_jax.training import state as state_lib
+from ris_jax.training import step as step_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What the loop knows of the run so far; saved with every checkpoint."""
+
+    epoch: int = 0  # finished ones
+    best_epoch: int = 0
+    best_val_nmse: float = math.inf
+
+    def after(self, epoch: int, val_nmse: float) -> "Progress":
+        """The progress once `epoch` has ended with `val_nmse`."""
+        if val_nmse < self.best_val_nmse:
+            return Progress(epoch, epoch, val_nmse)
+        return dataclasses.replace(self, epoch=epoch)
+
+
+def dead_parameters(state: state_lib.TrainState, batch: scenes.Scene) -> list[str]:
+    """Paths of the parameters whose gradient is identically zero on a batch."""
+
+    @jax.jit
+    def largest(state, batch):
+        features, target = step_lib.prepare(batch, state.config)
+
+        def loss_fn(params):
+            return step_lib.batch_loss(state, params, features, target)[0]
+
+        return jax.tree.map(lambda g: jnp.max(jnp.abs(g)), jax.grad(loss_fn)(state.params))
+
+    flat = jax.tree_util.tree_leaves_with_path(jax.device_get(largest(state, batch)))
+    return [jax.tree_util.keystr(path) for path, value in flat if value == 0.0]
+
+
+def _open_workdir(config: config_lib.Config, workdir: pathlib.Path) -> None:
+    """Makes the run's folder, or checks that it belongs to the same configuration."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    existing = checkpoint.load_config(workdir)
+    if existing is None:
+        checkpoint.save_config(workdir, config)
+    elif existing != config:
+        raise config_lib.ConfigError(
+            f"{workdir} holds a run of another configuration; here: "
+            + ", ".join(config_lib.difference(config, existing))
+        )
+
+
+def _microbatches(
+    state: state_lib.TrainState, count: int, chunk: int
+) -> Iterator[tuple[state_lib.TrainState, list[dict[str, Any]]]]:
+    """Runs `count` microbatches, yielding the state and the metrics of each, `chunk` at a time.
+
+    Metrics wait on the device and come over together; scenes never leave it.
+    """
+    pending = []
+    for number in range(1, count + 1):
+        state, metrics = step_lib.train_step(state, step_lib.draw_batch(state.config, state.step))
+        pending.append(metrics)
+        if len(pending) == chunk or number == count:
+            yield state, [_on_host(row) for row in jax.device_get(pending)]
+            pending = []
+
+
+def _on_host(metrics: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {name: value.item() for name, value in metrics.items()}
+
+
+def _stop_if_lost(metrics: dict[str, Any], limit: int) -> None:
+    """Ends a run whose microbatches are no longer finite, before optax would apply one."""
+    if metrics["skipped_in_a_row"] < limit:
+        return
+    terms = [n.removeprefix("loss_") for n, v in metrics.items()
+             if n.startswith("loss_") and not math.isfinite(v)]  # fmt: skip
+    culprit = "loss terms " + ", ".join(terms) if terms else "gradients"
+    raise errors.RunError(
+        f"{limit} microbatches in a row were not finite, up to microbatch "
+        f"{metrics['microbatch']} (update {metrics['update']}): {culprit}; parameters are those "
+        "of the last finite one, and the last checkpoint is intact"
+    )
+
+
+def _run_epoch(
+    state: state_lib.TrainState, epoch: int, recorder: record.Recorder
+) -> tuple[state_lib.TrainState, dict[str, Any]]:
+    """One epoch; every microbatch's loss enters the means, skipped ones are counted."""
+    training = state.config.training
+    losses, nmses, updates, skipped = [], [], 0, 0
+    for state, rows in _microbatches(state, training.steps_per_epoch, training.log_every):
+        for row in rows:
+            recorder.full_log(row)
+            _stop_if_lost(row, state.config.optimizer.max_consecutive_nonfinite)
+            updates += row["update_applied"]
+            skipped += not row["finite"]
+            if row["finite"]:
+                losses.append(row["loss"])
+                nmses.append(row["nmse"])
+            if not row["update_applied"]:
+                del row["param_delta_norm"]
+        window = {"epoch": epoch, "window_loss": _mean([r["loss"] for r in rows]),
+                  "window_microbatches": len(rows)}  # fmt: skip
+        recorder.row("microbatch", rows[-1]["microbatch"], window | rows[-1])
+        recorder.advance(len(rows), epoch, window["window_loss"])
+    return state, {
+        "train_loss": _mean(losses),
+        "train_nmse": _mean(nmses),
+        "microbatches": training.steps_per_epoch,
+        "updates": updates,
+        "skipped": skipped,
+    }
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def _validation_row(result: evaluation.Evaluation) -> dict[str, float]:
+    return {
+        "val_loss": result.mean("loss"),
+        "val_nmse": result.mean("nmse"),
+        "val_effective_nmse": result.mean("effective_nmse"),
+        "val_count_accuracy": result.mean("count_correct"),
+        "output_variance_ratio": result.output_variance_ratio,
+    }
+
+
+def _start(
+    state: state_lib.TrainState, recorder: record.Recorder, heldout: evaluation.Heldout
+) -> None:
+    """What is told before the first step: dead parameters, and the score of knowing nothing."""
+    batch = step_lib.draw_batch(state.config, state.step)
+    for path in dead_parameters(state, batch):
+        recorder.line(f"warning: the gradient of {path} is identically zero")
+    first = _validation_row(evaluation.evaluate(state, heldout))
+    recorder.row("start", 0, {"epoch": 0} | first)
+    recorder.line(f"before training: val_loss {first['val_loss']:.4f}, val_nmse "
+                  f"{first['val_nmse']:.4f}")  # fmt: skip
+
+
+def train(config: config_lib.Config, workdir: pathlib.Path) -> state_lib.TrainState:
+    """Trains a configuration in a folder, from its newest good checkpoint if there is one.
+
+    Args:
+      config: the run.
+      workdir: gets config.json, metrics.jsonl, tensorboard/, checkpoints/ and figures/.
+
+    Returns:
+      The state after the last epoch.
+
+    Raises:
+      ConfigError: the folder holds a run of another configuration; the fields are named.
+      RunError: training is lost, or a checkpoint cannot be written.
+    """
+    _open_workdir(config, workdir)
+    training = config.training
+    state = state_lib.create_train_state(config)
+    checkpoints = checkpoint.Checkpoints(workdir, training.keep_checkpoints)
+    restored, warnings = checkpoints.restore_newest(state)
+    progress = Progress()
+    if restored is not None:
+        state, progress = restored.state, Progress(**restored.progress)
+    total = training.epochs * training.steps_per_epoch
+    with record.Recorder(workdir, progress.epoch, total) as recorder:
+        for warning in warnings:
+            recorder.line(f"warning: {warning}")
+        heldout = evaluation.draw_heldout(
+            config, evaluation.validation_stream(config), training.validation_scenes
+        )
+        yardsticks = evaluation.yardsticks(config, heldout)
+        constant, snapshots, floor = (float(np.mean(yardsticks[n])) for n in evaluation.YARDSTICKS)
+        beside = f"constant {constant:.3f} | snapshots {snapshots:.3f} | shrunk truth {floor:.4f}"
+        if progress.epoch:
+            recorder.line(f"going on after epoch {progress.epoch} of {training.epochs}")
+            recorder.advance(progress.epoch * training.steps_per_epoch, progress.epoch, math.nan)
+        else:
+            _start(state, recorder, heldout)
+        for epoch in range(progress.epoch + 1, training.epochs + 1):
+            if 0 < training.early_stopping_epochs <= progress.epoch - progress.best_epoch:
+                recorder.line(f"no better val_nmse for {training.early_stopping_epochs} epochs")
+                break
+            began = time.monotonic()
+            state, row = _run_epoch(state, epoch, recorder)
+            row |= _validation_row(evaluation.evaluate(state, heldout))
+            progress = progress.after(epoch, row["val_nmse"])
+            row |= {"constant_nmse": constant, "snapshots_nmse": snapshots}
+            recorder.row("epoch", epoch * training.steps_per_epoch, {"epoch": epoch} | row)
+            recorder.sync()
+            checkpoints.save(state, epoch, dataclasses.asdict(progress), row["val_nmse"])
+            recorder.line(
+                f"epoch {epoch}/{training.epochs}: loss train {row['train_loss']:.4f} val "
+                f"{row['val_loss']:.4f} | NMSE train {row['train_nmse']:.4f} val "
+                f"{row['val_nmse']:.4f} | yardsticks: {beside} | variance ratio "
+                f"{row['output_variance_ratio']:.2f} | {time.monotonic() - began:.1f} s"
+            )
+    return state

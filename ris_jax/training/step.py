@@ -1,0 +1,216 @@
+"""The pure steps: one microbatch of training, one batch of evaluation.
+
+`train_step` returns the loss of every microbatch. There is no branch in Python around it and no
+loop in it, so no indentation can drop a batch.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Complex, Float
+
+from ris_jax import arrays, losses, scenes
+from ris_jax import config as config_lib
+from ris_jax import covariance as cov
+from ris_jax.models import patch_transformer
+from ris_jax.training import optimizer
+from ris_jax.training import state as state_lib
+
+Metrics = dict[str, Float[Array, "..."]]
+
+
+def prepare(
+    batch: scenes.Scene, config: config_lib.Config
+) -> tuple[patch_transformer.Features, losses.Target]:
+    """What the network reads of a batch and what it is compared with; training and validation
+    share it."""
+    features = patch_transformer.extract_features(batch.measurement, config.system.source_signal)
+    positions = arrays.element_positions(config.system)
+    target = losses.Target(
+        factor=scenes.steering_matrix(batch.truth, positions, config.system),
+        sample_factor=features.fields,
+        snr=features.snr,
+        parameters=losses.normalized_parameters(batch.truth, config.scene),
+        active=scenes.active_sources(batch.truth),
+        num_sources=batch.truth.num_sources,
+    )
+    return features, target
+
+
+def covariance_scores(
+    prediction: losses.Prediction, target: losses.Target, config: config_lib.Config
+) -> dict[str, Float[Array, "B"]]:
+    """NMSE against the true covariance of the network's own covariance and of the effective one."""
+    truth = cov.from_factor(target.factor)
+    effective = cov.effective_covariance(
+        prediction.factor, target.sample_factor, target.snr, config.covariance
+    )
+    return {
+        "nmse": losses.covariance_nmse(cov.from_factor(prediction.factor), truth),
+        "effective_nmse": losses.covariance_nmse(effective, truth),
+    }
+
+
+def _ema(decay: float, updates: Float[Array, ""], ema: Array, params: Array) -> Array:
+    """Moving average whose memory grows with the number of updates, up to `decay`."""
+    keep = jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
+    return ema + (1.0 - keep) * (params - ema)
+
+
+def batch_loss(
+    state: state_lib.TrainState,
+    params: Any,
+    features: patch_transformer.Features,
+    target: losses.Target,
+    rngs: nnx.Rngs | None = None,
+) -> tuple[Float[Array, ""], Metrics]:
+    """The loss of a batch and what is logged of it: the weighted terms and the plain NMSE."""
+    config = state.config
+    prediction = state_lib.predict(state.graphdef, params, features, rngs=rngs)
+    terms = losses.loss_terms(prediction, target, config.loss, config.covariance)
+    logged = {f"loss_{name}": jnp.mean(term) for name, term in terms.items()}
+    nmse = covariance_scores(prediction, target, config)["nmse"]
+    return sum(logged.values(), jnp.zeros(())), logged | {"nmse": jnp.mean(nmse)}
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def train_step(
+    state: state_lib.TrainState, batch: scenes.Scene
+) -> tuple[state_lib.TrainState, Metrics]:
+    """One microbatch.
+
+    A microbatch whose loss or gradients are not finite leaves parameters, moments, counts and the
+    gradient accumulator bit-identical; its loss is returned and counted as skipped all the same.
+
+    Args:
+      state: donated; use the returned one.
+      batch: scenes with leading axis B.
+
+    Returns:
+      The next state, and the metrics of this microbatch: `loss`, the weighted terms
+      `loss_<term>` that sum to it, `nmse` (unweighted, the network's own covariance), `finite`,
+      `grad_norm_<group>`, `clip_ratio`, `lr_<group>`, `update_applied`, `microbatch`, `update`,
+      `skipped`, `skipped_in_a_row`, `param_delta_norm` (zero when no update was applied).
+    """
+    config = state.config
+    features, target = prepare(batch, config)
+    key = jax.random.fold_in(scenes.stream_key(config.training.seed, "dropout"), state.step)
+    rngs = nnx.Rngs(dropout=key) if config.model.dropout > 0 else None
+
+    def loss_fn(params):
+        return batch_loss(state, params, features, target, rngs)
+
+    (loss, logged), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    finite = jnp.isfinite(loss) & optimizer.gradients_finite(grads)
+    norms = optimizer.group_norms(grads)
+    clip_ratio = optimizer.clip_ratio(state.opt_state, grads, config.optimizer)
+    before = optimizer.progress(state.opt_state)
+    # What we call not finite, optax must see as such.
+    marked = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), grads)
+    updates, opt_state = state.tx.update(marked, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    after = optimizer.progress(opt_state)
+    applied = after.updates > before.updates
+    ema_params = jax.tree.map(
+        lambda ema, p: jnp.where(
+            applied, _ema(config.optimizer.ema_decay, after.updates.astype(p.dtype), ema, p), ema
+        ),
+        state.ema_params,
+        params,
+    )
+    rates = optimizer.learning_rates(config.optimizer, config.total_updates, before.updates)
+    metrics = (
+        {"loss": loss}
+        | logged
+        | {"finite": finite, "clip_ratio": clip_ratio}
+        | {f"grad_norm_{group}": norm for group, norm in norms.items()}
+        | {f"lr_{group}": rate for group, rate in rates.items()}
+        | {
+            "update_applied": applied,
+            "microbatch": state.step + 1,
+            "update": after.updates,
+            "skipped": after.skipped,
+            "skipped_in_a_row": after.skipped_in_a_row,
+            "param_delta_norm": optax.tree.norm(updates),
+        }
+    )
+    next_state = state.replace(
+        step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
+    )
+    return next_state, metrics
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def draw_batch(config: config_lib.Config, step: Array) -> scenes.Scene:
+    """The training scenes of microbatch `step`, drawn on the device.
+
+    With `fixed_scenes`, those scenes in an order shuffled anew for every pass; otherwise fresh
+    ones for ever.
+    """
+    training = config.training
+    position = step * training.batch_size + jnp.arange(training.batch_size)
+    if training.fixed_scenes:
+        order_key = scenes.stream_key(training.seed, "order")
+
+        def order(one_pass):
+            key = jax.random.fold_in(order_key, one_pass)
+            return jax.random.permutation(key, training.fixed_scenes)
+
+        # A microbatch touches at most two passes.
+        first = position[0] // training.fixed_scenes
+        orders = jnp.stack([order(first), order(first + 1)])
+        position = orders[
+            position // training.fixed_scenes - first, position % training.fixed_scenes
+        ]
+    return scenes.scenes_at(scenes.stream_key(training.seed, "train"), position, config)
+
+
+class Moments(NamedTuple):
+    """Sums over a batch from which the variance of covariances across inputs follows."""
+
+    predicted: Complex[Array, "N N"]
+    predicted_power: Float[Array, ""]
+    true: Complex[Array, "N N"]
+    true_power: Float[Array, ""]
+
+
+@jax.jit
+def eval_step(
+    state: state_lib.TrainState, features: patch_transformer.Features, target: losses.Target
+) -> tuple[Metrics, Moments]:
+    """Loss, terms and scores of every scene of a batch, with the averaged parameters.
+
+    Args:
+      state: not changed.
+      features: of B scenes, from `prepare`.
+      target: of the same scenes.
+
+    Returns:
+      [B] each: `loss`, `loss_<term>`, `nmse`, `effective_nmse`, `count_correct`; and the moments.
+    """
+    config = state.config
+    prediction = state_lib.predict(state.graphdef, state.ema_params, features)
+    terms = losses.loss_terms(prediction, target, config.loss, config.covariance)
+    count = 1 + jnp.argmax(prediction.count_logits, axis=-1)
+    scores = (
+        {"loss": sum(terms.values(), jnp.zeros(()))}
+        | {f"loss_{name}": term for name, term in terms.items()}
+        | covariance_scores(prediction, target, config)
+        | {"count_correct": (count == target.num_sources).astype(jnp.float32)}
+    )
+    predicted, true = cov.from_factor(prediction.factor), cov.from_factor(target.factor)
+    moments = Moments(
+        _outer_sum(predicted.factor),
+        jnp.sum(cov.inner(predicted, predicted)),
+        _outer_sum(true.factor),
+        jnp.sum(cov.inner(true, true)),
+    )
+    return scores, moments
+
+
+def _outer_sum(factor: Complex[Array, "B N K"]) -> Complex[Array, "N N"]:
+    return jnp.einsum("bnk,bmk->nm", factor, factor.conj())
