@@ -1,5 +1,75 @@
-"""Near-field localisation of radio sources through a reconfigurable intelligent surface."""
+"""Near-field localisation of radio sources through a reconfigurable intelligent surface.
+
+Pure functions, arrays in and arrays out, importable from here; see README for an example.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from ris_jax._environment import configure_environment
 
 configure_environment()
+
+# Where each public name lives; loaded on first use, so that `ris-jax --help` needs no JAX.
+_EXPORTS = {
+    "Config": "config",
+    "preset": "presets",
+    "planar_array": "arrays",
+    "steering_vector": "arrays",
+    "codebook": "codebooks",
+    "rician_channel": "channel",
+    "Measurement": "scenes",
+    "Scene": "scenes",
+    "Truth": "scenes",
+    "sample_scenes": "scenes",
+    "simulate": "scenes",
+    "stream_key": "scenes",
+    "aperture_field": "measurement",
+    "effective_covariance": "covariance",
+    "create_train_state": "training.state",
+    "predict": "training.state",
+    "train_step": "training.step",
+    "eval_step": "training.step",
+    "train": "training.loop",
+}
+
+if TYPE_CHECKING:
+    from ris_jax.arrays import planar_array, steering_vector
+    from ris_jax.channel import rician_channel
+    from ris_jax.codebooks import codebook
+    from ris_jax.config import Config
+    from ris_jax.covariance import effective_covariance
+    from ris_jax.measurement import aperture_field
+    from ris_jax.presets import preset
+    from ris_jax.scenes import Measurement, Scene, Truth, sample_scenes, simulate, stream_key
+    from ris_jax.training.loop import train
+    from ris_jax.training.state import create_train_state, predict
+    from ris_jax.training.step import eval_step, train_step
+
+__all__ = [
+    "Config",
+    "Measurement",
+    "Scene",
+    "Truth",
+    "aperture_field",
+    "codebook",
+    "create_train_state",
+    "effective_covariance",
+    "eval_step",
+    "planar_array",
+    "predict",
+    "preset",
+    "rician_channel",
+    "sample_scenes",
+    "simulate",
+    "steering_vector",
+    "stream_key",
+    "train",
+    "train_step",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)

@@ -47,7 +47,9 @@ def element_positions(system: config_lib.SystemConfig) -> Float[Array, "N 3"]:
     return planar_array(system.rows, system.columns, system.spacing, centered=system.centered)
 
 
-def direction(azimuth: Float[Array, "..."], elevation: Float[Array, "..."]) -> Float[Array, "... 3"]:
+def direction(
+    azimuth: Float[Array, "..."], elevation: Float[Array, "..."]
+) -> Float[Array, "... 3"]:
     """Unit vector towards a source, [..., 3]; angles in radians."""
     return jnp.stack(
         [
@@ -73,9 +75,9 @@ def path_difference(
         = \frac{\rho\|q\|^2 - 2\hat u^T q}{\|\hat u - \rho q\| + 1}, \quad
       \text{fresnel: } -\hat u^T q + \tfrac{\rho}{2}(\|q\|^2 - (\hat u^T q)^2)
 
-    with :math:`\rho = 1/r`. The quotient form has no difference of large numbers, so float32
-    keeps its accuracy at any range, and :math:`\rho = 0` is the plane wave itself. `parabolic` drops the
-    :math:`(\hat u^T q)^2` term, as the reference does; `planar` drops :math:`\rho`.
+    with :math:`\rho = 1/r`. The quotient form has no difference of large numbers, so float32 keeps
+    its accuracy at any range, and :math:`\rho = 0` is the plane wave itself. `parabolic` drops
+    the :math:`(\hat u^T q)^2` term, as the reference does; `planar` drops :math:`\rho`.
 
     Args:
       unit: [..., 3] unit vectors towards the sources.

@@ -43,7 +43,12 @@ def rician_channel(
     limits = jnp.deg2rad(jnp.array([60.0, 30.0, 60.0]))
     azimuth, elevation, arrival = limits * jax.random.uniform(angle_key, (3,), minval=-1.0)
     departure = arrays.steering_vector(
-        azimuth, elevation, jnp.inf, positions, wavelength=wavelength, wavefront="planar"
+        azimuth,
+        elevation,
+        jnp.asarray(jnp.inf),
+        positions,
+        wavelength=wavelength,
+        wavefront="planar",
     ) * jnp.sqrt(float(positions.shape[0]))
     receive = jnp.exp(-1j * jnp.pi * jnp.arange(num_antennas) * jnp.sin(arrival))
     phase = jnp.exp(2j * jnp.pi * jax.random.uniform(phase_key))

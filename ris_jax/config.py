@@ -211,7 +211,7 @@ class OptimizerConfig:
     """The optimizer nest of DESIGN section 4."""
 
     method: OptimizerMethod = "muon"
-    learning_rate: float = 1e-2  # peak, of the backbone
+    learning_rate: float = 2e-2  # peak, of the backbone
     head_multiplier: float = 4.0  # head learning rate over backbone learning rate
     warmup_fraction: float = 0.05  # of all updates
     final_fraction: float = 0.01  # of the peak, at the end of the cosine

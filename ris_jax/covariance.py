@@ -41,9 +41,7 @@ def trace_normalize(covariance: LowRankCovariance) -> LowRankCovariance:
     scale = jnp.where(positive, covariance.factor.shape[-2] / jnp.where(positive, total, 1.0), 0.0)
     # sqrt has an infinite slope at 0: step around it.
     root = jnp.where(positive, jnp.sqrt(jnp.where(positive, scale, 1.0)), 0.0)
-    return LowRankCovariance(
-        covariance.factor * root[..., None, None], covariance.loading * scale
-    )
+    return LowRankCovariance(covariance.factor * root[..., None, None], covariance.loading * scale)
 
 
 def from_factor(factor: Complex[Array, "... N r"]) -> LowRankCovariance:
@@ -162,7 +160,7 @@ def safe_eigh(
 
 
 def _principal(gram, rank):
-    """Eigenvalues, eigenvectors, and which eigenvalues are the `rank` largest and above rounding."""
+    """Eigenvalues, eigenvectors, and which of them are the `rank` largest and above rounding."""
     values, vectors = safe_eigh(gram)
     size = gram.shape[-1]
     index = jnp.arange(size)

@@ -35,6 +35,7 @@ class Target(NamedTuple):
     factor: Complex[Array, "... N K"]  # A = [g_k a(p_k)]
     sample_factor: Complex[Array, "... N C"]
     snr: Float[Array, "..."]  # linear, as estimated from the measurement
+    snr_db: Float[Array, "..."]  # as drawn
     parameters: Float[Array, "... K 3"]
     active: Float[Array, "... K"]
     num_sources: Int[Array, "..."]
@@ -71,7 +72,7 @@ def subspace_distance(
     truth: Complex[Array, "... N K"],
     num_sources: Int[Array, "..."],
 ) -> Float[Array, "..."]:
-    r""":math:`1 - tr(P_{est}P_{true})/tr(P_{true})`: a weak source counts as much as a strong one."""
+    r""":math:`1 - tr(P_{est}P_{true})/tr(P_{true})`: weak sources count as strong ones do."""
     overlap, dimension = cov.projector_overlap(estimate, truth, num_sources)
     return (dimension - overlap) / jnp.maximum(dimension, 1.0)
 

@@ -54,9 +54,7 @@ def _field_power(measurement: scenes.Measurement) -> Float[Array, ""]:
 def signal_to_noise(measurement: scenes.Measurement) -> Float[Array, ""]:
     """SNR that the received power and the noise variance imply, linear, bounded below."""
     received = jnp.mean(jnp.abs(measurement.snapshots) ** 2)
-    signal = jnp.maximum(
-        received - measurement.noise_variance, _LEAST_SIGNAL_SHARE * received
-    )
+    signal = jnp.maximum(received - measurement.noise_variance, _LEAST_SIGNAL_SHARE * received)
     return signal / jnp.maximum(measurement.noise_variance, jnp.finfo(received.dtype).tiny)
 
 

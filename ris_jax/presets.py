@@ -12,7 +12,7 @@ _OVERRIDES: dict[str, dict[str, object]] = {
     },
     # Can the network learn at all? 512 fixed scenes, validated on the same ones.
     "overfit": {
-        "training.epochs": 20,
+        "training.epochs": 8,
         "training.steps_per_epoch": 160,
         "training.fixed_scenes": 512,
         "training.validation_scenes": 512,

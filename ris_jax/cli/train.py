@@ -2,7 +2,7 @@
 
 Example:
   ris-jax train --workdir=runs/quickstart
-  ris-jax train --workdir=runs/wide --preset=reference --set=model.width=192 --set=scene.max_sources=3
+  ris-jax train --workdir=runs/wide --preset=reference --set=model.width=192 --dropout=0.1
 
 Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and figures/ into the work directory.
 The same command, given again, goes on where it stopped, bit for bit.
@@ -62,9 +62,7 @@ def configuration() -> config_lib.Config:
     """The configuration that the flags describe."""
     values = dict(_setting(text) for text in FLAGS.set)
     values |= {
-        field: FLAGS[flag].value
-        for flag, field in _FIELDS.items()
-        if FLAGS[flag].value is not None
+        field: FLAGS[flag].value for flag, field in _FIELDS.items() if FLAGS[flag].value is not None
     }
     return config_lib.override(presets.preset(FLAGS.preset), values)
 

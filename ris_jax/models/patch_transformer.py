@@ -31,9 +31,7 @@ class Features(NamedTuple):
     snr: Float[Array, "..."]  # linear
 
 
-def extract_features(
-    batch: scenes.Measurement, source_signal: config_lib.SourceSignal
-) -> Features:
+def extract_features(batch: scenes.Measurement, source_signal: config_lib.SourceSignal) -> Features:
     """Features of a batch of measurements.
 
     Args:

@@ -5,10 +5,13 @@ import pathlib
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.figure  # noqa: E402
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.figure
+import matplotlib.pyplot as plt
 
-from ris_jax.training import record  # noqa: E402
+from ris_jax.reports.covariance_scores import HEADER
+from ris_jax.training import record
+
+_BARS = ("network", "snapshots", "constant")
 
 
 def loss_curves(rows: list[dict]) -> matplotlib.figure.Figure:
@@ -38,11 +41,39 @@ def loss_curves(rows: list[dict]) -> matplotlib.figure.Figure:
     return figure
 
 
-def save_loss_curves(workdir: pathlib.Path) -> pathlib.Path:
-    """Draws a run's loss curves into `figures/loss.png`; returns the path."""
-    path = workdir / "figures" / "loss.png"
+def covariance_score_bars(rows: list[tuple]) -> matplotlib.figure.Figure:
+    """NMSE of network, snapshots and constant, by number of sources and by SNR.
+
+    Args:
+      rows: of `covariance_scores.HEADER`.
+    """
+    labels = [row[0] for row in rows]
+    columns = {name: [row[HEADER.index(name)] for row in rows] for name in _BARS}
+    figure, axes = plt.subplots(figsize=(8.0, 3.6), layout="constrained")
+    width = 0.8 / len(columns)
+    for number, (name, values) in enumerate(columns.items()):
+        places = [place + (number - 1) * width for place in range(len(rows))]
+        axes.bar(places, values, width, label=name)
+    axes.set_xticks(range(len(rows)), labels, rotation=30, ha="right")
+    axes.set(ylabel="covariance NMSE", yscale="log")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(ncols=3)
+    return figure
+
+
+def _save(figure: matplotlib.figure.Figure, workdir: pathlib.Path, name: str) -> pathlib.Path:
+    path = workdir / "figures" / name
     path.parent.mkdir(exist_ok=True)
-    figure = loss_curves(record.read_rows(workdir))
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return path
+
+
+def save_loss_curves(workdir: pathlib.Path) -> pathlib.Path:
+    """Draws a run's loss curves into `figures/loss.png`; returns the path."""
+    return _save(loss_curves(record.read_rows(workdir)), workdir, "loss.png")
+
+
+def save_covariance_scores(workdir: pathlib.Path, rows: list[tuple]) -> pathlib.Path:
+    """Draws the rows of an evaluation into `figures/covariance_scores.png`; returns the path."""
+    return _save(covariance_score_bars(rows), workdir, "covariance_scores.png")

@@ -1,15 +1,24 @@
 """Checkpoints: orbax, checked by hash, with a fall-back to the one before.
 
-A step on disk counts only once its hashes stand beside it (`<step>.sha256.json`, written last and
-renamed into place), so a save that was cut short is never read, and a flipped byte is never used.
+A step on disk counts only once its manifest stands beside it (`<step>.sha256.json`: the hash of
+every file and the score, written last and renamed into place), so a save that was cut short is
+never read, and a flipped byte is never used. Older steps go only after that. Orbax itself keeps no
+score beside a preservation policy, so which steps stay is decided here.
 """
 
+import contextlib
+import gc
 import hashlib
 import json
 import logging
 import math
+import os
 import pathlib
 import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +32,9 @@ from ris_jax.training import state as state_lib
 _CONFIG_NAME = "config.json"
 # What orbax and its storage layer raise on a full disk or a file that is not what it should be.
 _STORAGE_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError)
+
+_SECONDS_FOR_THREADS_TO_END = 0.5  # of a save that failed
+_LONGEST_REASON = 300  # characters
 
 
 class Restored(NamedTuple):
@@ -45,15 +57,9 @@ class Checkpoints:
           read_only: neither creates nor cleans anything.
         """
         self._root = workdir.resolve() / "checkpoints"
-        policy = preservation_policy.AnyPreservationPolicy(
-            [
-                preservation_policy.LatestN(keep),
-                # A NaN metric compares false with everything and would count as best.
-                preservation_policy.BestN(get_metric_fn=_finite_metric, reverse=True, n=1),
-            ]
-        )
+        self._keep = keep
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy,
+            preservation_policy=preservation_policy.PreserveAll(),
             enable_async_checkpointing=False,
             read_only=read_only,
             create=not read_only,
@@ -62,41 +68,39 @@ class Checkpoints:
         if read_only and not self._root.is_dir():
             raise errors.RunError(f"no checkpoints in {workdir}")
         self._manager = ocp.CheckpointManager(self._root, options=options)
+        if not read_only:
+            self._sweep()
 
     def save(
         self, state: state_lib.TrainState, epoch: int, progress: dict[str, Any], val_nmse: float
     ) -> None:
-        """Writes one epoch's checkpoint, then its hashes.
+        """Writes one epoch's checkpoint, then its manifest, then drops what it supersedes.
 
         Raises:
-          RunError: it cannot be written; the ones before it are untouched.
+          RunError: it cannot be written, or is already there; the ones before it are untouched.
         """
-        try:
-            saved = self._manager.save(
-                epoch,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_arrays(state)),
-                    progress=ocp.args.JsonSave(progress),
-                    config=ocp.args.JsonSave(config_lib.to_dict(state.config)),
-                ),
-                metrics={"val_nmse": val_nmse if math.isfinite(val_nmse) else None},
+        newest = self._manager.latest_step()
+        if newest is not None and newest >= epoch:
+            raise errors.RunError(
+                f"checkpoint of epoch {epoch} is not written: {self._root} already has that of "
+                f"epoch {newest}"
             )
-            if not saved:
-                raise OSError(f"a checkpoint of epoch {epoch} is already there")
-            hashes = {name: _sha256(path) for name, path in self._files(epoch)}
-            temporary = self._hash_path(epoch).with_suffix(".tmp")
-            temporary.write_text(json.dumps(hashes, indent=0))
-            temporary.replace(self._hash_path(epoch))
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(_arrays(state)),
+            progress=ocp.args.JsonSave(progress),
+            config=ocp.args.JsonSave(config_lib.to_dict(state.config)),
+        )
+        try:
+            with _one_report_of_failure():
+                self._manager.save(epoch, args=items)
+            self._write_manifest(epoch, val_nmse)
         except _STORAGE_ERRORS as error:
             self._discard(epoch)
             raise errors.RunError(
                 f"checkpoint of epoch {epoch} cannot be written to {self._root}: "
                 f"{_first_line(error)}; those before it are intact"
             ) from error
-        kept = {str(step) for step in self._manager.all_steps()}
-        for path in self._root.glob("*.sha256.json"):
-            if path.name.split(".")[0] not in kept:
-                path.unlink()
+        self._drop_superseded()
 
     def restore_newest(self, template: state_lib.TrainState) -> tuple[Restored | None, list[str]]:
         """The newest checkpoint that is whole, and a warning for each one passed over.
@@ -105,6 +109,10 @@ class Checkpoints:
 
         Args:
           template: a state of the same configuration, for structure and placement.
+
+        Raises:
+          ConfigError: a checkpoint is of another configuration; the fields are named.
+          RunError: a checkpoint is whole and yet cannot be restored, for want of memory say.
         """
         warnings = []
         for epoch in sorted(self._manager.all_steps(), reverse=True):
@@ -119,12 +127,11 @@ class Checkpoints:
         """The checkpoint with the lowest val_nmse that is whole; nothing is removed.
 
         Raises:
-          RunError: there is none.
+          ConfigError: a checkpoint is of another configuration; the fields are named.
+          RunError: there is none, or one is whole and yet cannot be restored.
         """
         warnings = []
-        steps = self._manager.all_steps()
-        scores = {epoch: _finite_metric(self._manager.metrics(epoch)) for epoch in steps}
-        for epoch in sorted(scores, key=lambda step: scores[step]):
+        for epoch in sorted(self._manager.all_steps(), key=self._score):
             restored, problem = self._try_restore(epoch, template)
             if restored is not None:
                 return restored, warnings
@@ -137,34 +144,68 @@ class Checkpoints:
         """A checkpoint, or None and what is wrong with it."""
         if problem := self._damage(epoch):
             return None, problem
-        try:
-            items = self._manager.restore(
-                epoch,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(jax.tree.map(_abstract, _arrays(template))),
-                    progress=ocp.args.JsonRestore(),
-                ),
+        items = self._read(epoch, config=ocp.args.JsonRestore(), progress=ocp.args.JsonRestore())
+        saved_config = config_lib.from_dict(items.config)
+        if saved_config != template.config:
+            raise config_lib.ConfigError(
+                f"checkpoint of epoch {epoch} in {self._root} is of another configuration; here: "
+                + ", ".join(config_lib.difference(template.config, saved_config))
             )
+        abstract = jax.tree.map(_abstract, _arrays(template))
+        arrays = self._read(epoch, state=ocp.args.StandardRestore(abstract)).state
+        return Restored(template.replace(**arrays), epoch, items.progress), ""
+
+    def _read(self, epoch: int, **items: Any) -> Any:
+        """Items of a checkpoint whose files are what was written."""
+        try:
+            return self._manager.restore(epoch, args=ocp.args.Composite(**items))
         except _STORAGE_ERRORS as error:
-            return None, _first_line(error)
-        return Restored(template.replace(**items.state), epoch, items.progress), ""
+            raise errors.RunError(
+                f"checkpoint of epoch {epoch} in {self._root} is whole but cannot be restored: "
+                f"{_first_line(error)}"
+            ) from error
 
     def _damage(self, epoch: int) -> str:
         """What is wrong with a checkpoint's files, by name; empty if nothing is."""
-        path = self._hash_path(epoch)
+        path = self._manifest_path(epoch)
         try:
-            hashes = json.loads(path.read_text())
+            hashes = dict(json.loads(path.read_text())["files"])
         except FileNotFoundError:
             return "it was cut short while it was written (no hashes)"
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError, KeyError):
             return f"{path.name} cannot be read"
         files = dict(self._files(epoch))
         for name, expected in hashes.items():
             if name not in files:
                 return f"file {name} is missing"
-            if _sha256(files[name]) != expected:
+            try:
+                found = _sha256(files[name])
+            except OSError as error:
+                return f"file {name} cannot be read: {_first_line(error)}"
+            if found != expected:
                 return f"file {name} is not what was written"
         return ""
+
+    def _score(self, epoch: int) -> float:
+        """The val_nmse of a checkpoint; infinite where it is not known or not finite."""
+        try:
+            value = float(json.loads(self._manifest_path(epoch).read_text())["val_nmse"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return math.inf
+        # NaN compares false with everything and would count as best.
+        return value if math.isfinite(value) else math.inf
+
+    def _write_manifest(self, epoch: int, val_nmse: float) -> None:
+        manifest = {
+            "val_nmse": val_nmse if math.isfinite(val_nmse) else None,
+            "files": {name: _sha256(path) for name, path in self._files(epoch)},
+        }
+        temporary = self._manifest_path(epoch).with_suffix(".tmp")
+        with temporary.open("w") as file:
+            json.dump(manifest, file, indent=0)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._manifest_path(epoch))
 
     def _files(self, epoch: int) -> list[tuple[str, pathlib.Path]]:
         folder = self._root / str(epoch)
@@ -174,17 +215,65 @@ class Checkpoints:
             if path.is_file()
         ]
 
-    def _hash_path(self, epoch: int) -> pathlib.Path:
+    def _manifest_path(self, epoch: int) -> pathlib.Path:
         return self._root / f"{epoch}.sha256.json"
 
+    def _drop_superseded(self) -> None:
+        """Removes what is neither among the newest nor the best."""
+        steps = sorted(self._manager.all_steps())
+        best = min(steps, key=self._score)
+        for epoch in steps[: -self._keep]:
+            if epoch != best or self._score(epoch) == math.inf:
+                self._discard(epoch)
+
+    def _sweep(self) -> None:
+        """Removes what saves and removals that were cut short have left."""
+        steps = {str(step) for step in self._manager.all_steps()}
+        for path in self._root.iterdir():
+            step, dot, _ = path.name.partition(".")
+            if dot and step.isdigit() and step not in steps:
+                self._discard(int(step))
+
     def _discard(self, epoch: int) -> None:
-        shutil.rmtree(self._root / str(epoch), ignore_errors=True)
-        for leftover in self._root.glob(f"{epoch}.*"):
+        # The manifest first: nothing that is half removed may count as whole.
+        self._manifest_path(epoch).unlink(missing_ok=True)
+        for leftover in [self._root / str(epoch), *self._root.glob(f"{epoch}.*")]:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
         self._manager.reload()
+
+
+@contextlib.contextmanager
+def _one_report_of_failure() -> Iterator[None]:
+    """Lets a failure out as the exception it is, and nothing else.
+
+    On a full disk every array fails in a thread of its own, and asyncio, absl and the interpreter
+    each print tracebacks of it: hundreds of lines around the one that matters.
+    """
+
+    def without_traceback(entry: logging.LogRecord) -> bool:
+        return entry.exc_info is None
+
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    hook = sys.unraisablehook
+    for logger in loggers:
+        logger.addFilter(without_traceback)
+    # Writes of the storage layer that end after the first failure find their event loop closed.
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+    except _STORAGE_ERRORS as error:
+        # Frames hold the futures that nobody asked; they complain when they are collected.
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        time.sleep(_SECONDS_FOR_THREADS_TO_END)
+        raise
+    finally:
+        sys.unraisablehook = hook
+        for logger in loggers:
+            logger.removeFilter(without_traceback)
 
 
 def _arrays(state: state_lib.TrainState) -> dict[str, Any]:
@@ -201,17 +290,16 @@ def _abstract(array: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
 
-def _finite_metric(metrics: Any) -> float:
-    value = (metrics or {}).get("val_nmse")
-    return math.inf if value is None or not math.isfinite(value) else value
-
-
 def _sha256(path: pathlib.Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if len(text) <= _LONGEST_REASON:
+        return text
+    half = _LONGEST_REASON // 2
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 def save_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
@@ -229,8 +317,14 @@ def load_config(workdir: pathlib.Path) -> config_lib.Config | None:
     """
     path = workdir / _CONFIG_NAME
     try:
-        return config_lib.from_dict(json.loads(path.read_text()))
+        values = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not even text
         raise config_lib.ConfigError(f"{path}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise config_lib.ConfigError(f"{path}: need a JSON object; got {type(values).__name__}")
+    try:
+        return config_lib.from_dict(values)
+    except config_lib.ConfigError as error:
+        raise config_lib.ConfigError(f"{path}: {error}") from error

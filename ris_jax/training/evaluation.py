@@ -61,7 +61,9 @@ def evaluate(state: state_lib.TrainState, heldout: Heldout) -> Evaluation:
     """Scores a state's averaged parameters on held-out scenes."""
     results = [step_lib.eval_step(state, *batch) for batch in heldout.batches]
     scores = _gather([scores for scores, _ in results], heldout.num_scenes)
-    moments = jax.tree.map(lambda *parts: sum(np.asarray(p) for p in parts), *[m for _, m in results])
+    moments = jax.tree.map(
+        lambda *parts: sum(np.asarray(p) for p in parts), *[m for _, m in results]
+    )
     count = len(heldout.batches) * heldout.batches[0][1].snr.shape[0]
 
     def variance(total, power):
@@ -93,7 +95,8 @@ def best_constant(config: config_lib.Config) -> Complex[Array, "N N"]:
     """
     training_scenes = draw_heldout(config, "train", _CONSTANT_SCENES)
     sums = [_constant_sums(target) for _, target in training_scenes.batches]
-    return sum(s[0] for s in sums) / sum(s[1] for s in sums)
+    total, weight = jax.tree.map(lambda *parts: sum(parts), *sums)
+    return total / weight
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -102,7 +102,8 @@ def _run_epoch(
     """One epoch; every microbatch's loss enters the means, skipped ones are counted."""
     training = state.config.training
     losses, nmses, updates, skipped = [], [], 0, 0
-    for state, rows in _microbatches(state, training.steps_per_epoch, training.log_every):
+    chunks = _microbatches(state, training.steps_per_epoch, training.log_every)
+    for state, rows in chunks:
         for row in rows:
             recorder.full_log(row)
             _stop_if_lost(row, state.config.optimizer.max_consecutive_nonfinite)

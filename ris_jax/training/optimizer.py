@@ -9,10 +9,12 @@
         partition(backbone, head: muon(schedule)))))
 
 Muon (Jordan et al., 2024) steps matrices along their orthogonalised momentum and the rest by
-AdamW; `optimizer.method="adamw"` uses AdamW for all. The order of the nest matters: with `apply_if_finite` inside `MultiSteps`, one NaN stays in the accumulator for
-ever and training stalls in silence (`tests/training/optimizer_test.py` shows it).
+AdamW; `optimizer.method="adamw"` uses AdamW for all. The order of the nest matters: with
+`apply_if_finite` inside `MultiSteps`, one NaN stays in the accumulator for ever and training
+stalls in silence (`tests/training/optimizer_test.py` shows it).
 """
 
+from collections.abc import Hashable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -57,10 +59,10 @@ def learning_rate_schedule(
 
 def create_optimizer(
     config: config_lib.OptimizerConfig, total_updates: int
-) -> optax.GradientTransformationExtraArgs:
+) -> optax.GradientTransformation:
     """The nest of this module's docstring."""
     method = {"muon": optax.contrib.muon, "adamw": optax.adamw}[config.method]
-    per_group = {
+    per_group: dict[Hashable, optax.GradientTransformation] = {
         group: method(
             learning_rate_schedule(config, total_updates, group), weight_decay=config.weight_decay
         )
@@ -112,7 +114,9 @@ def group_norms(tree: Any) -> dict[str, Float[Array, ""]]:
     labels = jax.tree.leaves(parameter_groups(tree))
     leaves = jax.tree.leaves(tree)
     return {
-        group: optax.tree.norm([x for x, label in zip(leaves, labels, strict=True) if label == group])
+        group: optax.tree.norm(
+            [x for x, label in zip(leaves, labels, strict=True) if label == group]
+        )
         for group in GROUPS
     }
 

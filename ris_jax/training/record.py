@@ -4,12 +4,16 @@ import json
 import math
 import os
 import pathlib
+import socket
 import sys
 import time
 from typing import Any
 
+from ris_jax import errors
+
 METRICS_NAME = "metrics.jsonl"
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_FLUSHES = 30.0  # of TensorBoard events
 _FULLY_LOGGED_MICROBATCHES = 3
 
 
@@ -21,16 +25,18 @@ def _plain(value: Any) -> Any:
 
 
 def read_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """All whole rows of `metrics.jsonl`; a last line that was cut short is left out."""
+    """All whole rows of `metrics.jsonl`; a line that was cut short is left out."""
     path = workdir / METRICS_NAME
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().split(b"\n"):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line)
+        except ValueError:  # not JSON, or not even text
+            continue
+        if isinstance(row, dict) and {"kind", "epoch"} <= row.keys():
+            rows.append(row)
     return rows
 
 
@@ -39,41 +45,101 @@ def epoch_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
     return [row for row in read_rows(workdir) if row["kind"] == "epoch"]
 
 
+class _Events:
+    """TensorBoard scalars, written by the thread that asks for it.
+
+    `tensorboardX.SummaryWriter` writes from a thread of its own, which a full disk ends; the
+    queue to it then fills up and the run waits for ever.
+    """
+
+    def __init__(self, folder: pathlib.Path, next_position: int):
+        """Opens a new file of events.
+
+        Args:
+          folder: of the run's events.
+          next_position: events of earlier files from here on are hidden: they happen again.
+        """
+        from tensorboardX import RecordWriter  # slow to import
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        folder.mkdir(exist_ok=True)
+        now = time.time()
+        name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{time.time_ns()}"
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._writer = RecordWriter(str(folder / name))
+        self._last_flush = -math.inf
+        self._write(file_version="brain.Event:2", wall_time=now)
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(step=next_position, session_log=start, wall_time=now)
+
+    def _write(self, **fields: Any) -> None:
+        self._writer.write(self._event(**fields).SerializeToString())
+
+    def scalars(self, values: dict[str, float], position: int) -> None:
+        """Writes one number a name; they reach the disk now and then."""
+        pairs = [self._summary.Value(tag=name, simple_value=x) for name, x in values.items()]
+        self._write(step=position, summary=self._summary(value=pairs), wall_time=time.time())
+        if time.monotonic() - self._last_flush > _SECONDS_BETWEEN_FLUSHES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Waits until the events are on disk."""
+        self._last_flush = time.monotonic()
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._writer.close()
+
+
 class Recorder:
     """Appends rows, draws the bar, prints lines. Use as a context manager."""
 
     def __init__(self, workdir: pathlib.Path, epochs_done: int, total_microbatches: int):
-        """Opens the run's records and drops rows of epochs that will be run again.
+        """Opens the run's records and drops rows of what will be run again.
 
         Args:
           workdir: the run's folder.
-          epochs_done: epochs that the restored checkpoint has behind it.
+          epochs_done: epochs that the restored checkpoint has behind it; 0: the run starts.
           total_microbatches: of the whole run, for the bar.
         """
-        from tensorboardX import SummaryWriter  # slow to import
-
         self._path = workdir / METRICS_NAME
-        kept = [row for row in read_rows(workdir) if row["epoch"] <= epochs_done]
+        kept = [row for row in read_rows(workdir) if row["epoch"] <= epochs_done > 0]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         temporary.replace(self._path)
         self._file = self._path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"))
+        done = max((row.get("microbatch", 0) for row in kept), default=-1)
+        self._events = _Events(workdir / "tensorboard", done + 1)
         self._bar = None
         self._last_line = -math.inf
         if sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total_microbatches, unit="mb", dynamic_ncols=True)
+        missing = epochs_done - sum(row["kind"] == "epoch" for row in kept)
+        if missing > 0:
+            self.line(f"warning: {METRICS_NAME} lacks the rows of {missing} finished epochs")
 
     def __enter__(self) -> "Recorder":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._events.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+        for stream in (self._file, self._events):
+            try:
+                stream.close()
+            except OSError as error:
+                if kind is None:
+                    raise self._unwritable(error) from error
+                # Otherwise what is on its way out says more.
+
+    def _unwritable(self, error: OSError) -> errors.RunError:
+        return errors.RunError(
+            f"{self._path.name} or the events beside it cannot be written to "
+            f"{self._path.parent}: {error}; the last checkpoint is intact"
+        )
 
     def line(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
@@ -85,15 +151,25 @@ class Recorder:
     def row(self, kind: str, position: int, values: dict[str, Any]) -> None:
         """Appends a row to metrics.jsonl and its numbers to TensorBoard."""
         row = {"kind": kind} | {name: _plain(value) for name, value in values.items()}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        for name, value in row.items():
-            if isinstance(value, (int, float)):
-                self._events.add_scalar(f"{kind}/{name}", value, position)
+        numbers = {
+            f"{kind}/{name}": value
+            for name, value in row.items()
+            if isinstance(value, (int, float))
+        }
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+            self._events.scalars(numbers, position)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def sync(self) -> None:
         """Waits until the rows are on disk: a checkpoint must not be ahead of them."""
-        os.fsync(self._file.fileno())
+        try:
+            os.fsync(self._file.fileno())
+            self._events.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def full_log(self, metrics: dict[str, Any]) -> None:
         """The first microbatches in the form that users of the reference know."""

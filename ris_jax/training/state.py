@@ -24,11 +24,11 @@ class TrainState(struct.PyTreeNode):
     opt_state: optax.OptState
     config: config_lib.Config = struct.field(pytree_node=False)
     graphdef: Any = struct.field(pytree_node=False)
-    tx: optax.GradientTransformationExtraArgs = struct.field(pytree_node=False)
+    tx: optax.GradientTransformation = struct.field(pytree_node=False)
 
 
 @functools.cache
-def _optimizer(config: config_lib.Config) -> optax.GradientTransformationExtraArgs:
+def _optimizer(config: config_lib.Config) -> optax.GradientTransformation:
     """One optimizer object for a configuration: another would make `jax.jit` trace again."""
     return optimizer.create_optimizer(config.optimizer, config.total_updates)
 

@@ -34,6 +34,7 @@ def prepare(
         factor=scenes.steering_matrix(batch.truth, positions, config.system),
         sample_factor=features.fields,
         snr=features.snr,
+        snr_db=batch.truth.snr_db,
         parameters=losses.normalized_parameters(batch.truth, config.scene),
         active=scenes.active_sources(batch.truth),
         num_sources=batch.truth.num_sources,
@@ -66,10 +67,11 @@ def batch_loss(
     params: Any,
     features: patch_transformer.Features,
     target: losses.Target,
-    rngs: nnx.Rngs | None = None,
+    dropout_key: jax.Array | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """The loss of a batch and what is logged of it: the weighted terms and the plain NMSE."""
     config = state.config
+    rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
     prediction = state_lib.predict(state.graphdef, params, features, rngs=rngs)
     terms = losses.loss_terms(prediction, target, config.loss, config.covariance)
     logged = {f"loss_{name}": jnp.mean(term) for name, term in terms.items()}
@@ -99,10 +101,10 @@ def train_step(
     config = state.config
     features, target = prepare(batch, config)
     key = jax.random.fold_in(scenes.stream_key(config.training.seed, "dropout"), state.step)
-    rngs = nnx.Rngs(dropout=key) if config.model.dropout > 0 else None
+    dropout_key = key if config.model.dropout > 0 else None
 
     def loss_fn(params):
-        return batch_loss(state, params, features, target, rngs)
+        return batch_loss(state, params, features, target, dropout_key)
 
     (loss, logged), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     finite = jnp.isfinite(loss) & optimizer.gradients_finite(grads)

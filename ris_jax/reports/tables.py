@@ -1,0 +1,41 @@
+"""Tables as text, CSV and LaTeX, from columns of numbers."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+Row = Sequence[str | int | float]
+
+
+def _cell(value: str | int | float) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def as_text(header: Sequence[str], rows: Sequence[Row]) -> str:
+    """Columns of equal width, right-aligned."""
+    cells = [list(header), *[[_cell(value) for value in row] for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def as_csv(header: Sequence[str], rows: Sequence[Row]) -> str:
+    """Comma-separated values with a header line, numbers at full precision."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def as_latex(header: Sequence[str], rows: Sequence[Row]) -> str:
+    """A `tabular` environment in booktabs style."""
+
+    def line(cells):
+        return " & ".join(c.replace("_", r"\_").replace("%", r"\%") for c in cells) + r" \\"
+
+    body = [line([_cell(value) for value in row]) for row in rows]
+    frame = r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}"
+    return "\n".join(
+        [frame, r"\toprule", line(header), r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""]
+    )

@@ -1,0 +1,232 @@
+"""Configurations: every validation by field name, keys, round trips, presets."""
+
+import dataclasses
+import json
+
+from absl.testing import absltest, parameterized
+
+from ris_jax import config as config_lib
+from ris_jax import presets
+
+POSITIONS = ((0.0, 0.0, 0.0), (0.1, 0.2, 0.3))
+
+
+class ValidationTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("system.wavelength", 0.0),
+        ("system.rows", 0),
+        ("system.columns", -1),
+        ("system.spacing", 0.0),
+        ("system.num_antennas", 0),
+        ("system.num_snapshots", 0),
+        ("system.codebook", "zigzag"),
+        ("system.wavefront", "cubic"),
+        ("system.source_signal", "burst"),
+        ("system.phase_bits", 0),
+        ("system.phase_bits", 17),
+        ("system.element_positions", ((0.0, 0.0),)),
+        ("scene.min_sources", 0),
+        ("scene.range_min", 0.0),
+        ("scene.path_loss", "cubic"),
+        ("scene.rician_factor_min", -0.1),
+        ("scene.max_sources", 0),
+        ("scene.max_sources", 144),
+        ("scene.range_max", 0.4),
+        ("scene.snr_max_db", -6.0),
+        ("scene.rician_factor_max", 0.001),
+        ("scene.azimuth_max_deg", 90.0),
+        ("scene.azimuth_max_deg", 0.0),
+        ("scene.elevation_max_deg", 95.0),
+        ("impairments.position_jitter", -1e-3),
+        ("impairments.phase_error", -0.1),
+        ("impairments.amplitude_error_db", -1.0),
+        ("impairments.channel_error", -0.1),
+        ("impairments.beta_exponent", -1.0),
+        ("impairments.dead_fraction", 1.0),
+        ("impairments.dead_fraction", -0.1),
+        ("impairments.beta_min", 1.1),
+        ("model.patch_size", 0),
+        ("model.patch_stride", 0),
+        ("model.patch_stride", 5),
+        ("model.width", 0),
+        ("model.depth", 0),
+        ("model.num_heads", 0),
+        ("model.num_heads", 3),
+        ("model.mlp_ratio", 0),
+        ("model.dropout", 1.0),
+        ("model.compute_dtype", "float16"),
+        ("covariance.blend", 1.0),
+        ("covariance.blend", -0.1),
+        ("covariance.shrinkage", -0.1),
+        ("loss.covariance", -1.0),
+        ("loss.auxiliary", -1.0),
+        ("loss.subspace", -1.0),
+        ("loss.position", -1.0),
+        ("loss.count", -1.0),
+        ("optimizer.method", "sgd"),
+        ("optimizer.learning_rate", -1e-3),
+        ("optimizer.weight_decay", -1e-3),
+        ("optimizer.head_multiplier", 0.0),
+        ("optimizer.clip_norm", 0.0),
+        ("optimizer.accumulation", 0),
+        ("optimizer.max_consecutive_nonfinite", 0),
+        ("optimizer.warmup_fraction", 1.0),
+        ("optimizer.ema_decay", 1.0),
+        ("optimizer.final_fraction", 1.1),
+        ("training.epochs", 0),
+        ("training.steps_per_epoch", 0),
+        ("training.batch_size", 0),
+        ("training.validation_scenes", 0),
+        ("training.log_every", 0),
+        ("training.keep_checkpoints", 0),
+        ("training.seed", -1),
+        ("training.fixed_scenes", -1),
+        ("training.fixed_scenes", 63),
+        ("training.early_stopping_epochs", -1),
+    )
+    def test_out_of_domain(self, name, value):
+        """The message names the field and shows the value."""
+        with self.assertRaises(config_lib.ConfigError) as caught:
+            config_lib.override(config_lib.Config(), {name: value})
+        self.assertStartsWith(str(caught.exception), f"{name}: need ")
+
+    @parameterized.parameters(float("nan"), float("inf"))
+    def test_not_a_number(self, value):
+        with self.assertRaisesRegex(config_lib.ConfigError, "system.wavelength"):
+            config_lib.SystemConfig(wavelength=value)
+
+    def test_all_loss_weights_zero(self):
+        names = [field.name for field in dataclasses.fields(config_lib.LossConfig)]
+        with self.assertRaisesRegex(config_lib.ConfigError, "loss: need at least one weight"):
+            config_lib.LossConfig(**dict.fromkeys(names, 0.0))
+
+    @parameterized.parameters(
+        ("system.phase_bits", None),
+        ("scene.max_sources", 143),
+        ("scene.range_max", 0.5),
+        ("scene.snr_max_db", -5.0),
+        ("impairments.beta_min", 0.0),
+        ("model.patch_stride", 4),
+        ("optimizer.learning_rate", 0.0),
+        ("optimizer.final_fraction", 1.0),
+        ("training.fixed_scenes", 64),
+    )
+    def test_limits_are_allowed(self, name, value):
+        config = config_lib.override(config_lib.Config(), {name: value})
+        self.assertEqual(config_lib.flatten(config_lib.to_dict(config))[name], value)
+
+    def test_sources_are_fewer_than_the_elements_given(self):
+        with self.assertRaisesRegex(config_lib.ConfigError, r"scene\.max_sources.*N=2"):
+            config_lib.override(config_lib.Config(), {"system.element_positions": POSITIONS})
+
+    def test_frozen(self):
+        with self.assertRaises(dataclasses.FrozenInstanceError):
+            config_lib.Config().loss.covariance = 0.0
+
+
+class PropertiesTest(parameterized.TestCase):
+    def test_num_elements(self):
+        self.assertEqual(config_lib.SystemConfig(rows=3, columns=5).num_elements, 15)
+        self.assertEqual(config_lib.SystemConfig(element_positions=POSITIONS).num_elements, 2)
+
+    @parameterized.parameters((10, 1, 30), (10, 4, 7), (1, 100, 1))
+    def test_total_updates(self, steps, accumulation, updates):
+        """3 epochs of `steps` microbatches; a last window that is not full makes no update."""
+        config = config_lib.override(
+            config_lib.Config(),
+            {
+                "training.epochs": 3,
+                "training.steps_per_epoch": steps,
+                "optimizer.accumulation": accumulation,
+            },
+        )
+        self.assertEqual(config.total_updates, updates)
+
+
+class DictionariesTest(parameterized.TestCase):
+    def test_round_trip(self):
+        config = config_lib.override(
+            config_lib.Config(),
+            {
+                "system.phase_bits": None,
+                "system.element_positions": [[0.1 * i, 0.0, 0.2] for i in range(6)],
+                "loss.count": 1,
+                "training.validate_on_training_scenes": True,
+            },
+        )
+        text = json.dumps(config_lib.to_dict(config), allow_nan=False)
+        restored = config_lib.from_dict(json.loads(text))
+        self.assertEqual(restored, config)
+        self.assertEqual(hash(restored), hash(config))
+        self.assertIsInstance(config.loss.count, float)
+
+    def test_absent_keys_are_defaults(self):
+        self.assertEqual(config_lib.from_dict({}), config_lib.Config())
+        config = config_lib.from_dict({"model": {"width": 64}})
+        self.assertEqual(config.model, config_lib.ModelConfig(width=64))
+
+    @parameterized.parameters(({"modell": {}}, "modell"), ({"model": {"depht": 2}}, "depht"))
+    def test_unknown_key(self, values, name):
+        with self.assertRaisesRegex(
+            config_lib.ConfigError, f"unknown configuration key: .*{name}.*known: .*model.depth"
+        ):
+            config_lib.from_dict(values)
+
+    @parameterized.parameters(
+        ({"model": {"width": "wide"}}, "model.width"),
+        ({"model": {"width": 1.5}}, "model.width"),
+        ({"system": {"wavelength": True}}, "system.wavelength"),
+        ({"model": 3}, "model"),
+    )
+    def test_wrong_type(self, values, name):
+        with self.assertRaisesRegex(config_lib.ConfigError, f"configuration: .*{name}"):
+            config_lib.from_dict(values)
+
+    def test_flatten(self):
+        flat = config_lib.flatten({"a": 1, "b": {"c": 2, "d": {"e": None}}})
+        self.assertEqual(flat, {"a": 1, "b.c": 2, "b.d.e": None})
+
+    def test_override(self):
+        base = config_lib.Config()
+        config = config_lib.override(base, {"model.width": 64, "system.rows": 8})
+        self.assertEqual((config.model.width, config.system.rows), (64, 8))
+        self.assertEqual(base, config_lib.Config())
+        self.assertEqual(config_lib.override(base, {}), base)
+
+    @parameterized.parameters("model.depht", "modell.depth", "depth", "model.depth.deeper")
+    def test_override_unknown(self, name):
+        with self.assertRaisesRegex(config_lib.ConfigError, f"unknown configuration key: {name}"):
+            config_lib.override(config_lib.Config(), {name: 1})
+
+    def test_difference(self):
+        ours = config_lib.Config()
+        theirs = config_lib.override(ours, {"model.width": 64, "system.phase_bits": None})
+        self.assertEqual(config_lib.difference(ours, ours), [])
+        self.assertEqual(
+            config_lib.difference(ours, theirs),
+            ["system.phase_bits=3 (there None)", "model.width=128 (there 64)"],
+        )
+
+
+class PresetsTest(parameterized.TestCase):
+    @parameterized.parameters(*presets.NAMES)
+    def test_valid(self, name):
+        config = presets.preset(name)
+        self.assertEqual(config_lib.from_dict(config_lib.to_dict(config)), config)
+
+    def test_names(self):
+        """The ones that DESIGN section 5 promises on the command line."""
+        self.assertContainsSubset(("quickstart", "reference", "overfit", "large"), presets.NAMES)
+
+    def test_overfit_repeats_its_scenes(self):
+        training = presets.preset("overfit").training
+        self.assertGreater(training.fixed_scenes, 0)
+        self.assertTrue(training.validate_on_training_scenes)
+
+    def test_unknown(self):
+        with self.assertRaisesRegex(config_lib.ConfigError, "preset: .*quickstart.*'huge'"):
+            presets.preset("huge")
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,28 @@
+"""A configuration small enough to compile in seconds."""
+
+import pytest
+
+from ris_jax import config as config_lib
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> config_lib.Config:
+    """4 x 4 elements, 4 antennas, 6 snapshots, up to 2 sources, one block of width 16."""
+    return config_lib.override(
+        config_lib.Config(),
+        {
+            "system.rows": 4,
+            "system.columns": 4,
+            "system.num_antennas": 4,
+            "system.num_snapshots": 6,
+            "scene.max_sources": 2,
+            "model.width": 16,
+            "model.depth": 1,
+            "model.num_heads": 2,
+            "training.epochs": 2,
+            "training.steps_per_epoch": 6,
+            "training.batch_size": 8,
+            "training.validation_scenes": 48,
+            "training.log_every": 4,
+        },
+    )

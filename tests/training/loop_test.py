@@ -1,0 +1,122 @@
+"""Whole small runs: the identities that the reference's loop broke."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ris_jax import config as config_lib
+from ris_jax import errors, scenes
+from ris_jax.training import loop, record
+from ris_jax.training import step as step_lib
+
+
+def _still(config: config_lib.Config, accumulation: int, steps: int) -> config_lib.Config:
+    """Learning rate zero, no dropout, validation on the training scenes."""
+    scenes_seen = steps * config.training.batch_size
+    return config_lib.override(
+        config,
+        {
+            "optimizer.learning_rate": 0.0,
+            "optimizer.accumulation": accumulation,
+            "training.steps_per_epoch": steps,
+            "training.fixed_scenes": scenes_seen,
+            "training.validation_scenes": scenes_seen,
+            "training.validate_on_training_scenes": True,
+        },
+    )
+
+
+@pytest.mark.parametrize(("accumulation", "steps"), [(1, 8), (4, 8), (4, 7)])
+def test_with_learning_rate_zero_train_loss_is_validation_loss(
+    tiny_config, tmp_path, accumulation, steps
+):
+    """The test that would have caught both of the reference's indentation bugs."""
+    loop.train(_still(tiny_config, accumulation, steps), tmp_path)
+    rows = record.epoch_rows(tmp_path)
+    assert len(rows) == 2
+    for row in rows:
+        assert row["train_loss"] == pytest.approx(row["val_loss"], abs=1e-5)
+        assert row["train_nmse"] == pytest.approx(row["val_nmse"], abs=1e-5)
+        assert row["microbatches"] == steps
+    assert sum(row["updates"] for row in rows) == 2 * steps // accumulation
+
+
+def test_rows_drop_no_microbatch(tiny_config, tmp_path):
+    """Windows of log_every = 4 over 6 microbatches: 4 + 2, in each of two epochs."""
+    loop.train(tiny_config, tmp_path)
+    rows = [row for row in record.read_rows(tmp_path) if row["kind"] == "microbatch"]
+    assert [row["window_microbatches"] for row in rows] == [4, 2, 4, 2]
+    assert [row["microbatch"] for row in rows] == [4, 6, 10, 12]
+    for epoch_row in record.epoch_rows(tmp_path):
+        windows = [row for row in rows if row["epoch"] == epoch_row["epoch"]]
+        total = sum(row["window_loss"] * row["window_microbatches"] for row in windows)
+        assert total / 6 == pytest.approx(epoch_row["train_loss"], rel=1e-9)
+
+
+def test_files_and_lines_of_a_run(tiny_config, tmp_path, capsys):
+    loop.train(tiny_config, tmp_path)
+    text = capsys.readouterr().out
+    assert "[OPT] step 1 / batch 1 LRs=[" in text
+    assert text.count("[GRAD] backbone=") == 3
+    assert "constant" in text
+    assert "snapshots" in text
+    assert json.loads((tmp_path / "config.json").read_text())["training"]["batch_size"] == 8
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+
+
+def _spoiled_from(first_bad: int):
+    """draw_batch that returns NaN snapshots from a microbatch on."""
+    draw = step_lib.draw_batch
+
+    def spoiled(config, step):
+        batch: scenes.Scene = draw(config, step)
+        if int(step) < first_bad:
+            return batch
+        snapshots = batch.measurement.snapshots * np.nan
+        return batch._replace(measurement=batch.measurement._replace(snapshots=snapshots))
+
+    return spoiled
+
+
+def test_a_long_run_of_bad_microbatches_ends_the_run(tiny_config, tmp_path, monkeypatch):
+    config = config_lib.override(tiny_config, {"optimizer.max_consecutive_nonfinite": 3})
+    monkeypatch.setattr(step_lib, "draw_batch", _spoiled_from(8))  # the third of epoch 2
+    with pytest.raises(errors.RunError, match=r"3 microbatches in a row.*microbatch 11 .*covari"):
+        loop.train(config, tmp_path)
+    assert (tmp_path / "checkpoints" / "1.sha256.json").exists()
+    # Mended, the run goes on from the checkpoint that is intact.
+    monkeypatch.undo()
+    loop.train(config, tmp_path)
+    rows = record.epoch_rows(tmp_path)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert [row["skipped"] for row in rows] == [0, 0]
+
+
+def test_a_few_bad_microbatches_are_counted_and_survived(tiny_config, tmp_path, monkeypatch):
+    draw = step_lib.draw_batch
+    bad = _spoiled_from(0)
+    monkeypatch.setattr(
+        step_lib, "draw_batch", lambda c, s: (bad if int(s) in (1, 2) else draw)(c, s)
+    )
+    loop.train(tiny_config, tmp_path)
+    first, second = record.epoch_rows(tmp_path)
+    assert (first["skipped"], first["updates"], first["microbatches"]) == (2, 4, 6)
+    assert second["skipped"] == 0
+    assert np.isfinite(first["train_loss"])
+
+
+def test_early_stopping(tiny_config, tmp_path, capsys):
+    """With learning rate zero nothing gets better after the first epoch."""
+    config = config_lib.override(
+        tiny_config,
+        {
+            "optimizer.learning_rate": 0.0,
+            "training.epochs": 6,
+            "training.early_stopping_epochs": 2,
+        },
+    )
+    loop.train(config, tmp_path)
+    assert len(record.epoch_rows(tmp_path)) == 3
+    assert "no better val_nmse for 2 epochs" in capsys.readouterr().out

@@ -1,0 +1,143 @@
+"""The optimizer nest on small problems whose answer is known by hand."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ris_jax import config as config_lib
+from ris_jax.training import optimizer
+
+_PARAMS = {"head_a": {"kernel": jnp.ones((2, 2))}, "blocks": {"kernel": 2.0 * jnp.ones((2, 3))}}
+
+
+def _config(**fields) -> config_lib.OptimizerConfig:
+    defaults = {"method": "adamw", "learning_rate": 0.1, "clip_norm": 1e6}
+    return config_lib.OptimizerConfig(**defaults | fields)
+
+
+def _gradients(value: float):
+    return jax.tree.map(lambda p: jnp.full(p.shape, value), _PARAMS)
+
+
+def _run(tx, gradients):
+    """Parameters and state after a sequence of gradients, step by step under jit."""
+
+    @jax.jit
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params, state = _PARAMS, tx.init(_PARAMS)
+    history = [(params, state)]
+    for grads in gradients:
+        params, state = step(params, state, grads)
+        history.append((params, state))
+    return history
+
+
+def test_groups_follow_the_module_name():
+    groups = optimizer.parameter_groups(_PARAMS)
+    assert groups == {"head_a": {"kernel": "head"}, "blocks": {"kernel": "backbone"}}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_bad_microbatch_in_a_window_leaves_everything_bit_identical(bad):
+    tx = optimizer.create_optimizer(_config(accumulation=3), total_updates=10)
+    with_bad = _run(tx, [_gradients(1.0), _gradients(bad), _gradients(2.0), _gradients(6.0)])
+    without = _run(tx, [_gradients(1.0), _gradients(2.0), _gradients(6.0)])
+    (params_before, state_before), (params_after, state_after) = with_bad[1], with_bad[2]
+    # Bit-identical: parameters, moments, schedule counts and the accumulator.
+    chex.assert_trees_all_equal(params_after, params_before)
+    chex.assert_trees_all_equal(state_after.inner_state, state_before.inner_state)
+    progress = optimizer.progress(state_after)
+    assert int(progress.skipped) == 1
+    assert int(progress.skipped_in_a_row) == 1
+    # The window's update is the mean of its three finite microbatches.
+    chex.assert_trees_all_equal(with_bad[-1][0], without[-1][0])
+    assert int(optimizer.progress(with_bad[-1][1]).updates) == 1
+
+
+def test_update_is_the_mean_of_the_window():
+    accumulated = _run(
+        optimizer.create_optimizer(_config(accumulation=3), 10),
+        [_gradients(1.0), _gradients(2.0), _gradients(6.0)],
+    )
+    at_once = _run(optimizer.create_optimizer(_config(accumulation=1), 10), [_gradients(3.0)])
+    chex.assert_trees_all_close(accumulated[-1][0], at_once[-1][0], rtol=1e-6)
+
+
+def test_the_other_nesting_order_stalls():
+    """With apply_if_finite inside, the NaN never leaves the accumulator: 0 * NaN is NaN."""
+    stalls = optax.MultiSteps(
+        optax.apply_if_finite(optax.sgd(0.1), 2**31 - 1), 2
+    ).gradient_transformation()
+    good = [_gradients(1.0)] * 6
+    history = _run(stalls, [_gradients(np.nan), *good])
+    chex.assert_trees_all_equal(history[-1][0], _PARAMS)
+    ours = optimizer.create_optimizer(_config(accumulation=2), 10)
+    moved = _run(ours, [_gradients(np.nan), *good])[-1][0]
+    assert not np.allclose(moved["blocks"]["kernel"], _PARAMS["blocks"]["kernel"])
+
+
+def test_optax_would_apply_a_bad_update_past_its_limit():
+    """Why the limit is out of reach and the loop counts for itself."""
+    naive = optax.apply_if_finite(optax.sgd(0.1), max_consecutive_errors=2)
+    params = _run(naive, [_gradients(np.nan)] * 3)[-1][0]
+    assert np.isnan(params["blocks"]["kernel"]).all()
+    ours = optimizer.create_optimizer(_config(), 10)
+    chex.assert_trees_all_equal(_run(ours, [_gradients(np.nan)] * 30)[-1][0], _PARAMS)
+
+
+def test_schedule_warms_up_from_above_zero_and_ends_low():
+    config = _config(learning_rate=1.0, warmup_fraction=0.1, final_fraction=0.01)
+    schedule = optimizer.learning_rate_schedule(config, 100, "backbone")
+    # Warmup of 10 updates: 0.1, 0.2, ..., 1.0; then a cosine down to 1 % of the peak.
+    rates = np.array([schedule(i) for i in range(101)])
+    np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10, rtol=1e-5)
+    np.testing.assert_allclose(rates[10 + 45], 0.01 + 0.99 * 0.5, rtol=1e-5)
+    np.testing.assert_allclose(rates[100], 0.01, rtol=1e-5)
+    head = optimizer.learning_rate_schedule(config, 100, "head")
+    np.testing.assert_allclose(head(3), config.head_multiplier * rates[3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("total_updates", [1, 2, 3])
+def test_schedule_of_very_short_runs_is_finite_and_positive(total_updates):
+    schedule = optimizer.learning_rate_schedule(_config(), total_updates, "head")
+    rates = np.array([schedule(i) for i in range(total_updates)])
+    assert np.isfinite(rates).all()
+    assert (rates > 0).all()
+
+
+def test_schedule_counts_updates_not_microbatches():
+    """Adam's first update has size learning rate, whatever the gradient."""
+    config = _config(accumulation=4, learning_rate=1.0, warmup_fraction=0.5, weight_decay=0.0)
+    tx = optimizer.create_optimizer(config, total_updates=4)
+    history = _run(tx, [_gradients(1.0)] * 8)
+    kernels = np.array([h[0]["blocks"]["kernel"][0, 0] for h in history])
+    # Warmup over two updates: rates 0.5 and 1, each applied once in four microbatches.
+    np.testing.assert_allclose(kernels, [2.0] * 4 + [1.5] * 4 + [0.5], rtol=1e-4)
+
+
+def test_finite_gradients_that_would_overflow_their_mean_count_as_bad():
+    huge = jax.tree.map(lambda p: jnp.full(p.shape, 3e38), _PARAMS)
+    assert not bool(optimizer.gradients_finite(huge))
+    assert bool(optimizer.gradients_finite(_gradients(1e20)))
+    assert not bool(optimizer.gradients_finite(_gradients(np.nan)))
+
+
+def test_clip_ratio_is_that_of_the_window_mean():
+    config = _config(accumulation=2, clip_norm=1.0)
+    tx = optimizer.create_optimizer(config, 10)
+    state = _run(tx, [_gradients(1.0)])[-1][1]
+    # The mean of 1 and 3 is 2 on 10 entries: norm 2 sqrt(10).
+    ratio = optimizer.clip_ratio(state, _gradients(3.0), config)
+    np.testing.assert_allclose(ratio, 1 / (2 * np.sqrt(10)), rtol=1e-6)
+
+
+def test_group_norms():
+    norms = optimizer.group_norms(_gradients(2.0))
+    np.testing.assert_allclose(norms["head"], 2 * np.sqrt(4), rtol=1e-6)
+    np.testing.assert_allclose(norms["backbone"], 2 * np.sqrt(6), rtol=1e-6)

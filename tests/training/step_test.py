@@ -1,0 +1,247 @@
+"""The pure step: what it returns, what it leaves alone, what it learns."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ris_jax import config as config_lib
+from ris_jax import scenes
+from ris_jax.training import evaluation, loop, optimizer
+from ris_jax.training import state as state_lib
+from ris_jax.training import step as step_lib
+
+
+def _batch(config: config_lib.Config, number: int, size: int | None = None) -> scenes.Scene:
+    size = size or config.training.batch_size
+    return scenes.scenes_at(scenes.stream_key(0, "train"), number * size + jnp.arange(size), config)
+
+
+def _with(config: config_lib.Config, **values) -> config_lib.Config:
+    return config_lib.override(config, {k.replace("__", "."): v for k, v in values.items()})
+
+
+def _spoil(batch: scenes.Scene, value: float) -> scenes.Scene:
+    snapshots = batch.measurement.snapshots.at[0, 0, 0].set(value)
+    return batch._replace(measurement=batch.measurement._replace(snapshots=snapshots))
+
+
+def test_terms_sum_to_the_loss_and_all_metrics_are_there(tiny_config):
+    state = state_lib.create_train_state(tiny_config)
+    _, metrics = step_lib.train_step(state, _batch(tiny_config, 0))
+    terms = [value for name, value in metrics.items() if name.startswith("loss_")]
+    assert len(terms) == 4
+    np.testing.assert_allclose(sum(terms), metrics["loss"], rtol=1e-6)
+    wanted = {
+        "loss", "finite", "grad_norm_backbone", "grad_norm_head", "clip_ratio", "lr_backbone",
+        "lr_head", "update_applied", "microbatch", "update", "skipped", "param_delta_norm",
+    }  # fmt: skip
+    assert wanted <= set(metrics)
+    chex.assert_tree_all_finite(metrics)
+    assert float(metrics["lr_head"]) == pytest.approx(4 * float(metrics["lr_backbone"]))
+
+
+def test_step_traces_once(tiny_config):
+    step = jax.jit(chex.assert_max_traces(step_lib.train_step.__wrapped__, n=1))
+    state = state_lib.create_train_state(tiny_config)
+    for number in range(3):
+        state, _ = step(state, _batch(tiny_config, number))
+
+
+def test_step_is_pure(tiny_config):
+    """The same state and batch give the same result, and the arguments stay as they were."""
+    step = jax.jit(step_lib.train_step.__wrapped__)
+    state = state_lib.create_train_state(tiny_config)
+    before = jax.device_get(state)
+    first, second = (step(state, _batch(tiny_config, 0)) for _ in range(2))
+    chex.assert_trees_all_equal(jax.device_get(state).params, before.params)
+    chex.assert_trees_all_equal(first[0].params, second[0].params)
+    assert int(first[0].step) == int(state.step) + 1
+
+
+def test_an_epoch_moves_no_scenes_between_host_and_device(tiny_config):
+    state = state_lib.create_train_state(tiny_config)
+    state, _ = step_lib.train_step(state, step_lib.draw_batch(tiny_config, state.step))
+    with jax.transfer_guard("disallow"):
+        for _ in range(3):
+            state, _ = step_lib.train_step(state, step_lib.draw_batch(tiny_config, state.step))
+    assert int(state.step) == 4
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_bad_microbatch_is_skipped_whole_and_its_loss_returned(tiny_config, bad):
+    config = _with(tiny_config, optimizer__accumulation=2)
+    good = [_batch(config, n) for n in range(2)]
+    step = jax.jit(step_lib.train_step.__wrapped__)
+    middle, _ = step(state_lib.create_train_state(config), good[0])
+    after_bad, metrics = step(middle, _spoil(_batch(config, 5), bad))
+    assert not np.isfinite(metrics["loss"])
+    assert int(metrics["skipped"]) == 1
+    assert not bool(metrics["update_applied"])
+    for name in ("params", "ema_params"):
+        chex.assert_trees_all_equal(getattr(after_bad, name), getattr(middle, name))
+    chex.assert_trees_all_equal(after_bad.opt_state.inner_state, middle.opt_state.inner_state)
+    with_bad, applied = step(after_bad, good[1])
+    without, _ = step(middle, good[1])
+    assert bool(applied["update_applied"])
+    assert int(applied["skipped_in_a_row"]) == 0
+    chex.assert_trees_all_equal(with_bad.params, without.params)
+
+
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_four_microbatches_of_32_are_one_batch_of_128(tiny_config, method):
+    config = _with(
+        tiny_config,
+        optimizer__method=method,
+        optimizer__learning_rate=1e-3,
+        training__batch_size=32,
+    )
+    whole = _batch(config, 0, 128)
+    one, _ = step_lib.train_step(state_lib.create_train_state(config), whole)
+    state = state_lib.create_train_state(_with(config, optimizer__accumulation=4))
+    for number in range(4):
+        part = jax.tree.map(lambda x, n=number: x[32 * n : 32 * (n + 1)], whole)
+        state, metrics = step_lib.train_step(state, part)
+        assert bool(metrics["update_applied"]) == (number == 3)
+    # AdamW's first step is the sign of the gradient: where that is rounding, so is the step.
+    chex.assert_trees_all_close(state.params, one.params, atol=2e-5)
+
+
+def test_average_moves_with_updates_only(tiny_config):
+    config = _with(tiny_config, optimizer__accumulation=2)
+    step = jax.jit(step_lib.train_step.__wrapped__)
+    start = state_lib.create_train_state(config)
+    middle, _ = step(start, _batch(config, 0))
+    chex.assert_trees_all_equal(middle.ema_params, start.ema_params)
+    after, _ = step(middle, _batch(config, 1))
+    # After the first update the average keeps (1 + 1) / (10 + 1) of what it was.
+    expected = jax.tree.map(lambda e, p: e + (9 / 11) * (p - e), start.ema_params, after.params)
+    chex.assert_trees_all_close(after.ema_params, expected, atol=1e-6)
+
+
+def test_dropout_changes_the_step_and_is_a_function_of_step(tiny_config):
+    config = _with(tiny_config, model__dropout=0.5)
+    step = jax.jit(step_lib.train_step.__wrapped__)
+    state = state_lib.create_train_state(config)
+    batch = _batch(config, 0)
+    losses = [float(step(s, batch)[1]["loss"]) for s in (state, state, state.replace(step=1))]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_and_losses_float32(tiny_config):
+    config = _with(tiny_config, model__compute_dtype="bfloat16")
+    state, metrics = step_lib.train_step(state_lib.create_train_state(config), _batch(config, 0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    assert metrics["loss"].dtype == jnp.float32
+    reference = step_lib.train_step(
+        state_lib.create_train_state(tiny_config), _batch(tiny_config, 0)
+    )[1]["loss"]
+    assert float(metrics["loss"]) == pytest.approx(float(reference), rel=0.05)
+    assert float(metrics["loss"]) != float(reference)
+
+
+def test_gradients_reach_every_parameter(tiny_config):
+    state = state_lib.create_train_state(tiny_config)
+    assert loop.dead_parameters(state, _batch(tiny_config, 0)) == []
+
+
+def test_a_dead_parameter_is_named(tiny_config):
+    """Without the position loss nothing trains the head of the parameters."""
+    config = _with(tiny_config, loss__position=0.0)
+    state = state_lib.create_train_state(config)
+    dead = loop.dead_parameters(state, _batch(config, 0))
+    assert len(dead) == 2
+    assert all("head_parameters" in path for path in dead)
+
+
+def test_one_batch_is_learned(tiny_config):
+    config = _with(
+        tiny_config,
+        training__fixed_scenes=8,
+        training__epochs=1,
+        training__steps_per_epoch=200,
+        model__width=32,
+        optimizer__weight_decay=0.0,
+    )
+    state = state_lib.create_train_state(config)
+    first = None
+    for _ in range(200):
+        state, metrics = step_lib.train_step(state, step_lib.draw_batch(config, state.step))
+        first = first or float(metrics["nmse"])
+    assert first > 0.5
+    assert float(metrics["nmse"]) < 0.02
+
+
+def test_fixed_scenes_are_each_seen_once_a_pass(tiny_config):
+    config = _with(tiny_config, training__fixed_scenes=20)  # 20 = 2.5 microbatches of 8
+    azimuths = np.concatenate(
+        [step_lib.draw_batch(config, jnp.asarray(n)).truth.azimuth[:, 0] for n in range(5)]
+    )
+    first, second = np.sort(azimuths[:20]), np.sort(azimuths[20:])
+    np.testing.assert_array_equal(first, second)
+    assert len(np.unique(first)) == 20
+    assert not np.array_equal(azimuths[:20], azimuths[20:])
+
+
+def test_validation_and_training_share_the_score(tiny_config):
+    """eval_step with the initial parameters equals the loss of a training step on that batch."""
+    state = state_lib.create_train_state(tiny_config)
+    batch = _batch(tiny_config, 0)
+    scores, _ = step_lib.eval_step(
+        state, *jax.jit(step_lib.prepare, static_argnums=1)(batch, tiny_config)
+    )
+    _, metrics = step_lib.train_step(state, batch)
+    for name in ("loss", "nmse", "loss_subspace"):
+        np.testing.assert_allclose(np.mean(scores[name]), metrics[name], rtol=1e-5)
+
+
+def test_yardsticks(tiny_config):
+    heldout = evaluation.draw_heldout(tiny_config, "validation", 20)
+    scores = evaluation.yardsticks(tiny_config, heldout)
+    chex.assert_shape(list(scores.values()), (20,))
+    unshrunk = dataclasses.replace(
+        tiny_config, covariance=config_lib.CovarianceConfig(shrinkage=0.0)
+    )
+    exact = evaluation.yardsticks(unshrunk, evaluation.draw_heldout(unshrunk, "validation", 20))
+    np.testing.assert_allclose(exact["shrunk_truth_nmse"], 0.0, atol=1e-5)
+    assert np.mean(scores["shrunk_truth_nmse"]) > 0
+
+
+def test_the_constant_predictor_cannot_be_beaten_by_a_constant(tiny_config):
+    """Moving the learned constant in any direction raises its score on the scenes it learned."""
+    constant = evaluation.best_constant(tiny_config)
+    heldout = evaluation.draw_heldout(tiny_config, "train", evaluation._CONSTANT_SCENES)
+
+    def score(matrix):
+        parts = [evaluation._yardsticks(tiny_config, matrix, t) for _, t in heldout.batches]
+        return np.mean(np.concatenate([p["constant_nmse"] for p in parts]), dtype=np.float64)
+
+    best = score(constant)
+    for seed in range(3):
+        step = np.random.default_rng(seed).normal(size=constant.shape) * 0.05
+        assert score(constant + (step + step.T) / 2) > best
+
+
+def test_constant_outputs_have_no_variance(tiny_config):
+    state = state_lib.create_train_state(tiny_config)
+    heldout = evaluation.draw_heldout(tiny_config, "validation", 24)
+    varied = evaluation.evaluate(state, heldout).output_variance_ratio
+    blind = jax.tree_util.tree_map_with_path(
+        lambda path, p: jnp.zeros_like(p) if "embed" in str(path) else p, state.ema_params
+    )
+    constant = evaluation.evaluate(state.replace(ema_params=blind), heldout).output_variance_ratio
+    assert abs(constant) < 1e-4
+    assert varied > 1e-3
+
+
+def test_progress_counts(tiny_config):
+    config = _with(tiny_config, optimizer__accumulation=2)
+    state = state_lib.create_train_state(config)
+    for number in range(5):
+        state, _ = step_lib.train_step(state, _batch(config, number))
+    progress = optimizer.progress(state.opt_state)
+    assert (int(progress.updates), int(progress.microbatches_in_window)) == (2, 1)
