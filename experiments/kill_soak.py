@@ -8,8 +8,12 @@ uninterrupted run.
 
   python experiments/kill_soak.py --kills=20
 
-Cost: RESULT_COST
-Gave: RESULT_GAVE
+Cost: 6 minutes on two busy cores; no GPU.
+Gave (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2, orbax-checkpoint 0.12.8; seed
+0): 20 kills over 9 runs of 12 epochs, 9 while orbax was writing, 8 between its files and their
+hashes, 3 while training, at epochs 2 to 11: every run bit-identical to the uninterrupted one, all
+fields. An earlier pass of the same day with other moments also hit start-up and the removal of an
+old checkpoint: 20 kills over 3 runs, bit-identical.
 """
 
 import collections
@@ -107,16 +111,21 @@ def _leftovers(names: set[str]) -> bool:
     return _is_saving(names) or bool(_without_manifest(names))
 
 
-def _phase(names: set[str], rows_before: int, rows_after: int) -> str:
-    """What the killed process was doing, by what it left."""
+def _times_under_way(workdir: pathlib.Path) -> int:
+    """How many processes of a run have come as far as its first or next epoch, by what they say."""
+    log = workdir.parent / f"{workdir.name}.log"
+    text = log.read_text() if log.exists() else ""
+    return text.count("before training: ") + text.count("going on after epoch ")
+
+
+def _phase(names: set[str]) -> str:
+    """What a killed process that was under way was doing, by what it left."""
     unfinished = _without_manifest(names)
     if unfinished and max(unfinished) > _newest(names):
         return "saving: hashes"
     if _is_saving(names):
         return "saving: orbax"
-    if unfinished:
-        return "saving: removing an old one"
-    return "training" if rows_after > rows_before else "start"
+    return "saving: removing an old one" if unfinished else "training"
 
 
 def _wait_for(
@@ -148,7 +157,7 @@ def _kill_once(rng: random.Random, run: int, workdir: pathlib.Path, duration: fl
     aim = rng.choices(["any time", "orbax", "hashes"], [0.4, 0.4, 0.2])[0]
     delay = rng.uniform(0.2, duration) if aim == "any time" else rng.uniform(0.0, _SAVE_SECONDS)
     after = _newest(_names(workdir)) + rng.randrange(4)
-    rows_before = len(record.read_rows(workdir))
+    under_way_before = _times_under_way(workdir)
     process = _start(workdir)
     began = time.monotonic()
     try:
@@ -164,7 +173,8 @@ def _kill_once(rng: random.Random, run: int, workdir: pathlib.Path, duration: fl
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     moment, names = time.monotonic() - began, _names(workdir)
-    phase = _phase(names, rows_before, len(record.read_rows(workdir)))
+    under_way = _times_under_way(workdir) > under_way_before
+    phase = _phase(names) if under_way else "start"
     return Kill(run, moment, phase, _newest(names))
 
 

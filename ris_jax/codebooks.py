@@ -32,8 +32,6 @@ def _beams_per_axis(num_codes: int, rows: int, columns: int) -> tuple[int, int]:
         for down in range(1, num_codes + 1)
         if down <= rows and -(-num_codes // down) <= columns
     ]
-    if not choices:
-        raise ValueError(f"dft2d: need num_codes <= {rows * columns}; got {num_codes}")
     return min(choices, key=lambda c: (c[0] * c[1], abs(np.log(c[0] * columns / (c[1] * rows)))))
 
 
@@ -77,7 +75,7 @@ def codebook(system: config_lib.SystemConfig) -> Complex[Array, "L N"]:
       [L, N] complex, unit modulus.
 
     Raises:
-      ValueError: an unknown name, or more 2-D DFT beams than elements.
+      ValueError: an unknown name.
     """
     count, elements = system.num_snapshots, system.num_elements
     rows, columns = system.rows, system.columns

@@ -6,7 +6,8 @@ everything else is SI, radians, linear.
 
 import dataclasses
 import json
-from typing import Any, Literal, get_args
+import math
+from typing import Any, Literal, get_args, get_origin
 
 import dacite
 
@@ -78,6 +79,20 @@ class SystemConfig:
         if self.element_positions is not None:
             shapes = {len(position) for position in self.element_positions}
             _require(shapes == {3}, "system.element_positions", "rows of 3 metres", shapes)
+            metres = [metre for position in self.element_positions for metre in position]
+            finite = all(map(math.isfinite, metres))
+            _require(finite, "system.element_positions", "finite metres", self.element_positions)
+            # Windows over neighbours are filled until all elements are in one; twins never are.
+            distinct, given = len(set(self.element_positions)), len(self.element_positions)
+            _require(distinct == given, "system.element_positions", f"{given} places", distinct)
+
+        beams = {"dft2d": 1.0, "dft1d": 1.0, "mixed": 0.5}.get(self.codebook, 0.0)
+        _require(
+            beams * self.num_snapshots <= self.num_elements,
+            "system.num_snapshots",
+            f"no more DFT beams than elements (N={self.num_elements}) in codebook {self.codebook}",
+            self.num_snapshots,
+        )
 
     @property
     def num_elements(self) -> int:
@@ -272,6 +287,15 @@ class Config:
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
     def __post_init__(self):
+        for section in dataclasses.fields(self):
+            for field in dataclasses.fields(getattr(self, section.name)):
+                name = f"{section.name}.{field.name}"
+                value = getattr(getattr(self, section.name), field.name)
+                finite = not isinstance(value, float) or math.isfinite(value)
+                _require(finite, name, "a finite number", value)
+                # Python counts booleans as numbers; a configuration does not.
+                truth_value = isinstance(value, bool) and not isinstance(field.default, bool)
+                _require(not truth_value, name, "no truth value", value)
         _require(
             self.scene.max_sources < self.system.num_elements,
             "scene.max_sources",
@@ -305,6 +329,10 @@ def from_dict(values: dict[str, Any]) -> Config:
         raise ConfigError(
             f"unknown configuration key: {', '.join(sorted(error.keys))}; known: {', '.join(known)}"
         ) from error
+    except dacite.WrongTypeError as error:
+        if get_origin(error.field_type) is Literal:
+            _require_choice(str(error.field_path), error.field_type, error.value)
+        raise ConfigError(f"configuration: {error}") from error
     except dacite.DaciteError as error:
         raise ConfigError(f"configuration: {error}") from error
 

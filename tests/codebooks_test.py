@@ -13,6 +13,7 @@ from ris_jax import arrays, channel, codebooks
 from ris_jax import config as config_lib
 
 CODEBOOKS = ("dft2d", "dft1d", "random", "hadamard", "mixed")
+LINE = tuple((0.1 * i, 0.0, 0.0) for i in range(14))
 
 
 class QuantizePhaseTest(parameterized.TestCase):
@@ -38,7 +39,7 @@ class CodebookTest(parameterized.TestCase):
             {},
             {"rows": 5, "columns": 6, "num_snapshots": 12},
             {"rows": 3, "columns": 3, "num_snapshots": 7, "phase_bits": None},
-            {"num_snapshots": 9, "phase_bits": 2, "element_positions": ((0.0, 0.0, 0.0),) * 14},
+            {"num_snapshots": 9, "phase_bits": 2, "element_positions": LINE},
         ),
     )
     def test_shape_modulus_and_grid(self, name, system):
@@ -87,9 +88,9 @@ class CodebookTest(parameterized.TestCase):
         self.assertEqual(config_lib.SystemConfig().codebook, "dft2d")
 
     def test_too_many_beams(self):
-        system = config_lib.SystemConfig(rows=2, columns=3, num_snapshots=7)
-        with self.assertRaisesRegex(ValueError, "dft2d: need num_codes <= 6; got 7"):
-            codebooks.codebook(system)
+        for name, count in (("dft2d", 7), ("dft1d", 7), ("mixed", 13)):
+            with self.assertRaisesRegex(ValueError, f"num_snapshots: .*N=6.*{name}; got {count}"):
+                config_lib.SystemConfig(rows=2, columns=3, num_snapshots=count, codebook=name)
 
     def test_unknown_name(self):
         fields = vars(config_lib.SystemConfig()) | {"codebook": "zigzag", "num_elements": 144}

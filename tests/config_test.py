@@ -24,7 +24,6 @@ class ValidationTest(parameterized.TestCase):
         ("system.source_signal", "burst"),
         ("system.phase_bits", 0),
         ("system.phase_bits", 17),
-        ("system.element_positions", ((0.0, 0.0),)),
         ("scene.min_sources", 0),
         ("scene.range_min", 0.0),
         ("scene.path_loss", "cubic"),
@@ -90,15 +89,42 @@ class ValidationTest(parameterized.TestCase):
             config_lib.override(config_lib.Config(), {name: value})
         self.assertStartsWith(str(caught.exception), f"{name}: need ")
 
-    @parameterized.parameters(float("nan"), float("inf"))
-    def test_not_a_number(self, value):
-        with self.assertRaisesRegex(config_lib.ConfigError, "system.wavelength"):
-            config_lib.SystemConfig(wavelength=value)
+    @parameterized.product(
+        name=("system.wavelength", "scene.range_max", "scene.snr_max_db", "impairments.beta_phase"),
+        value=(float("nan"), float("inf")),
+    )
+    def test_not_a_number(self, name, value):
+        with self.assertRaisesRegex(config_lib.ConfigError, f"^{name}: need "):
+            config_lib.override(config_lib.Config(), {name: value})
+
+    def test_positions_are_rows_of_three(self):
+        with self.assertRaisesRegex(config_lib.ConfigError, "system.element_positions: need rows"):
+            config_lib.SystemConfig(element_positions=((0.0, 0.0),))
+
+    @parameterized.parameters(
+        ((*POSITIONS, POSITIONS[0]), "need 3 places; got 2"),
+        ((*POSITIONS, (0.0, float("nan"), 0.0)), "need finite metres"),
+    )
+    def test_positions_are_distinct_and_finite(self, positions, message):
+        """Elements in one place kept the search for the network's patches going for ever."""
+        with self.assertRaisesRegex(config_lib.ConfigError, f"element_positions: {message}"):
+            config_lib.SystemConfig(element_positions=positions)
+
+    def test_choices_are_listed(self):
+        with self.assertRaisesRegex(
+            config_lib.ConfigError, "need one of spherical, fresnel, parabolic, planar; got 'cubic'"
+        ):
+            config_lib.override(config_lib.Config(), {"system.wavefront": "cubic"})
 
     def test_all_loss_weights_zero(self):
         names = [field.name for field in dataclasses.fields(config_lib.LossConfig)]
         with self.assertRaisesRegex(config_lib.ConfigError, "loss: need at least one weight"):
             config_lib.LossConfig(**dict.fromkeys(names, 0.0))
+
+    @parameterized.parameters(("system.wavelength", True), ("training.epochs", True))
+    def test_truth_values_are_not_numbers(self, name, value):
+        with self.assertRaisesRegex(config_lib.ConfigError, name):
+            config_lib.override(config_lib.Config(), {name: value})
 
     @parameterized.parameters(
         ("system.phase_bits", None),
@@ -117,7 +143,10 @@ class ValidationTest(parameterized.TestCase):
 
     def test_sources_are_fewer_than_the_elements_given(self):
         with self.assertRaisesRegex(config_lib.ConfigError, r"scene\.max_sources.*N=2"):
-            config_lib.override(config_lib.Config(), {"system.element_positions": POSITIONS})
+            config_lib.override(
+                config_lib.Config(),
+                {"system.element_positions": POSITIONS, "system.num_snapshots": 2},
+            )
 
     def test_frozen(self):
         with self.assertRaises(dataclasses.FrozenInstanceError):
@@ -126,8 +155,9 @@ class ValidationTest(parameterized.TestCase):
 
 class PropertiesTest(parameterized.TestCase):
     def test_num_elements(self):
-        self.assertEqual(config_lib.SystemConfig(rows=3, columns=5).num_elements, 15)
-        self.assertEqual(config_lib.SystemConfig(element_positions=POSITIONS).num_elements, 2)
+        self.assertEqual(config_lib.SystemConfig(rows=3, columns=6).num_elements, 18)
+        system = config_lib.SystemConfig(element_positions=POSITIONS, num_snapshots=2)
+        self.assertEqual(system.num_elements, 2)
 
     @parameterized.parameters((10, 1, 30), (10, 4, 7), (1, 100, 1))
     def test_total_updates(self, steps, accumulation, updates):
@@ -149,6 +179,7 @@ class DictionariesTest(parameterized.TestCase):
             config_lib.Config(),
             {
                 "system.phase_bits": None,
+                "system.num_snapshots": 6,
                 "system.element_positions": [[0.1 * i, 0.0, 0.2] for i in range(6)],
                 "loss.count": 1,
                 "training.validate_on_training_scenes": True,
@@ -175,7 +206,8 @@ class DictionariesTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"model": {"width": "wide"}}, "model.width"),
         ({"model": {"width": 1.5}}, "model.width"),
-        ({"system": {"wavelength": True}}, "system.wavelength"),
+        ({"system": {"wavelength": "0.3"}}, "system.wavelength"),
+        ({"system": {"element_positions": [[0.0, 0.0]]}}, "system.element_positions"),
         ({"model": 3}, "model"),
     )
     def test_wrong_type(self, values, name):

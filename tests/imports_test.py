@@ -38,7 +38,8 @@ def imported_modules(tree):
 
 def misplaced_imports(source, room):
     """Rooms that `source`, standing in `room`, may not import."""
-    found = {(name.split(".") + [OUTSIDE])[1] for name in imported_modules(ast.parse(source))}
+    names = (name.split(".") for name in imported_modules(ast.parse(source)))
+    found = {name[1] if len(name) > 1 else OUTSIDE for name in names}
     allowed = set(ROOMS[: ROOMS.index(room) + 1])
     return sorted(found - allowed)
 
