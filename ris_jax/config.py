@@ -264,7 +264,8 @@ class TrainingConfig:
     def __post_init__(self):
         _require_positive("training", self, "epochs", "steps_per_epoch", "batch_size")
         _require_positive("training", self, "validation_scenes", "log_every", "keep_checkpoints")
-        _require_nonnegative("training", self, "seed", "fixed_scenes", "early_stopping_epochs")
+        _require_nonnegative("training", self, "fixed_scenes", "early_stopping_epochs")
+        _require(0 <= self.seed < 2**32, "training.seed", "0 to 2**32 - 1", self.seed)
         _require(
             self.fixed_scenes == 0 or self.fixed_scenes >= self.batch_size,
             "training.fixed_scenes",

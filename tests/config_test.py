@@ -79,6 +79,7 @@ class ValidationTest(parameterized.TestCase):
         ("training.log_every", 0),
         ("training.keep_checkpoints", 0),
         ("training.seed", -1),
+        ("training.seed", 2**32),
         ("training.fixed_scenes", -1),
         ("training.fixed_scenes", 63),
         ("training.early_stopping_epochs", -1),

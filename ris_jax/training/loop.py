@@ -86,8 +86,11 @@ def _stop_if_lost(metrics: dict[str, Any], limit: int) -> None:
     """Ends a run whose microbatches are no longer finite, before optax would apply one."""
     if metrics["skipped_in_a_row"] < limit:
         return
-    terms = [n.removeprefix("loss_") for n, v in metrics.items()
-             if n.startswith("loss_") and not math.isfinite(v)]  # fmt: skip
+    terms = [
+        name.removeprefix("loss_")
+        for name, value in metrics.items()
+        if name.startswith("loss_") and not math.isfinite(value)
+    ]
     culprit = "loss terms " + ", ".join(terms) if terms else "gradients"
     raise errors.RunError(
         f"{limit} microbatches in a row were not finite, up to microbatch "
@@ -114,8 +117,11 @@ def _run_epoch(
                 nmses.append(row["nmse"])
             if not row["update_applied"]:
                 del row["param_delta_norm"]
-        window = {"epoch": epoch, "window_loss": _mean([r["loss"] for r in rows]),
-                  "window_microbatches": len(rows)}  # fmt: skip
+        window = {
+            "epoch": epoch,
+            "window_loss": _mean([row["loss"] for row in rows]),
+            "window_microbatches": len(rows),
+        }
         recorder.row("microbatch", rows[-1]["microbatch"], window | rows[-1])
         recorder.advance(len(rows), epoch, window["window_loss"])
     return state, {
@@ -150,8 +156,9 @@ def _start(
         recorder.line(f"warning: the gradient of {path} is identically zero")
     first = _validation_row(evaluation.evaluate(state, heldout))
     recorder.row("start", 0, {"epoch": 0} | first)
-    recorder.line(f"before training: val_loss {first['val_loss']:.4f}, val_nmse "
-                  f"{first['val_nmse']:.4f}")  # fmt: skip
+    recorder.line(
+        f"before training: val_loss {first['val_loss']:.4f}, val_nmse {first['val_nmse']:.4f}"
+    )
 
 
 def train(config: config_lib.Config, workdir: pathlib.Path) -> state_lib.TrainState:
@@ -180,33 +187,52 @@ def train(config: config_lib.Config, workdir: pathlib.Path) -> state_lib.TrainSt
     with record.Recorder(workdir, progress.epoch, total) as recorder:
         for warning in warnings:
             recorder.line(f"warning: {warning}")
-        heldout = evaluation.draw_heldout(
-            config, evaluation.validation_stream(config), training.validation_scenes
+        if progress.epoch == training.epochs:
+            recorder.line(f"all {training.epochs} epochs are done already")
+            return state
+        return _run(state, progress, checkpoints, recorder)
+
+
+def _run(
+    state: state_lib.TrainState,
+    progress: Progress,
+    checkpoints: checkpoint.Checkpoints,
+    recorder: record.Recorder,
+) -> state_lib.TrainState:
+    """All epochs that are left, with a row, a line and a checkpoint for each."""
+    config, training = state.config, state.config.training
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    recorder.line(
+        f"{size} parameters; {training.epochs} epochs of {training.steps_per_epoch} microbatches "
+        f"of {training.batch_size} scenes on {jax.devices()[0]}; compiling"
+    )
+    heldout = evaluation.draw_heldout(
+        config, evaluation.validation_stream(config), training.validation_scenes
+    )
+    yardsticks = evaluation.yardsticks(config, heldout)
+    constant, snapshots, floor = (float(np.mean(yardsticks[n])) for n in evaluation.YARDSTICKS)
+    beside = f"constant {constant:.3f} | snapshots {snapshots:.3f} | shrunk truth {floor:.4f}"
+    if progress.epoch:
+        recorder.line(f"going on after epoch {progress.epoch} of {training.epochs}")
+        recorder.skip(progress.epoch * training.steps_per_epoch)
+    else:
+        _start(state, recorder, heldout)
+    for epoch in range(progress.epoch + 1, training.epochs + 1):
+        if 0 < training.early_stopping_epochs <= progress.epoch - progress.best_epoch:
+            recorder.line(f"no better val_nmse for {training.early_stopping_epochs} epochs")
+            break
+        began = time.monotonic()
+        state, row = _run_epoch(state, epoch, recorder)
+        row |= _validation_row(evaluation.evaluate(state, heldout))
+        progress = progress.after(epoch, row["val_nmse"])
+        row |= {"constant_nmse": constant, "snapshots_nmse": snapshots}
+        recorder.row("epoch", epoch * training.steps_per_epoch, {"epoch": epoch} | row)
+        recorder.sync()
+        checkpoints.save(state, epoch, dataclasses.asdict(progress), row["val_nmse"])
+        recorder.line(
+            f"epoch {epoch}/{training.epochs}: loss train {row['train_loss']:.4f} val "
+            f"{row['val_loss']:.4f} | NMSE train {row['train_nmse']:.4f} val "
+            f"{row['val_nmse']:.4f} | yardsticks: {beside} | variance ratio "
+            f"{row['output_variance_ratio']:.2f} | {time.monotonic() - began:.1f} s"
         )
-        yardsticks = evaluation.yardsticks(config, heldout)
-        constant, snapshots, floor = (float(np.mean(yardsticks[n])) for n in evaluation.YARDSTICKS)
-        beside = f"constant {constant:.3f} | snapshots {snapshots:.3f} | shrunk truth {floor:.4f}"
-        if progress.epoch:
-            recorder.line(f"going on after epoch {progress.epoch} of {training.epochs}")
-            recorder.advance(progress.epoch * training.steps_per_epoch, progress.epoch, math.nan)
-        else:
-            _start(state, recorder, heldout)
-        for epoch in range(progress.epoch + 1, training.epochs + 1):
-            if 0 < training.early_stopping_epochs <= progress.epoch - progress.best_epoch:
-                recorder.line(f"no better val_nmse for {training.early_stopping_epochs} epochs")
-                break
-            began = time.monotonic()
-            state, row = _run_epoch(state, epoch, recorder)
-            row |= _validation_row(evaluation.evaluate(state, heldout))
-            progress = progress.after(epoch, row["val_nmse"])
-            row |= {"constant_nmse": constant, "snapshots_nmse": snapshots}
-            recorder.row("epoch", epoch * training.steps_per_epoch, {"epoch": epoch} | row)
-            recorder.sync()
-            checkpoints.save(state, epoch, dataclasses.asdict(progress), row["val_nmse"])
-            recorder.line(
-                f"epoch {epoch}/{training.epochs}: loss train {row['train_loss']:.4f} val "
-                f"{row['val_loss']:.4f} | NMSE train {row['train_nmse']:.4f} val "
-                f"{row['val_nmse']:.4f} | yardsticks: {beside} | variance ratio "
-                f"{row['output_variance_ratio']:.2f} | {time.monotonic() - began:.1f} s"
-            )
     return state

@@ -7,6 +7,7 @@ import pathlib
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ris_jax import errors
@@ -65,17 +66,19 @@ class _Events:
         folder.mkdir(exist_ok=True)
         now = time.time()
         name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{time.time_ns()}"
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        event: Any = event_pb2  # generated: its names are not there to be checked
+        summary: Any = summary_pb2
+        self._event, self._summary = event.Event, summary.Summary
         self._writer = RecordWriter(str(folder / name))
         self._last_flush = -math.inf
         self._write(file_version="brain.Event:2", wall_time=now)
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        start = event.SessionLog(status=event.SessionLog.START)
         self._write(step=next_position, session_log=start, wall_time=now)
 
     def _write(self, **fields: Any) -> None:
         self._writer.write(self._event(**fields).SerializeToString())
 
-    def scalars(self, values: dict[str, float], position: int) -> None:
+    def scalars(self, values: Mapping[str, float], position: int) -> None:
         """Writes one number a name; they reach the disk now and then."""
         pairs = [self._summary.Value(tag=name, simple_value=x) for name, x in values.items()]
         self._write(step=position, summary=self._summary(value=pairs), wall_time=time.time())
@@ -182,6 +185,11 @@ class Recorder:
             f"[GRAD] backbone={metrics['grad_norm_backbone']:.3e} "
             f"head={metrics['grad_norm_head']:.3e} ok={metrics['finite']}"
         )
+
+    def skip(self, microbatches: int) -> None:
+        """Moves the bar past what an earlier start of the run has done."""
+        if self._bar is not None:
+            self._bar.update(microbatches)
 
     def advance(self, microbatches: int, epoch: int, loss: float) -> None:
         """Moves the bar, or prints a line now and then where there is no terminal."""
