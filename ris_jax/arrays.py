@@ -91,6 +91,7 @@ def path_difference(
     Raises:
       ValueError: an unknown wavefront, or a last axis that is not 3.
     """
+    unit, inverse_range, positions = map(jnp.asarray, (unit, inverse_range, positions))
     if positions.shape[-1:] != (3,) or unit.shape[-1:] != (3,):
         raise ValueError(
             f"need positions [N, 3] and unit vectors [..., 3]; got {positions.shape}, {unit.shape}"
@@ -148,10 +149,13 @@ def steering_vector(
 
     References:
       Sherman, *Properties of focused apertures in the Fresnel region*, IRE Trans. Antennas
-      Propag. 10(4), 1962, Eq. (2), for the second-order forms.
+      Propag. 10(4), 1962, for the second-order forms.
     """
     difference = path_difference(
-        direction(azimuth, elevation), 1.0 / source_range, positions, wavefront=wavefront
+        direction(azimuth, elevation),
+        1.0 / jnp.asarray(source_range),
+        positions,
+        wavefront=wavefront,
     )
     phase = -2.0 * jnp.pi / wavelength * difference
-    return jnp.exp(1j * phase) / jnp.sqrt(float(positions.shape[0]))
+    return jnp.exp(1j * phase) / jnp.sqrt(float(jnp.shape(positions)[0]))

@@ -58,7 +58,9 @@ def _random(num_codes: int, num_elements: int) -> np.ndarray:
 
 def _hadamard(num_codes: int, num_elements: int) -> np.ndarray:
     order = 1 << (max(num_codes, num_elements) - 1).bit_length()
-    return scipy.linalg.hadamard(order)[_spread(num_codes, order), :num_elements].astype(complex)
+    # Rows in an even stride would be constant over blocks of elements: draw them, once for all.
+    rows = np.random.default_rng(0).permutation(order)[:num_codes]
+    return scipy.linalg.hadamard(order)[rows, :num_elements].astype(complex)
 
 
 def codebook(system: config_lib.SystemConfig) -> Complex[Array, "L N"]:

@@ -77,6 +77,9 @@ class SystemConfig:
         bits = self.phase_bits
         _require(bits is None or 1 <= bits <= 16, "system.phase_bits", "1 to 16, or null", bits)
         if self.element_positions is not None:
+            # Lists and NumPy arrays are welcome; what is kept is hashable.
+            rows = tuple(tuple(map(float, position)) for position in self.element_positions)
+            object.__setattr__(self, "element_positions", rows)
             shapes = {len(position) for position in self.element_positions}
             _require(shapes == {3}, "system.element_positions", "rows of 3 metres", shapes)
             metres = [metre for position in self.element_positions for metre in position]
@@ -304,11 +307,27 @@ class Config:
             self.scene.max_sources,
         )
 
+        training, accumulation = self.training, self.optimizer.accumulation
+        microbatches = training.epochs * training.steps_per_epoch
+        _require(
+            accumulation <= microbatches,
+            "optimizer.accumulation",
+            f"at most the microbatches of the run, {microbatches}",
+            accumulation,
+        )
+        on_training = training.validate_on_training_scenes and training.fixed_scenes > 0
+        _require(
+            not on_training or training.validation_scenes <= training.fixed_scenes,
+            "training.validation_scenes",
+            f"at most fixed_scenes={training.fixed_scenes} to validate on training scenes",
+            training.validation_scenes,
+        )
+
     @property
     def total_updates(self) -> int:
         """Optimizer updates of a whole run, the schedule's length."""
         microbatches = self.training.epochs * self.training.steps_per_epoch
-        return max(1, microbatches // self.optimizer.accumulation)
+        return microbatches // self.optimizer.accumulation
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -339,7 +358,12 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def _as_float(value: Any) -> Any:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf  # refused by name when the configuration is built
+    return value
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -138,7 +138,7 @@ def forward_backward(factor: Complex[Array, "... N r"]) -> Complex[Array, "... N
     r"""Factor of :math:`(R + J\bar R J)/2`, J the exchange of the elements' order.
 
     Needs an array that is point-symmetric in its numbering (a centred grid is) and plane waves.
-    Pillai & Kwon, IEEE Trans. ASSP 37(1), 1989, Eq. (5).
+    Pillai & Kwon, IEEE Trans. ASSP 37(1), 1989.
     """
     backward = jnp.flip(factor, axis=-2).conj()
     return jnp.concatenate([factor, backward], axis=-1) / jnp.sqrt(2.0)

@@ -73,6 +73,9 @@ def subspace_distance(
     num_sources: Int[Array, "..."],
 ) -> Float[Array, "..."]:
     r""":math:`1 - tr(P_{est}P_{true})/tr(P_{true})`: weak sources count as strong ones do."""
+    # Columns of unit norm span the same space and keep a source 60 dB down above rounding.
+    norm = jnp.linalg.norm(truth, axis=-2, keepdims=True)
+    truth = truth / jnp.where(norm > 0, norm, 1.0)
     overlap, dimension = cov.projector_overlap(estimate, truth, num_sources)
     return (dimension - overlap) / jnp.maximum(dimension, 1.0)
 
@@ -162,7 +165,7 @@ def loss_terms(
         terms["position"] = weights.position * set_distance(
             prediction.parameters, target.parameters, target.active
         )
-    if weights.count > 0:
+    if weights.count > 0 and prediction.count_logits.shape[-1] > 1:  # one choice is no choice
         terms["count"] = weights.count * count_cross_entropy(
             prediction.count_logits, target.num_sources
         )

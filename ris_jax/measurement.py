@@ -66,7 +66,7 @@ def aperture_field(measurement: scenes.Measurement) -> Complex[Array, "N"]:
 
     with :math:`\sigma_x^2` the mean power of the field's entries that the received power implies:
     the linear minimum-mean-square-error estimate for a white field (Kay, *Estimation Theory*,
-    1993, Eq. 12.26).
+    1993, chapter 12).
 
     Args:
       measurement: one scene.

@@ -169,7 +169,8 @@ def scenes_at(key: jax.Array, indices: Int[Array, "B"], config: config_lib.Confi
         truth = sample_truth(truth_key, config.scene)
         return Scene(simulate(measurement_key, truth, config), truth)
 
-    return jax.vmap(one)(indices)
+    with jax.default_matmul_precision("highest"):  # phases of many radians
+        return jax.vmap(one)(indices)
 
 
 def sample_scenes(key: jax.Array, config: config_lib.Config, batch_size: int) -> Scene:

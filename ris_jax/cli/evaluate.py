@@ -29,17 +29,12 @@ def run() -> int:
         raise config_lib.ConfigError("--estimator is not there yet; --workdir is")
     if not FLAGS.workdir:
         raise config_lib.ConfigError("--workdir: need the folder of a run, none given")
-    from ris_jax import errors
     from ris_jax.reports import covariance_scores, figures, tables
     from ris_jax.training import checkpoint, evaluation
-    from ris_jax.training import state as state_lib
 
     workdir = pathlib.Path(FLAGS.workdir)
-    config = checkpoint.load_config(workdir)
-    if config is None:
-        raise errors.RunError(f"no run in {workdir}: config.json is not there")
-    checkpoints = checkpoint.Checkpoints(workdir, config.training.keep_checkpoints, read_only=True)
-    restored, warnings = checkpoints.restore_best(state_lib.create_train_state(config))
+    restored, warnings = checkpoint.open_best(workdir)
+    config = restored.state.config
     for warning in warnings:
         print(f"warning: {warning}")
     print(f"epoch {restored.epoch} of {workdir}, {FLAGS.num_scenes} scenes of the stream 'test'")
@@ -51,7 +46,7 @@ def run() -> int:
         np.concatenate([np.asarray(t) for t in column])[: FLAGS.num_scenes]
         for column in zip(*truths, strict=True)
     )
-    rows = covariance_scores.score_rows(scores, num_sources, snr_db)
+    rows = covariance_scores.score_rows(scores, num_sources, snr_db, config.scene)
     header = covariance_scores.HEADER
     print(tables.as_text(header, rows))
     print(f"variance of outputs over variance of truth: {result.output_variance_ratio:.3f}")

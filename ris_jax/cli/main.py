@@ -39,8 +39,16 @@ def _run(module) -> int:
     except (errors.RunError, OSError) as error:
         _complain(str(error))
         return 1
+    except MemoryError:
+        _complain("out of memory; a smaller --batch_size needs less")
+        return 1
+    except RuntimeError as error:  # jax.errors.JaxRuntimeError among them
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _complain(f"out of memory; a smaller --batch_size needs less: {str(error).splitlines()[0]}")
+        return 1
     except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from the last checkpoint")
+        _complain("interrupted; `train` goes on from its last checkpoint")
         return 130
 
 

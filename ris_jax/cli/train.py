@@ -54,7 +54,7 @@ def _setting(text: str) -> tuple[str, object]:
         raise config_lib.ConfigError(f"--set: need section.field=value; got {text!r}")
     try:
         return name, json.loads(value)
-    except json.JSONDecodeError:
+    except ValueError:
         return name, value
 
 

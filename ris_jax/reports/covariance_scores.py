@@ -4,6 +4,8 @@ import itertools
 
 import numpy as np
 
+from ris_jax import config as config_lib
+
 HEADER = (
     "scenes of",
     "scenes",
@@ -35,7 +37,10 @@ def _row(label: str, scores: dict[str, np.ndarray], chosen: np.ndarray) -> tuple
 
 
 def score_rows(
-    scores: dict[str, np.ndarray], num_sources: np.ndarray, snr_db: np.ndarray
+    scores: dict[str, np.ndarray],
+    num_sources: np.ndarray,
+    snr_db: np.ndarray,
+    scene: config_lib.SceneConfig,
 ) -> list[tuple]:
     """Rows of `HEADER`: all scenes, each number of sources, each of five bins of SNR.
 
@@ -43,12 +48,13 @@ def score_rows(
       scores: [B] each, from `training.evaluation`: the network's and the yardsticks'.
       num_sources: [B] int.
       snr_db: [B].
+      scene: its limits of SNR are the ends of the bins.
     """
     rows = [_row("all", scores, np.ones(len(snr_db), bool))]
     rows += [_row(f"K = {k}", scores, num_sources == k) for k in np.unique(num_sources)]
-    edges = np.linspace(snr_db.min(), snr_db.max() + 1e-6, _SNR_BINS + 1)
-    for low, high in itertools.pairwise(edges):
-        chosen = (snr_db >= low) & (snr_db < high)
-        if chosen.any():
-            rows.append(_row(f"{low:.0f} to {high:.0f} dB", scores, chosen))
+    edges = np.linspace(scene.snr_min_db, scene.snr_max_db, _SNR_BINS + 1)
+    bins = np.clip(np.searchsorted(edges, snr_db, side="right") - 1, 0, _SNR_BINS - 1)
+    for number, (low, high) in enumerate(itertools.pairwise(edges)):
+        if (bins == number).any():
+            rows.append(_row(f"{low:g} to {high:g} dB", scores, bins == number))
     return rows

@@ -302,6 +302,20 @@ def _first_line(error: BaseException) -> str:
     return f"{text[:half]} ... {text[-half:]}"
 
 
+def open_best(workdir: pathlib.Path) -> tuple[Restored, list[str]]:
+    """The best checkpoint of a run, and a warning for each one passed over.
+
+    Raises:
+      ConfigError: the folder's `config.json` is not a configuration.
+      RunError: there is no run in the folder, or no usable checkpoint.
+    """
+    config = load_config(workdir)
+    if config is None:
+        raise errors.RunError(f"no run in {workdir}: {_CONFIG_NAME} is not there")
+    checkpoints = Checkpoints(workdir, config.training.keep_checkpoints, read_only=True)
+    return checkpoints.restore_best(state_lib.create_train_state(config))
+
+
 def save_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
     """Writes `config.json`, whole or not at all."""
     temporary = workdir / (_CONFIG_NAME + ".tmp")

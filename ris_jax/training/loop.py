@@ -83,7 +83,12 @@ def _on_host(metrics: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _stop_if_lost(metrics: dict[str, Any], limit: int) -> None:
-    """Ends a run whose microbatches are no longer finite, before optax would apply one."""
+    """Ends a run whose microbatches or parameters are no longer finite, before it is saved."""
+    if not metrics["params_finite"]:
+        raise errors.RunError(
+            f"the parameters are not finite after microbatch {metrics['microbatch']} (update "
+            f"{metrics['update']}): the learning rate is too high; the last checkpoint is intact"
+        )
     if metrics["skipped_in_a_row"] < limit:
         return
     terms = [
@@ -104,29 +109,30 @@ def _run_epoch(
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
     """One epoch; every microbatch's loss enters the means, skipped ones are counted."""
     training = state.config.training
-    losses, nmses, updates, skipped = [], [], 0, 0
+    finite_losses, finite_nmses, updates, skipped = [], [], 0, 0
     chunks = _microbatches(state, training.steps_per_epoch, training.log_every)
     for state, rows in chunks:
         for row in rows:
             recorder.full_log(row)
-            _stop_if_lost(row, state.config.optimizer.max_consecutive_nonfinite)
             updates += row["update_applied"]
             skipped += not row["finite"]
             if row["finite"]:
-                losses.append(row["loss"])
-                nmses.append(row["nmse"])
+                finite_losses.append(row["loss"])
+                finite_nmses.append(row["nmse"])
             if not row["update_applied"]:
                 del row["param_delta_norm"]
         window = {
             "epoch": epoch,
-            "window_loss": _mean([row["loss"] for row in rows]),
+            "window_loss": _mean([row["loss"] for row in rows if row["finite"]]),
             "window_microbatches": len(rows),
         }
         recorder.row("microbatch", rows[-1]["microbatch"], window | rows[-1])
+        for row in rows:
+            _stop_if_lost(row, state.config.optimizer.max_consecutive_nonfinite)
         recorder.advance(len(rows), epoch, window["window_loss"])
     return state, {
-        "train_loss": _mean(losses),
-        "train_nmse": _mean(nmses),
+        "train_loss": _mean(finite_losses),
+        "train_nmse": _mean(finite_nmses),
         "microbatches": training.steps_per_epoch,
         "updates": updates,
         "skipped": skipped,

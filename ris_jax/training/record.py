@@ -180,7 +180,8 @@ class Recorder:
         if number > _FULLY_LOGGED_MICROBATCHES:
             return
         rates = f"{metrics['lr_backbone']:.2e}, {metrics['lr_head']:.2e}"
-        self.line(f"[OPT] step {metrics['update']} / batch {number} LRs=[{rates}]")
+        step = metrics["update"] + (not metrics["update_applied"])  # the one it works towards
+        self.line(f"[OPT] step {step} / batch {number} LRs=[{rates}]")
         self.line(
             f"[GRAD] backbone={metrics['grad_norm_backbone']:.3e} "
             f"head={metrics['grad_norm_head']:.3e} ok={metrics['finite']}"

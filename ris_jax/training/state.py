@@ -74,4 +74,4 @@ def predict(
     rngs: nnx.Rngs | None = None,
 ) -> losses.Prediction:
     """The network's output for a batch of features, as a pure function of its parameters."""
-    return nnx.merge(graphdef, params)(features, rngs=rngs)
+    return nnx.merge(graphdef, params, copy=True)(features, rngs=rngs)

@@ -4,6 +4,7 @@
 loop in it, so no indentation can drop a batch.
 """
 
+import contextlib
 import functools
 from typing import Any, NamedTuple
 
@@ -23,15 +24,24 @@ from ris_jax.training import state as state_lib
 Metrics = dict[str, Float[Array, "..."]]
 
 
+def _full_precision() -> contextlib.AbstractContextManager:
+    """Physics, covariances and losses stay float32 where a device would multiply in less."""
+    return jax.default_matmul_precision("highest")
+
+
 def prepare(
     batch: scenes.Scene, config: config_lib.Config
 ) -> tuple[patch_transformer.Features, losses.Target]:
     """What the network reads of a batch and what it is compared with; training and validation
     share it."""
-    features = patch_transformer.extract_features(batch.measurement, config.system.source_signal)
-    positions = arrays.element_positions(config.system)
+    with _full_precision():
+        features = patch_transformer.extract_features(
+            batch.measurement, config.system.source_signal
+        )
+        positions = arrays.element_positions(config.system)
+        factor = scenes.steering_matrix(batch.truth, positions, config.system)
     target = losses.Target(
-        factor=scenes.steering_matrix(batch.truth, positions, config.system),
+        factor=factor,
         sample_factor=features.fields,
         snr=features.snr,
         snr_db=batch.truth.snr_db,
@@ -73,9 +83,10 @@ def batch_loss(
     config = state.config
     rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
     prediction = state_lib.predict(state.graphdef, params, features, rngs=rngs)
-    terms = losses.loss_terms(prediction, target, config.loss, config.covariance)
+    with _full_precision():
+        terms = losses.loss_terms(prediction, target, config.loss, config.covariance)
+        nmse = covariance_scores(prediction, target, config)["nmse"]
     logged = {f"loss_{name}": jnp.mean(term) for name, term in terms.items()}
-    nmse = covariance_scores(prediction, target, config)["nmse"]
     return sum(logged.values(), jnp.zeros(())), logged | {"nmse": jnp.mean(nmse)}
 
 
@@ -96,7 +107,8 @@ def train_step(
       The next state, and the metrics of this microbatch: `loss`, the weighted terms
       `loss_<term>` that sum to it, `nmse` (unweighted, the network's own covariance), `finite`,
       `grad_norm_<group>`, `clip_ratio`, `lr_<group>`, `update_applied`, `microbatch`, `update`,
-      `skipped`, `skipped_in_a_row`, `param_delta_norm` (zero when no update was applied).
+      `skipped`, `skipped_in_a_row`, `param_delta_norm` (zero when no update was applied),
+      `params_finite` (False after finite gradients and a rate that overflows).
     """
     config = state.config
     features, target = prepare(batch, config)
@@ -110,12 +122,12 @@ def train_step(
     finite = jnp.isfinite(loss) & optimizer.gradients_finite(grads)
     norms = optimizer.group_norms(grads)
     clip_ratio = optimizer.clip_ratio(state.opt_state, grads, config.optimizer)
-    before = optimizer.progress(state.opt_state)
+    before = optimizer.counters(state.opt_state)
     # What we call not finite, optax must see as such.
     marked = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), grads)
     updates, opt_state = state.tx.update(marked, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    after = optimizer.progress(opt_state)
+    after = optimizer.counters(opt_state)
     applied = after.updates > before.updates
     ema_params = jax.tree.map(
         lambda ema, p: jnp.where(
@@ -138,6 +150,7 @@ def train_step(
             "skipped": after.skipped,
             "skipped_in_a_row": after.skipped_in_a_row,
             "param_delta_norm": optax.tree.norm(updates),
+            "params_finite": jnp.isfinite(optax.tree.norm(params)),
         }
     )
     next_state = state.replace(
@@ -196,22 +209,23 @@ def eval_step(
     """
     config = state.config
     prediction = state_lib.predict(state.graphdef, state.ema_params, features)
-    terms = losses.loss_terms(prediction, target, config.loss, config.covariance)
     count = 1 + jnp.argmax(prediction.count_logits, axis=-1)
-    scores = (
+    with _full_precision():
+        terms = losses.loss_terms(prediction, target, config.loss, config.covariance)
+        scores = covariance_scores(prediction, target, config)
+        predicted, true = cov.from_factor(prediction.factor), cov.from_factor(target.factor)
+        moments = Moments(
+            _outer_sum(predicted.factor),
+            jnp.sum(cov.inner(predicted, predicted)),
+            _outer_sum(true.factor),
+            jnp.sum(cov.inner(true, true)),
+        )
+    return (
         {"loss": sum(terms.values(), jnp.zeros(()))}
         | {f"loss_{name}": term for name, term in terms.items()}
-        | covariance_scores(prediction, target, config)
+        | scores
         | {"count_correct": (count == target.num_sources).astype(jnp.float32)}
-    )
-    predicted, true = cov.from_factor(prediction.factor), cov.from_factor(target.factor)
-    moments = Moments(
-        _outer_sum(predicted.factor),
-        jnp.sum(cov.inner(predicted, predicted)),
-        _outer_sum(true.factor),
-        jnp.sum(cov.inner(true, true)),
-    )
-    return scores, moments
+    ), moments
 
 
 def _outer_sum(factor: Complex[Array, "B N K"]) -> Complex[Array, "N N"]:

@@ -54,6 +54,16 @@ def test_rows_drop_no_microbatch(tiny_config, tmp_path):
         assert total / 6 == pytest.approx(epoch_row["train_loss"], rel=1e-9)
 
 
+def test_a_whole_run_traces_its_steps_once(tiny_config, tmp_path):
+    config = config_lib.override(tiny_config, {"training.seed": 77})
+    before = [step_lib.train_step._cache_size(), step_lib.eval_step._cache_size()]
+    loop.train(config, tmp_path)
+    (tmp_path / "checkpoints" / "2.sha256.json").unlink()  # resume from epoch 1
+    loop.train(config, tmp_path)
+    after = [step_lib.train_step._cache_size(), step_lib.eval_step._cache_size()]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
+
+
 def test_files_and_lines_of_a_run(tiny_config, tmp_path, capsys):
     loop.train(tiny_config, tmp_path)
     text = capsys.readouterr().out

@@ -65,6 +65,8 @@ def test_step_is_pure(tiny_config):
 def test_an_epoch_moves_no_scenes_between_host_and_device(tiny_config):
     state = state_lib.create_train_state(tiny_config)
     state, _ = step_lib.train_step(state, step_lib.draw_batch(tiny_config, state.step))
+    with jax.transfer_guard("disallow"), pytest.raises(Exception, match="Disallowed"):
+        step_lib.draw_batch(tiny_config, np.int32(1))  # what the guard is there to catch
     with jax.transfer_guard("disallow"):
         for _ in range(3):
             state, _ = step_lib.train_step(state, step_lib.draw_batch(tiny_config, state.step))
@@ -238,10 +240,10 @@ def test_constant_outputs_have_no_variance(tiny_config):
     assert varied > 1e-3
 
 
-def test_progress_counts(tiny_config):
+def test_counters(tiny_config):
     config = _with(tiny_config, optimizer__accumulation=2)
     state = state_lib.create_train_state(config)
     for number in range(5):
         state, _ = step_lib.train_step(state, _batch(config, number))
-    progress = optimizer.progress(state.opt_state)
-    assert (int(progress.updates), int(progress.microbatches_in_window)) == (2, 1)
+    counters = optimizer.counters(state.opt_state)
+    assert (int(counters.updates), int(counters.skipped)) == (2, 0)
