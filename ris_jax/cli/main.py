@@ -15,7 +15,7 @@ Not there yet: localize, simulate, tune, benchmark.
 import importlib
 import sys
 
-from absl import flags
+from absl import flags, logging
 
 _COMMANDS = ("train", "evaluate", "doctor")
 _PLANNED = ("localize", "simulate", "tune", "benchmark")
@@ -54,6 +54,7 @@ def _run(module) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command that `argv` names; returns the exit status."""
+    logging.set_verbosity(logging.ERROR)  # orbax tells absl what it does at every step
     arguments = list(sys.argv if argv is None else argv)[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(__doc__)
