@@ -57,7 +57,7 @@ def covariance_score_bars(rows: list[tuple]) -> matplotlib.figure.Figure:
     axes.set_xticks(range(len(rows)), labels, rotation=30, ha="right")
     axes.set(ylabel="covariance NMSE", yscale="log")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(ncols=3)
+    figure.legend(loc="outside upper center", ncols=len(columns))
     return figure
 
 

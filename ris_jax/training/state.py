@@ -42,7 +42,6 @@ def _model(config: config_lib.Config, key: jax.Array) -> patch_transformer.Patch
     return patch_transformer.PatchTransformer(config, rngs=nnx.Rngs(params=key))
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def create_train_state(config: config_lib.Config) -> TrainState:
     """The state before the first step, a function of the configuration alone.
 
@@ -50,8 +49,14 @@ def create_train_state(config: config_lib.Config) -> TrainState:
       config: the run.
 
     Returns:
-      A `TrainState`; its parameters come from `config.training.seed`.
+      A `TrainState`; its parameters come from `config.training.seed`. It is committed to the first
+      device, as a restored one is: otherwise the two would compile the step twice.
     """
+    return jax.device_put(_initial_state(config), jax.devices()[0])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initial_state(config: config_lib.Config) -> TrainState:
     key = jax.random.fold_in(jax.random.key(config.training.seed), 0)
     params = nnx.split(_model(config, key), nnx.Param)[1]
     tx = _optimizer(config)

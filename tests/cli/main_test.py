@@ -92,7 +92,7 @@ class TestBadInput:
             ("--batch_size=-1", ["training.batch_size", "above zero"]),
             ("--dropout=1", ["model.dropout", "0 <= value < 1"]),
             ("--learning_rate=nan", ["optimizer.learning_rate", "nan"]),
-            ("--seed=-1", ["training.seed", "zero or more"]),
+            ("--seed=-1", ["training.seed", "2**32 - 1"]),
             ("--compute_dtype=float16", ["model.compute_dtype", "bfloat16", "float16"]),
         ],
     )
@@ -146,7 +146,7 @@ class TestFailuresOfARun:
         [
             (OSError(28, "No space left on device", "metrics.jsonl"), "No space left on device"),
             (config_lib.ConfigError("model.width:\n  need more"), "model.width: need more"),
-            (KeyboardInterrupt(), "interrupted; the same command goes on"),
+            (KeyboardInterrupt(), "interrupted; `train` goes on"),
         ],
     )
     def test_become_one_line(self, capsys, monkeypatch, error, text):
