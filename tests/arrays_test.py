@@ -68,13 +68,17 @@ class PositionsTest(parameterized.TestCase):
         chex.assert_trees_all_close(grid, grid_oracle(rows, columns, 0.15, centered), atol=1e-6)
 
     def test_configuration(self):
-        system = config_lib.SystemConfig(rows=2, columns=3, spacing=0.1, centered=False)
+        system = config_lib.SystemConfig(
+            num_snapshots=6, rows=2, columns=3, spacing=0.1, centered=False
+        )
         expected = grid_oracle(2, 3, 0.1, centered=False)
         chex.assert_trees_all_close(arrays.element_positions(system), expected, atol=1e-6)
 
     def test_explicit_positions(self):
         rows = ((0.0, 0.1, 0.2), (1.0, -1.0, 0.5))
-        positions = arrays.element_positions(config_lib.SystemConfig(element_positions=rows))
+        positions = arrays.element_positions(
+            config_lib.SystemConfig(element_positions=rows, num_snapshots=2)
+        )
         chex.assert_trees_all_close(positions, np.array(rows), atol=1e-7)
 
     def test_direction(self):

@@ -160,7 +160,7 @@ class PropertiesTest(parameterized.TestCase):
         system = config_lib.SystemConfig(element_positions=POSITIONS, num_snapshots=2)
         self.assertEqual(system.num_elements, 2)
 
-    @parameterized.parameters((10, 1, 30), (10, 4, 7), (1, 100, 1))
+    @parameterized.parameters((10, 1, 30), (10, 4, 7), (1, 3, 1))
     def test_total_updates(self, steps, accumulation, updates):
         """3 epochs of `steps` microbatches; a last window that is not full makes no update."""
         config = config_lib.override(
@@ -172,6 +172,17 @@ class PropertiesTest(parameterized.TestCase):
             },
         )
         self.assertEqual(config.total_updates, updates)
+
+    @parameterized.parameters(
+        ({"training.epochs": 1, "training.steps_per_epoch": 3, "optimizer.accumulation": 4},
+         "optimizer.accumulation: need at most the microbatches of the run, 3; got 4"),
+        ({"training.fixed_scenes": 64, "training.validate_on_training_scenes": True},
+         "training.validation_scenes: need at most fixed_scenes=64"),
+        ({"loss.count": 10**400}, "loss.count: need a finite number"),
+    )  # fmt: skip
+    def test_what_no_run_can_mean(self, values, message):
+        with self.assertRaisesRegex(config_lib.ConfigError, message):
+            config_lib.override(config_lib.Config(), values)
 
 
 class DictionariesTest(parameterized.TestCase):

@@ -16,7 +16,7 @@ class PatchIndicesTest(parameterized.TestCase):
         grid=((12, 12), (6, 5), (1, 7), (3, 2), (13, 4)), patch=((4, 2), (3, 3), (1, 1), (5, 4))
     )
     def test_grid_is_covered(self, grid, patch):
-        system = config_lib.SystemConfig(rows=grid[0], columns=grid[1])
+        system = config_lib.SystemConfig(num_snapshots=1, rows=grid[0], columns=grid[1])
         model = config_lib.ModelConfig(patch_size=patch[0], patch_stride=patch[1])
         indices = patches.patch_indices(system, model)
         self.assertEqual(set(indices.ravel()), set(range(grid[0] * grid[1])))
@@ -34,7 +34,7 @@ class PatchIndicesTest(parameterized.TestCase):
     @parameterized.parameters(1, 5, 16, 30, 61)
     def test_any_array_is_covered(self, count):
         positions = random_positions(count)
-        system = config_lib.SystemConfig(element_positions=positions)
+        system = config_lib.SystemConfig(element_positions=positions, num_snapshots=1)
         indices = patches.patch_indices(system, config_lib.ModelConfig())
         self.assertEqual(set(indices.ravel()), set(range(count)))
         for window in indices:
@@ -44,7 +44,7 @@ class PatchIndicesTest(parameterized.TestCase):
         """Two clusters ten metres apart: no window of their size holds elements of both."""
         cluster = np.array(random_positions(16))
         positions = np.concatenate([cluster, cluster + 10.0]).tolist()
-        system = config_lib.SystemConfig(element_positions=tuple(map(tuple, positions)))
+        system = config_lib.SystemConfig(element_positions=positions, num_snapshots=1)
         for window in patches.patch_indices(system, config_lib.ModelConfig()):
             self.assertLen(set(window // 16), 1)
 
