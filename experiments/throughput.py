@@ -97,6 +97,7 @@ def rate(call: Callable[[int], object], seconds: float) -> tuple[float, float]:
 
 
 def main(_) -> None:
+    """Measures every row and prints the table."""
     config = presets.preset("quickstart")
     size = config.training.batch_size
     positions = np.asarray(arrays.element_positions(config.system), np.float64)

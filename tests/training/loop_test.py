@@ -115,18 +115,3 @@ def test_a_few_bad_microbatches_are_counted_and_survived(tiny_config, tmp_path, 
     assert (first["skipped"], first["updates"], first["microbatches"]) == (2, 4, 6)
     assert second["skipped"] == 0
     assert np.isfinite(first["train_loss"])
-
-
-def test_early_stopping(tiny_config, tmp_path, capsys):
-    """With learning rate zero nothing gets better after the first epoch."""
-    config = config_lib.override(
-        tiny_config,
-        {
-            "optimizer.learning_rate": 0.0,
-            "training.epochs": 6,
-            "training.early_stopping_epochs": 2,
-        },
-    )
-    loop.train(config, tmp_path)
-    assert len(record.epoch_rows(tmp_path)) == 3
-    assert "no better val_nmse for 2 epochs" in capsys.readouterr().out
