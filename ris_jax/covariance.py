@@ -1,8 +1,8 @@
 r"""Covariances: conditioning, blending, low-rank form, safe eigendecomposition, projectors.
 
 A covariance of rank r is kept as :math:`R = FF^H + \epsilon I` with F of N x r: traces, products,
-distances and projectors come from r x r Gram matrices, and no N x N matrix is decomposed. `load`, `dense`,
-`sample_covariance` and `forward_backward` are for estimators that take any covariance.
+distances and projectors come from r x r Gram matrices, and no N x N matrix is decomposed.
+`load`, `dense`, `sample_covariance` and `forward_backward` are for estimators of any covariance.
 """
 
 from typing import NamedTuple
