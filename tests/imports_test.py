@@ -9,7 +9,7 @@ import ris_jax
 
 ROOT = pathlib.Path(ris_jax.__file__).parent
 ROOMS = (
-    "errors", "_environment", "config", "presets", "arrays", "codebooks", "channel", "scenes",
+    "errors", "_environment", "config", "presets", "linear", "arrays", "codebooks", "channel", "scenes",
     "measurement", "covariance", "bounds", "estimators", "losses", "metrics", "models", "training",
     "data", "reports", "cli", "__main__",
 )  # fmt: skip

@@ -1,0 +1,266 @@
+"""Recordings: what a base station received through a known surface, read from a user's file.
+
+A recordings file, .npz, .h5, .hdf5 or .mat (v7.3), holds by name
+
+==================== ========================= ================================================
+snapshots            [B, L, M] complex         what M antennas received under L codes, B scenes
+channel              [B, M, N] or [M, N]       complex, surface to base station
+codes                [B, L, N] or [L, N]       complex, or real -1, 0, 1
+wavelength           a number                  [m]
+element_positions    [N, 3]                    [m], see `ris_jax.arrays` for the frame
+snr_db               [B]                       optional
+num_sources          [B]                       optional, as the next three: all four or none
+azimuth, elevation   [B, K_max]                [rad], anything after the first `num_sources`
+source_range         [B, K_max]                [m], likewise
+==================== ========================= ================================================
+
+and nothing else.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Complex, Float, Int
+
+from ris_jax import config as config_lib
+from ris_jax import errors
+from ris_jax.data import containers, reference_shards, validation
+
+SourceTruth = validation.SourceTruth
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recordings:
+    """The usable scenes of a file, with what is known about them; host memory, NumPy."""
+
+    snapshots: Complex[np.ndarray, "B L M"]  # complex64, and so are the next two
+    channel: Complex[np.ndarray, "B M N"]  # a view that repeats one [M, N] where all share it
+    codes: Complex[np.ndarray, "B L N"]  # likewise
+    positions: Float[np.ndarray, "N 3"]  # [m], float64
+    wavelength: float  # [m]
+    scene_numbers: Int[np.ndarray, "B"]  # where in the file the scenes stand, from 0
+    skipped: tuple[tuple[int, str], ...]  # (where in the file, why) of the scenes left out
+    truth: SourceTruth | None = None
+    snr_db: Float[np.ndarray, "B"] | None = None
+    wavefront: config_lib.Wavefront | None = None  # None: the file does not say
+    source_signal: config_lib.SourceSignal | None = None  # None: the file does not say
+
+
+def read(path: str | os.PathLike[str]) -> Recordings:
+    """Reads a recordings file, a shard of the reference pipeline, or a folder of .npz of either.
+
+    A scene that cannot be used (NaN or infinity in it, all zero) is left out and listed in
+    `skipped`; snr_db and truth of such a scene are not looked at. The scenes of a folder are
+    counted through its files in the order of their names.
+
+    Args:
+      path: a file ending in .npz, .h5, .hdf5 or .mat (v7.3), or a folder.
+
+    Returns:
+      At least one usable scene.
+
+    Raises:
+      RunError: one line that names the file, the field, what was needed and what came.
+    """
+    path = pathlib.Path(path)
+    found = _read_folder(path) if path.is_dir() else _read_file(path)
+    return _require_usable(str(path), found)
+
+
+def from_arrays(arrays: Mapping[str, Any], name: str = "recordings") -> Recordings:
+    """Checks arrays under the keys of a recordings file; see `read`.
+
+    Args:
+      arrays: key to array or number.
+      name: what errors call the arrays.
+
+    Returns:
+      At least one usable scene.
+
+    Raises:
+      RunError: one line that says which field needs what, and what came.
+
+    Example:
+      >>> shared = {"channel": np.ones((2, 3)) + 0j, "codes": np.ones((4, 3)), "wavelength": 0.3}
+      >>> found = from_arrays(
+      ...     {**shared, "snapshots": np.ones((5, 4, 2)) + 0j, "element_positions": np.eye(3)})
+      >>> found.channel.shape, found.skipped
+      ((5, 2, 3), ())
+    """
+    return _require_usable(name, _build(name, {k: np.asarray(v) for k, v in arrays.items()}))
+
+
+def write(path: str | os.PathLike[str], recordings: Recordings) -> None:
+    """Writes a recordings file, .npz or HDF5 by its ending; whole or not at all.
+
+    Scenes that were skipped are not in it, and its scenes are numbered anew. The format has no
+    place for `wavefront` and `source_signal`.
+
+    Raises:
+      RunError: the ending is none of .npz, .h5, .hdf5.
+      OSError: the folder cannot be written.
+    """
+    arrays = {
+        "snapshots": recordings.snapshots,
+        "channel": _once(recordings.channel),
+        "codes": _once(recordings.codes),
+        "wavelength": recordings.wavelength,
+        "element_positions": recordings.positions,
+        "snr_db": recordings.snr_db,
+    }
+    if recordings.truth is not None:
+        arrays |= recordings.truth._asdict()
+    containers.save(path, {key: array for key, array in arrays.items() if array is not None})
+
+
+def _once(array: np.ndarray) -> np.ndarray:
+    """[B, ...], or [...] where the scenes are one array repeated."""
+    return array[0] if array.strides[0] == 0 else array
+
+
+def _require_usable(name: str, recordings: Recordings) -> Recordings:
+    if not len(recordings.scene_numbers):
+        scene, reason = recordings.skipped[0]
+        raise errors.RunError(
+            f"{name}: no usable scene among {len(recordings.skipped)}; scene {scene}: {reason}"
+        )
+    return recordings
+
+
+def _read_file(path: pathlib.Path) -> Recordings:
+    """As `read`, but possibly without a usable scene."""
+    name, keys = str(path), containers.names(path)
+    if reference_shards.recognised(keys):
+        reference_shards.check_keys(name, keys)
+        shard = containers.load(path, reference_shards.KEYS)
+        return _build(
+            name,
+            reference_shards.as_recordings(name, shard),
+            wavefront=reference_shards.WAVEFRONT,
+            source_signal=reference_shards.SOURCE_SIGNAL,
+        )
+    validation.check_keys(name, keys)
+    arrays = containers.load(path, keys)
+    if path.suffix.lower() == ".mat":
+        _restore_antenna_axis(arrays)
+    return _build(name, arrays)
+
+
+def _restore_antenna_axis(arrays: dict[str, np.ndarray]) -> None:
+    """MATLAB drops a last axis of length one, as that of the snapshots of a single antenna."""
+    single_antenna = arrays["channel"].ndim >= 2 and arrays["channel"].shape[-2] == 1
+    if single_antenna and arrays["snapshots"].ndim == 2:
+        arrays["snapshots"] = arrays["snapshots"][..., None]
+
+
+# NumPy warns of signalling NaNs, which damaged files have; all NaNs are reported here anyway.
+@np.errstate(invalid="ignore")
+def _build(
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    wavefront: config_lib.Wavefront | None = None,
+    source_signal: config_lib.SourceSignal | None = None,
+) -> Recordings:
+    """Checks everything and sorts out the scenes; there may be no usable one."""
+    validation.check_keys(name, arrays)
+    measured = {
+        "snapshots": validation.complex_array(name, "snapshots", arrays["snapshots"]),
+        "channel": validation.complex_array(name, "channel", arrays["channel"]),
+        "codes": validation.code_array(name, arrays["codes"]),
+    }
+    positions = validation.real_array(name, "element_positions", arrays["element_positions"])
+    validation.check_axes(name, {**measured, "element_positions": positions})
+    validation.check_positions(name, positions)
+    skipped = validation.unusable_scenes(name, measured)
+    scenes = len(measured["snapshots"])
+    usable = np.array([scene for scene in range(scenes) if scene not in skipped], np.int64)
+    has_truth = validation.TRUTH_KEYS[0] in arrays
+    return Recordings(
+        **{field: _usable(array, usable) for field, array in measured.items()},
+        positions=positions,
+        wavelength=validation.wavelength(name, arrays["wavelength"]),
+        scene_numbers=usable,
+        skipped=tuple(skipped.items()),
+        truth=validation.truth(name, arrays, scenes, usable) if has_truth else None,
+        snr_db=validation.snr(name, arrays["snr_db"], scenes, usable)
+        if "snr_db" in arrays
+        else None,
+        wavefront=wavefront,
+        source_signal=source_signal,
+    )
+
+
+def _usable(array: np.ndarray, usable: Int[np.ndarray, "U"]) -> np.ndarray:
+    """The usable scenes of [B, ...]; an array that all scenes share is repeated, not copied."""
+    return array[usable] if array.ndim == 3 else np.broadcast_to(array, (len(usable), *array.shape))
+
+
+def _read_folder(folder: pathlib.Path) -> Recordings:
+    # A leading dot: half-written files, and what macOS leaves beside copies.
+    files = sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
+    if not files:
+        raise errors.RunError(f"{folder}: need a folder of .npz recordings; got one without any")
+    parts = [_read_file(path) for path in files]
+    for path, part in zip(files, parts, strict=True):
+        _require_alike(path, part, files[0], parts[0])
+    return _join([path.name for path in files], parts)
+
+
+def _require_alike(
+    path: pathlib.Path, part: Recordings, first_path: pathlib.Path, first: Recordings
+) -> None:
+    """One folder is one set-up: all but the scenes must be the same."""
+
+    def described(recordings):
+        truth = recordings.truth
+        return {
+            "snapshots [L, M]": list(recordings.snapshots.shape[1:]),
+            "channel [M, N]": list(recordings.channel.shape[1:]),
+            "wavelength": recordings.wavelength,
+            "element_positions": recordings.positions.tolist(),
+            "truth": "none" if truth is None else f"K_max={truth.azimuth.shape[1]}",
+            "snr_db": "none" if recordings.snr_db is None else "given",
+            "format": "recordings" if recordings.wavefront is None else "reference shard",
+        }
+
+    needed, got = described(first), described(part)
+    for field in needed:
+        if needed[field] != got[field]:
+            short = field == "element_positions"
+            validation.fail(
+                str(path),
+                field,
+                f"{'the same' if short else needed[field]} as in {first_path.name}",
+                "others" if short else got[field],
+            )
+
+
+def _join(names: list[str], parts: list[Recordings]) -> Recordings:
+    """Files of one set-up as one, the scenes counted through."""
+    sizes = [len(part.scene_numbers) + len(part.skipped) for part in parts]
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    skipped = tuple(
+        (start + scene, f"{reason} (scene {scene} of {name})")
+        for start, name, part in zip(starts, names, parts, strict=True)
+        for scene, reason in part.skipped
+    )
+    truths = [part.truth for part in parts if part.truth is not None]
+    ratios = [part.snr_db for part in parts if part.snr_db is not None]
+    return dataclasses.replace(
+        parts[0],
+        **{
+            field: np.concatenate([getattr(part, field) for part in parts])
+            for field in ("snapshots", "channel", "codes")
+        },
+        scene_numbers=np.concatenate(
+            [start + part.scene_numbers for start, part in zip(starts, parts, strict=True)]
+        ),
+        skipped=skipped,
+        truth=SourceTruth(*map(np.concatenate, zip(*truths, strict=True))) if truths else None,
+        snr_db=np.concatenate(ratios) if ratios else None,
+    )

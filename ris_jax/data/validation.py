@@ -1,0 +1,322 @@
+"""What a recordings file must hold, checked field by field.
+
+Every failure is one line: the file, the field, what was needed and what came. A scene that cannot
+be used is no failure; it is told apart from the others by `unusable_scenes`.
+"""
+
+import difflib
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+from jaxtyping import Complex, Float, Int
+
+from ris_jax import errors
+
+REQUIRED_KEYS = ("snapshots", "channel", "codes", "wavelength", "element_positions")
+TRUTH_KEYS = ("num_sources", "azimuth", "elevation", "source_range")
+OPTIONAL_KEYS = ("snr_db", *TRUTH_KEYS)
+KNOWN_KEYS = (*REQUIRED_KEYS, *OPTIONAL_KEYS)
+
+# The axes that a field may have: B scenes, L snapshots, M antennas, N elements. In an error the
+# first field that does not fit is named: snapshots say what B, L and M are, positions what N is.
+_LAYOUTS = {
+    "snapshots": ("BLM",),
+    "element_positions": ("N3",),
+    "channel": ("BMN", "MN"),
+    "codes": ("BLN", "LN"),
+}
+_MOST_NAMES = 8  # of unknown keys in one line
+
+# The largest magnitude of a field of the truth, and how to say it. Larger angles are degrees.
+_LIMITS = {
+    "azimuth": (2 * np.pi, "finite radians, at most 2 pi in magnitude"),
+    "elevation": (np.pi / 2 + 1e-6, "finite radians, at most pi / 2 in magnitude"),  # float32
+    "source_range": (np.inf, "finite metres above zero"),
+}
+
+
+class SourceTruth(NamedTuple):
+    """Where the sources were; places after the first `num_sources` of a scene are NaN."""
+
+    azimuth: Float[np.ndarray, "B K"]  # [rad]
+    elevation: Float[np.ndarray, "B K"]  # [rad]
+    source_range: Float[np.ndarray, "B K"]  # [m]
+    num_sources: Int[np.ndarray, "B"]
+
+
+def fail(name: str, field: str, needed: str, got: object) -> NoReturn:
+    """Raises the one line that every check of this module ends in."""
+    raise errors.RunError(f"{name}: {field}: need {needed}; got {got}")
+
+
+def check_keys(name: str, keys: Iterable[str]) -> None:
+    """All keys that are required, no key that is unknown, truth whole or not at all.
+
+    An unknown key is an error because a misspelt optional one would be lost without a word.
+    """
+    keys = list(keys)
+    absent = [key for key in KNOWN_KEYS if key not in keys]
+    missing = [key for key in REQUIRED_KEYS if key in absent]
+    unknown = [key for key in keys if key not in KNOWN_KEYS]
+    complaints = [f"missing keys: {', '.join(missing)}"] if missing else []
+    if unknown:
+        readable = [_with_suggestion(key, absent) for key in unknown[:_MOST_NAMES]]
+        more = len(unknown) - len(readable)
+        readable += [f"{more} more"] if more else []
+        complaints.append(f"unknown keys: {', '.join(readable)}")
+    if complaints:
+        raise errors.RunError(
+            f"{name}: {'; '.join(complaints)}; needed: {', '.join(REQUIRED_KEYS)}; "
+            f"optional: {', '.join(OPTIONAL_KEYS)}"
+        )
+    given = [key for key in TRUTH_KEYS if key in keys]
+    if given and len(given) < len(TRUTH_KEYS):
+        lost = [key for key in TRUTH_KEYS if key in absent]
+        fail(name, "truth", f"all of {', '.join(TRUTH_KEYS)}, or none", f"no {', '.join(lost)}")
+
+
+def _with_suggestion(key: str, candidates: list[str]) -> str:
+    close = difflib.get_close_matches(key.lower(), candidates, n=1)
+    return f"{key[:40]!r}" + (f" (did you mean {close[0]}?)" if close else "")
+
+
+def complex_array(name: str, field: str, array: np.ndarray) -> Complex[np.ndarray, "..."]:
+    """`array` as complex64; real numbers are refused.
+
+    A real array is the real part only, or has real and imaginary parts on an axis of their own;
+    both would give wrong answers.
+    """
+    if array.dtype.kind != "c":
+        fail(name, field, "complex numbers", _describe(array))
+    with np.errstate(over="ignore"):  # becomes infinite, and that is reported
+        return np.asarray(array, np.complex64, order="C")
+
+
+def code_array(name: str, array: np.ndarray) -> Complex[np.ndarray, "..."]:
+    """Codes as complex64; real ones may be -1, 0 and 1 only.
+
+    One-bit phases and switched elements are real by nature. Other real numbers are phases in
+    radians or numbers of phase states, which would be taken for amplitudes.
+    """
+    if array.dtype.kind in "fiu":
+        known = np.isin(array, (-1, 0, 1)) | ~np.isfinite(array)
+        if known.all():
+            return array.astype(np.complex64)
+        other = array[~known].flat[0]
+        fail(
+            name,
+            "codes",
+            "complex exp(j phase), or real numbers that are all -1, 0 or 1",
+            f"real {other} - phases or states?",
+        )
+    return complex_array(name, "codes", array)
+
+
+def real_array(name: str, field: str, array: np.ndarray) -> Float[np.ndarray, "..."]:
+    """`array` as float64; complex numbers, truth values and text are refused."""
+    if array.dtype.kind not in "fiu":
+        fail(name, field, "real numbers", _describe(array))
+    return np.asarray(array, np.float64)
+
+
+def _describe(array: np.ndarray) -> str:
+    kind = {"b": "truth values", "f": "real numbers", "i": "integers", "u": "integers"}.get(
+        array.dtype.kind, "complex numbers" if array.dtype.kind == "c" else "no numbers"
+    )
+    return f"{kind} (dtype {str(array.dtype)[:60]})"
+
+
+def wavelength(name: str, array: np.ndarray) -> float:
+    """One positive length [m]; [1] and MATLAB's [1, 1] are taken for a number."""
+    values = real_array(name, "wavelength", array)
+    if values.size != 1 or values.ndim > 2:
+        fail(name, "wavelength", "one number [m]", f"an array {list(values.shape)}")
+    value = values.item()
+    if not (np.isfinite(value) and value > 0):
+        fail(name, "wavelength", "a finite length above zero [m]", value)
+    return value
+
+
+def check_positions(name: str, positions: Float[np.ndarray, "N 3"]) -> None:
+    """Finite, and no two elements in one place."""
+    broken = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+    if broken.size:
+        fail(
+            name,
+            "element_positions",
+            "finite metres",
+            f"{positions[broken[0]].tolist()} for element {broken[0]}",
+        )
+    distinct = len(np.unique(positions, axis=0))
+    if distinct < len(positions):
+        fail(
+            name,
+            "element_positions",
+            "every element in a place of its own",
+            f"{distinct} places for N={len(positions)} elements",
+        )
+
+
+def check_axes(name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Axes that are there, not empty, and fit each other; swapped ones are recognised.
+
+    Args:
+      name: the file.
+      arrays: snapshots [B, L, M], element_positions [N, 3], channel [B, M, N] or [M, N], codes
+        [B, L, N] or [L, N].
+    """
+    shapes = {field: arrays[field].shape for field in _LAYOUTS}
+    for field, layouts in _LAYOUTS.items():
+        shape = shapes[field]
+        if len(shape) not in map(len, layouts):
+            hint = " - one scene is [1, L, M]" if field == "snapshots" and len(shape) == 2 else ""
+            fail(name, field, " or ".join(map(_letters, layouts)), f"{list(shape)}{hint}")
+        if 0 in shape:
+            fail(name, field, "at least one of everything (scenes, ...)", list(shape))
+    misfit = _misfit(shapes)
+    if misfit is None:
+        return
+    backwards = {field: shape[::-1] for field, shape in shapes.items()}
+    for field in _LAYOUTS:
+        for shape in itertools.permutations(shapes[field]):
+            fitting = {**shapes, field: shape}
+            if _misfit(fitting) is None:
+                got = f"{list(shapes[field])} - are the axes swapped?"
+                fail(name, field, _needed(field, fitting), got)
+    hint = " - are the axes of all arrays reversed?" if _misfit(backwards) is None else ""
+    fail(name, misfit, _needed(misfit, shapes), f"{list(shapes[misfit])}{hint}")
+
+
+def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    scenes, snapshots, antennas = shapes["snapshots"]
+    elements = shapes["element_positions"][0]
+    return {"B": scenes, "L": snapshots, "M": antennas, "N": elements, "3": 3}
+
+
+def _misfit(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The first field whose axes are not those of snapshots and positions."""
+    sizes = _sizes(shapes)
+    for field, layouts in _LAYOUTS.items():
+        if shapes[field] not in [tuple(sizes[axis] for axis in layout) for layout in layouts]:
+            return field
+    return None
+
+
+def _needed(field: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """``[B, M, N] = [32, 16, 144]``, of the layout with as many axes as the field has."""
+    sizes = _sizes(shapes)
+    layout = next(layout for layout in _LAYOUTS[field] if len(layout) == len(shapes[field]))
+    if field == "element_positions":
+        return "[N, 3], x y z of every element"
+    return f"{_letters(layout)} = {[sizes[axis] for axis in layout]}"
+
+
+def _letters(layout: str) -> str:
+    return f"[{', '.join(layout)}]"
+
+
+def unusable_scenes(name: str, arrays: Mapping[str, np.ndarray]) -> dict[int, str]:
+    """The scenes that cannot be used, in order, with the reason.
+
+    Args:
+      name: the file.
+      arrays: snapshots [B, L, M], channel [B, M, N] or [M, N], codes [B, L, N] or [L, N].
+
+    Raises:
+      RunError: a channel or codes shared by all scenes are not finite.
+    """
+    scenes = len(arrays["snapshots"])
+    reasons: dict[int, str] = {}
+    for field in ("snapshots", "channel", "codes"):
+        array, shared = arrays[field], arrays[field].ndim == 2
+        values = array.reshape(1 if shared else scenes, -1)
+        broken = np.sum(~np.isfinite(values), axis=1)
+        if shared and broken[0]:
+            got = f"{broken[0]} of {values.shape[1]} NaN or infinite"
+            fail(name, field, "finite values, being shared by all scenes", got)
+        bad = np.broadcast_to((broken > 0) | ~values.any(axis=1), scenes)
+        for scene in np.flatnonzero(bad).tolist():
+            count = 0 if shared else broken[scene]
+            zero = "is all zero" if field == "channel" else "are all zero"
+            why = f": {count} of {values.shape[1]} values are NaN or infinite" if count else ""
+            reasons.setdefault(scene, f"{field}{why or ' ' + zero}")
+    return dict(sorted(reasons.items()))
+
+
+def vector(name: str, field: str, array: np.ndarray, scenes: int) -> Float[np.ndarray, "B"]:
+    """One number a scene; MATLAB's rows and columns are taken for a vector."""
+    values = real_array(name, field, array)
+    if values.shape not in ((scenes,), (scenes, 1), (1, scenes)):
+        fail(name, field, f"[B] = [{scenes}]", list(values.shape))
+    return values.reshape(scenes)
+
+
+def snr(
+    name: str, array: np.ndarray, scenes: int, usable: Int[np.ndarray, "U"]
+) -> Float[np.ndarray, "U"]:
+    """Signal-to-noise ratios [dB] of the usable scenes, finite."""
+    values = vector(name, "snr_db", array, scenes)[usable]
+    broken = np.flatnonzero(~np.isfinite(values))
+    if broken.size:
+        fail(
+            name,
+            "snr_db",
+            "finite dB in every scene (leave the key out if it is not known)",
+            f"{values[broken[0]]} in scene {usable[broken[0]]}",
+        )
+    return values
+
+
+def truth(
+    name: str, arrays: Mapping[str, np.ndarray], scenes: int, usable: Int[np.ndarray, "U"]
+) -> SourceTruth:
+    """The sources of the usable scenes; whatever stands after the first `num_sources` is dropped.
+
+    Args:
+      name: the file.
+      arrays: num_sources [B], azimuth, elevation [B, K] [rad] and source_range [B, K] [m].
+      scenes: B.
+      usable: [U] indices of the scenes to keep.
+
+    Returns:
+      A `SourceTruth` of U scenes.
+    """
+    places = {field: real_array(name, field, arrays[field]) for field in _LIMITS}
+    shape = places["azimuth"].shape
+    width = shape[1] if len(shape) == 2 and shape[0] == scenes else 0
+    for field, values in places.items():
+        if width == 0 or values.shape != (scenes, width):
+            needed = f"[B, K_max] = [{scenes}, {width or 'K_max'}]"
+            fail(name, field, needed, list(values.shape))
+    counts = vector(name, "num_sources", arrays["num_sources"], scenes)[usable]
+    wrong = np.flatnonzero(~np.isin(counts, np.arange(width + 1)))
+    if wrong.size:
+        got = f"{counts[wrong[0]]:g} in scene {usable[wrong[0]]}"
+        fail(name, "num_sources", f"whole numbers 0 to K_max={width}", got)
+    active = np.arange(width) < counts[:, None]
+    kept = {f: np.where(active, values[usable], np.nan) for f, values in places.items()}
+    _check_places(name, kept, active, usable)
+    return SourceTruth(**kept, num_sources=counts.astype(np.int64))
+
+
+def _check_places(
+    name: str,
+    places: Mapping[str, Float[np.ndarray, "U K"]],
+    active: np.ndarray,
+    usable: Int[np.ndarray, "U"],
+) -> None:
+    """Finite where there is a source; angles in radians, ranges above zero."""
+    for field, (limit, needed) in _LIMITS.items():
+        values = places[field]
+        good = np.isfinite(values) & (np.abs(values) <= limit)
+        if field == "source_range":
+            good &= values > 0
+        wrong = np.argwhere(active & ~good)
+        if wrong.size:
+            scene, place = wrong[0]
+            value = values[scene, place]
+            hint = " - degrees?" if field != "source_range" and np.isfinite(value) else ""
+            got = f"{value:g} for source {place} of scene {usable[scene]}{hint}"
+            fail(name, field, needed, got)

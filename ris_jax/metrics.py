@@ -1,0 +1,589 @@
+r"""Scores of estimated scenes against the truth, on the host, in float64.
+
+An estimate is a set: its order means nothing and its size may be wrong. So every score first
+assigns estimates to true sources (exactly, `scipy.optimize.linear_sum_assignment`), and no score
+that looks at assigned pairs alone, as `matched_errors` does, should stand without one that counts
+the misses and the false estimates: `gospa`, `detection`, `confusion_matrix`.
+
+Whatever is called `estimate` or `truth` here is any object with the fields of `Sources`,
+`scenes.Truth` for one. Shares and means over nothing are NaN, without a warning.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+from jaxtyping import Bool, Float, Int
+
+# Median of |error| / standard deviation of an efficient estimator with Gaussian errors.
+EFFICIENT_MEDIAN = float(scipy.special.ndtri(0.75))
+
+
+class SourcesLike(Protocol):
+    """Anything that names sources as `Sources` does, in arrays of any library."""
+
+    @property
+    def azimuth(self) -> Any: ...
+    @property
+    def elevation(self) -> Any: ...
+    @property
+    def source_range(self) -> Any: ...
+    @property
+    def num_sources(self) -> Any: ...
+
+
+class Sources(NamedTuple):
+    """A batch of scenes; entries after the first `num_sources` of a scene are padding."""
+
+    azimuth: Float[np.ndarray, "B K"]  # [rad]
+    elevation: Float[np.ndarray, "B K"]  # [rad]
+    source_range: Float[np.ndarray, "B K"]  # [m]; infinity is a plane wave
+    num_sources: Int[np.ndarray, "B"]
+
+
+def sources(scene: SourcesLike) -> Sources:
+    """The sources of any object that has the four fields, checked, in float64, padding NaN.
+
+    Args:
+      scene: has azimuth [B, K], elevation [B, K] [rad], source_range [B, K] [m], num_sources [B].
+
+    Returns:
+      `Sources` of new arrays.
+
+    Raises:
+      ValueError: a wrong shape, a count outside 0 ... K, or, of a source that is no padding, an
+        angle that is not finite or a range that is not above zero. The message names the field.
+    """
+    fields = {name: np.array(getattr(scene, name), float) for name in Sources._fields[:3]}
+    shape = fields["azimuth"].shape
+    for name, values in fields.items():
+        if values.ndim != 2 or values.shape != shape:
+            raise ValueError(f"{name}: need [B, K], as azimuth has; got {values.shape} and {shape}")
+    num_sources = _counts("num_sources", scene.num_sources, shape[0], shape[1])
+    active = np.arange(shape[1]) < num_sources[:, None]
+    for name, values in fields.items():
+        usable = values > 0 if name == "source_range" else np.isfinite(values)
+        needed = "above zero" if name == "source_range" else "finite"
+        wrong = np.argwhere(active & ~usable)
+        if len(wrong):
+            at = tuple(wrong[0].tolist())
+            raise ValueError(f"{name}: need values {needed}; got {values[at]} at {at}")
+        values[~active] = np.nan
+    return Sources(**fields, num_sources=num_sources)
+
+
+def _counts(name: str, counts: Any, batch: int, most: int) -> Int[np.ndarray, "B"]:
+    """A checked array of counts, [batch], each 0 ... most."""
+    counts = np.array(counts)
+    if counts.shape != (batch,) or not np.issubdtype(counts.dtype, np.integer):
+        raise ValueError(f"{name}: need [{batch}] integers; got {counts.shape} {counts.dtype}")
+    if np.any((counts < 0) | (counts > most)):
+        raise ValueError(f"{name}: need 0 ... {most}; got {counts.min()} ... {counts.max()}")
+    return counts
+
+
+def _both(estimate: SourcesLike, truth: SourcesLike) -> tuple[Sources, Sources]:
+    estimate, truth = sources(estimate), sources(truth)
+    if len(estimate.num_sources) != len(truth.num_sources):
+        raise ValueError(
+            "need estimate and truth of as many scenes; "
+            f"got {len(estimate.num_sources)} and {len(truth.num_sources)}"
+        )
+    return estimate, truth
+
+
+def _against_each_other(estimate: Sources, truth: Sources) -> tuple[Sources, Sources]:
+    """Fields that broadcast to [B, K_est, K_true]."""
+    rows = [values[:, :, None] for values in estimate[:3]]
+    columns = [values[:, None, :] for values in truth[:3]]
+    return (
+        Sources(*rows, num_sources=estimate.num_sources),
+        Sources(*columns, num_sources=truth.num_sources),
+    )
+
+
+def _wrap(angle: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Angle within -pi ... pi [rad]; one that lies there is returned as it is."""
+    return angle - 2 * np.pi * np.round(angle / (2 * np.pi))
+
+
+def _half_angle_sine(first: Sources, second: Sources) -> Float[np.ndarray, "..."]:
+    """Sine of half the angle between directions; exact for small angles, as arccos is not."""
+    azimuth, elevation = first.azimuth - second.azimuth, first.elevation - second.elevation
+    cosines = np.cos(first.elevation) * np.cos(second.elevation)
+    square = np.sin(elevation / 2) ** 2 + cosines * np.sin(azimuth / 2) ** 2
+    return np.sqrt(np.clip(square, 0.0, 1.0))
+
+
+def _separation(first: Sources, second: Sources) -> Float[np.ndarray, "..."]:
+    """Distance of positions [m], by the law of cosines; infinite with a plane wave or padding."""
+    near = np.isfinite(first.source_range) & np.isfinite(second.source_range)
+    one = np.where(near, first.source_range, 0.0)
+    other = np.where(near, second.source_range, 0.0)
+    across = 2 * np.sqrt(one) * np.sqrt(other) * _half_angle_sine(first, second)
+    return np.where(near, np.hypot(one - other, across), np.inf)
+
+
+def position_distance(
+    estimate: SourcesLike, truth: SourcesLike
+) -> Float[np.ndarray, "B K_est K_true"]:
+    """Metres between positions; infinite where either is padding or a plane wave, or both are."""
+    return _separation(*_against_each_other(*_both(estimate, truth)))
+
+
+def direction_distance(
+    estimate: SourcesLike, truth: SourcesLike
+) -> Float[np.ndarray, "B K_est K_true"]:
+    """Angles between directions [rad]; infinite where either is padding."""
+    sine = _half_angle_sine(*_against_each_other(*_both(estimate, truth)))
+    return np.where(np.isnan(sine), np.inf, 2 * np.arctan2(sine, np.sqrt(1 - sine**2)))
+
+
+def _angle_differences(estimate: Sources, truth: Sources) -> Float[np.ndarray, "2 B K_est K_true"]:
+    """Wrapped azimuth and elevation differences of every pair [rad]; padding: NaN."""
+    one, other = _against_each_other(estimate, truth)
+    return _wrap(np.stack([one.azimuth - other.azimuth, one.elevation - other.elevation]))
+
+
+def assign(
+    distance: Float[np.ndarray, "B K_est K_true"],
+    num_estimated: Int[np.ndarray, "B"],
+    num_true: Int[np.ndarray, "B"],
+    cutoff: float = np.inf,
+    order: float = 2.0,
+) -> Int[np.ndarray, "B K_true"]:
+    r"""Estimates matched to true sources so that :math:`\sum \min(d, c)^p` is least.
+
+    The sum runs over min(K_est, K_true) pairs; those at or beyond the cutoff are then no matches.
+    Without a cutoff, as many pairs as possible have a finite distance, and of those choices the
+    one with the smallest sum is taken.
+
+    Args:
+      distance: [B, K_est, K_true] :math:`d`, zero or more; infinite forbids the pair.
+      num_estimated: [B] estimates; what comes after them is ignored.
+      num_true: [B] true sources, likewise.
+      cutoff: :math:`c`, in the unit of distance, above zero.
+      order: :math:`p`, 1 or more.
+
+    Returns:
+      [B, K_true] int, the index of each true source's estimate, -1 for none and for padding.
+
+    Raises:
+      ValueError: a wrong shape, count, cutoff or order, or a distance that is negative or NaN.
+    """
+    distance = np.asarray(distance, float)
+    if distance.ndim != 3:
+        raise ValueError(f"distance: need [B, K_est, K_true]; got {distance.shape}")
+    num_estimated = _counts("num_estimated", num_estimated, len(distance), distance.shape[1])
+    num_true = _counts("num_true", num_true, len(distance), distance.shape[2])
+    if not (cutoff > 0 and 1 <= order < np.inf):
+        raise ValueError(f"need cutoff > 0 and finite order >= 1; got {cutoff} and {order}")
+    matches = np.full((distance.shape[0], distance.shape[2]), -1)
+    for scene, (rows, columns) in enumerate(zip(num_estimated, num_true, strict=True)):
+        pairs = distance[scene, :rows, :columns]
+        if not np.all(pairs >= 0):
+            raise ValueError(f"distance: need values of zero or more; got {pairs} in scene {scene}")
+        estimated, true = scipy.optimize.linear_sum_assignment(_costs(pairs, cutoff, order))
+        close = pairs[estimated, true] < cutoff
+        matches[scene, true[close]] = estimated[close]
+    return matches
+
+
+def _costs(
+    pairs: Float[np.ndarray, "E T"], cutoff: float, order: float
+) -> Float[np.ndarray, "E T"]:
+    """Finite costs of the pairs of a scene, scaled to at most 1 for those that may match."""
+    possible = pairs < cutoff
+    if np.isfinite(cutoff):
+        scale, forbidden = cutoff, 1.0
+    else:  # one forbidden pair costs more than all possible ones together
+        scale = np.max(pairs, where=possible, initial=0.0) or 1.0
+        forbidden = min(pairs.shape) + 1.0
+    return np.where(possible, (np.where(possible, pairs, 0.0) / scale) ** order, forbidden)
+
+
+def _matched_sum(
+    distance: Float[np.ndarray, "B K_est K_true"],
+    matches: Int[np.ndarray, "B K_true"],
+    order: float,
+) -> Float[np.ndarray, "B"]:
+    """Sum of the matched pairs' distances to the power `order`."""
+    scene, true = np.nonzero(matches >= 0)
+    powers = distance[scene, matches[scene, true], true] ** order
+    return np.bincount(scene, weights=powers, minlength=len(matches))
+
+
+class Gospa(NamedTuple):
+    """The metric and its parts: total ** order = localisation + missed + false."""
+
+    total: Float[np.ndarray, "B"]  # [m]
+    localisation: Float[np.ndarray, "B"]  # [m ** order], of the matched pairs
+    missed: Float[np.ndarray, "B"]  # [m ** order], cutoff ** order / 2 a missed source
+    false: Float[np.ndarray, "B"]  # [m ** order], cutoff ** order / 2 a false estimate
+
+
+def gospa(
+    estimate: SourcesLike, truth: SourcesLike, cutoff: float = 2.0, order: float = 2.0
+) -> Gospa:
+    r"""Generalised optimal sub-pattern assignment metric of every scene, alpha = 2.
+
+    .. math::
+      d^p = \min_\gamma \sum_{(i, j) \in \gamma} \|\hat p_i - p_j\|^p
+        + \tfrac{c^p}{2} (\hat K - |\gamma|) + \tfrac{c^p}{2} (K - |\gamma|)
+
+    over all sets :math:`\gamma` of disjoint pairs: a metric between sets of positions. A plane
+    wave is near nothing: it is always missed, or false.
+
+    Args:
+      estimate: K_est sources a scene.
+      truth: K_true sources a scene.
+      cutoff: :math:`c` [m], finite; a pair this far apart costs as a miss and a false estimate do.
+      order: :math:`p`, 1 or more.
+
+    Raises:
+      ValueError: wrong sources, cutoff or order.
+
+    Example:
+      Boresight, off by 1 m in range, and one estimate too many:
+
+      >>> truth = Sources(np.zeros((1, 1)), np.zeros((1, 1)), np.array([[3.0]]), np.array([1]))
+      >>> estimate = Sources(
+      ...     np.zeros((1, 2)), np.zeros((1, 2)), np.array([[9.0, 4.0]]), np.array([2]))
+      >>> result = gospa(estimate, truth, cutoff=2.0)
+      >>> print(*(part.item() for part in result[1:]), f"{result.total.item():.3f}")
+      1.0 0.0 2.0 1.732
+
+    References:
+      Rahmathullah, Garcia-Fernandez, Svensson, *Generalized optimal sub-pattern assignment metric*,
+      FUSION 2017, Definition 1 and Proposition 1.
+    """
+    if not np.isfinite(cutoff):
+        raise ValueError(f"need a finite cutoff; got {cutoff}")
+    estimate, truth = _both(estimate, truth)
+    distance = position_distance(estimate, truth)
+    matches = assign(distance, estimate.num_sources, truth.num_sources, cutoff, order)
+    matched = np.sum(matches >= 0, axis=1)
+    localisation = _matched_sum(distance, matches, order)
+    missed = cutoff**order / 2 * (truth.num_sources - matched)
+    false = cutoff**order / 2 * (estimate.num_sources - matched)
+    return Gospa((localisation + missed + false) ** (1 / order), localisation, missed, false)
+
+
+class Errors(NamedTuple):
+    """Errors of the matched estimates, estimate minus truth; NaN without a match."""
+
+    azimuth: Float[np.ndarray, "B K_true"]  # [rad], wrapped to -pi ... pi
+    elevation: Float[np.ndarray, "B K_true"]  # [rad]
+    source_range: Float[np.ndarray, "B K_true"]  # [m]
+    position: Float[np.ndarray, "B K_true"]  # [m], the distance, zero or more
+
+
+def matched_errors(
+    estimate: SourcesLike, truth: SourcesLike, matches: Int[np.ndarray, "B K_true"]
+) -> Errors:
+    """Errors of the estimate that is matched to each true source.
+
+    Args:
+      estimate: K_est sources a scene.
+      truth: K_true sources a scene.
+      matches: [B, K_true], from `assign` or `detection`.
+
+    Returns:
+      `Errors`; range and position errors are infinite where one of the two is a plane wave. Where
+      both are, the range error is zero and the position error infinite.
+
+    Raises:
+      ValueError: wrong sources, or a match that is no estimate of its scene.
+    """
+    estimate, truth = _both(estimate, truth)
+    matches, expected = np.asarray(matches), truth.azimuth.shape
+    if matches.shape != expected or not np.issubdtype(matches.dtype, np.integer):
+        raise ValueError(f"matches: need {expected} int; got {matches.shape} {matches.dtype}")
+    if np.any((matches < -1) | (matches >= estimate.num_sources[:, None])):
+        raise ValueError("matches: need -1 or the index of an estimate that is no padding")
+    nothing = np.full((len(matches), 1), np.nan)  # where index -1 points
+    chosen = [
+        np.take_along_axis(np.append(values, nothing, axis=1), matches, axis=1)
+        for values in estimate[:3]
+    ]
+    found = Sources(*chosen, num_sources=truth.num_sources)
+    azimuth = _wrap(found.azimuth - truth.azimuth)
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        difference = found.source_range - truth.source_range
+    difference = np.where(found.source_range == truth.source_range, 0.0, difference)
+    position = np.where(np.isnan(azimuth), np.nan, _separation(found, truth))
+    return Errors(azimuth, found.elevation - truth.elevation, difference, position)
+
+
+class Detection(NamedTuple):
+    """Which sources were found, and what was found besides."""
+
+    detected: Bool[np.ndarray, "B K_true"]  # False for padding
+    matches: Int[np.ndarray, "B K_true"]  # the estimate within the gate, -1 for none
+    false_alarms: Int[np.ndarray, "B"]  # estimates that are matched to no source
+    num_true: Int[np.ndarray, "B"]
+
+
+def detection(estimate: SourcesLike, truth: SourcesLike, gate_rad: float = np.pi / 36) -> Detection:
+    """Sources with an estimate of their own within the gate in both azimuth and elevation.
+
+    The assignment makes as many pairs within the gate as there can be and, of those choices, takes
+    the least sum of squared angles between directions. Range plays no part.
+
+    Args:
+      estimate: K_est sources a scene.
+      truth: K_true sources a scene.
+      gate_rad: largest difference of either angle [rad], 5 degrees by default.
+
+    Raises:
+      ValueError: wrong sources, or a gate that is not above zero.
+    """
+    if not gate_rad > 0:
+        raise ValueError(f"gate_rad: need a value above zero; got {gate_rad}")
+    estimate, truth = _both(estimate, truth)
+    within = np.all(np.abs(_angle_differences(estimate, truth)) <= gate_rad, axis=0)
+    distance = np.where(within, direction_distance(estimate, truth), np.inf)
+    matches = assign(distance, estimate.num_sources, truth.num_sources)
+    detected = matches >= 0
+    false_alarms = estimate.num_sources - detected.sum(axis=1)
+    return Detection(detected, matches, false_alarms, truth.num_sources)
+
+
+def _share(part: Any, whole: Any) -> float:
+    return float(part / whole) if whole else np.nan
+
+
+def detection_rate(result: Detection) -> float:
+    """Detected sources over all true sources of all scenes."""
+    return _share(result.detected.sum(), result.num_true.sum())
+
+
+def false_alarms_per_scene(result: Detection) -> float:
+    """Mean number of false estimates in a scene."""
+    return _share(result.false_alarms.sum(), len(result.false_alarms))
+
+
+def false_alarm_rate(result: Detection) -> float:
+    """Share of scenes with at least one false estimate."""
+    return _share(np.sum(result.false_alarms > 0), len(result.false_alarms))
+
+
+def count_accuracy(num_true: Int[np.ndarray, "B"], num_estimated: Int[np.ndarray, "B"]) -> float:
+    """Share of scenes whose number of sources is right."""
+    num_true, num_estimated = np.asarray(num_true), np.asarray(num_estimated)
+    if num_true.shape != num_estimated.shape or num_true.ndim != 1:
+        raise ValueError(f"need counts [B], twice; got {num_true.shape} and {num_estimated.shape}")
+    return _share(np.sum(num_true == num_estimated), len(num_true))
+
+
+def confusion_matrix(
+    num_true: Int[np.ndarray, "B"], num_estimated: Int[np.ndarray, "B"], max_sources: int
+) -> Int[np.ndarray, "K+1 K+1"]:
+    """Scenes by number of sources, [max_sources + 1] squared: rows the truth, columns the estimate.
+
+    Raises:
+      ValueError: counts that are not [B] integers in 0 ... max_sources.
+    """
+    batch = np.size(num_true)
+    cells = (
+        _counts("num_true", num_true, batch, max_sources),
+        _counts("num_estimated", num_estimated, batch, max_sources),
+    )
+    matrix = np.zeros((max_sources + 1, max_sources + 1), int)
+    np.add.at(matrix, cells, 1)
+    return matrix
+
+
+def root_mean_square(errors: Float[np.ndarray, "..."]) -> float:
+    """Over all errors that are not NaN, that is, over the matched sources alone."""
+    errors = np.asarray(errors, float)
+    return float(np.sqrt(_share(np.nansum(errors**2), np.sum(~np.isnan(errors)))))
+
+
+def median_absolute(errors: Float[np.ndarray, "..."]) -> float:
+    """Over all errors that are not NaN, that is, over the matched sources alone."""
+    errors = np.abs(np.asarray(errors, float))
+    errors = errors[~np.isnan(errors)]
+    return float(np.median(errors)) if errors.size else np.nan
+
+
+def rmspe(
+    estimate: SourcesLike, truth: SourcesLike, penalty: float = np.pi / 2
+) -> Float[np.ndarray, "B"]:
+    r"""Root mean square periodic error of both angles under the best permutation [rad].
+
+    .. math::
+      \Big(\min_\pi \frac1K \sum_k \tfrac12 \mathrm{wrap}(\hat\varphi_{\pi(k)} - \varphi_k)^2
+        + \tfrac12 (\hat\theta_{\pi(k)} - \theta_k)^2\Big)^{1/2}
+
+    for equal counts. Otherwise min(K_est, K_true) pairs are made in the best way, every source and
+    every estimate left over counts with the error `penalty`, and K is the larger count: neither a
+    miss nor a false estimate is free. The period is 2 pi, as in the first reference; the second,
+    for linear arrays, takes pi.
+
+    Returns:
+      [B], NaN where there is neither a source nor an estimate.
+
+    Raises:
+      ValueError: wrong sources, or a penalty below zero.
+
+    References:
+      Routtenberg, Tabrikian, *Non-Bayesian periodic Cramér-Rao bound*, IEEE TSP, 2013.
+      Shmuel et al., *SubspaceNet: deep learning-aided subspace methods for DoA estimation*, 2023.
+    """
+    if not penalty >= 0:
+        raise ValueError(f"penalty: need zero or more; got {penalty}")
+    estimate, truth = _both(estimate, truth)
+    distance = np.sqrt(np.mean(_angle_differences(estimate, truth) ** 2, axis=0))
+    matches = assign(distance, estimate.num_sources, truth.num_sources)
+    larger = np.maximum(estimate.num_sources, truth.num_sources)
+    left_over = larger - np.sum(matches >= 0, axis=1)
+    total = _matched_sum(distance, matches, 2) + left_over * penalty**2
+    return np.sqrt(np.where(larger > 0, total / np.maximum(larger, 1), np.nan))
+
+
+class Efficiency(NamedTuple):
+    """How near errors come to their bound; both ratios with a 95 % confidence interval."""
+
+    ratio: float  # bound over mean squared error, 1 if efficient
+    ratio_interval: tuple[float, float]
+    median_ratio: float  # median |error| / sqrt(bound), EFFICIENT_MEDIAN if efficient
+    median_interval: tuple[float, float]
+    count: int  # entries with a bound
+    missed: int  # of them, those without an error
+
+
+def efficiency(errors: Float[np.ndarray, "..."], variances: Float[np.ndarray, "..."]) -> Efficiency:
+    r"""Errors of one parameter against the bound of each source.
+
+    .. math::
+      \text{ratio} = 1 / \overline{e^2/\sigma^2}, \quad
+      \text{median ratio} = \mathrm{median}\, |e| / \sigma
+
+    Entries without a finite bound (padding, not identifiable) are left out. Of the others, those
+    without a finite error (missed) are left out of the mean and infinite in the median: so only
+    the median charges for them. The interval of the ratio inverts mean ± 1.96 standard errors,
+    which trusts the central limit theorem and so wants many entries and no wild outliers; the
+    interval of the median, from the binomial order statistics, holds for any distribution. Both
+    take the entries as independent.
+
+    Args:
+      errors: [...] estimate minus truth; NaN if missed.
+      variances: [...] Cramér-Rao bound of the same parameter, the errors' unit squared.
+
+    Returns:
+      `Efficiency`; ratios and intervals are NaN where nothing is left to judge.
+
+    Raises:
+      ValueError: shapes that differ, or a variance of zero or less.
+
+    Example:
+      >>> result = efficiency([0.1, -0.1, 0.1, -0.2, np.nan], [0.01] * 5)
+      >>> print(f"{result.ratio:.3f} {result.median_ratio:.3f} {result.count} {result.missed}")
+      0.571 1.000 5 1
+    """
+    errors, variances = np.asarray(errors, float), np.asarray(variances, float)
+    if errors.shape != variances.shape:
+        raise ValueError(f"need one shape; got {errors.shape} and {variances.shape}")
+    bounded = np.isfinite(variances)
+    errors, variances = errors[bounded], variances[bounded]
+    if np.any(variances <= 0):
+        raise ValueError(f"variances: need values above zero; got {variances.min()}")
+    missed = ~np.isfinite(errors)
+    scores = np.where(missed, np.inf, np.abs(errors) / np.sqrt(variances))
+    return Efficiency(
+        *_inverse_mean(scores[~missed] ** 2),
+        median_absolute(scores),
+        _median_interval(scores),
+        count=len(scores),
+        missed=int(missed.sum()),
+    )
+
+
+def _inverse_mean(values: Float[np.ndarray, "n"]) -> tuple[float, tuple[float, float]]:
+    """1 / mean of nonnegative values and its 95 % interval, [0, inf] for a single value."""
+    if not len(values):
+        return np.nan, (np.nan, np.nan)
+    mean, half = np.mean(values), np.inf
+    if len(values) > 1:
+        half = scipy.special.ndtri(0.975) * np.std(values, ddof=1) / np.sqrt(len(values))
+
+    def inverse(value):
+        return float(1 / value) if value > 0 else np.inf
+
+    return inverse(mean), (inverse(mean + half), inverse(mean - half))
+
+
+def _median_interval(values: Float[np.ndarray, "n"]) -> tuple[float, float]:
+    """95 % interval of the median of nonnegative values; fewer than six of them bound nothing."""
+    count = len(values)
+    if not count:
+        return np.nan, np.nan
+    # The median lies below the k-th smallest value with the probability of fewer than k tails.
+    tails = scipy.special.bdtr(np.arange(count), count, 0.5)
+    rank = int(np.searchsorted(tails, 0.025, side="right"))
+    ordered = np.concatenate([[0.0], np.sort(values), [np.inf]])
+    return float(ordered[rank]), float(ordered[count + 1 - rank])
+
+
+class Coverage(NamedTuple):
+    """A share and the confidence interval of the probability behind it."""
+
+    share: float
+    lower: float
+    upper: float
+
+
+def ellipse_coverage(
+    errors: Float[np.ndarray, "n d"], covariance: Float[np.ndarray, "n d d"], level: float = 0.95
+) -> Coverage:
+    r"""Share of errors inside their ellipse, :math:`e^T C^{-1} e \le \chi^2_d(\text{level})`.
+
+    Honest error bars have a share of `level`. Entries with an error or a covariance that is not
+    finite (missed, not identifiable) are left out.
+
+    Args:
+      errors: [n, d], a unit of its own for each parameter if need be.
+      covariance: [n, d, d] as claimed by the estimator or the bound.
+      level: probability that the ellipses are meant to hold; the interval's level is 0.95 always.
+
+    Raises:
+      ValueError: wrong shapes or level, or a covariance that is not positive definite.
+    """
+    errors, covariance = np.asarray(errors, float), np.asarray(covariance, float)
+    if errors.ndim != 2 or covariance.shape != (*errors.shape, errors.shape[-1]):
+        raise ValueError(f"need [n, d] and [n, d, d]; got {errors.shape} and {covariance.shape}")
+    if not 0 < level < 1:
+        raise ValueError(f"level: need 0 < level < 1; got {level}")
+    usable = np.isfinite(errors).all(axis=1) & np.isfinite(covariance).all(axis=(1, 2))
+    try:
+        root = np.linalg.cholesky(covariance[usable])
+    except np.linalg.LinAlgError as error:
+        raise ValueError("covariance: need positive definite matrices") from error
+    square = np.sum(np.linalg.solve(root, errors[usable, :, None]) ** 2, axis=(1, 2))
+    inside = int(np.sum(square <= scipy.special.chdtri(errors.shape[1], 1 - level)))
+    trials = int(np.sum(usable))
+    return Coverage(_share(inside, trials), *binomial_interval(inside, trials))
+
+
+def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Clopper-Pearson interval of a probability: holds it at least as often as `level` says.
+
+    Returns:
+      lower, upper; NaN without trials.
+
+    Raises:
+      ValueError: not 0 <= successes <= trials, or not 0 < level < 1.
+    """
+    if not (0 <= successes <= trials and 0 < level < 1):
+        raise ValueError(
+            "need 0 <= successes <= trials and 0 < level < 1; "
+            f"got {successes}, {trials} and {level}"
+        )
+    if not trials:
+        return np.nan, np.nan
+    tail, failures = (1 - level) / 2, trials - successes
+    lower = scipy.special.betaincinv(successes, failures + 1, tail) if successes else 0.0
+    upper = scipy.special.betaincinv(successes + 1, failures, 1 - tail) if failures else 1.0
+    return float(lower), float(upper)

@@ -1,0 +1,231 @@
+"""Files as dictionaries of arrays: formats, what is not one, and damage."""
+
+import contextlib
+import io
+import os
+import pathlib
+import tempfile
+import zipfile
+
+import h5py
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ris_jax import errors
+from ris_jax.data import containers
+
+MATLAB_HEADER = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM"
+
+
+def complex_normal(*shape, dtype="c8"):
+    random = np.random.default_rng(0)
+    return (random.normal(size=shape) + 1j * random.normal(size=shape)).astype(dtype)
+
+
+def write_matlab(path, arrays, classes=()):
+    """A .mat v7.3 as MATLAB writes it: reversed axes, compound complex, header in a user block."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, array in arrays.items():
+            array = np.atleast_2d(array).T
+            if array.dtype.kind == "c":
+                part = array.real.dtype
+                compound = np.empty(array.shape, [("real", part), ("imag", part)])
+                compound["real"], compound["imag"] = array.real, array.imag
+                array = compound
+            file[name] = array
+        for name, value in classes:
+            file[name].attrs["MATLAB_class"] = np.bytes_(value)
+        file.create_group("#refs#")
+    with open(path, "r+b") as file:
+        file.write(MATLAB_HEADER.ljust(512, b"\x00"))
+
+
+class Case(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    @contextlib.contextmanager
+    def assert_one_line(self, *parts):
+        with self.assertRaises(errors.RunError) as caught:
+            yield
+        message = str(caught.exception)
+        self.assertLen(message.splitlines(), 1)
+        self.assertLess(len(message), 500)
+        for part in parts:
+            self.assertIn(part, message)
+
+
+class FormatsTest(Case):
+    @parameterized.parameters("a.npz", "a.h5", "a.hdf5", "A.NPZ", "deep/er/a.h5")
+    def test_round_trip(self, name):
+        arrays = {"one": complex_normal(2, 3, 4), "two": np.arange(3.0), "three": 0.3}
+        containers.save(self.folder / name, arrays)
+        self.assertCountEqual(containers.names(self.folder / name), arrays)
+        loaded = containers.load(self.folder / name, ["one", "three"])
+        self.assertCountEqual(loaded, ["one", "three"])
+        for key, array in loaded.items():
+            np.testing.assert_array_equal(array, arrays[key])
+            self.assertEqual(array.dtype, np.asarray(arrays[key]).dtype)
+        self.assertLen(list((self.folder / name).parent.iterdir()), 1)
+
+    @parameterized.parameters("c8", "c16")
+    def test_matlab(self, dtype):
+        arrays = {"one": complex_normal(2, 3, 4, dtype=dtype), "two": np.array([[0.3]])}
+        write_matlab(self.folder / "a.mat", arrays)
+        loaded = containers.load(self.folder / "a.mat", containers.names(self.folder / "a.mat"))
+        self.assertCountEqual(loaded, arrays)
+        for key, array in loaded.items():
+            np.testing.assert_array_equal(array, arrays[key])
+        self.assertEqual(loaded["one"].dtype, dtype)
+
+    def test_matlab_classes_that_are_stored_as_integers(self):
+        arrays = {"flag": np.array([[1]], "u1"), "text": np.array([[51]], "u2")}
+        classes = [("flag", b"logical"), ("text", b"char")]
+        write_matlab(self.folder / "a.mat", arrays, classes)
+        loaded = containers.load(self.folder / "a.mat", ["flag", "text"])
+        self.assertEqual([loaded[key].dtype.kind for key in ("flag", "text")], ["b", "U"])
+
+    def test_matlab_empty(self):
+        write_matlab(self.folder / "a.mat", {"none": np.array([0, 3], "u8")})
+        with h5py.File(self.folder / "a.mat", "r+") as file:
+            file["none"].attrs["MATLAB_empty"] = np.uint8(1)
+        loaded = containers.load(self.folder / "a.mat", ["none"])["none"]
+        self.assertEqual(loaded.shape, (0, 3))
+
+    @parameterized.parameters(
+        (("r", "i"), "i2"), (("real", "imag"), "f4"), (("real", "imag"), "f8")
+    )
+    def test_compound_numbers(self, parts, dtype):
+        compound = np.array([[(1, 2), (3, -4)]], [(part, dtype) for part in parts])
+        with h5py.File(self.folder / "a.h5", "w") as file:
+            file["one"] = compound
+        loaded = containers.load(self.folder / "a.h5", ["one"])["one"]
+        np.testing.assert_array_equal(loaded, [[1 + 2j, 3 - 4j]])
+
+    def test_failed_save_leaves_the_old_file(self):
+        path = self.folder / "a.h5"
+        containers.save(path, {"one": np.ones(3)})
+        with self.assertRaises(TypeError):
+            containers.save(path, {"one": np.zeros(3), "two": np.array([object()])})
+        np.testing.assert_array_equal(containers.load(path, ["one"])["one"], np.ones(3))
+        self.assertEqual(os.listdir(self.folder), ["a.h5"])
+
+    @parameterized.parameters("a.mat", "a.csv", "a")
+    def test_no_other_format_is_written(self, name):
+        with self.assert_one_line(name, ".npz, .h5 or .hdf5"):
+            containers.save(self.folder / name, {})
+        self.assertEmpty(list(self.folder.iterdir()))
+
+
+class NotAFormatTest(Case):
+    """Every way in which a file is not what its name says."""
+
+    def bytes_of(self, kind):
+        arrays, buffer = {"one": np.ones(3)}, io.BytesIO()
+        if kind == "npz":
+            np.savez(buffer, **arrays)
+        elif kind == "npy":
+            np.save(buffer, arrays["one"])
+        elif kind == "hdf5":
+            with h5py.File(buffer, "w") as file:
+                file["one"] = arrays["one"]
+        elif kind == "matlab":
+            write_matlab(self.folder / "matlab", arrays)
+            return (self.folder / "matlab").read_bytes()
+        else:
+            return {"v5": b"MATLAB 5.0 MAT-file", "empty": b"", "text": b"snapshots,1,2\n"}[kind]
+        return buffer.getvalue()
+
+    @parameterized.parameters(
+        ("a.npz", "empty", "empty"),
+        ("a.h5", "empty", "empty"),
+        ("a.mat", "empty", "empty"),
+        ("a.npz", "text", "something else"),
+        ("a.mat", "text", "something else"),
+        ("a.npz", "npy", "np.savez"),
+        ("a.npz", "hdf5", "name it .h5"),
+        ("a.npz", "matlab", "name it .mat"),
+        ("a.h5", "matlab", "name it .mat"),
+        ("a.hdf5", "npz", "name it .npz"),
+        ("a.mat", "hdf5", "name it .h5"),
+        ("a.mat", "v5", "'-v7.3'"),
+        ("a.npy", "npy", "ending in one of .npz"),
+        ("a", "npz", "ending in one of .npz"),
+    )
+    def test_content(self, name, kind, part):
+        path = self.folder / name
+        path.write_bytes(self.bytes_of(kind))
+        with self.assert_one_line(name, part):
+            containers.names(path)
+        with self.assert_one_line(name, part):
+            containers.load(path, ["one"])
+
+    def test_missing(self):
+        with self.assert_one_line("a.npz", "no such file"):
+            containers.names(self.folder / "a.npz")
+
+    def test_folder(self):
+        (self.folder / "a.npz").mkdir()
+        with self.assert_one_line("a.npz", "need a file"):
+            containers.names(self.folder / "a.npz")
+
+    def test_nothing_is_unpickled(self):
+        touched = self.folder / "touched"
+
+        class Touch:
+            def __reduce__(self):
+                return (pathlib.Path.touch, (touched,))
+
+        np.savez(self.folder / "a.npz", one=np.array([Touch()], object))
+        with self.assert_one_line("a.npz", "one", "unpickled"):
+            containers.load(self.folder / "a.npz", ["one"])
+        self.assertFalse(touched.exists())
+
+    def test_archive_of_other_things(self):
+        with zipfile.ZipFile(self.folder / "a.npz", "w") as archive:
+            archive.writestr("one", b"not an array")
+        with self.assert_one_line("a.npz", "one", "npy format"):
+            containers.load(self.folder / "a.npz", ["one"])
+
+    def test_npy_of_wrong_length(self):
+        buffer = io.BytesIO()
+        np.save(buffer, np.ones(100))
+        with zipfile.ZipFile(self.folder / "a.npz", "w") as archive:
+            archive.writestr("one.npy", buffer.getvalue()[:-8])
+        with self.assert_one_line("a.npz", "damaged", "ValueError"):
+            containers.load(self.folder / "a.npz", ["one"])
+
+    def test_nested_and_empty_entries(self):
+        with h5py.File(self.folder / "a.h5", "w") as file:
+            file.create_group("struct")
+            file["void"] = h5py.Empty("f4")
+        for name in ("struct", "void"):
+            with self.assert_one_line("a.h5", name, "plain array"):
+                containers.load(self.folder / "a.h5", [name])
+
+    def test_types_that_hdf5_would_convert(self):
+        """A damaged description of floats: reading it has crashed the whole process."""
+        odd = h5py.h5t.IEEE_F64LE.copy()
+        odd.set_fields(63, 52, 10, 0, 52)
+        with h5py.File(self.folder / "a.h5", "w") as file:
+            h5py.h5d.create(file.id, b"one", odd, h5py.h5s.create_simple((2,)))
+        with self.assert_one_line("a.h5", "one", "standard type"):
+            containers.load(self.folder / "a.h5", ["one"])
+
+    @parameterized.parameters(">f8", "<f4", ">i2", "u1", ">c8", "<c16", "?")
+    def test_types_of_any_byte_order(self, dtype):
+        with h5py.File(self.folder / "a.h5", "w") as file:
+            file["one"] = np.array([0, 1], dtype)
+        loaded = containers.load(self.folder / "a.h5", ["one"])["one"]
+        np.testing.assert_array_equal(loaded, np.array([0, 1], dtype))
+
+    def test_dangling_link(self):
+        with h5py.File(self.folder / "a.h5", "w") as file:
+            file["one"] = h5py.SoftLink("/nowhere")
+        with self.assert_one_line("a.h5", "KeyError"):
+            containers.load(self.folder / "a.h5", ["one"])
+
+
+if __name__ == "__main__":
+    absltest.main()
