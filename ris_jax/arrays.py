@@ -10,10 +10,14 @@ and :math:`w=\hat u_y` are its direction cosines.
 
 from typing import get_args
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from ris_jax import config as config_lib
+
+# Least squared cosine to boresight: 0.06 degrees above the horizon.
+_HORIZON = 1e-6
 
 
 def planar_array(
@@ -113,6 +117,28 @@ def path_difference(
     )
 
 
+def steering(
+    unit: Float[Array, "... 3"],
+    inverse_range: Float[Array, "..."],
+    positions: Float[Array, "N 3"],
+    *,
+    wavelength: float,
+    wavefront: config_lib.Wavefront = "spherical",
+) -> Complex[Array, "... N"]:
+    """Unit-norm steering vector of a direction and an inverse range; zero is a plane wave.
+
+    The one place in which a steering vector is made: `steering_vector` and `steering_jet` only
+    name the source in other coordinates. Arguments as for `path_difference`.
+
+    Returns:
+      [..., N] complex, unit norm.
+    """
+    wavenumber = 2.0 * jnp.pi / wavelength
+    phase = wavenumber * path_difference(unit, inverse_range, positions, wavefront=wavefront)
+    modulus = 1.0 / jnp.sqrt(float(jnp.shape(positions)[0]))
+    return jax.lax.complex(modulus * jnp.cos(phase), -modulus * jnp.sin(phase))
+
+
 def steering_vector(
     azimuth: Float[Array, "..."],
     elevation: Float[Array, "..."],
@@ -151,11 +177,80 @@ def steering_vector(
       Sherman, *Properties of focused apertures in the Fresnel region*, IRE Trans. Antennas
       Propag. 10(4), 1962, for the second-order forms.
     """
-    difference = path_difference(
+    return steering(
         direction(azimuth, elevation),
         1.0 / jnp.asarray(source_range),
         positions,
+        wavelength=wavelength,
         wavefront=wavefront,
     )
-    phase = -2.0 * jnp.pi / wavelength * difference
-    return jnp.exp(1j * phase) / jnp.sqrt(float(jnp.shape(positions)[0]))
+
+
+def unit_from_cosines(u: Float[Array, "..."], w: Float[Array, "..."]) -> Float[Array, "... 3"]:
+    """Unit vector with direction cosines u along x and w along y, in front of the array, [..., 3].
+
+    No direction has u^2 + w^2 above 1: such a pair is drawn in to just above the horizon.
+    """
+    square = u**2 + w**2
+    within = square < 1.0 - _HORIZON
+    shrink = jnp.where(within, 1.0, jnp.sqrt((1.0 - _HORIZON) / jnp.where(within, 1.0, square)))
+    ahead = jnp.sqrt(jnp.where(within, 1.0 - square, _HORIZON))
+    return jnp.stack([u * shrink, w * shrink, ahead], axis=-1)
+
+
+def steering_jet(
+    coordinates: Float[Array, "... 3"],
+    positions: Float[Array, "N 3"],
+    *,
+    wavelength: float,
+    wavefront: config_lib.Wavefront = "spherical",
+) -> Complex[Array, "... 4 N"]:
+    r"""Steering vectors and their derivatives in the coordinates :math:`(u, w, 1/r)`.
+
+    In these the beam of a planar array is as wide everywhere, so that searches step and scale
+    evenly in them.
+
+    Args:
+      coordinates: [..., 3] direction cosines u and w, inverse range [1/m].
+      positions: [N, 3] element positions [m].
+      wavelength: [m].
+      wavefront: spherical, fresnel, parabolic or planar.
+
+    Returns:
+      [..., 4, N] complex: :math:`a, \partial a/\partial u, \partial a/\partial w,
+      \partial a/\partial(1/r)`.
+    """
+
+    def difference(point):
+        unit = unit_from_cosines(point[..., 0], point[..., 1])
+        return path_difference(unit, point[..., 2], positions, wavefront=wavefront)
+
+    axes = jnp.eye(3, dtype=coordinates.dtype)
+    slopes = [
+        jax.jvp(difference, (coordinates,), (jnp.broadcast_to(axis, coordinates.shape),))[1]
+        for axis in axes
+    ]
+    unit = unit_from_cosines(coordinates[..., 0], coordinates[..., 1])
+    vector = steering(
+        unit, coordinates[..., 2], positions, wavelength=wavelength, wavefront=wavefront
+    )
+    wavenumber = 2.0 * jnp.pi / wavelength
+    return jnp.stack([vector, *(-1j * wavenumber * slope * vector for slope in slopes)], axis=-2)
+
+
+def to_coordinates(
+    azimuth: Float[Array, "..."], elevation: Float[Array, "..."], source_range: Float[Array, "..."]
+) -> Float[Array, "... 3"]:
+    """(azimuth, elevation, range) as (u, w, 1/r), [..., 3]."""
+    u = jnp.sin(azimuth) * jnp.cos(elevation)
+    return jnp.stack([u, jnp.sin(elevation), 1.0 / jnp.asarray(source_range)], axis=-1)
+
+
+def from_coordinates(
+    coordinates: Float[Array, "... 3"],
+) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
+    """(u, w, 1/r) as azimuth [rad], elevation [rad], range [m]; 1/r of zero gives infinity."""
+    unit = unit_from_cosines(coordinates[..., 0], coordinates[..., 1])
+    azimuth = jnp.arctan2(unit[..., 0], unit[..., 2])
+    elevation = jnp.arcsin(jnp.clip(unit[..., 1], -1.0, 1.0))
+    return azimuth, elevation, 1.0 / coordinates[..., 2]

@@ -6,11 +6,14 @@ few dozen rows: elimination written as array operations runs over the whole batc
 device.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
 # A pivot below this share of its diagonal entry is rounding; it is raised to it.
 _LEAST_PIVOT = 1e-7
+# Larger systems are eliminated in a loop: unrolled, they take seconds to compile.
+_MOST_UNROLLED = 3
 
 
 def solve_positive(
@@ -32,15 +35,17 @@ def solve_positive(
     floor = jnp.maximum(floor, jnp.finfo(floor.dtype).tiny)
     table = jnp.concatenate([matrix, right], axis=-1)
     rows = jnp.arange(size)
-    for pivot in range(size):
-        scale = jnp.maximum(table[..., pivot, pivot].real, floor[..., pivot])
-        row = table[..., pivot, :] / scale[..., None]
-        column = jnp.where(rows == pivot, 0.0, table[..., :, pivot])
-        table = jnp.where(
-            (rows == pivot)[:, None],
-            row[..., None, :],
-            table - column[..., :, None] * row[..., None, :],
-        )
+
+    def eliminate(pivot, table):
+        row = jax.lax.dynamic_index_in_dim(table, pivot, axis=-2, keepdims=False)
+        column = jax.lax.dynamic_index_in_dim(table, pivot, axis=-1, keepdims=False)
+        least = jax.lax.dynamic_index_in_dim(floor, pivot, axis=-1, keepdims=False)
+        scale = jnp.sum(jnp.where(rows == pivot, column.real, 0.0), axis=-1)
+        row = row / jnp.maximum(scale, least)[..., None]
+        rest = table - column[..., :, None] * row[..., None, :]
+        return jnp.where((rows == pivot)[:, None], row[..., None, :], rest)
+
+    table = jax.lax.fori_loop(0, size, eliminate, table, unroll=size <= _MOST_UNROLLED)
     return table[..., size:]
 
 
@@ -48,3 +53,21 @@ def inverse_positive(matrix: Inexact[Array, "... n n"]) -> Inexact[Array, "... n
     """Inverse of a Hermitian positive definite matrix; see `solve_positive`."""
     identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
     return solve_positive(matrix, jnp.broadcast_to(identity, matrix.shape))
+
+
+def log_determinant_positive(matrix: Inexact[Array, "... n n"]) -> Inexact[Array, "..."]:
+    """Logarithm of the determinant of a Hermitian positive definite matrix, real."""
+    size = matrix.shape[-1]
+    rows = jnp.arange(size)
+    tiny = jnp.finfo(matrix.real.dtype).tiny
+
+    def eliminate(pivot, carry):
+        table, total = carry
+        row = jax.lax.dynamic_index_in_dim(table, pivot, axis=-2, keepdims=False)
+        corner = jnp.sum(jnp.where(rows == pivot, row.real, 0.0), axis=-1)
+        corner = jnp.maximum(corner, tiny)
+        rest = table - row.conj()[..., :, None] * row[..., None, :] / corner[..., None, None]
+        return rest, total + jnp.log(corner)
+
+    start = matrix, jnp.zeros(matrix.shape[:-2], matrix.real.dtype)
+    return jax.lax.fori_loop(0, size, eliminate, start)[1]

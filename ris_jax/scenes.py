@@ -41,6 +41,7 @@ class Scene(NamedTuple):
 
     measurement: Measurement
     truth: Truth
+    signals: Complex[Array, "... L K"]  # s_l, without the amplitudes g_k
 
 
 def stream_key(seed: int, name: str) -> jax.Array:
@@ -105,7 +106,7 @@ def source_signals(
     return channel.complex_normal(key, (num_snapshots, max_sources))
 
 
-def simulate(key: jax.Array, truth: Truth, config: config_lib.Config) -> Measurement:
+def simulate(key: jax.Array, truth: Truth, config: config_lib.Config) -> Scene:
     """Channel, hardware, snapshots and noise of one scene.
 
     The impairments act on what is received only: the returned codes are the nominal ones, and the
@@ -117,7 +118,7 @@ def simulate(key: jax.Array, truth: Truth, config: config_lib.Config) -> Measure
       config: system, scene and impairments.
 
     Returns:
-      A `Measurement` without batch axis.
+      A `Scene` without batch axis.
     """
     system, impairments = config.system, config.impairments
     keys = jax.random.split(key, 7)
@@ -144,12 +145,13 @@ def simulate(key: jax.Array, truth: Truth, config: config_lib.Config) -> Measure
     noise_variance = jnp.mean(jnp.abs(clean) ** 2) * 10.0 ** (-truth.snr_db / 10.0)
     noise = channel.complex_normal(keys[5], clean.shape)
     channel_noise = channel.complex_normal(keys[6], true_channel.shape)
-    return Measurement(
+    measurement = Measurement(
         snapshots=clean + jnp.sqrt(noise_variance) * noise,
         channel=true_channel + jnp.sqrt(impairments.channel_error) * channel_noise,
         codes=nominal_codes,
         noise_variance=noise_variance,
     )
+    return Scene(measurement, truth, signals)
 
 
 def scenes_at(key: jax.Array, indices: Int[Array, "B"], config: config_lib.Config) -> Scene:
@@ -167,7 +169,7 @@ def scenes_at(key: jax.Array, indices: Int[Array, "B"], config: config_lib.Confi
     def one(index):
         truth_key, measurement_key = jax.random.split(jax.random.fold_in(key, index))
         truth = sample_truth(truth_key, config.scene)
-        return Scene(simulate(measurement_key, truth, config), truth)
+        return simulate(measurement_key, truth, config)
 
     with jax.default_matmul_precision("highest"):  # phases of many radians
         return jax.vmap(one)(indices)

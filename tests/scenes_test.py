@@ -51,7 +51,7 @@ def simulate_many(snr_db, config):
     """The pair of sources again and again, each time with new everything else."""
 
     def one(key):
-        return scenes.simulate(key, PAIR._replace(snr_db=snr_db), config)
+        return scenes.simulate(key, PAIR._replace(snr_db=snr_db), config).measurement
 
     return jax.vmap(one)(jax.random.split(jax.random.key(0), DRAWS))
 

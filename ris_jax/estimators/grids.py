@@ -1,0 +1,96 @@
+"""Where to look: the region of search, its grid in (u, w, 1/r), and peaks on it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ris_jax import config as config_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchRegion:
+    """A box in direction cosines and inverse range; estimates stay within it.
+
+    The defaults hold the default field of view (60 degrees of azimuth, 30 of elevation, 0.5 m and
+    beyond, to infinity) with a margin, so that noise at its edge is not folded back.
+    """
+
+    u_max: float = 0.9  # |sin(azimuth) cos(elevation)|
+    w_max: float = 0.54  # |sin(elevation)|
+    inverse_range_min: float = 0.0  # [1/m]; zero lets sources be infinitely far
+    inverse_range_max: float = 2.2  # [1/m]
+
+    def __post_init__(self):
+        for name in ("u_max", "w_max"):
+            value = getattr(self, name)
+            if not 0.0 < value < 1.0:
+                raise config_lib.ConfigError(f"region.{name}: need 0 < value < 1; got {value!r}")
+        low, high = self.inverse_range_min, self.inverse_range_max
+        if not 0.0 <= low < high < float("inf"):
+            raise config_lib.ConfigError(
+                "region.inverse_range: need 0 <= inverse_range_min < inverse_range_max;"
+                f" got {low!r} and {high!r}"
+            )
+
+    @property
+    def lower(self) -> np.ndarray:
+        """[3] least u, w, 1/r."""
+        return np.array([-self.u_max, -self.w_max, self.inverse_range_min], np.float32)
+
+    @property
+    def upper(self) -> np.ndarray:
+        """[3] greatest u, w, 1/r."""
+        return np.array([self.u_max, self.w_max, self.inverse_range_max], np.float32)
+
+
+def region_of(scene: config_lib.SceneConfig) -> SearchRegion:
+    """The region that holds what a configuration draws, with a margin at its edges."""
+    u_max = np.sin(np.deg2rad(min(scene.azimuth_max_deg + 4.0, 89.0)))
+    w_max = np.sin(np.deg2rad(min(scene.elevation_max_deg + 2.7, 89.0)))
+    return SearchRegion(float(u_max), float(w_max), 0.0, 1.1 / scene.range_min)
+
+
+def axes_of(region: SearchRegion, shape: tuple[int, int, int]) -> list[np.ndarray]:
+    """The three axes of a grid, each of cell centres that divide the region evenly."""
+    return [
+        low + (high - low) * (np.arange(count, dtype=np.float32) + 0.5) / count
+        for low, high, count in zip(region.lower, region.upper, shape, strict=True)
+    ]
+
+
+def grid_points(region: SearchRegion, shape: tuple[int, int, int]) -> np.ndarray:
+    """[G, 3] points (u, w, 1/r) of a grid, 1/r fastest."""
+    mesh = np.meshgrid(*axes_of(region, shape), indexing="ij")
+    return np.stack(mesh, axis=-1).reshape(-1, 3)
+
+
+def local_maxima(
+    spectrum: Float[Array, "... G"], shape: tuple[int, int, int]
+) -> Float[Array, "... G"]:
+    """The spectrum where no neighbour (26 of them) is higher, and minus infinity elsewhere."""
+    cube = spectrum.reshape(*spectrum.shape[:-1], *shape)
+    highest = cube
+    for axis in (-3, -2, -1):
+        widths = [(0, 0)] * cube.ndim
+        widths[axis] = (1, 1)
+        padded = jnp.pad(highest, widths, constant_values=-jnp.inf)
+        length = highest.shape[axis]
+        shifted = [
+            jax.lax.slice_in_dim(padded, start, start + length, axis=cube.ndim + axis)
+            for start in (0, 1, 2)
+        ]
+        highest = jnp.maximum(jnp.maximum(shifted[0], shifted[1]), shifted[2])
+    return jnp.where(cube >= highest, cube, -jnp.inf).reshape(spectrum.shape)
+
+
+def highest_peaks(
+    spectrum: Float[Array, "... G"], shape: tuple[int, int, int], count: int
+) -> tuple[Float[Array, "... count"], Int[Array, "... count"]]:
+    """Values and indices of the `count` highest local maxima, in falling order.
+
+    Where a spectrum has fewer, the rest have a value of minus infinity.
+    """
+    return jax.lax.top_k(local_maxima(spectrum, shape), count)

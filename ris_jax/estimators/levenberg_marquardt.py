@@ -1,0 +1,85 @@
+r"""Levenberg-Marquardt ascent within a box, for many small problems at once."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ris_jax import linear
+
+_FIRST_DAMPING = 1e-2
+_DAMPING_DOWN, _DAMPING_UP = 0.2, 6.0
+
+
+class Local(Protocol):
+    """What a function has to return at a point."""
+
+    @property
+    def value(self) -> Float[Array, ""]: ...
+    @property
+    def gradient(self) -> Float[Array, "n"]: ...
+    @property
+    def curvature(self) -> Float[Array, "n n"]: ...
+
+
+def step(
+    point: Float[Array, "n"],
+    local: Local,
+    damping: Float[Array, ""],
+    lower: Float[Array, "n"],
+    upper: Float[Array, "n"],
+) -> Float[Array, "n"]:
+    """One damped step; coordinates at a limit that would leave the box stay where they are.
+
+    Marquardt, *An algorithm for least-squares estimation of nonlinear parameters*, SIAM J. 11(2),
+    1963: the damping is relative to the diagonal of the curvature.
+    """
+    outward = ((point <= lower) & (local.gradient < 0)) | ((point >= upper) & (local.gradient > 0))
+    diagonal = jnp.diagonal(local.curvature)
+    free = ~outward & (diagonal > 0)
+    scale = jnp.where(free, jax.lax.rsqrt(jnp.where(free, diagonal, 1.0)), 0.0)
+    identity = jnp.eye(point.shape[-1], dtype=point.dtype)
+    scaled = local.curvature * scale[:, None] * scale
+    scaled = jnp.where(free[:, None] & free, scaled, identity) + damping * identity
+    move = linear.solve_positive(scaled, (local.gradient * scale)[:, None])[:, 0] * scale
+    return jnp.clip(point + move, lower, upper)
+
+
+def ascend(
+    evaluate: Callable[[Float[Array, "n"]], tuple[Local, Any]],
+    start: Float[Array, "n"],
+    lower: Float[Array, "n"],
+    upper: Float[Array, "n"],
+    iterations: int,
+) -> tuple[Float[Array, "n"], Local, Any]:
+    """Climbs from `start`; a step that does not climb is not taken and damps the next one.
+
+    Args:
+      evaluate: the function at a point: value, gradient, positive semidefinite curvature (in the
+        same scale), and anything else that belongs to the point.
+      start: [n], within the box.
+      lower: [n].
+      upper: [n].
+      iterations: evaluations after the first.
+
+    Returns:
+      The best point, what `evaluate` said there, and what belongs to it.
+    """
+
+    def body(_, carry):
+        point, damping, best = carry
+        candidate = step(point, best[0], damping, lower, upper)
+        found = evaluate(candidate)
+        better = found[0].value > best[0].value
+        point, best = jax.tree.map(
+            lambda new, old: jnp.where(better, new, old), (candidate, found), (point, best)
+        )
+        return point, jnp.where(better, damping * _DAMPING_DOWN, damping * _DAMPING_UP), best
+
+    first = (start, jnp.asarray(_FIRST_DAMPING, start.dtype), evaluate(start))
+    if iterations == 0:
+        return start, *first[2]
+    point, _, (local, extra) = jax.lax.fori_loop(0, iterations, body, first)
+    return point, local, extra

@@ -1,0 +1,285 @@
+"""How many sources and where: one entry for every estimator, by name."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ris_jax import config as config_lib
+from ris_jax import covariance as cov
+from ris_jax import measurement as measurement_lib
+from ris_jax import scenes
+from ris_jax.estimators import grids, matching_pursuit, subspace
+from ris_jax.estimators.estimate import Estimate
+
+ESTIMATORS = ("auto", "maximum_likelihood", "music", "mvdr")
+_DEFAULT_CHUNK = 64
+
+
+def check_options(
+    estimator: str,
+    *,
+    num_sources: int | Int[Any, "B"] | None = None,
+    max_sources: int = 5,
+    false_alarm_rate: float = 0.01,
+) -> None:
+    """Checks what `localize` is told, before any work.
+
+    Raises:
+      ConfigError: one line that names the option, what was needed and what came.
+    """
+
+    def require(condition, field, needed, got):
+        if not condition:
+            raise config_lib.ConfigError(f"{field}: need {needed}; got {got!r}")
+
+    require(estimator in ESTIMATORS, "estimator", f"one of {', '.join(ESTIMATORS)}", estimator)
+    require(max_sources >= 1, "max_sources", "1 or more", max_sources)
+    require(0 < false_alarm_rate < 1, "false_alarm_rate", "0 < value < 1", false_alarm_rate)
+    if num_sources is None:
+        return
+    counts = np.asarray(num_sources)
+    require(np.issubdtype(counts.dtype, np.integer), "num_sources", "integers", num_sources)
+    within = not counts.size or (counts.min() >= 0 and counts.max() <= max_sources)
+    got = counts.item() if counts.ndim == 0 else f"{counts.min()} to {counts.max()}"
+    require(within, "num_sources", f"0 to max_sources={max_sources}", got)
+
+
+def localize(
+    measurement: scenes.Measurement,
+    positions: Float[Array, "N 3"],
+    *,
+    wavelength: float,
+    wavefront: config_lib.Wavefront = "spherical",
+    source_signal: config_lib.SourceSignal = "constant",
+    estimator: str = "maximum_likelihood",
+    num_sources: int | Int[Array, "B"] | None = None,
+    max_sources: int = 5,
+    false_alarm_rate: float = 0.01,
+    region: grids.SearchRegion | None = None,
+) -> Estimate:
+    """Sources of a batch of scenes, by the estimator of that name.
+
+    MUSIC and MVDR look at the covariance of the field that the snapshots give. What they cannot
+    find out themselves, the number of sources if it is not given and the noise variance where it
+    is NaN, they take from maximum likelihood. With constant signals that covariance has rank one:
+    they find one source, whatever the number.
+
+    Args:
+      measurement: a batch, [B, ...] in every field; `noise_variance` may be NaN for unknown.
+      positions: [N, 3] elements [m].
+      wavelength: [m].
+      wavefront: of the steering vectors.
+      source_signal: whether the sources sent the same in all snapshots.
+      estimator: one of `ESTIMATORS`; "auto" is maximum likelihood.
+      num_sources: how many there are, for all scenes or each, if known.
+      max_sources: places for sources in the result.
+      false_alarm_rate: of the blind count, the share of scenes with a source too many.
+      region: where to look; by default that of `grids.SearchRegion`.
+
+    Returns:
+      `Estimate` of max_sources places a scene.
+
+    Raises:
+      ConfigError: an option that cannot be used.
+    """
+    check_options(
+        estimator,
+        num_sources=num_sources,
+        max_sources=max_sources,
+        false_alarm_rate=false_alarm_rate,
+    )
+    _, snapshots, antennas = measurement.snapshots.shape
+    limit = min(len(positions), snapshots * antennas)
+    if max_sources >= limit:
+        raise config_lib.ConfigError(
+            f"max_sources: need less than min(N, L M) = {limit}; got {max_sources}"
+        )
+    scaled, scale = _scaled(measurement)
+    estimate = _localize_scaled(
+        scaled,
+        positions,
+        estimator=estimator,
+        num_sources=num_sources,
+        source_signal=source_signal,
+        false_alarm_rate=false_alarm_rate,
+        wavelength=wavelength,
+        wavefront=wavefront,
+        max_sources=max_sources,
+        region=region or grids.SearchRegion(),
+    )
+    return estimate._replace(
+        power=estimate.power * (scale.snapshots / scale.channel)[:, None] ** 2,
+        noise_variance=estimate.noise_variance * scale.snapshots**2,
+    )
+
+
+class _Scale(NamedTuple):
+    """By what a measurement was divided: powers of two, so that no digit is lost."""
+
+    snapshots: Float[Array, "B"]
+    channel: Float[Array, "B"]
+
+
+@jax.jit
+def _scaled(measurement: scenes.Measurement) -> tuple[scenes.Measurement, _Scale]:
+    """A batch with snapshots and channels near one: microvolts squared would leave float32."""
+
+    def power_of_two(values):
+        largest = jnp.max(jnp.abs(values), axis=(1, 2))
+        return jnp.ldexp(jnp.ones(()), jnp.frexp(jnp.where(largest > 0, largest, 1.0))[1])
+
+    scale = _Scale(power_of_two(measurement.snapshots), power_of_two(measurement.channel))
+    scaled = measurement._replace(
+        snapshots=measurement.snapshots / scale.snapshots[:, None, None],
+        channel=measurement.channel / scale.channel[:, None, None],
+        # Twice: the square of a small scale is none.
+        noise_variance=measurement.noise_variance / scale.snapshots / scale.snapshots,
+    )
+    return scaled, scale
+
+
+def _localize_scaled(
+    measurement: scenes.Measurement,
+    positions: Float[Array, "N 3"],
+    *,
+    estimator: str,
+    num_sources: int | Int[Array, "B"] | None,
+    source_signal: config_lib.SourceSignal,
+    false_alarm_rate: float,
+    **common: Any,
+) -> Estimate:
+    """`localize`, its options checked, of numbers near one."""
+    likelihood_fit = functools.partial(
+        matching_pursuit.maximum_likelihood,
+        measurement,
+        positions,
+        source_signal=source_signal,
+        num_sources=num_sources,
+        false_alarm_rate=false_alarm_rate,
+        **common,
+    )
+    if estimator in ("auto", "maximum_likelihood"):
+        return likelihood_fit()
+    counts, noise = num_sources, measurement.noise_variance
+    if counts is None or bool(np.any(np.isnan(noise))):
+        fit = likelihood_fit()
+        counts = fit.num_sources if counts is None else counts
+        noise = jnp.where(jnp.isnan(jnp.asarray(noise)), fit.noise_variance, noise)
+    counts = jnp.broadcast_to(jnp.asarray(counts), (measurement.snapshots.shape[0],))
+    known = measurement._replace(noise_variance=noise)
+    covariance, unit = snapshot_covariance(known, source_signal)
+    found = _SUBSPACE[estimator](covariance, counts, positions, **common)
+    return found._replace(power=found.power * unit[:, None], noise_variance=jnp.asarray(noise))
+
+
+_SUBSPACE = {
+    name: jax.jit(search, static_argnames=("wavelength", "wavefront", "max_sources", "region"))
+    for name, search in (("music", subspace.music), ("mvdr", subspace.mvdr))
+}
+
+
+@functools.partial(jax.jit, static_argnames="source_signal")
+def snapshot_covariance(
+    measurement: scenes.Measurement, source_signal: config_lib.SourceSignal
+) -> tuple[cov.LowRankCovariance, Float[Array, "B"]]:
+    """Covariance of the fields that the snapshots give, shrunk as that of a network is.
+
+    Args:
+      measurement: a batch, [B, ...].
+      source_signal: "constant" gives one field a scene, "independent" L of them.
+
+    Returns:
+      The covariance [B, ...] at trace N, and the mean power of the fields' entries [B].
+    """
+    fields = jax.vmap(lambda scene: measurement_lib.field_estimates(scene, source_signal))(
+        measurement
+    )
+    snr = jax.vmap(measurement_lib.signal_to_noise)(measurement)
+    covariance = cov.effective_covariance(fields, fields, snr, config_lib.CovarianceConfig())
+    return covariance, jnp.mean(jnp.abs(fields) ** 2, axis=(1, 2))
+
+
+def in_chunks(
+    compute: Callable[[Any], Any],
+    batch: Any,
+    *,
+    chunk_size: int = _DEFAULT_CHUNK,
+    progress: Callable[[int], Any] | None = None,
+) -> Any:
+    """A function of a batch, applied to equal parts of it: one shape, so one compilation.
+
+    The last part is filled up with its last scene, which is cut off again.
+
+    Args:
+      compute: takes and returns pytrees of arrays [chunk, ...].
+      batch: a pytree of arrays [B, ...], B at least 1.
+      chunk_size: scenes a part; no more than B are used.
+      progress: is told how many scenes each part had, once it is done.
+
+    Returns:
+      What `compute` returns, [B, ...], in NumPy.
+
+    Raises:
+      ValueError: no scenes, or a chunk size below 1.
+    """
+    total = len(jax.tree.leaves(batch)[0])
+    if total < 1 or chunk_size < 1:
+        raise ValueError(f"need scenes and chunk_size >= 1; got {total} and {chunk_size}")
+    size = min(chunk_size, total)
+    parts = []
+    for start in range(0, total, size):
+        chosen = np.minimum(start + np.arange(size), total - 1)
+        part = jax.device_get(compute(jax.tree.map(lambda leaf, c=chosen: leaf[c], batch)))
+        count = min(size, total - start)
+        parts.append(jax.tree.map(lambda leaf, count=count: leaf[:count], part))
+        if progress is not None:
+            progress(count)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def localize_in_chunks(
+    measurement: scenes.Measurement,
+    positions: Float[Array, "N 3"],
+    *,
+    num_sources: int | Int[Any, "B"] | None = None,
+    chunk_size: int = _DEFAULT_CHUNK,
+    progress: Callable[[int], Any] | None = None,
+    **options: Any,
+) -> Estimate:
+    """`localize` for any number of scenes, chunk by chunk, from and to host memory.
+
+    Args:
+      measurement: [B, ...], NumPy arrays or views.
+      positions: [N, 3] elements [m].
+      num_sources: as for `localize`.
+      chunk_size: scenes that are worked on at a time.
+      progress: is told how many scenes each chunk had.
+      **options: further ones of `localize`.
+
+    Returns:
+      `Estimate` of NumPy arrays.
+
+    Raises:
+      ConfigError: an option that cannot be used.
+      ValueError: no scenes.
+    """
+    counts = np.asarray(num_sources) if np.ndim(num_sources) == 1 else None
+
+    checked = {"estimator", "max_sources", "false_alarm_rate"} & set(options)
+    check_options(
+        options.get("estimator", "auto"),
+        num_sources=num_sources,
+        **{name: options[name] for name in checked - {"estimator"}},
+    )
+
+    def compute(part):
+        scene, count = part
+        known = num_sources if count is None else count
+        return localize(scene, positions, num_sources=known, **options)
+
+    return in_chunks(compute, (measurement, counts), chunk_size=chunk_size, progress=progress)

@@ -1,0 +1,109 @@
+r"""How many sources: a test on the likelihood with a false-alarm rate that one can ask for.
+
+A new source is believed when the energy that it explains would rarely be found anywhere in the
+region of search if there were only noise. At one fixed place, minus the logarithm of the share of
+the residual energy that stays is, scaled, half a chi-squared variable with two degrees of freedom
+for each free complex amplitude. Its maximum over a region exceeds a high level about as often as
+the expected Euler characteristic of the excursion set says, which counts the region's resolution
+cells (Worsley, *Local maxima and the expected Euler characteristic of excursion sets of
+chi-squared, F and t fields*, Adv. Appl. Prob. 26(1), 1994).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float
+
+
+def metric_tensor(jets: Complex[Array, "... 4 N"]) -> Float[Array, "... 3 3"]:
+    r"""How fast a steering vector turns away from itself.
+
+    .. math:: g_{ij} = \mathrm{Re}\{\partial_i a^H (I - a a^H)\,\partial_j a\},\quad \|a\| = 1
+
+    Args:
+      jets: [..., 4, N] steering vectors and derivatives, see `arrays.steering_jet`.
+    """
+    vector, slopes = jets[..., :1, :], jets[..., 1:, :]
+    along = jnp.sum(vector.conj() * slopes, axis=-1)
+    across = slopes - along[..., None] * vector
+    return jnp.einsum("...in,...jn->...ij", across.conj(), across).real
+
+
+def intrinsic_volumes(
+    metric: Float[Array, "G 3 3"], extent: Float[Array, "3"]
+) -> Float[Array, "4"]:
+    """Euler characteristic, length, area and volume of a box of steering vectors.
+
+    The volume is exact up to the grid; length and area are those of a box whose edges have the
+    mean metric lengths.
+
+    Args:
+      metric: [G, 3, 3] `metric_tensor` on an even grid.
+      extent: [3] edges of the box in the grid's coordinates.
+    """
+    (a, b, c), (d, e), f = metric[:, 0].T, metric[:, 1, 1:].T, metric[:, 2, 2]
+    determinant = a * (d * f - e * e) - b * (b * f - c * e) + c * (b * e - c * d)
+    volume = jnp.mean(jnp.sqrt(jnp.maximum(determinant, 0.0))) * jnp.prod(extent)
+    edges = jnp.mean(jnp.sqrt(jnp.diagonal(metric, axis1=1, axis2=2)), axis=0) * extent
+    area = edges[0] * edges[1] + edges[1] * edges[2] + edges[0] * edges[2]
+    return jnp.stack([jnp.ones(()), jnp.sum(edges), area, volume])
+
+
+def false_alarm_probability(
+    statistic: Float[Array, "..."], amplitudes: int, volumes: Float[Array, "4"]
+) -> Float[Array, "..."]:
+    """Probability that noise alone exceeds a statistic somewhere in the region, at most 1.
+
+    Args:
+      statistic: [...] log-likelihood ratio, half a chi-squared variable at each fixed place.
+      amplitudes: free complex amplitudes of a source: 1, or one for each snapshot.
+      volumes: [4] `intrinsic_volumes` of the region.
+    """
+    degrees = 2 * amplitudes
+    level = 2.0 * jnp.maximum(statistic, 1e-3)
+    # Of the chi-squared density with `degrees` degrees of freedom, up to u^-1/2 (Worsley, 1994).
+    log_scale = (degrees / 2 - 1) * np.log(2.0) + jax.scipy.special.gammaln(degrees / 2)
+    density = jnp.exp(0.5 * (degrees - 3) * jnp.log(level) - 0.5 * level - log_scale)
+    root = jnp.sqrt(level)
+    densities = jnp.stack(
+        [
+            jax.scipy.special.gammaincc(float(amplitudes), 0.5 * level),
+            density * level / np.sqrt(2 * np.pi),
+            density * root * (level - (degrees - 1)) / (2 * np.pi),
+            density
+            * (level**2 - (2 * degrees - 1) * level + (degrees - 1) * (degrees - 2))
+            / (2 * np.pi) ** 1.5,
+        ]
+    )
+    expected = jnp.tensordot(volumes, densities, axes=1)
+    # Low levels leave a set with holes, of which the characteristic says nothing.
+    return jnp.where(level > 2 * degrees + 4, jnp.clip(expected, 0.0, 1.0), 1.0)
+
+
+def statistic(
+    before: Float[Array, "..."],
+    after: Float[Array, "..."],
+    held: Float[Array, "..."],
+    *,
+    samples: int,
+    amplitudes: int,
+) -> Float[Array, "..."]:
+    r"""Log-likelihood ratio of one more source, corrected for the samples that are left.
+
+    .. math:: (n - \tfrac{T+1}{2}) \log\frac{\text{residual energy before}}{\text{after}},\quad
+              n = LM - K(T + \tfrac32)
+
+    with K sources held, of T amplitudes and three coordinates each. For T = 1 and a fixed place
+    its distribution without a new source is exactly exponential; for more, Bartlett's correction.
+
+    Args:
+      before: [...] residual energy with the sources held.
+      after: [...] residual energy with one more.
+      held: [...] K.
+      samples: LM, complex samples of a scene.
+      amplitudes: T.
+    """
+    left = samples - held * (amplitudes + 1.5) - 0.5 * (amplitudes + 1)
+    floor = jnp.finfo(before.dtype).tiny
+    share = jnp.maximum(after, 1e-7 * before + floor) / jnp.maximum(before, floor)
+    return jnp.maximum(left, 1.0) * -jnp.log(jnp.minimum(share, 1.0))

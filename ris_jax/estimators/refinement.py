@@ -1,0 +1,130 @@
+"""Sources of one scene, refined together on the likelihood, and what is left without one."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float, Int
+
+from ris_jax import config as config_lib
+from ris_jax import linear
+from ris_jax.estimators import levenberg_marquardt, likelihood
+
+
+# Fitted amplitudes are at least by this share signal, whatever noise adds to them.
+_LEAST_POWER_SHARE = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What all scenes of a call share; closed over by the functions of one scene."""
+
+    jet: Callable[[Float[Array, "... 3"]], Complex[Array, "... 4 N"]]  # see arrays.steering_jet
+    lower: Float[Array, "3"]  # limits of (u, w, 1/r)
+    upper: Float[Array, "3"]
+    source_signal: config_lib.SourceSignal
+
+
+class Fit(NamedTuple):
+    """Sources of one scene with their concentrated likelihood; absent ones have no effect."""
+
+    coordinates: Float[Array, "K 3"]
+    active: Float[Array, "K"]
+    local: likelihood.Concentrated
+    images: likelihood.Images  # of the steering vectors, [T, K, R]
+    residual: Complex[Array, "T R"]
+
+
+class Background(NamedTuple):
+    """Sources that are held while others are sought."""
+
+    images: likelihood.Images  # [T, K, R], zero where absent
+    inverse_gram: Complex[Array, "T K K"]
+    residual: Complex[Array, "T R"]
+    value: Float[Array, ""]  # energy that they explain
+
+
+def refine(
+    setting: Setting,
+    observation: likelihood.Observation,
+    coordinates: Float[Array, "K 3"],
+    active: Float[Array, "K"],
+    iterations: int,
+    prior: likelihood.Prior | None = None,
+) -> Fit:
+    """Levenberg-Marquardt on all active sources together, amplitudes projected out.
+
+    Args:
+      setting: of the call.
+      observation: one scene.
+      coordinates: [K, 3] starts, within the limits.
+      active: [K] 1 or 0.
+      iterations: steps to try; 0 evaluates the starts.
+      prior: of independent signals; None fits their amplitudes.
+    """
+    sources = active.shape[0]
+
+    def evaluate(flat):
+        jets = setting.jet(flat.reshape(3, sources).T) * active[:, None, None]
+        vectors = jnp.swapaxes(jets, 0, 1).reshape(4 * sources, -1)
+        seen = likelihood.images(observation, vectors, setting.source_signal)
+        gram = likelihood.inner_products(seen.left, seen.right)
+        matched = likelihood.against(seen.left, observation.data)
+        alone = likelihood.Images(seen.left[:, :sources], seen.right[:, :sources])
+        return likelihood.concentrate(gram, matched, active, prior), alone
+
+    flat, local, seen = levenberg_marquardt.ascend(
+        evaluate,
+        coordinates.T.reshape(-1),
+        jnp.repeat(setting.lower, sources),
+        jnp.repeat(setting.upper, sources),
+        iterations,
+    )
+    explained = jnp.einsum("tk,tkr->tr", local.amplitudes, seen.right)
+    return Fit(flat.reshape(3, sources).T, active, local, seen, observation.data - explained)
+
+
+def background(
+    observation: likelihood.Observation, fit: Fit, left_out: Int[Array, ""] | int = -1
+) -> Background:
+    """The fitted sources but one, their amplitudes fitted anew; -1 leaves none out."""
+    active = fit.active * (jnp.arange(fit.active.shape[0]) != left_out)
+    left, right = (part * active[:, None] for part in fit.images)
+    gram = likelihood.regular_gram(likelihood.inner_products(left, right), active)
+    inverse = linear.inverse_positive(gram)
+    matched = likelihood.against(left, observation.data)
+    amplitudes = jnp.einsum("tkl,tl->tk", inverse, matched)
+    value = jnp.sum((matched.conj() * amplitudes).real)
+    residual = observation.data - jnp.einsum("tk,tkr->tr", amplitudes, right)
+    return Background(likelihood.Images(left, right), inverse, residual, value)
+
+
+def projected_products(
+    held: Background, new: likelihood.Images
+) -> tuple[Complex[Array, "T P P"], Complex[Array, "T P"]]:
+    """Inner products among new images, and with the data, the held sources projected out."""
+    cross = likelihood.inner_products(held.images.left, new.right)
+    gram = likelihood.inner_products(new.left, new.right)
+    gram = gram - jnp.swapaxes(cross.conj(), -1, -2) @ (held.inverse_gram @ cross)
+    return gram, likelihood.against(new.left, held.residual)
+
+
+def integrate_amplitudes(
+    setting: Setting,
+    observation: likelihood.Observation,
+    fit: Fit,
+    noise_variance: Float[Array, ""],
+    iterations: int,
+) -> Fit:
+    """Refines a fit of independent signals by the unconditional likelihood.
+
+    The powers of the prior are those of the fitted amplitudes less what noise adds to them.
+    """
+    inverse = background(observation, fit).inverse_gram
+    fitted = jnp.mean(jnp.abs(fit.local.amplitudes) ** 2, axis=0)
+    excess = noise_variance * jnp.mean(jnp.diagonal(inverse, axis1=1, axis2=2).real, axis=0)
+    power = jnp.maximum(fitted - excess, _LEAST_POWER_SHARE * fitted)
+    power = jnp.where(fit.active > 0, power, 1.0)
+    prior = likelihood.Prior(power, noise_variance)
+    return refine(setting, observation, fit.coordinates, fit.active, iterations, prior)

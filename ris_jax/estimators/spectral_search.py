@@ -1,0 +1,221 @@
+"""Peaks of what a covariance explains: on a grid in (u, w, 1/r), then between its points.
+
+For MUSIC and MVDR alike, see `ris_jax.estimators.subspace`. Sources nearer than a beam often share
+one peak of a grid. So a second round looks where the covariance explains what the peaks of the
+first do not (the idea of Mosher & Leahy, *Source localization using recursively applied and
+projected (RAP) MUSIC*, IEEE Trans. Signal Process. 47(2), 1999): of 256 scenes of five sources,
+exact covariance, 36 x 20 x 12 cells, it took those with a missed source from 16 to 1 %.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Complex, Float, Int
+
+from ris_jax import arrays, linear
+from ris_jax import config as config_lib
+from ris_jax.estimators import grids, levenberg_marquardt
+
+# What float32 cannot tell from a steering vector that is explained in full, or not at all.
+ROUNDING = 1e-6
+# Peaks whose steering vectors have more than this squared correlation are one source.
+_SAME = 0.95
+# A peak that leaves more than this unexplained may be false, and hides nothing.
+_DOUBTFUL = 0.5
+# A steering vector that lies but for this share in those already found says nothing new.
+_LEAST_REST = 0.02
+_REGULARISATION = 1e-4
+# Levenberg-Marquardt steps from a peak of the grid.
+_ITERATIONS = 8
+
+
+class Ridge(NamedTuple):
+    """How a covariance explains a steering vector: as F x, x = Q F^H a."""
+
+    factor: Complex[Array, "... N r"]  # F
+    inverse: Complex[Array, "... r r"]  # Q
+    loading: Float[Array, "..."]  # lambda
+
+
+class Peaks(NamedTuple):
+    """Sources of one scene or a batch, best first; those that are not active are padding."""
+
+    coordinates: Float[Array, "... K 3"]
+    vectors: Complex[Array, "... K N"]
+    unexplained: Float[Array, "... K"]
+    active: Float[Array, "... K"]
+
+
+class _Local(NamedTuple):
+    """Minus the unexplained share and its derivatives, for `levenberg_marquardt.ascend`."""
+
+    value: Float[Array, ""]
+    gradient: Float[Array, "3"]  # half of the derivative
+    curvature: Float[Array, "3 3"]  # Gauss-Newton, positive semidefinite, half of the second
+
+
+class _Candidates(NamedTuple):
+    coordinates: Float[Array, "C 3"]
+    vectors: Complex[Array, "C N"]
+    unexplained: Float[Array, "C"]
+    found: Bool[Array, "C"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    """What all scenes of a call share; closed over by the functions of one scene."""
+
+    jet: Callable[[Float[Array, "3"]], Complex[Array, "4 N"]]  # see arrays.steering_jet
+    lower: Float[Array, "3"]  # limits of (u, w, 1/r)
+    upper: Float[Array, "3"]
+    points: Float[Array, "G 3"]
+    conjugates: Complex[Array, "G N"]  # of the steering vectors
+    visible: Bool[Array, "G"]  # above the horizon
+    shape: tuple[int, int, int]
+    max_sources: int
+
+
+def explained(ridge: Ridge, inner: Complex[Array, "... G r"]) -> Float[Array, "... G"]:
+    """The share of steering vectors that the covariance explains, from their ``a^H F``."""
+    return jnp.sum((inner @ ridge.inverse * inner.conj()).real, axis=-1)
+
+
+def least_cells(max_sources: int) -> int:
+    """Cells in u and w without which there are too few peaks to choose from."""
+    return 2 * max_sources + 2
+
+
+def _evaluate(ridge, jet, point):
+    """What a scene's covariance leaves of the steering vector at a point.
+
+    The ridge regression's own residual, a sum of squares, keeps the digits that ``1 - explained``
+    loses at a peak. Slopes are freed of their part along the vector, a turn of its phase that
+    means nothing.
+    """
+    vector, slopes = jnp.split(jet(point), [1])
+    slopes = slopes - jnp.sum(vector.conj() * slopes, axis=-1, keepdims=True) * vector
+    rows = jnp.concatenate([vector, slopes])
+    solution = rows @ ridge.factor.conj() @ ridge.inverse.T
+    residual = rows - solution @ ridge.factor.T
+    residual = jnp.concatenate([residual, jnp.sqrt(ridge.loading) * solution], axis=1)
+    products = (residual.conj() @ residual.T).real
+    return _Local(-products[0, 0], -products[1:, 0], products[1:, 1:]), vector[0]
+
+
+def _climb(setting, ridge, height, count) -> _Candidates:
+    """The `count` highest peaks on the grid, refined."""
+    heights, indices = grids.highest_peaks(
+        jnp.where(setting.visible, height, -jnp.inf), setting.shape, count
+    )
+    evaluate = functools.partial(_evaluate, ridge, setting.jet)
+    points, local, vectors = jax.vmap(
+        lambda start: levenberg_marquardt.ascend(
+            evaluate, start, setting.lower, setting.upper, _ITERATIONS
+        )
+    )(setting.points[indices])
+    unexplained = jnp.maximum(-local.value, jnp.finfo(points.dtype).tiny)
+    found = jnp.isfinite(heights) & (unexplained < 1.0 - ROUNDING)
+    return _Candidates(points, vectors, unexplained, found)
+
+
+def _distinct(vectors: Complex[Array, "C N"], found: Bool[Array, "C"]) -> Bool[Array, "C"]:
+    """Which peaks, given best first, are not found again in a better one."""
+    same = jnp.abs(vectors.conj() @ vectors.T) ** 2 > _SAME
+    kept = found
+    for index in range(1, found.shape[0]):
+        again = jnp.any(same[index, :index] & kept[:index])
+        kept = kept.at[index].set(kept[index] & ~again)
+    return kept
+
+
+def _choose(candidates: _Candidates, most: Int[Array, ""], max_sources: int) -> Peaks:
+    """The best distinct candidates, at most `most`."""
+    points, vectors, unexplained, found = candidates
+    order = jnp.argsort(jnp.where(found, unexplained, jnp.inf))
+    kept = _distinct(vectors[order], found[order])
+    count = jnp.minimum(most, jnp.sum(kept))
+    order = order[jnp.argsort(~kept, stable=True)][:max_sources]
+    active = (jnp.arange(max_sources) < count).astype(points.dtype)
+    return Peaks(points[order], vectors[order], unexplained[order], active)
+
+
+def _explained_beside(ridge, inner, peaks) -> Float[Array, "G"]:
+    """The share that is explained of what the steering vectors have beside those of the peaks."""
+    held = peaks.active * (peaks.unexplained < _DOUBTFUL)
+    solution = (peaks.vectors * held[:, None]) @ ridge.factor.conj() @ ridge.inverse.T
+    fitted = solution @ ridge.factor.T
+    gram = fitted.conj() @ fitted.T
+    gram = gram + jnp.diag(jnp.where(held > 0, _REGULARISATION, 1.0))
+    along = inner @ solution.T
+    known = jnp.sum((along @ linear.inverse_positive(gram) * along.conj()).real, axis=-1)
+    return (explained(ridge, inner) - known) / jnp.maximum(1.0 - known, _LEAST_REST)
+
+
+def _one_scene(setting: _Setting, ridge: Ridge, most: Int[Array, ""]) -> Peaks:
+    """Two rounds of peaks of one scene."""
+    sources = setting.max_sources
+    inner = setting.conjugates @ ridge.factor
+    first = _climb(setting, ridge, explained(ridge, inner), least_cells(sources))
+    peaks = _choose(first, most, sources)
+    second = _climb(setting, ridge, _explained_beside(ridge, inner, peaks), sources + 1)
+    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), first, second)
+    return _choose(both, most, sources)
+
+
+def search(
+    ridge: Ridge,
+    num_sources: Int[Array, "B"],
+    positions: Float[Array, "N 3"],
+    *,
+    wavelength: float,
+    wavefront: config_lib.Wavefront,
+    max_sources: int,
+    region: grids.SearchRegion,
+    grid: tuple[int, int, int],
+) -> Peaks:
+    """The steering vectors that covariances explain best, at distinct positions.
+
+    Points of the region beyond the horizon are no peaks. Memory goes as B x G x r.
+
+    Args:
+      ridge: of a batch, factor [B, N, r].
+      num_sources: [B] int, peaks wanted.
+      positions: [N, 3] float [m].
+      wavelength: [m].
+      wavefront: spherical, fresnel, parabolic or planar; planar ones have 1/r = 0.
+      max_sources: K, the width of the result.
+      region: where to search.
+      grid: cells in u, w and 1/r; at least `least_cells` in u and w.
+    """
+    lower, upper = region.lower, region.upper
+    if wavefront == "planar":
+        grid, lower[2], upper[2] = (*grid[:2], 1), 0.0, 0.0
+    points = np.clip(grids.grid_points(region, grid), lower, upper)
+    jet = functools.partial(
+        arrays.steering_jet, positions=positions, wavelength=wavelength, wavefront=wavefront
+    )
+    u, w, inverse_range = jnp.asarray(points.T)
+    vectors = arrays.steering(
+        arrays.unit_from_cosines(u, w),
+        inverse_range,
+        positions,
+        wavelength=wavelength,
+        wavefront=wavefront,
+    )
+    setting = _Setting(
+        jet=jet,
+        lower=jnp.asarray(lower),
+        upper=jnp.asarray(upper),
+        points=jnp.asarray(points),
+        conjugates=vectors.conj(),
+        visible=u**2 + w**2 < 1.0,
+        shape=grid,
+        max_sources=max_sources,
+    )
+    most = jnp.clip(num_sources, 0, max_sources)
+    return jax.vmap(functools.partial(_one_scene, setting))(ridge, most)

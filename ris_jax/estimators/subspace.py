@@ -1,0 +1,280 @@
+r"""MUSIC and MVDR in (u, w, 1/r), on any covariance that is given by a factor.
+
+Both ask how much of a steering vector the covariance :math:`R = FF^H + \epsilon I` leaves
+unexplained (a of norm one). It is the least of a ridge regression,
+
+.. math:: \nu(a) = \min_x \|a - Fx\|^2 + \lambda\|x\|^2 = 1 - a^H F Q F^H a,\quad x = Q F^H a
+
+- MUSIC (Schmidt, *Multiple emitter location and signal parameter estimation*, IEEE Trans. Antennas
+  Propag. 34(3), 1986): :math:`\lambda = 0`, Q the inverse of the Gram matrix on its principal
+  eigenspace, :math:`FQF^H = P_s`. The spectrum is :math:`1/\nu`.
+- MVDR (Capon, *High-resolution frequency-wavenumber spectrum analysis*, Proc. IEEE 57(8), 1969):
+  :math:`\lambda = \epsilon`, :math:`Q = (F^HF + \epsilon I)^{-1}`, and by Woodbury
+  :math:`\nu = \epsilon\, a^H R^{-1} a`. The spectrum is :math:`\epsilon/\nu`.
+
+So no matrix is larger than r x r, a grid needs the inner products :math:`F^Ha` only, and one
+search serves both, `ris_jax.estimators.spectral_search`. Peaks of a spectrum carry no error bars.
+
+The covariance of sources with constant signals has rank one, and no spectrum tells them apart: see
+`ris_jax.estimators.smoothing`, or use the likelihood.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float, Int
+
+from ris_jax import arrays, linear
+from ris_jax import config as config_lib
+from ris_jax import covariance as cov
+from ris_jax.estimators import estimate, grids, spectral_search
+
+_EVERYWHERE = grids.SearchRegion()
+# MVDR needs noise: where the covariance has none, this share of its mean power.
+_LEAST_LOADING = 1e-5
+# Columns of a factor that MVDR takes as they are; of more, the strongest directions.
+_MOST_COLUMNS = 32
+
+
+def _gram(factor: Complex[Array, "... N r"]) -> Complex[Array, "... r r"]:
+    return jnp.swapaxes(factor, -1, -2).conj() @ factor
+
+
+def compress(covariance: cov.LowRankCovariance, columns: int) -> cov.LowRankCovariance:
+    r"""The strongest `columns` directions of a covariance; the mean of the others is loading.
+
+    The kept eigenvalues and eigenvectors of R, and its trace, stay what they are (Tipping &
+    Bishop, *Probabilistic principal component analysis*, J. R. Stat. Soc. B 61(3), 1999). One
+    eigendecomposition of r x r, or of N x N where r is larger; none where r is small enough.
+
+    Args:
+      covariance: factor [..., N, r].
+      columns: to keep, 1 or more.
+
+    Returns:
+      factor [..., N, min(columns, r)], with orthogonal columns where it is smaller.
+
+    Raises:
+      ValueError: no columns.
+    """
+    if columns < 1:
+        raise ValueError(f"need columns >= 1; got {columns}")
+    factor, loading = covariance
+    elements, rank = factor.shape[-2:]
+    if rank <= columns:
+        return covariance
+    columns = min(columns, elements)
+    if rank <= elements:
+        values, vectors = cov.safe_eigh(_gram(factor))
+        kept = factor @ vectors[..., -columns:]
+    else:
+        values, vectors = cov.safe_eigh(factor @ jnp.swapaxes(factor, -1, -2).conj())
+        root = jnp.sqrt(jnp.maximum(values[..., -columns:], 0.0))
+        kept = vectors[..., -columns:] * root[..., None, :]
+    values = jnp.maximum(values, 0.0)
+    rest = jnp.sum(values[..., :-columns], axis=-1) / max(elements - columns, 1)
+    strongest = values[..., -columns:]
+    share = rest[..., None] / jnp.where(strongest > 0, strongest, 1.0)
+    kept = kept * jnp.sqrt(jnp.maximum(1.0 - share, 0.0))[..., None, :]
+    return cov.LowRankCovariance(kept, loading + rest)
+
+
+def _unit_power(
+    covariance: cov.LowRankCovariance,
+) -> tuple[Float[Array, "B"], cov.LowRankCovariance]:
+    """The mean power, and the covariance in units of it."""
+    return cov.trace(covariance) / covariance.factor.shape[-2], cov.trace_normalize(covariance)
+
+
+def _music_ridge(covariance, rank) -> spectral_search.Ridge:
+    inverse = cov.gram_pseudo_inverse(_gram(covariance.factor), rank)
+    return spectral_search.Ridge(covariance.factor, inverse, jnp.zeros_like(covariance.loading))
+
+
+def _mvdr_ridge(covariance) -> spectral_search.Ridge:
+    mean_power = cov.trace(covariance) / covariance.factor.shape[-2]
+    least = jnp.where(mean_power > 0, _LEAST_LOADING * mean_power, 1.0)
+    loading = jnp.maximum(covariance.loading, least)
+    gram = _gram(covariance.factor)
+    identity = jnp.eye(gram.shape[-1], dtype=gram.dtype)
+    inverse = linear.inverse_positive(gram + loading[..., None, None] * identity)
+    return spectral_search.Ridge(covariance.factor, inverse, loading)
+
+
+def _unexplained(
+    ridge: spectral_search.Ridge, steering: Complex[Array, "G N"]
+) -> Float[Array, "... G"]:
+    """The share of each steering vector that the covariance leaves, within rounding of (0, 1]."""
+    inner = steering.conj() @ ridge.factor
+    return jnp.maximum(1.0 - spectral_search.explained(ridge, inner), spectral_search.ROUNDING)
+
+
+def music_spectrum(
+    covariance: cov.LowRankCovariance, rank: Int[Array, "..."], steering: Complex[Array, "G N"]
+) -> Float[Array, "... G"]:
+    r"""MUSIC pseudo-spectrum :math:`1 / (1 - a^H P_s a)`, at most 1e6.
+
+    Args:
+      covariance: factor [..., N, r]; its loading changes nothing.
+      rank: [...] int, dimension of the signal subspace; what the factor does not hold is left out.
+      steering: [G, N] complex, unit norm.
+
+    Returns:
+      [..., G], at least 1 up to rounding.
+    """
+    with jax.default_matmul_precision("highest"):
+        return 1.0 / _unexplained(_music_ridge(covariance, rank), steering)
+
+
+def mvdr_spectrum(
+    covariance: cov.LowRankCovariance, steering: Complex[Array, "G N"]
+) -> Float[Array, "... G"]:
+    r"""MVDR spectrum :math:`1 / (a^H R^{-1} a)`: the power from a position, noise included.
+
+    Args:
+      covariance: factor [..., N, r]. A loading below 1e-5 of the mean power is raised to it, so
+        that R can be inverted.
+      steering: [G, N] complex, unit norm.
+
+    Returns:
+      [..., G], in the units of the covariance.
+    """
+    with jax.default_matmul_precision("highest"):
+        ridge = _mvdr_ridge(covariance)
+        return ridge.loading[..., None] / _unexplained(ridge, steering)
+
+
+def _least_squares_powers(
+    peaks: spectral_search.Peaks, factor: Complex[Array, "B N r"]
+) -> Float[Array, "B K"]:
+    """Diagonal of A^+ F F^H A^+H, A the steering vectors (Schmidt, 1986)."""
+    rows = peaks.vectors * peaks.active[..., None]
+    identity = jnp.eye(rows.shape[-2], dtype=rows.dtype)
+    gram = rows.conj() @ jnp.swapaxes(rows, -1, -2)
+    gram = gram + (1.0 - peaks.active)[..., None] * identity
+    signals = linear.solve_positive(gram, rows.conj() @ factor)
+    return jnp.sum(jnp.abs(signals) ** 2, axis=-1)
+
+
+def _to_estimate(
+    peaks: spectral_search.Peaks, power: Float[Array, "B K"], noise_variance: Float[Array, "B"]
+) -> estimate.Estimate:
+    """Sources strongest first, with padding."""
+    order = jnp.argsort(jnp.where(peaks.active > 0, -power, 1.0), axis=-1)
+    coordinates = jnp.take_along_axis(peaks.coordinates, order[..., None], axis=-2)
+    azimuth, elevation, source_range = arrays.from_coordinates(coordinates)
+    # Active ones come first before and after.
+    present = peaks.active > 0
+    no_bars = jnp.where(jnp.eye(3, dtype=bool), jnp.inf, jnp.zeros((*power.shape, 3, 3)))
+    return estimate.Estimate(
+        azimuth=jnp.where(present, azimuth, 0.0),
+        elevation=jnp.where(present, elevation, 0.0),
+        source_range=jnp.where(present, source_range, jnp.inf),
+        power=jnp.where(present, jnp.take_along_axis(power, order, axis=-1), 0.0),
+        num_sources=jnp.sum(present, axis=-1),
+        covariance=no_bars,
+        noise_variance=noise_variance,
+    )
+
+
+def _check(covariance, num_sources, positions, max_sources, grid) -> None:
+    shape = covariance.factor.shape
+    if len(shape) != 3 or positions.shape != (shape[1], 3):
+        raise ValueError(
+            f"need a factor [B, N, r] and positions [N, 3]; got {shape} and {positions.shape}"
+        )
+    if num_sources.shape != shape[:1] or covariance.loading.shape != shape[:1]:
+        raise ValueError(
+            f"need num_sources and loading [{shape[0]}]; "
+            f"got {num_sources.shape} and {covariance.loading.shape}"
+        )
+    if max_sources < 1:
+        raise ValueError(f"need max_sources >= 1; got {max_sources}")
+    cells = spectral_search.least_cells(max_sources)
+    if len(grid) != 3 or min(grid) < 1 or grid[0] * grid[1] < cells:
+        raise ValueError(
+            f"need a grid of three counts, {cells} cells or more in u and w; got {grid}"
+        )
+
+
+def music(
+    covariance: cov.LowRankCovariance,
+    num_sources: Int[Array, "B"],
+    positions: Float[Array, "N 3"],
+    *,
+    wavelength: float,
+    wavefront: config_lib.Wavefront = "spherical",
+    max_sources: int = 5,
+    region: grids.SearchRegion = _EVERYWHERE,
+    grid: tuple[int, int, int] = (36, 20, 12),
+) -> estimate.Estimate:
+    """Sources at the highest distinct peaks of the MUSIC spectrum; powers by least squares.
+
+    Args:
+      covariance: factor [B, N, r], any scale; of more than `max_sources` columns the strongest
+        directions are taken.
+      num_sources: [B] int, dimension of the signal subspace and number of peaks wanted.
+      positions: [N, 3] float [m].
+      wavelength: [m].
+      wavefront: spherical, fresnel, parabolic or planar; planar ones have no range: infinity.
+      max_sources: K, the width of the result.
+      region: where to search.
+      grid: cells in u, w and 1/r, of which u and w have 2 K + 2 or more.
+
+    Returns:
+      An `Estimate` [B, K] with infinite error bars. Where fewer distinct peaks than `num_sources`
+      are found, its own `num_sources` is their number.
+
+    Raises:
+      ValueError: shapes that do not agree, `max_sources` below 1, or a grid of too few cells.
+    """
+    _check(covariance, num_sources, positions, max_sources, grid)
+    with jax.default_matmul_precision("highest"):
+        unit, covariance = _unit_power(compress(covariance, max_sources))
+        ridge = _music_ridge(covariance, num_sources)
+        peaks = spectral_search.search(
+            ridge,
+            num_sources,
+            positions,
+            wavelength=wavelength,
+            wavefront=wavefront,
+            max_sources=max_sources,
+            region=region,
+            grid=grid,
+        )
+        power = _least_squares_powers(peaks, covariance.factor)
+        return _to_estimate(peaks, unit[:, None] * power, unit * covariance.loading)
+
+
+def mvdr(
+    covariance: cov.LowRankCovariance,
+    num_sources: Int[Array, "B"],
+    positions: Float[Array, "N 3"],
+    *,
+    wavelength: float,
+    wavefront: config_lib.Wavefront = "spherical",
+    max_sources: int = 5,
+    region: grids.SearchRegion = _EVERYWHERE,
+    grid: tuple[int, int, int] = (36, 20, 12),
+) -> estimate.Estimate:
+    """Sources at the highest distinct peaks of the MVDR spectrum.
+
+    Arguments, result and errors as for `music`. The powers are the spectrum less the noise, exact
+    for one source; of more than 32 columns the strongest directions are taken and the others
+    count as noise; loading below 1e-5 of the mean power is raised to it.
+    """
+    _check(covariance, num_sources, positions, max_sources, grid)
+    with jax.default_matmul_precision("highest"):
+        unit, covariance = _unit_power(compress(covariance, _MOST_COLUMNS))
+        ridge = _mvdr_ridge(covariance)
+        peaks = spectral_search.search(
+            ridge,
+            num_sources,
+            positions,
+            wavelength=wavelength,
+            wavefront=wavefront,
+            max_sources=max_sources,
+            region=region,
+            grid=grid,
+        )
+        power = ridge.loading[:, None] * jnp.maximum(1.0 / peaks.unexplained - 1.0, 0.0)
+        return _to_estimate(peaks, unit[:, None] * power, unit * covariance.loading)
