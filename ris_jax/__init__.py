@@ -26,6 +26,13 @@ _EXPORTS = {
     "stream_key": "scenes",
     "aperture_field": "measurement",
     "effective_covariance": "covariance",
+    "cramer_rao_bound": "bounds",
+    "Estimate": "estimators.estimate",
+    "localize": "estimators.localization",
+    "maximum_likelihood": "estimators.matching_pursuit",
+    "music": "estimators.subspace",
+    "mvdr": "estimators.subspace",
+    "gospa": "metrics",
     "create_train_state": "training.state",
     "predict": "training.state",
     "train_step": "training.step",
@@ -35,11 +42,17 @@ _EXPORTS = {
 
 if TYPE_CHECKING:
     from ris_jax.arrays import planar_array, steering_vector
+    from ris_jax.bounds import cramer_rao_bound
     from ris_jax.channel import rician_channel
     from ris_jax.codebooks import codebook
     from ris_jax.config import Config
     from ris_jax.covariance import effective_covariance
+    from ris_jax.estimators.estimate import Estimate
+    from ris_jax.estimators.localization import localize
+    from ris_jax.estimators.matching_pursuit import maximum_likelihood
+    from ris_jax.estimators.subspace import music, mvdr
     from ris_jax.measurement import aperture_field
+    from ris_jax.metrics import gospa
     from ris_jax.presets import preset
     from ris_jax.scenes import Measurement, Scene, Truth, sample_scenes, simulate, stream_key
     from ris_jax.training.loop import train
@@ -48,14 +61,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Config",
+    "Estimate",
     "Measurement",
     "Scene",
     "Truth",
     "aperture_field",
     "codebook",
+    "cramer_rao_bound",
     "create_train_state",
     "effective_covariance",
     "eval_step",
+    "gospa",
+    "localize",
+    "maximum_likelihood",
+    "music",
+    "mvdr",
     "planar_array",
     "predict",
     "preset",

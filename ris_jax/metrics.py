@@ -13,11 +13,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import scipy.optimize
-import scipy.special
 from jaxtyping import Bool, Float, Int
 
-# Median of |error| / standard deviation of an efficient estimator with Gaussian errors.
-EFFICIENT_MEDIAN = float(scipy.special.ndtri(0.75))
+from ris_jax import statistics
 
 
 class SourcesLike(Protocol):
@@ -350,23 +348,19 @@ def detection(estimate: SourcesLike, truth: SourcesLike, gate_rad: float = np.pi
     return Detection(detected, matches, false_alarms, truth.num_sources)
 
 
-def _share(part: Any, whole: Any) -> float:
-    return float(part / whole) if whole else np.nan
-
-
 def detection_rate(result: Detection) -> float:
     """Detected sources over all true sources of all scenes."""
-    return _share(result.detected.sum(), result.num_true.sum())
+    return statistics.share(result.detected.sum(), result.num_true.sum())
 
 
 def false_alarms_per_scene(result: Detection) -> float:
     """Mean number of false estimates in a scene."""
-    return _share(result.false_alarms.sum(), len(result.false_alarms))
+    return statistics.share(result.false_alarms.sum(), len(result.false_alarms))
 
 
 def false_alarm_rate(result: Detection) -> float:
     """Share of scenes with at least one false estimate."""
-    return _share(np.sum(result.false_alarms > 0), len(result.false_alarms))
+    return statistics.share(np.sum(result.false_alarms > 0), len(result.false_alarms))
 
 
 def count_accuracy(num_true: Int[np.ndarray, "B"], num_estimated: Int[np.ndarray, "B"]) -> float:
@@ -374,7 +368,7 @@ def count_accuracy(num_true: Int[np.ndarray, "B"], num_estimated: Int[np.ndarray
     num_true, num_estimated = np.asarray(num_true), np.asarray(num_estimated)
     if num_true.shape != num_estimated.shape or num_true.ndim != 1:
         raise ValueError(f"need counts [B], twice; got {num_true.shape} and {num_estimated.shape}")
-    return _share(np.sum(num_true == num_estimated), len(num_true))
+    return statistics.share(np.sum(num_true == num_estimated), len(num_true))
 
 
 def confusion_matrix(
@@ -393,19 +387,6 @@ def confusion_matrix(
     matrix = np.zeros((max_sources + 1, max_sources + 1), int)
     np.add.at(matrix, cells, 1)
     return matrix
-
-
-def root_mean_square(errors: Float[np.ndarray, "..."]) -> float:
-    """Over all errors that are not NaN, that is, over the matched sources alone."""
-    errors = np.asarray(errors, float)
-    return float(np.sqrt(_share(np.nansum(errors**2), np.sum(~np.isnan(errors)))))
-
-
-def median_absolute(errors: Float[np.ndarray, "..."]) -> float:
-    """Over all errors that are not NaN, that is, over the matched sources alone."""
-    errors = np.abs(np.asarray(errors, float))
-    errors = errors[~np.isnan(errors)]
-    return float(np.median(errors)) if errors.size else np.nan
 
 
 def rmspe(
@@ -441,149 +422,3 @@ def rmspe(
     left_over = larger - np.sum(matches >= 0, axis=1)
     total = _matched_sum(distance, matches, 2) + left_over * penalty**2
     return np.sqrt(np.where(larger > 0, total / np.maximum(larger, 1), np.nan))
-
-
-class Efficiency(NamedTuple):
-    """How near errors come to their bound; both ratios with a 95 % confidence interval."""
-
-    ratio: float  # bound over mean squared error, 1 if efficient
-    ratio_interval: tuple[float, float]
-    median_ratio: float  # median |error| / sqrt(bound), EFFICIENT_MEDIAN if efficient
-    median_interval: tuple[float, float]
-    count: int  # entries with a bound
-    missed: int  # of them, those without an error
-
-
-def efficiency(errors: Float[np.ndarray, "..."], variances: Float[np.ndarray, "..."]) -> Efficiency:
-    r"""Errors of one parameter against the bound of each source.
-
-    .. math::
-      \text{ratio} = 1 / \overline{e^2/\sigma^2}, \quad
-      \text{median ratio} = \mathrm{median}\, |e| / \sigma
-
-    Entries without a finite bound (padding, not identifiable) are left out. Of the others, those
-    without a finite error (missed) are left out of the mean and infinite in the median: so only
-    the median charges for them. The interval of the ratio inverts mean ± 1.96 standard errors,
-    which trusts the central limit theorem and so wants many entries and no wild outliers; the
-    interval of the median, from the binomial order statistics, holds for any distribution. Both
-    take the entries as independent.
-
-    Args:
-      errors: [...] estimate minus truth; NaN if missed.
-      variances: [...] Cramér-Rao bound of the same parameter, the errors' unit squared.
-
-    Returns:
-      `Efficiency`; ratios and intervals are NaN where nothing is left to judge.
-
-    Raises:
-      ValueError: shapes that differ, or a variance of zero or less.
-
-    Example:
-      >>> result = efficiency([0.1, -0.1, 0.1, -0.2, np.nan], [0.01] * 5)
-      >>> print(f"{result.ratio:.3f} {result.median_ratio:.3f} {result.count} {result.missed}")
-      0.571 1.000 5 1
-    """
-    errors, variances = np.asarray(errors, float), np.asarray(variances, float)
-    if errors.shape != variances.shape:
-        raise ValueError(f"need one shape; got {errors.shape} and {variances.shape}")
-    bounded = np.isfinite(variances)
-    errors, variances = errors[bounded], variances[bounded]
-    if np.any(variances <= 0):
-        raise ValueError(f"variances: need values above zero; got {variances.min()}")
-    missed = ~np.isfinite(errors)
-    scores = np.where(missed, np.inf, np.abs(errors) / np.sqrt(variances))
-    return Efficiency(
-        *_inverse_mean(scores[~missed] ** 2),
-        median_absolute(scores),
-        _median_interval(scores),
-        count=len(scores),
-        missed=int(missed.sum()),
-    )
-
-
-def _inverse_mean(values: Float[np.ndarray, "n"]) -> tuple[float, tuple[float, float]]:
-    """1 / mean of nonnegative values and its 95 % interval, [0, inf] for a single value."""
-    if not len(values):
-        return np.nan, (np.nan, np.nan)
-    mean, half = np.mean(values), np.inf
-    if len(values) > 1:
-        half = scipy.special.ndtri(0.975) * np.std(values, ddof=1) / np.sqrt(len(values))
-
-    def inverse(value):
-        return float(1 / value) if value > 0 else np.inf
-
-    return inverse(mean), (inverse(mean + half), inverse(mean - half))
-
-
-def _median_interval(values: Float[np.ndarray, "n"]) -> tuple[float, float]:
-    """95 % interval of the median of nonnegative values; fewer than six of them bound nothing."""
-    count = len(values)
-    if not count:
-        return np.nan, np.nan
-    # The median lies below the k-th smallest value with the probability of fewer than k tails.
-    tails = scipy.special.bdtr(np.arange(count), count, 0.5)
-    rank = int(np.searchsorted(tails, 0.025, side="right"))
-    ordered = np.concatenate([[0.0], np.sort(values), [np.inf]])
-    return float(ordered[rank]), float(ordered[count + 1 - rank])
-
-
-class Coverage(NamedTuple):
-    """A share and the confidence interval of the probability behind it."""
-
-    share: float
-    lower: float
-    upper: float
-
-
-def ellipse_coverage(
-    errors: Float[np.ndarray, "n d"], covariance: Float[np.ndarray, "n d d"], level: float = 0.95
-) -> Coverage:
-    r"""Share of errors inside their ellipse, :math:`e^T C^{-1} e \le \chi^2_d(\text{level})`.
-
-    Honest error bars have a share of `level`. Entries with an error or a covariance that is not
-    finite (missed, not identifiable) are left out.
-
-    Args:
-      errors: [n, d], a unit of its own for each parameter if need be.
-      covariance: [n, d, d] as claimed by the estimator or the bound.
-      level: probability that the ellipses are meant to hold; the interval's level is 0.95 always.
-
-    Raises:
-      ValueError: wrong shapes or level, or a covariance that is not positive definite.
-    """
-    errors, covariance = np.asarray(errors, float), np.asarray(covariance, float)
-    if errors.ndim != 2 or covariance.shape != (*errors.shape, errors.shape[-1]):
-        raise ValueError(f"need [n, d] and [n, d, d]; got {errors.shape} and {covariance.shape}")
-    if not 0 < level < 1:
-        raise ValueError(f"level: need 0 < level < 1; got {level}")
-    usable = np.isfinite(errors).all(axis=1) & np.isfinite(covariance).all(axis=(1, 2))
-    try:
-        root = np.linalg.cholesky(covariance[usable])
-    except np.linalg.LinAlgError as error:
-        raise ValueError("covariance: need positive definite matrices") from error
-    square = np.sum(np.linalg.solve(root, errors[usable, :, None]) ** 2, axis=(1, 2))
-    inside = int(np.sum(square <= scipy.special.chdtri(errors.shape[1], 1 - level)))
-    trials = int(np.sum(usable))
-    return Coverage(_share(inside, trials), *binomial_interval(inside, trials))
-
-
-def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Clopper-Pearson interval of a probability: holds it at least as often as `level` says.
-
-    Returns:
-      lower, upper; NaN without trials.
-
-    Raises:
-      ValueError: not 0 <= successes <= trials, or not 0 < level < 1.
-    """
-    if not (0 <= successes <= trials and 0 < level < 1):
-        raise ValueError(
-            "need 0 <= successes <= trials and 0 < level < 1; "
-            f"got {successes}, {trials} and {level}"
-        )
-    if not trials:
-        return np.nan, np.nan
-    tail, failures = (1 - level) / 2, trials - successes
-    lower = scipy.special.betaincinv(successes, failures + 1, tail) if successes else 0.0
-    upper = scipy.special.betaincinv(successes + 1, failures, 1 - tail) if failures else 1.0
-    return float(lower), float(upper)

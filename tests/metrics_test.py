@@ -5,7 +5,6 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from absl.testing import absltest, parameterized
 
 from ris_jax import arrays, metrics, scenes
@@ -425,19 +424,6 @@ class CountTest(parameterized.TestCase):
             metrics.count_accuracy(np.array(true), np.array(estimated))
 
 
-class SummaryTest(parameterized.TestCase):
-    def test_missed_sources_are_left_out(self):
-        errors = np.array([[3, np.nan], [-4, -5]])
-        self.assertAlmostEqual(metrics.root_mean_square(errors), np.sqrt(50 / 3))
-        self.assertEqual(metrics.median_absolute(errors), 4.0)
-
-    @parameterized.parameters(metrics.root_mean_square, metrics.median_absolute)
-    def test_of_nothing(self, summary):
-        self.assertTrue(np.isnan(summary(np.array([]))))
-        self.assertTrue(np.isnan(summary(np.array([[np.nan]]))))
-        self.assertEqual(summary(np.array([np.inf, -np.inf, np.nan])), np.inf)
-
-
 class RmspeTest(parameterized.TestCase):
     @parameterized.parameters(
         ([(3, 4, 1)], [(0, 0, 9)], np.sqrt((9 + 16) / 2)),
@@ -473,159 +459,6 @@ class RmspeTest(parameterized.TestCase):
 
         expected = np.min([error(order) for order in itertools.permutations(range(3))], axis=0)
         np.testing.assert_allclose(metrics.rmspe(*batches), expected)
-
-
-class EfficiencyTest(parameterized.TestCase):
-    def test_by_hand(self):
-        """e^2/var = 1, 4, 1, 0: mean 1.5, deviation sqrt(3), standard error sqrt(3)/2."""
-        result = metrics.efficiency(np.array([2.0, 6, -1, 0]), np.array([4.0, 9, 1, 5]))
-        self.assertAlmostEqual(result.ratio, 1 / 1.5)
-        half = 1.959963984540054 * np.sqrt(3) / 2  # above the mean: no upper limit
-        np.testing.assert_allclose(result.ratio_interval, (1 / (1.5 + half), np.inf))
-        self.assertEqual(result.median_ratio, 1.0)
-        self.assertEqual((result.count, result.missed), (4, 0))
-
-    def test_upper_limit(self):
-        """Scores 1, 3, 1, 3, ...: mean 2, deviation sqrt(n / (n - 1)), n = 50."""
-        result = metrics.efficiency(np.sqrt(np.tile([1.0, 3.0], 25)), np.ones(50))
-        half = 1.959963984540054 / 7
-        np.testing.assert_allclose(result.ratio_interval, (1 / (2 + half), 1 / (2 - half)))
-
-    def test_coverage_of_the_intervals(self):
-        """An efficient Gaussian estimator: 1 and 0.674, each inside in about 95 % of 400 runs."""
-        random = np.random.default_rng(0)
-        inside = np.zeros(2)
-        for _ in range(400):
-            variances = 10.0 ** random.uniform(-4, 2, 300)
-            result = metrics.efficiency(random.normal(0, np.sqrt(variances)), variances)
-            inside += [
-                result.ratio_interval[0] <= 1 <= result.ratio_interval[1],
-                result.median_interval[0] <= 0.67449 <= result.median_interval[1],
-            ]
-        # Three standard errors of a share of 0.95 in 400 runs: 0.033; the median's is conservative.
-        self.assertBetween(inside[0] / 400, 0.917, 0.983)
-        self.assertBetween(inside[1] / 400, 0.917, 0.99)
-
-    def test_an_estimator_off_by_two(self):
-        """Twice the standard deviation: a quarter of the ratio, twice the median."""
-        errors = 2 * np.random.default_rng(0).normal(size=4000)
-        result = metrics.efficiency(errors, np.ones(4000))
-        self.assertBetween(0.25, *result.ratio_interval)
-        self.assertBetween(2 * metrics.EFFICIENT_MEDIAN, *result.median_interval)
-        self.assertLess(np.ptp(result.ratio_interval), 0.05)
-
-    @parameterized.parameters((6, 1, 6), (10, 2, 9), (20, 6, 15), (100, 40, 61))
-    def test_ranks_of_the_median_interval(self, count, lower, upper):
-        """Conover, Practical Nonparametric Statistics: the usual table of order statistics."""
-        scores = np.random.default_rng(0).permutation(count) + 1.0
-        result = metrics.efficiency(scores, np.ones(count))
-        self.assertEqual(result.median_interval, (lower, upper))
-
-    def test_few_bound_nothing(self):
-        result = metrics.efficiency(np.arange(1.0, 6), np.ones(5))
-        self.assertEqual(result.median_interval, (0.0, np.inf))
-        result = metrics.efficiency(np.array([2.0]), np.ones(1))
-        self.assertEqual((result.ratio, result.ratio_interval), (0.25, (0.0, np.inf)))
-
-    def test_missed_and_not_identifiable(self):
-        """Two missed of five: infinite in the median; no bound: as if it were not there."""
-        errors = np.array([1, np.nan, -2, np.inf, 3, 4, np.nan])
-        variances = np.array([1, 1, 1, 1, 1, np.inf, np.nan])
-        result = metrics.efficiency(errors, variances)
-        self.assertEqual((result.count, result.missed), (5, 2))
-        self.assertEqual(result.median_ratio, 3.0)  # of 1, 2, 3, inf, inf
-        self.assertAlmostEqual(result.ratio, 3 / 14)
-        most_missed = metrics.efficiency(errors[:2], variances[:2])
-        self.assertEqual(most_missed.median_ratio, np.inf)
-
-    @parameterized.parameters(([], []), ([1.0], [np.inf]), ([np.nan], [np.nan]))
-    def test_of_nothing(self, errors, variances):
-        result = metrics.efficiency(np.array(errors), np.array(variances))
-        self.assertEqual((result.count, result.missed), (0, 0))
-        values = (result.ratio, *result.ratio_interval, result.median_ratio)
-        self.assertTrue(np.isnan([*values, *result.median_interval]).all())
-
-    def test_all_missed(self):
-        result = metrics.efficiency(np.full(9, np.nan), np.ones(9))
-        self.assertTrue(np.isnan([result.ratio, *result.ratio_interval]).all())
-        self.assertEqual((result.median_ratio, result.median_interval), (np.inf, (np.inf, np.inf)))
-
-    def test_no_error_at_all(self):
-        result = metrics.efficiency(np.zeros(9), np.ones(9))
-        self.assertEqual((result.ratio, result.median_ratio), (np.inf, 0.0))
-
-    @parameterized.parameters(
-        ([1.0, 2.0], [1.0], r"one shape; got \(2,\) and \(1,\)"),
-        ([1.0], [0.0], "above zero; got 0.0"),
-        ([1.0], [-1.0], "above zero"),
-    )
-    def test_refuses(self, errors, variances, message):
-        with self.assertRaisesRegex(ValueError, message):
-            metrics.efficiency(np.array(errors), np.array(variances))
-
-
-class CoverageTest(parameterized.TestCase):
-    @parameterized.parameters((1, 1.959963984540054), (2, np.sqrt(-2 * np.log(0.05))))
-    def test_edge(self, dimension, radius):
-        """Standard normal: 1.96 on the line; in the plane the radius is Rayleigh's."""
-        errors = np.zeros((2, dimension))
-        errors[:, 0] = radius - 1e-9, radius + 1e-9
-        unit = np.tile(np.eye(dimension), (2, 1, 1))
-        self.assertEqual(metrics.ellipse_coverage(errors, unit).share, 0.5)
-
-    def test_gaussian_errors(self):
-        """Correlated errors whose units differ by five decades; 4 standard errors of 4000."""
-        random = np.random.default_rng(0)
-        mixing = random.normal(size=(4000, 3, 3)) * np.array([1e-3, 1e-3, 1e2])[:, None]
-        errors = np.einsum("nij,nj->ni", mixing, random.normal(size=(4000, 3)))
-        covariance = mixing @ mixing.swapaxes(1, 2)
-        for level in (0.5, 0.95):
-            share, lower, upper = metrics.ellipse_coverage(errors, covariance, level)
-            self.assertAlmostEqual(share, level, delta=4 * np.sqrt(level * (1 - level) / 4000))
-            self.assertEqual((lower, upper), metrics.binomial_interval(round(share * 4000), 4000))
-        overconfident = metrics.ellipse_coverage(errors, covariance / 4)
-        self.assertLess(overconfident.upper, 0.7)
-
-    def test_what_is_not_finite_is_left_out(self):
-        errors = np.array([[0.0], [np.nan], [0.0], [9.0]])
-        covariance = np.array([1.0, 1.0, np.inf, 1.0]).reshape(4, 1, 1)
-        self.assertEqual(metrics.ellipse_coverage(errors, covariance).share, 0.5)
-
-    def test_of_nothing(self):
-        result = metrics.ellipse_coverage(np.zeros((0, 2)), np.zeros((0, 2, 2)))
-        self.assertTrue(np.isnan(result).all())
-
-    @parameterized.parameters(
-        (np.zeros(2), np.eye(2), 0.95, r"need \[n, d\]"),
-        (np.zeros((1, 2)), np.ones((1, 3, 3)), 0.95, r"\(1, 2\) and \(1, 3, 3\)"),
-        (np.zeros((1, 2)), np.eye(2)[None], 1.0, "level: .*got 1.0"),
-        (np.zeros((1, 2)), np.ones((1, 2, 2)) - 2, 0.95, "positive definite"),
-    )
-    def test_refuses(self, errors, covariance, level, message):
-        with self.assertRaisesRegex(ValueError, message):
-            metrics.ellipse_coverage(errors, covariance, level)
-
-
-class BinomialIntervalTest(parameterized.TestCase):
-    @parameterized.parameters((0, 10), (10, 10), (3, 10), (97, 100), (1, 1), (500, 10000))
-    def test_against_scipy(self, successes, trials):
-        for level in (0.8, 0.95):
-            expected = scipy.stats.binomtest(successes, trials).proportion_ci(level, "exact")
-            np.testing.assert_allclose(
-                metrics.binomial_interval(successes, trials, level), (expected.low, expected.high)
-            )
-
-    def test_no_success(self):
-        """Upper limit x with (1 - x)^n = 2.5 %."""
-        np.testing.assert_allclose(metrics.binomial_interval(0, 10), (0, 1 - 0.025**0.1))
-
-    def test_no_trials(self):
-        self.assertTrue(np.isnan(metrics.binomial_interval(0, 0)).all())
-
-    @parameterized.parameters((3, 2, 0.95), (-1, 2, 0.95), (1, 2, 0.0), (1, 2, 1.0))
-    def test_refuses(self, successes, trials, level):
-        with self.assertRaisesRegex(ValueError, "need 0 <= successes <= trials"):
-            metrics.binomial_interval(successes, trials, level)
 
 
 if __name__ == "__main__":

@@ -1,49 +1,112 @@
-"""Held-out covariance scores of a trained network, by number of sources and by SNR.
+"""Held-out scores: positions by an estimator against the bound, or covariances by a network.
 
 Example:
+  ris-jax evaluate --estimator=maximum_likelihood --num_scenes=200
   ris-jax evaluate --workdir=runs/quickstart --num_scenes=2000
 
-Beside the network's normalised squared error (NMSE, both matrices at trace N) stand the scores of
-the effective covariance (blended and shrunk) with its floor, the truth after the same shrinkage;
-of the covariance that the snapshots give by themselves; and of the best constant covariance.
-Scenes come from the stream `test`, which no training and no validation draws from. Writes
-evaluation.csv, evaluation.tex and figures/covariance_scores.png into the work directory.
+With --estimator, simulated scenes of --preset and --set (or recordings that hold the truth, by
+--data) are localised. Tables by number of sources, SNR, range and least separation have detection
+rate, false estimates, count, GOSPA, and the errors of azimuth, elevation and range beside the
+Cramér-Rao bound. Writes evaluation_NAME.csv, evaluation_NAME.tex and figures/ into --out. The
+signals of recordings are not known, so there the columns of the bound are empty.
+
+With --workdir, beside the network's normalised squared error (NMSE, both matrices at trace N) stand
+the scores of the effective covariance (blended and shrunk) with its floor, the truth after the same
+shrinkage; of the covariance that the snapshots give by themselves; and of the best constant
+covariance. Writes evaluation.csv, evaluation.tex and figures/covariance_scores.png into --workdir.
+
+Simulated scenes come from the stream `test`, which no training and no validation draws from.
 """
 
 import pathlib
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
 from ris_jax import config as config_lib
+from ris_jax.cli import settings
+
+if TYPE_CHECKING:
+    from ris_jax import metrics
+    from ris_jax.estimators.estimate import Estimate
+    from ris_jax.reports.localization_scores import Scores
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "folder of a run", flag_values=FLAGS)
-flags.DEFINE_integer("num_scenes", 2000, "scenes to score", lower_bound=2, flag_values=FLAGS)
-flags.DEFINE_string("estimator", None, "not there yet", flag_values=FLAGS)
+flags.DEFINE_string("estimator", None, "auto, maximum_likelihood, music or mvdr", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "num_scenes",
+    None,
+    "scenes to score; the default is 2000 of a network, 500 of an estimator, all of --data",
+    lower_bound=2,
+    flag_values=FLAGS,
+)
+flags.DEFINE_string("data", None, "recordings with their truth", flag_values=FLAGS)
+flags.DEFINE_string(
+    "out", "evaluation", "folder for the results of an estimator", flag_values=FLAGS
+)
+flags.DEFINE_boolean(
+    "known_num_sources", False, "tell the estimator how many there are", flag_values=FLAGS
+)
+flags.DEFINE_float("false_alarm_rate", 0.01, "of the estimator's own count", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "batch_size", 64, "scenes an estimator works on at a time", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_integer("seed", None, "root of all randomness", flag_values=FLAGS)
+settings.define(FLAGS)
+
+_NETWORK_SCENES = 2000
+_ESTIMATOR_SCENES = 500
+# Flags that mean nothing to a network, whose run has its own configuration.
+_ESTIMATOR_FLAGS = (
+    "data", "out", "known_num_sources", "false_alarm_rate", "batch_size", "seed", "preset", "set"
+)  # fmt: skip
+
+
+class Case(NamedTuple):
+    """Scenes to localise, host memory, and what is known about them."""
+
+    measurement: Any  # scenes.Measurement [B, ...]
+    positions: np.ndarray  # [N, 3] [m]
+    truth: "metrics.SourcesLike"
+    snr_db: np.ndarray | None  # [B]
+    snr_limits_db: tuple[float, float] | None
+    bound: np.ndarray | None  # [B, K, 3, 3]
+    options: dict[str, Any]  # of `localize`
 
 
 def run() -> int:
     """Runs the command; returns the exit status."""
-    if FLAGS.estimator:
-        raise config_lib.ConfigError("--estimator is not there yet; --workdir is")
-    if not FLAGS.workdir:
-        raise config_lib.ConfigError("--workdir: need the folder of a run, none given")
+    if bool(FLAGS.workdir) == bool(FLAGS.estimator):
+        given = "both" if FLAGS.workdir else "none"
+        raise config_lib.ConfigError(
+            f"--workdir: need the folder of a run, or else an --estimator; {given} given"
+        )
+    return _evaluate_network() if FLAGS.workdir else _evaluate_estimator()
+
+
+def _evaluate_network() -> int:
+    for flag in _ESTIMATOR_FLAGS:
+        if FLAGS[flag].present:
+            raise config_lib.ConfigError(f"--{flag}: goes with --estimator, not with --workdir")
     from ris_jax.reports import covariance_scores, figures, tables
     from ris_jax.training import checkpoint, evaluation
 
+    num_scenes = FLAGS.num_scenes or _NETWORK_SCENES
     workdir = pathlib.Path(FLAGS.workdir)
     restored, warnings = checkpoint.open_best(workdir)
     config = restored.state.config
     for warning in warnings:
         print(f"warning: {warning}")
-    print(f"epoch {restored.epoch} of {workdir}, {FLAGS.num_scenes} scenes of the stream 'test'")
-    heldout = evaluation.draw_heldout(config, "test", FLAGS.num_scenes)
+    print(f"epoch {restored.epoch} of {workdir}, {num_scenes} scenes of the stream 'test'")
+    heldout = evaluation.draw_heldout(config, "test", num_scenes)
     result = evaluation.evaluate(restored.state, heldout)
     scores = result.scores | evaluation.yardsticks(config, heldout)
     truths = [(target.num_sources, target.snr_db) for _, target in heldout.batches]
     num_sources, snr_db = (
-        np.concatenate([np.asarray(t) for t in column])[: FLAGS.num_scenes]
+        np.concatenate([np.asarray(t) for t in column])[:num_scenes]
         for column in zip(*truths, strict=True)
     )
     rows = covariance_scores.score_rows(scores, num_sources, snr_db, config.scene)
@@ -55,3 +118,159 @@ def run() -> int:
     path = figures.save_covariance_scores(workdir, rows)
     print(f"written: {workdir / 'evaluation.csv'}, {workdir / 'evaluation.tex'}, {path}")
     return 0
+
+
+def _configuration() -> config_lib.Config:
+    given = {} if FLAGS.seed is None else {"training.seed": FLAGS.seed}
+    return settings.configuration(FLAGS, given)
+
+
+def _simulated(config: config_lib.Config) -> Case:
+    """The first scenes of the stream `test`, with their bound."""
+    import jax
+
+    from ris_jax import arrays, bounds, scenes
+    from ris_jax.estimators import grids, localization
+
+    num_scenes = FLAGS.num_scenes or _ESTIMATOR_SCENES
+    key = scenes.stream_key(config.training.seed, "test")
+    positions = arrays.element_positions(config.system)
+
+    @jax.jit
+    def draw(indices):
+        batch = scenes.scenes_at(key, indices, config)
+        bound = bounds.scene_bound(batch, positions, config.system)
+        return batch._replace(signals=()), bound.covariance
+
+    with settings.progress(num_scenes, "simulating") as progress:
+        batch, bound = localization.in_chunks(
+            draw, np.arange(num_scenes), chunk_size=FLAGS.batch_size, progress=progress
+        )
+    return Case(
+        measurement=batch.measurement,
+        positions=np.asarray(positions),
+        truth=batch.truth,
+        snr_db=batch.truth.snr_db,
+        snr_limits_db=(config.scene.snr_min_db, config.scene.snr_max_db),
+        bound=bound,
+        options={
+            "wavelength": config.system.wavelength,
+            "wavefront": config.system.wavefront,
+            "source_signal": config.system.source_signal,
+            "max_sources": config.scene.max_sources,
+            "region": grids.region_of(config.scene),
+        },
+    )
+
+
+def _recorded(config: config_lib.Config) -> Case:
+    """Recordings with their truth; of the configuration, the waves and the field of view count."""
+    from ris_jax.data import measurements
+    from ris_jax.data import recordings as recordings_lib
+    from ris_jax.estimators import grids
+
+    found = recordings_lib.read(FLAGS.data)
+    if found.truth is None:
+        raise config_lib.ConfigError(
+            f"--data: need recordings that hold the truth; got none in {FLAGS.data}"
+        )
+    for number, reason in found.skipped:
+        print(f"skipped: scene {number}: {reason}", file=sys.stderr)
+    kept = slice(FLAGS.num_scenes)
+    measurement = measurements.measurement(found)
+    return Case(
+        measurement=type(measurement)(*(field[kept] for field in measurement)),
+        positions=found.positions,
+        truth=type(found.truth)(*(field[kept] for field in found.truth)),
+        snr_db=None if found.snr_db is None else found.snr_db[kept],
+        snr_limits_db=None,
+        bound=None,
+        options={
+            "wavelength": found.wavelength,
+            "wavefront": found.wavefront or config.system.wavefront,
+            "source_signal": found.source_signal or config.system.source_signal,
+            "max_sources": max(config.scene.max_sources, found.truth.azimuth.shape[1]),
+            "region": grids.region_of(config.scene),
+        },
+    )
+
+
+def _evaluate_estimator() -> int:
+    from ris_jax.estimators import localization
+    from ris_jax.reports import localization_scores, provenance
+
+    config, out = _configuration(), pathlib.Path(FLAGS.out)
+    localization.check_options(FLAGS.estimator, false_alarm_rate=FLAGS.false_alarm_rate)
+    case = _recorded(config) if FLAGS.data else _simulated(config)
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    total = len(case.measurement.snapshots)
+    header = _header(config, total)
+    print(header)
+    with settings.progress(total, "localising") as progress:
+        estimate = localization.localize_in_chunks(
+            case.measurement,
+            case.positions,
+            estimator=FLAGS.estimator,
+            num_sources=np.asarray(case.truth.num_sources) if FLAGS.known_num_sources else None,
+            false_alarm_rate=FLAGS.false_alarm_rate,
+            chunk_size=FLAGS.batch_size,
+            progress=progress,
+            **case.options,
+        )
+    scores = localization_scores.score(
+        estimate, case.truth, snr_db=case.snr_db, bound_covariance=case.bound
+    )
+    rows = localization_scores.score_rows(scores, case.snr_limits_db)
+    print(localization_scores.as_text(rows))
+    if case.bound is None:
+        print("no bound: the signals of recordings are not known")
+    name = f"evaluation_{FLAGS.estimator}"
+    comments = "".join(f"% {line}\n" for line in header.splitlines())
+    provenance.write_whole(out / f"{name}.csv", localization_scores.as_csv(rows))
+    provenance.write_whole(out / f"{name}.tex", comments + localization_scores.as_latex(rows))
+    paths = _write_figures(out / "figures", estimate, case.truth, scores, rows)
+    print(f"written: {', '.join(map(str, (out / f'{name}.csv', out / f'{name}.tex', *paths)))}")
+    return 0
+
+
+def _header(config: config_lib.Config, total: int) -> str:
+    from ris_jax.reports import provenance
+
+    source = f"of {FLAGS.data}" if FLAGS.data else "of the stream 'test'"
+    count = (
+        "known" if FLAGS.known_num_sources else f"at false-alarm rate {FLAGS.false_alarm_rate:g}"
+    )
+    return (
+        f"{FLAGS.estimator}, {total} scenes {source}, number of sources {count}\n"
+        f"{provenance.header(config)}"
+    )
+
+
+def _write_figures(
+    folder: pathlib.Path,
+    estimate: "Estimate",
+    truth: "metrics.SourcesLike",
+    scores: "Scores",
+    rows: list[dict[str, Any]],
+) -> list[pathlib.Path]:
+    """Draws all figures of an estimator; returns their paths."""
+    from ris_jax import metrics
+    from ris_jax.reports import localization_figures, provenance
+
+    most = max(estimate.azimuth.shape[1], scores.truth.azimuth.shape[1])
+    matrix = metrics.confusion_matrix(scores.truth.num_sources, scores.num_estimated, most)
+    counts = scores.truth.num_sources
+    shown = int(np.argmax(counts >= min(2, counts.max())))
+    title = f"scene {shown}: {counts[shown]} sources, {scores.num_estimated[shown]} found"
+    drawn = {
+        "count_confusion": localization_figures.count_confusion(matrix),
+        "error_distribution": localization_figures.error_distribution(scores),
+        "scene_map": localization_figures.scene_map(estimate, shown, truth, title),
+    }
+    if any(row["kind"] == "snr" for row in rows):
+        drawn["error_by_snr"] = localization_figures.error_by_snr(rows)
+    paths = []
+    for name, figure in drawn.items():
+        paths.append(folder / f"{FLAGS.estimator}_{name}.png")
+        provenance.write_whole(paths[-1], localization_figures.png(figure))
+    return paths

@@ -4,10 +4,11 @@
 
 Commands:
   train      train a network on simulated scenes; goes on where it stopped
-  evaluate   held-out scores of a trained network beside the yardsticks
+  evaluate   held-out scores of an estimator against the bound, or of a trained network
+  localize   positions of the sources in recordings, with error bars
   doctor     check an installation
 
-Not there yet: localize, simulate, tune, benchmark.
+Not there yet: simulate, tune, benchmark.
 
   ris-jax COMMAND --help                    what a command takes, with an example
 """
@@ -17,8 +18,8 @@ import sys
 
 from absl import flags, logging
 
-_COMMANDS = ("train", "evaluate", "doctor")
-_PLANNED = ("localize", "simulate", "tune", "benchmark")
+_COMMANDS = ("train", "evaluate", "localize", "doctor")
+_PLANNED = ("simulate", "tune", "benchmark")
 _USAGE_ERROR = 2
 
 
@@ -48,7 +49,8 @@ def _run(module) -> int:
         _complain(f"out of memory; a smaller --batch_size needs less: {str(error).splitlines()[0]}")
         return 1
     except KeyboardInterrupt:
-        _complain("interrupted; `train` goes on from its last checkpoint")
+        resumes = module.__name__.endswith(".train")
+        _complain("interrupted" + "; `train` goes on from its last checkpoint" * resumes)
         return 130
 
 

@@ -8,24 +8,17 @@ Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and figures/ into 
 The same command, given again, goes on where it stopped, bit for bit.
 """
 
-import json
 import pathlib
 import time
 
 from absl import flags
 
 from ris_jax import config as config_lib
-from ris_jax import presets
+from ris_jax.cli import settings
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "folder of the run", flag_values=FLAGS)
-flags.DEFINE_enum("preset", "quickstart", presets.NAMES, "what to start from", flag_values=FLAGS)
-flags.DEFINE_multi_string(
-    "set",
-    [],
-    "any configuration field, as section.field=value with a JSON value; may be repeated",
-    flag_values=FLAGS,
-)
+settings.define(FLAGS)
 flags.DEFINE_integer("epochs", None, "epochs", flag_values=FLAGS)
 flags.DEFINE_integer("steps_per_epoch", None, "microbatches an epoch", flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", None, "scenes a microbatch", flag_values=FLAGS)
@@ -47,24 +40,12 @@ _FIELDS = {
 }
 
 
-def _setting(text: str) -> tuple[str, object]:
-    """`section.field=value` as a pair; a value that is not JSON is text."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise config_lib.ConfigError(f"--set: need section.field=value; got {text!r}")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
 def configuration() -> config_lib.Config:
     """The configuration that the flags describe."""
-    values = dict(_setting(text) for text in FLAGS.set)
-    values |= {
+    given = {
         field: FLAGS[flag].value for flag, field in _FIELDS.items() if FLAGS[flag].value is not None
     }
-    return config_lib.override(presets.preset(FLAGS.preset), values)
+    return settings.configuration(FLAGS, given)
 
 
 def run() -> int:

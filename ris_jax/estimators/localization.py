@@ -66,8 +66,9 @@ def localize(
 
     MUSIC and MVDR look at the covariance of the field that the snapshots give. What they cannot
     find out themselves, the number of sources if it is not given and the noise variance where it
-    is NaN, they take from maximum likelihood. With constant signals that covariance has rank one:
-    they find one source, whatever the number.
+    is NaN, they take from maximum likelihood. With constant signals that covariance has rank one,
+    and what they find beside the strongest source is not to be relied on. Plane waves have no
+    range: with wavefront "planar" it is infinite.
 
     Args:
       measurement: a batch, [B, ...] in every field; `noise_variance` may be NaN for unknown.
@@ -112,6 +113,8 @@ def localize(
         max_sources=max_sources,
         region=region or grids.SearchRegion(),
     )
+    if wavefront == "planar":
+        estimate = estimate._replace(source_range=jnp.full_like(estimate.source_range, jnp.inf))
     return estimate._replace(
         power=estimate.power * (scale.snapshots / scale.channel)[:, None] ** 2,
         noise_variance=estimate.noise_variance * scale.snapshots**2,
@@ -244,7 +247,7 @@ def in_chunks(
 
 def localize_in_chunks(
     measurement: scenes.Measurement,
-    positions: Float[Array, "N 3"],
+    positions: Float[Any, "N 3"],
     *,
     num_sources: int | Int[Any, "B"] | None = None,
     chunk_size: int = _DEFAULT_CHUNK,
@@ -268,7 +271,8 @@ def localize_in_chunks(
       ConfigError: an option that cannot be used.
       ValueError: no scenes.
     """
-    counts = np.asarray(num_sources) if np.ndim(num_sources) == 1 else None
+    each = num_sources is not None and np.ndim(num_sources) == 1
+    counts = np.asarray(num_sources) if each else None
 
     checked = {"estimator", "max_sources", "false_alarm_rate"} & set(options)
     check_options(

@@ -80,4 +80,4 @@ def centred_window(
     """
     places = _windows(positions.shape[0], shape, window)
     grid = positions.reshape(*shape, 3)
-    return sum(grid[y, x].reshape(-1, 3) for y, x in places) / len(places)
+    return jnp.mean(jnp.stack([grid[y, x].reshape(-1, 3) for y, x in places]), axis=0)

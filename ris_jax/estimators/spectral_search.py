@@ -126,11 +126,13 @@ def _climb(setting, ridge, height, count) -> _Candidates:
 def _distinct(vectors: Complex[Array, "C N"], found: Bool[Array, "C"]) -> Bool[Array, "C"]:
     """Which peaks, given best first, are not found again in a better one."""
     same = jnp.abs(vectors.conj() @ vectors.T) ** 2 > _SAME
-    kept = found
-    for index in range(1, found.shape[0]):
-        again = jnp.any(same[index, :index] & kept[:index])
-        kept = kept.at[index].set(kept[index] & ~again)
-    return kept
+    index = jnp.arange(found.shape[0])
+
+    def keep(this, kept):
+        again = jnp.any(same[this] & kept & (index < this))
+        return kept & ~(again & (index == this))
+
+    return jax.lax.fori_loop(1, found.shape[0], keep, found)
 
 
 def _choose(candidates: _Candidates, most: Int[Array, ""], max_sources: int) -> Peaks:

@@ -4,10 +4,12 @@ import csv
 import io
 from collections.abc import Sequence
 
-Row = Sequence[str | int | float]
+Row = Sequence[str | int | float | None]
 
 
-def _cell(value: str | int | float) -> str:
+def _cell(value: str | int | float | None) -> str:
+    if value is None or value != value:  # not a number
+        return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

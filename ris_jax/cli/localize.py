@@ -1,0 +1,231 @@
+"""Positions of the sources in a user's recordings, with error bars and their number.
+
+Example:
+  ris-jax localize --data=recordings.npz --out=positions.csv
+  ris-jax localize --data=recordings.npz --out=positions.json --num_sources=2 --figure=map.png
+
+Takes a recordings file (.npz, .h5 or .mat v7.3), a shard of the reference pipeline, or a folder of
+.npz of either. Writes one row a source: scene, source, azimuth_deg, elevation_deg, range_m, their
+standard deviations (azimuth_std_deg, elevation_std_deg, range_std_m; empty where the scene does not
+determine the parameter) and power_db. A scene in which nothing was found has no row. JSON has all
+scenes, and what they were localised with.
+"""
+
+import dataclasses
+import math
+import pathlib
+import sys
+from typing import TYPE_CHECKING, Any, get_args
+
+from absl import flags
+
+from ris_jax import config as config_lib
+from ris_jax.cli import settings
+
+if TYPE_CHECKING:
+    from ris_jax.data.recordings import Recordings
+    from ris_jax.estimators.estimate import Estimate
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("data", None, "recordings: a file or a folder", flag_values=FLAGS)
+flags.DEFINE_string("out", None, "file to write, .csv or .json", flag_values=FLAGS)
+flags.DEFINE_string("workdir", None, "a trained network; not there yet", flag_values=FLAGS)
+flags.DEFINE_string(
+    "estimator",
+    "auto",
+    "maximum_likelihood, music or mvdr; auto is maximum_likelihood",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "num_sources", None, "sources in every scene, if known", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_integer("max_sources", 5, "most sources in a scene", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_enum(
+    "source_signal",
+    None,
+    get_args(config_lib.SourceSignal),
+    "whether a source sends the same in all snapshots; the default is what the data say, or "
+    "constant",
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "wavefront",
+    None,
+    get_args(config_lib.Wavefront),
+    "shape of the waves; the default is what the data say, or spherical",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "false_alarm_rate",
+    0.01,
+    "share of scenes in which one source too many is found, where the number is not known",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "azimuth_max_deg", 60.0, "sources are within plus or minus this", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "elevation_max_deg", 30.0, "sources are within plus or minus this", flag_values=FLAGS
+)
+flags.DEFINE_float("range_min", 0.5, "no source is nearer [m]", flag_values=FLAGS)
+flags.DEFINE_string("figure", None, "map of one scene to draw, .png", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "figure_scene", None, "its number in the data; the default is the first usable", lower_bound=0,
+    flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_integer(
+    "batch_size", 64, "scenes that are worked on at a time", lower_bound=1, flag_values=FLAGS
+)
+
+
+def _path(flag: str, endings: tuple[str, ...]) -> pathlib.Path:
+    """The file that a flag names, with one of the endings, in a folder that is there."""
+    from ris_jax.reports import provenance
+
+    path = pathlib.Path(str(FLAGS[flag].value))
+    if path.suffix.lower() not in endings:
+        raise config_lib.ConfigError(
+            f"--{flag}: need a name ending in {' or '.join(endings)}; got {str(path)!r}"
+        )
+    provenance.require_folder(f"--{flag}", path)
+    return path
+
+
+def _scene_limits() -> config_lib.SceneConfig:
+    """Where sources may be; errors name the flag."""
+    least = FLAGS.range_min
+    if not 0 < least < math.inf:
+        raise config_lib.ConfigError(f"--range_min: need finite metres above zero; got {least!r}")
+    try:
+        return config_lib.SceneConfig(
+            azimuth_max_deg=FLAGS.azimuth_max_deg,
+            elevation_max_deg=FLAGS.elevation_max_deg,
+            range_min=least,
+            range_max=max(10.0, least),
+        )
+    except config_lib.ConfigError as error:
+        raise config_lib.ConfigError(str(error).replace("scene.", "--", 1)) from error
+
+
+def _options(recordings: "Recordings") -> dict[str, Any]:
+    """What `localize` is to be told; a flag wins over what the data say."""
+    from ris_jax.estimators import grids
+
+    return {
+        "wavelength": recordings.wavelength,
+        "wavefront": FLAGS.wavefront or recordings.wavefront or "spherical",
+        "source_signal": FLAGS.source_signal or recordings.source_signal or "constant",
+        "estimator": "maximum_likelihood" if FLAGS.estimator == "auto" else FLAGS.estimator,
+        "num_sources": FLAGS.num_sources,
+        "max_sources": FLAGS.max_sources,
+        "false_alarm_rate": FLAGS.false_alarm_rate,
+        "region": grids.region_of(_scene_limits()),
+    }
+
+
+def _figure_index(recordings: "Recordings") -> int:
+    """Which of the usable scenes to draw."""
+    number = FLAGS.figure_scene
+    if number is None:
+        return 0
+    numbers = recordings.scene_numbers.tolist()
+    if number not in numbers:
+        raise config_lib.ConfigError(
+            f"--figure_scene: need the number of a usable scene, {numbers[0]} to {numbers[-1]}; "
+            f"got {number}"
+        )
+    return numbers.index(number)
+
+
+def _draw(recordings: "Recordings", estimate: "Estimate", index: int) -> bytes:
+    from ris_jax.reports import localization_figures
+
+    number, count = recordings.scene_numbers[index], int(estimate.num_sources[index])
+    title = f"scene {number}: {count} source{'s' * (count != 1)} found"
+    return localization_figures.png(
+        localization_figures.scene_map(estimate, index, recordings.truth, title)
+    )
+
+
+def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
+    """What a JSON file says beside the scenes."""
+    from ris_jax.reports import provenance
+
+    return {
+        "data": FLAGS.data,
+        **{name: value for name, value in options.items() if name != "region"},
+        "region": dataclasses.asdict(options["region"]),
+        "versions": provenance.versions(),
+        "skipped": [{"scene": number, "reason": why} for number, why in recordings.skipped],
+    }
+
+
+def _localize(recordings: "Recordings", options: dict[str, Any]) -> "Estimate":
+    from ris_jax.data import measurements
+    from ris_jax.estimators import localization
+
+    with settings.progress(len(recordings.scene_numbers), "localising") as progress:
+        return localization.localize_in_chunks(
+            measurements.measurement(recordings),
+            recordings.positions,
+            chunk_size=FLAGS.batch_size,
+            progress=progress,
+            **options,
+        )
+
+
+def _summary(recordings: "Recordings", estimate: "Estimate") -> str:
+    from ris_jax.reports import source_table
+
+    usable, skipped = len(recordings.scene_numbers), len(recordings.skipped)
+    empty = int((estimate.num_sources == 0).sum())
+    lines = [
+        f"{int(estimate.num_sources.sum())} sources in {usable - empty} scenes; "
+        f"{empty} scenes with nothing found, {skipped} skipped"
+    ]
+    if recordings.truth is not None:
+        lines.append(source_table.truth_summary(estimate, recordings.truth))
+    return "\n".join(lines)
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
+    if FLAGS.workdir:
+        raise config_lib.ConfigError("--workdir: localising with a network is not there yet")
+    for flag in ("data", "out"):
+        if not FLAGS[flag].value:
+            raise config_lib.ConfigError(f"--{flag}: need a file, none given")
+    if FLAGS.figure_scene is not None and not FLAGS.figure:
+        raise config_lib.ConfigError("--figure_scene: need --figure, too; none given")
+    out = _path("out", (".csv", ".json"))
+    figure = _path("figure", (".png",)) if FLAGS.figure else None
+    _scene_limits()
+    from ris_jax.data import recordings as recordings_lib
+    from ris_jax.estimators import localization
+    from ris_jax.reports import provenance, source_table
+
+    localization.check_options(
+        FLAGS.estimator,
+        num_sources=FLAGS.num_sources,
+        max_sources=FLAGS.max_sources,
+        false_alarm_rate=FLAGS.false_alarm_rate,
+    )
+    recordings = recordings_lib.read(FLAGS.data)
+    for number, reason in recordings.skipped:
+        print(f"skipped: scene {number}: {reason}", file=sys.stderr)
+    options, drawn = _options(recordings), _figure_index(recordings)
+    estimate = _localize(recordings, options)
+    rows = source_table.source_rows(estimate, recordings.scene_numbers)
+    if out.suffix.lower() == ".csv":
+        content = source_table.as_csv(rows)
+    else:
+        about = _about(recordings, options)
+        content = source_table.as_json(rows, estimate, recordings.scene_numbers, about)
+    image = _draw(recordings, estimate, drawn) if figure else b""
+    summary = _summary(recordings, estimate)
+    provenance.write_whole(out, content)
+    if figure:
+        provenance.write_whole(figure, image)
+    print(summary)
+    print(f"written: {out}" + (f", {figure}" if figure else ""))
+    return 0

@@ -1,0 +1,294 @@
+"""Scores of estimated positions, beside the bound, by number of sources, SNR, range, separation.
+
+A source is found if it has an estimate of its own within 5 degrees in both azimuth and elevation.
+Errors and the bound beside them are those of the sources found; what was missed and what was found
+besides stands in the table of counts. The median ratio charges for the missed: there they are
+infinite errors.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ris_jax import metrics, statistics
+from ris_jax.estimators.estimate import Estimate
+from ris_jax.reports import tables
+
+# Name, unit, and how many of them the unit inside the package is.
+PARAMETERS = (("azimuth", "deg", 180 / np.pi), ("elevation", "deg", 180 / np.pi), ("range", "m", 1))
+_COUNTS = (
+    "scenes",
+    "sources",
+    "detected",
+    "detected_lower",
+    "detected_upper",
+    "false_per_scene",
+    "count_right",
+    "gospa_m",
+    "gospa_localisation_m2",
+    "gospa_missed_m2",
+    "gospa_false_m2",
+    "inside_ellipse",
+    "inside_lower",
+    "inside_upper",
+)
+_ERRORS = ("rmse", "rms_bound", "median", "efficient_median", "median_bound")  # have a unit
+_RATIOS = (
+    "efficiency",
+    "efficiency_lower",
+    "efficiency_upper",
+    "ratio",
+    "ratio_lower",
+    "ratio_upper",
+)
+_SNR_BINS = 5
+_RANGE_EDGES = (0.0, 1.0, 2.0, 4.0, 8.0, np.inf)  # [m]
+_SEPARATION_EDGES_DEG = (0.0, 5.0, 10.0, 20.0, 40.0, 180.0)
+_LABEL = "scenes_of"
+
+
+class Scores(NamedTuple):
+    """What is known of every scene and of every true source; NaN where there is no such thing."""
+
+    truth: metrics.Sources
+    num_estimated: Int[np.ndarray, "B"]
+    snr_db: Float[np.ndarray, "B"]
+    separation: Float[np.ndarray, "B"]  # least angle between two sources [rad]
+    gospa: metrics.Gospa
+    detection: metrics.Detection
+    errors: Float[np.ndarray, "B K 3"]  # of the sources found: azimuth, elevation [rad], range [m]
+    claimed: Float[np.ndarray, "B K 3 3"]  # their covariance as the estimator has it
+    deviations: Float[np.ndarray, "B K 3"]  # the bound's; not finite: not identifiable
+
+
+class _Group(NamedTuple):
+    """Part of the scenes, or of the sources whatever their scene."""
+
+    kind: str
+    label: str
+    sources: Bool[np.ndarray, "B K"]
+    scenes: Bool[np.ndarray, "B"] | None  # None: scores of whole scenes say nothing of the part
+
+
+def score(
+    estimate: Estimate,
+    truth: metrics.SourcesLike,
+    *,
+    snr_db: Float[np.ndarray, "B"] | None = None,
+    bound_covariance: Float[np.ndarray, "B K 3 3"] | None = None,
+) -> Scores:
+    """Scores a batch of scenes.
+
+    Args:
+      estimate: of B scenes.
+      truth: of the same scenes, K places a scene.
+      snr_db: [B], if known.
+      bound_covariance: [B, K, 3, 3] of azimuth, elevation and range, if there is a bound.
+    """
+    true = metrics.sources(truth)
+    batch, places = true.azimuth.shape
+    found = metrics.detection(estimate, true)
+    errors = metrics.matched_errors(estimate, true, found.matches)
+    nowhere = np.full((batch, 1, 3, 3), np.nan)
+    covariance = np.append(np.asarray(estimate.covariance, float), nowhere, axis=1)
+    deviations = np.full((batch, places, 3), np.nan)
+    if bound_covariance is not None:
+        variances = np.diagonal(np.asarray(bound_covariance, float), axis1=-2, axis2=-1)
+        active = np.arange(places) < true.num_sources[:, None]
+        deviations = np.sqrt(np.where(active[..., None], variances, np.nan))
+    angles = metrics.direction_distance(true, true)
+    closest = np.min(np.where(np.eye(places, dtype=bool), np.inf, angles), axis=(1, 2), initial=9.9)
+    return Scores(
+        truth=true,
+        num_estimated=np.asarray(estimate.num_sources),
+        snr_db=np.full(batch, np.nan) if snr_db is None else np.asarray(snr_db, float),
+        separation=np.where(true.num_sources > 1, closest, np.nan),
+        gospa=metrics.gospa(estimate, true),
+        detection=found,
+        errors=np.stack(errors[:3], axis=-1),
+        claimed=np.take_along_axis(covariance, found.matches[..., None, None], axis=1),
+        deviations=deviations,
+    )
+
+
+def _bins(values: np.ndarray, edges: Any, unit: str) -> list[tuple[str, np.ndarray]]:
+    """Label and members of every bin that has any; the last bin holds its upper edge."""
+    bins = []
+    for low, high in itertools.pairwise(edges):
+        inside = (values >= low) & ((values < high) | ((values == high) & (high == edges[-1])))
+        label = f"{low:g} to {high:g} {unit}" if np.isfinite(high) else f"{low:g} {unit} and more"
+        if inside.any():
+            bins.append((label, inside))
+    return bins
+
+
+def _groups(scores: Scores, snr_limits_db: tuple[float, float] | None) -> list[_Group]:
+    batch, places = scores.truth.azimuth.shape
+    active = np.arange(places) < scores.truth.num_sources[:, None]
+
+    def of_scenes(kind, bins):
+        return [_Group(kind, label, active & inside[:, None], inside) for label, inside in bins]
+
+    groups = of_scenes("all", [("all", np.ones(batch, bool))])
+    counts = scores.truth.num_sources
+    groups += of_scenes("count", [(f"K = {k}", counts == k) for k in np.unique(counts)])
+    known = scores.snr_db[np.isfinite(scores.snr_db)]
+    if known.size:
+        low, high = snr_limits_db or (np.floor(known.min()), np.ceil(known.max()))
+        edges = np.linspace(low, high, _SNR_BINS + 1) if low < high else (low, low + 1)
+        groups += of_scenes("snr", _bins(np.clip(scores.snr_db, low, high), edges, "dB"))
+    ranges = _bins(scores.truth.source_range, _RANGE_EDGES, "m")
+    groups += [_Group("range", f"r = {label}", inside, None) for label, inside in ranges]
+    apart = _bins(np.rad2deg(scores.separation), _SEPARATION_EDGES_DEG, "deg apart")
+    return groups + of_scenes("separation", apart)
+
+
+def _counts(scores: Scores, group: _Group) -> dict[str, Any]:
+    sources, scenes = group.sources, group.scenes
+    detected = int(scores.detection.detected[sources].sum())
+    total = int(sources.sum())
+    inside = _coverage(scores.errors[sources], scores.claimed[sources])
+    whole = sources.any(axis=1) if scenes is None else scenes
+    values = {
+        "scenes": int(whole.sum()),
+        "sources": total,
+        "detected": statistics.share(detected, total),
+        "inside_ellipse": inside.share,
+        "inside_lower": inside.lower,
+        "inside_upper": inside.upper,
+    }
+    interval = statistics.binomial_interval(detected, total)
+    values["detected_lower"], values["detected_upper"] = interval
+    per_scene = {
+        "false_per_scene": scores.detection.false_alarms,
+        "count_right": scores.num_estimated == scores.truth.num_sources,
+        "gospa_m": scores.gospa.total,
+        "gospa_localisation_m2": scores.gospa.localisation,
+        "gospa_missed_m2": scores.gospa.missed,
+        "gospa_false_m2": scores.gospa.false,
+    }
+    for name, numbers in per_scene.items():
+        values[name] = np.nan if scenes is None else float(np.mean(numbers[scenes]))
+    return values
+
+
+def _coverage(
+    errors: Float[np.ndarray, "n 3"], claimed: Float[np.ndarray, "n 3 3"]
+) -> statistics.Coverage:
+    """Share of errors inside the 95 % ellipsoid that the estimator claims, where it claims one."""
+    usable = np.isfinite(claimed).all(axis=(1, 2))
+    deviations = np.sqrt(np.diagonal(claimed[usable], axis1=1, axis2=2))
+    # Of unit diagonal, rounding of the estimator's float32 is small beside the eigenvalues.
+    scaled = claimed[usable] / deviations[:, :, None] / deviations[:, None, :]
+    positive = np.linalg.eigvalsh(scaled)[:, 0] > 0 if len(scaled) else np.zeros(0, bool)
+    return statistics.ellipse_coverage(
+        (errors[usable] / deviations)[positive], scaled[positive], level=0.95
+    )
+
+
+def _parameter(scores: Scores, group: _Group, index: int) -> dict[str, float]:
+    """Errors of one parameter in its unit of `PARAMETERS`."""
+    unit = PARAMETERS[index][2]
+    errors = scores.errors[..., index][group.sources] * unit
+    deviations = scores.deviations[..., index][group.sources] * unit
+    beside = np.where(np.isfinite(errors) & np.isfinite(deviations), deviations, np.nan)
+    # An estimate at infinity has no error to square; the medians count it.
+    finite = np.where(np.isfinite(errors), errors, np.nan)
+    result = statistics.efficiency(errors, deviations**2)
+    return {
+        "rmse": statistics.root_mean_square(finite),
+        "rms_bound": statistics.root_mean_square(beside),
+        "median": statistics.median_absolute(errors),
+        "efficient_median": statistics.efficient_median(beside),
+        "median_bound": statistics.median_absolute(beside),
+        "efficiency": result.ratio,
+        "efficiency_lower": result.ratio_interval[0],
+        "efficiency_upper": result.ratio_interval[1],
+        "ratio": result.median_ratio,
+        "ratio_lower": result.median_interval[0],
+        "ratio_upper": result.median_interval[1],
+    }
+
+
+def score_rows(
+    scores: Scores, snr_limits_db: tuple[float, float] | None = None
+) -> list[dict[str, Any]]:
+    """One row for all scenes, then by number of sources, SNR, range and least separation.
+
+    Args:
+      scores: from `score`.
+      snr_limits_db: ends of the bins of SNR; by default those of the data.
+
+    Returns:
+      Rows with `kind`, `scenes_of` and the columns of `HEADER`.
+    """
+    rows = []
+    for group in _groups(scores, snr_limits_db):
+        row = {"kind": group.kind, _LABEL: group.label} | _counts(scores, group)
+        for index, (name, unit, _) in enumerate(PARAMETERS):
+            values = _parameter(scores, group, index)
+            row |= {_column(name, short, unit): value for short, value in values.items()}
+        rows.append(row)
+    return rows
+
+
+def _column(name: str, short: str, unit: str) -> str:
+    return f"{name}_{short}" + (f"_{unit}" if short in _ERRORS else "")
+
+
+HEADER = (
+    _LABEL,
+    *_COUNTS,
+    *(_column(name, s, unit) for name, unit, _ in PARAMETERS for s in (*_ERRORS, *_RATIOS)),
+)
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """All columns of all rows."""
+    return tables.as_csv(HEADER, [[row[name] for name in HEADER] for row in rows])
+
+
+def _readable(row: dict[str, Any], columns: tuple[str, ...], short: Callable[[str], str]) -> dict:
+    """Cells by short name, a value and its interval in one: `0.858 [0.799, 0.905]`."""
+    cells: dict[str, Any] = {_LABEL: row[_LABEL]}
+    for column in columns:
+        if column.endswith(("_lower", "_upper")):
+            continue
+        value, cell = row[column], row[column]
+        if f"{column}_lower" in columns and not np.isnan(value):
+            low, high = row[f"{column}_lower"], row[f"{column}_upper"]
+            cell = f"{value:.3f} [{low:.3f}, {high:.3f}]"
+        elif isinstance(value, float) and not np.isnan(value):
+            cell = f"{value:.3f}"
+        cells[short(column)] = cell
+    return cells
+
+
+def _parts(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[str], list[list[Any]]]]:
+    """Title, header and rows of each table that is narrow enough to read."""
+    tables_of: list[tuple[str, tuple[str, ...], Callable[[str], str]]]
+    tables_of = [("sources found, intervals of 95 %", _COUNTS, str)]
+    for name, unit, _ in PARAMETERS:
+        shorts = {_column(name, short, unit): short for short in (*_ERRORS, *_RATIOS)}
+        title = f"{name} of the sources found [{unit}], intervals of 95 %"
+        tables_of.append((title, tuple(shorts), shorts.__getitem__))
+    for title, columns, short in tables_of:
+        cells = [_readable(row, columns, short) for row in rows]
+        yield title, list(cells[0]), [list(row.values()) for row in cells]
+
+
+def as_text(rows: list[dict[str, Any]]) -> str:
+    """Four tables: what was found, then each parameter against its bound."""
+    return "\n\n".join(
+        f"{title}\n{tables.as_text(header, body)}" for title, header, body in _parts(rows)
+    )
+
+
+def as_latex(rows: list[dict[str, Any]]) -> str:
+    """The same four tables."""
+    return "\n".join(
+        f"% {title}\n{tables.as_latex(header, body)}" for title, header, body in _parts(rows)
+    )

@@ -1,0 +1,96 @@
+"""A user's table, by hand."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from ris_jax import metrics
+from ris_jax.estimators.estimate import Estimate
+from ris_jax.reports import source_table
+
+NUMBERS = np.array([0, 3, 4])
+
+
+def make_estimate():
+    """Two sources, none, and a plane wave of which the range is not determined."""
+    deviations = np.array([0.01, 0.02, 0.5])
+    covariance = np.broadcast_to(np.diag(deviations**2), (3, 2, 3, 3)).copy()
+    covariance[2, 0, 2, 2] = np.inf
+    covariance[2, 0, 1, 1] = np.nan
+    return Estimate(
+        azimuth=np.array([[0.1, -0.2], [0, 0], [np.pi / 6, 0]], np.float32),
+        elevation=np.array([[0.0, 0.3], [0, 0], [-np.pi / 9, 0]], np.float32),
+        source_range=np.array([[2.5, 4], [np.inf, np.inf], [np.inf, np.inf]], np.float32),
+        power=np.array([[10, 1], [0, 0], [0, 0]], np.float32),
+        num_sources=np.array([2, 0, 1]),
+        covariance=covariance.astype(np.float32),
+        noise_variance=np.array([0.1, 0.2, np.nan], np.float32),
+    )
+
+
+def test_rows():
+    rows = source_table.source_rows(make_estimate(), NUMBERS)
+    degree = 180 / np.pi
+    expected = [
+        (0, 0, 0.1 * degree, 0.0, 2.5, 0.01 * degree, 0.02 * degree, 0.5, 10.0),
+        (0, 1, -0.2 * degree, 0.3 * degree, 4.0, 0.01 * degree, 0.02 * degree, 0.5, 0.0),
+    ]
+    np.testing.assert_allclose(rows[:2], expected, rtol=1e-6, atol=1e-6)
+    scene, source, azimuth, elevation, *rest = rows[2]
+    np.testing.assert_allclose((scene, source, azimuth, elevation), (4, 0, 30, -20), rtol=1e-6)
+    assert rest == [np.inf, pytest.approx(0.01 * degree), None, None, None]
+
+
+def test_csv_has_empty_cells_for_what_is_not_known():
+    text = source_table.as_csv(source_table.source_rows(make_estimate(), NUMBERS))
+    lines = text.splitlines()
+    assert lines[0] == (
+        "scene,source,azimuth_deg,elevation_deg,range_m,"
+        "azimuth_std_deg,elevation_std_deg,range_std_m,power_db"
+    )
+    assert lines[1].startswith("0,0,5.729578,0.0,2.5,0.5729578,")  # seven digits, as float32 has
+    assert lines[3].endswith("inf,0.5729578,,,")
+    assert [row["scene"] for row in csv.DictReader(lines)] == ["0", "0", "4"]
+
+
+def test_json_lists_every_scene():
+    estimate = make_estimate()
+    rows = source_table.source_rows(estimate, NUMBERS)
+    found = json.loads(source_table.as_json(rows, estimate, NUMBERS, {"estimator": "music"}))
+    assert found["estimator"] == "music"
+    assert [scene["scene"] for scene in found["scenes"]] == [0, 3, 4]
+    assert [scene["num_sources"] for scene in found["scenes"]] == [2, 0, 1]
+    assert found["scenes"][1]["sources"] == []
+    assert found["scenes"][2]["noise_variance"] is None
+    source = found["scenes"][2]["sources"][0]
+    assert tuple(source) == source_table.HEADER[1:]
+    assert source["range_m"] is source["range_std_m"] is source["power_db"] is None
+
+
+def test_summary_by_hand():
+    """One of two sources found, 1 and 2 degrees and 0.5 m off; one false; both counts right."""
+    degree = np.pi / 180
+    truth = metrics.Sources(
+        azimuth=np.array([[0.0, 0.5], [0.0, 0.0]]),
+        elevation=np.zeros((2, 2)),
+        source_range=np.full((2, 2), 3.0),
+        num_sources=np.array([2, 0]),
+    )
+    estimate = truth._replace(
+        azimuth=np.array([[degree, -0.5], [0, 0]]),
+        elevation=np.full((2, 2), 2 * degree),
+        source_range=np.full((2, 2), 3.5),
+        num_sources=np.array([2, 0]),
+    )
+    text = source_table.truth_summary(estimate, truth)
+    assert "50.0% of 2 sources within 5 degrees in both angles, 1 false" in text
+    assert "count right in 100.0% of scenes" in text
+    assert "azimuth 1.000 deg, elevation 2.000 deg, range 0.500 m" in text
+    assert len(text.splitlines()) == 2
+
+
+def test_summary_of_nothing():
+    nothing = metrics.Sources(*np.zeros((3, 1, 2)), num_sources=np.array([0]))
+    assert "nan% of 0 sources" in source_table.truth_summary(nothing, nothing)
