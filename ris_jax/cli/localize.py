@@ -57,7 +57,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_float(
     "false_alarm_rate",
-    0.01,
+    0.001,
     "share of scenes in which one source too many is found, where the number is not known",
     flag_values=FLAGS,
 )

@@ -13,7 +13,7 @@ from ris_jax import config as config_lib
 from ris_jax import covariance as cov
 from ris_jax import measurement as measurement_lib
 from ris_jax import scenes
-from ris_jax.estimators import grids, matching_pursuit, subspace
+from ris_jax.estimators import grids, matching_pursuit, model_order, subspace
 from ris_jax.estimators.estimate import Estimate
 
 ESTIMATORS = ("auto", "maximum_likelihood", "music", "mvdr")
@@ -25,7 +25,7 @@ def check_options(
     *,
     num_sources: int | Int[Any, "B"] | None = None,
     max_sources: int = 5,
-    false_alarm_rate: float = 0.01,
+    false_alarm_rate: float = model_order.DEFAULT_FALSE_ALARM_RATE,
 ) -> None:
     """Checks what `localize` is told, before any work.
 
@@ -59,7 +59,7 @@ def localize(
     estimator: str = "maximum_likelihood",
     num_sources: int | Int[Array, "B"] | None = None,
     max_sources: int = 5,
-    false_alarm_rate: float = 0.01,
+    false_alarm_rate: float = model_order.DEFAULT_FALSE_ALARM_RATE,
     region: grids.SearchRegion | None = None,
 ) -> Estimate:
     """Sources of a batch of scenes, by the estimator of that name.

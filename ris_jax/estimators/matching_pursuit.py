@@ -42,7 +42,7 @@ class SearchOptions:
     final_iterations: int = 6
     attempts: int = 6  # exchanges and splits a scene may try
     passes: int = 3  # over growing and improving
-    queue: int = 16  # scenes a round
+    queue: int = 16  # scenes a round, at least; a quarter of the batch if that is more
 
 
 class Task(NamedTuple):
@@ -183,7 +183,8 @@ def work_off(
     Returns:
       The tasks, and which of them were taken further at least once.
     """
-    size = min(size, open_tasks.shape[0])
+    batch = open_tasks.shape[0]
+    size = min(max(size, batch // 4), batch)
 
     def one_round(carry):
         tasks, open_tasks, touched = carry
@@ -347,7 +348,7 @@ def maximum_likelihood(
     source_signal: config_lib.SourceSignal = "constant",
     num_sources: Int[Array, "B"] | int | None = None,
     max_sources: int = 5,
-    false_alarm_rate: float = 1e-3,
+    false_alarm_rate: float = model_order.DEFAULT_FALSE_ALARM_RATE,
     region: grids.SearchRegion | None = None,
     options: SearchOptions | None = None,
 ) -> Estimate:

@@ -15,6 +15,10 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 
+# Of a source too many, a scene: it costs weak sources little and keeps counts right.
+DEFAULT_FALSE_ALARM_RATE = 1e-3
+
+
 def metric_tensor(jets: Complex[Array, "... 4 N"]) -> Float[Array, "... 3 3"]:
     r"""How fast a steering vector turns away from itself.
 

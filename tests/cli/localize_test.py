@@ -209,7 +209,7 @@ class TestOptions:
             "estimator": "maximum_likelihood",
             "num_sources": None,
             "max_sources": 5,
-            "false_alarm_rate": 0.01,
+            "false_alarm_rate": 0.001,
         }
         assert (region.inverse_range_min, region.inverse_range_max) == (0.0, 2.2)
         assert region.u_max == pytest.approx(np.sin(np.deg2rad(64)))

@@ -73,7 +73,7 @@ class CriteriaTest(parameterized.TestCase):
         """MDL errs less and less as snapshots grow; AIC keeps inventing sources."""
         share = {}
         for criterion in CRITERIA:
-            for num_samples in (20, 100, 2000):
+            for num_samples in (20, 2000):
                 values = eigenvalues(3, num_samples, power=1.0)
                 found = count(values, criterion=criterion, num_samples=num_samples)
                 share[criterion, num_samples] = float(jnp.mean(found == 3))
