@@ -253,6 +253,7 @@ def cramer_rao_bound(
     return Bound(_mark(covariance, known), known)
 
 
+@functools.partial(jax.jit, static_argnames="system")
 def scene_bound(
     scene: scenes.Scene, positions: Float[Array, "N 3"], system: config_lib.SystemConfig
 ) -> Bound:

@@ -8,12 +8,17 @@ device.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Float, Inexact
 
 # A pivot below this share of its diagonal entry is rounding; it is raised to it.
 _LEAST_PIVOT = 1e-7
 # Larger systems are eliminated in a loop: unrolled, they take seconds to compile.
 _MOST_UNROLLED = 3
+
+
+def _least_pivots(matrix: Inexact[Array, "... n n"]) -> Float[Array, "... n"]:
+    floor = _LEAST_PIVOT * jnp.abs(jnp.diagonal(matrix, axis1=-2, axis2=-1))
+    return jnp.maximum(floor, jnp.finfo(floor.dtype).tiny)
 
 
 def solve_positive(
@@ -31,8 +36,7 @@ def solve_positive(
       [..., n, m].
     """
     size = matrix.shape[-1]
-    floor = _LEAST_PIVOT * jnp.abs(jnp.diagonal(matrix, axis1=-2, axis2=-1))
-    floor = jnp.maximum(floor, jnp.finfo(floor.dtype).tiny)
+    floor = _least_pivots(matrix)
     table = jnp.concatenate([matrix, right], axis=-1)
     rows = jnp.arange(size)
 
@@ -56,16 +60,20 @@ def inverse_positive(matrix: Inexact[Array, "... n n"]) -> Inexact[Array, "... n
 
 
 def log_determinant_positive(matrix: Inexact[Array, "... n n"]) -> Inexact[Array, "..."]:
-    """Logarithm of the determinant of a Hermitian positive definite matrix, real."""
+    """Logarithm of the determinant of a Hermitian positive definite matrix, real.
+
+    A pivot that rounding has made vanish is raised as in `solve_positive`.
+    """
     size = matrix.shape[-1]
+    floor = _least_pivots(matrix)
     rows = jnp.arange(size)
-    tiny = jnp.finfo(matrix.real.dtype).tiny
 
     def eliminate(pivot, carry):
         table, total = carry
         row = jax.lax.dynamic_index_in_dim(table, pivot, axis=-2, keepdims=False)
         corner = jnp.sum(jnp.where(rows == pivot, row.real, 0.0), axis=-1)
-        corner = jnp.maximum(corner, tiny)
+        least = jax.lax.dynamic_index_in_dim(floor, pivot, axis=-1, keepdims=False)
+        corner = jnp.maximum(corner, least)
         rest = table - row.conj()[..., :, None] * row[..., None, :] / corner[..., None, None]
         return rest, total + jnp.log(corner)
 

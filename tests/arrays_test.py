@@ -61,6 +61,34 @@ def steer(azimuth, elevation, source_range, positions, wavefront="spherical"):
     )
 
 
+def search_points(count, seed=5):
+    """(u, w, 1/r) in front of the array, a plane wave among them, [count, 3]."""
+    random = np.random.default_rng(seed)
+    points = np.stack(
+        [random.uniform(low, high, count) for low, high in ((-0.8, 0.8), (-0.5, 0.5), (0.05, 2.0))],
+        axis=-1,
+    )
+    points[0, 2] = 0.0
+    return points
+
+
+@jax.jit
+def coordinates_and_back(azimuth, elevation, source_range):
+    points = arrays.to_coordinates(azimuth, elevation, source_range)
+    return points, arrays.from_coordinates(points)
+
+
+@jax.jit
+def angles_and_back(points):
+    angles = arrays.from_coordinates(points)
+    return angles, arrays.to_coordinates(*angles)
+
+
+@functools.partial(jax.jit, static_argnames="wavefront")
+def steering_jet(points, positions, wavefront="spherical"):
+    return arrays.steering_jet(points, positions, wavelength=WAVELENGTH, wavefront=wavefront)
+
+
 class PositionsTest(parameterized.TestCase):
     @parameterized.parameters((12, 12, True), (12, 12, False), (3, 5, True), (4, 5, False))
     def test_grid(self, rows, columns, centered):
@@ -158,6 +186,99 @@ class SteeringVectorTest(parameterized.TestCase):
                 return arrays.path_difference(unit, inverse_range, positions)
 
             check_grads(jax.jit(difference), (jnp.float64(0.0),), order=1, rtol=1e-5, atol=1e-6)
+
+
+class CoordinatesTest(parameterized.TestCase):
+    def test_round_trip_from_angles(self):
+        source = field_of_view(100)
+        source[2, :3] = np.inf
+        back = coordinates_and_back(*map(jnp.asarray, source))
+        chex.assert_trees_all_close(back[1], tuple(source.astype("f4")), rtol=1e-5, atol=1e-6)
+        azimuth, elevation, source_range = source
+        wanted = [np.sin(azimuth) * np.cos(elevation), np.sin(elevation), 1 / source_range]
+        chex.assert_trees_all_close(back[0], np.stack(wanted, -1).astype("f4"), atol=1e-6)
+        self.assertTrue(np.all(np.isinf(back[1][2][:3])))
+
+    def test_round_trip_from_coordinates(self):
+        points = search_points(50)
+        angles, back = angles_and_back(jnp.asarray(points, "f4"))
+        chex.assert_trees_all_close(back, points.astype("f4"), atol=1e-6)
+        self.assertTrue(np.all(np.abs(angles[0]) < np.pi / 2))
+
+    def test_beyond_the_horizon(self):
+        """The nearest direction that there is: same bearing in the array's plane, just above it."""
+        points = np.array([[0.9, 0.8, 1.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 2.0], [3.0, -4.0, 0.5]])
+        unit = jax.jit(arrays.unit_from_cosines)(*jnp.asarray(points[:, :2].T, "f4"))
+        bearing = points[:, :2] / np.linalg.norm(points[:, :2], axis=1, keepdims=True)
+        chex.assert_trees_all_close(unit[:, :2], bearing.astype("f4"), atol=1e-5)
+        chex.assert_trees_all_close(np.linalg.norm(unit, axis=1), np.ones(4), atol=1e-5)
+        self.assertTrue(np.all((unit[:, 2] > 0) & (unit[:, 2] < 2e-3)))
+        (azimuth, elevation, source_range), _ = angles_and_back(jnp.asarray(points, "f4"))
+        chex.assert_tree_all_finite((azimuth, elevation))
+        chex.assert_trees_all_close(source_range, np.array([1.0, np.inf, 0.5, 2.0], "f4"))
+
+    def test_unit_vectors_are_continuous_at_the_horizon(self):
+        for angle in (0.0, 0.7, 1.5):
+            radius = np.sqrt(1 - 1e-6) * np.array([1 - 1e-7, 1 + 1e-7])
+            unit = jax.jit(arrays.unit_from_cosines)(
+                jnp.asarray(radius * np.cos(angle), "f4"), jnp.asarray(radius * np.sin(angle), "f4")
+            )
+            chex.assert_trees_all_close(unit[0], unit[1], atol=1e-3)
+
+
+class SteeringJetTest(parameterized.TestCase):
+    @parameterized.parameters(*WAVEFRONTS)
+    def test_values_and_derivatives(self, wavefront):
+        """Central differences of the steering vector in float64, plane waves and 1/r < 0 too."""
+        with jax.enable_x64(True):
+            positions = jnp.asarray(np.random.default_rng(4).uniform(-0.4, 0.4, (7, 3)))
+            points = search_points(20)
+            beyond = [[0.9, 0.8, 1.0], [-1.2, 0.1, 0.0]]
+            points = np.concatenate([points, [[0, 0, 0], [0, 0, 1.0]], beyond])
+            jet = np.asarray(steering_jet(jnp.asarray(points), positions, wavefront=wavefront))
+            step = 1e-6 * np.eye(3)
+            moved = [points, *(points + s for s in step), *(points - s for s in step)]
+            vectors = np.asarray(
+                steering_jet(jnp.asarray(np.stack(moved)), positions, wavefront=wavefront)
+            )[:, :, 0]
+        chex.assert_shape(jet, (len(points), 4, 7))
+        slopes = np.moveaxis(vectors[1:4] - vectors[4:], 0, 1) / 2e-6
+        chex.assert_trees_all_close(jet[:, 1:], slopes, atol=1e-7 * np.abs(slopes).max())
+        ahead = np.sqrt(1 - np.sum(points[:22, :2] ** 2, axis=1))
+        azimuth, elevation = np.arctan2(points[:22, 0], ahead), np.arcsin(points[:22, 1])
+        for index in range(22):
+            inverse_range = points[index, 2]
+            source = azimuth[index], elevation[index]
+            if inverse_range == 0.0:
+                expected = steering_oracle(*source, 1.0, np.asarray(positions), "planar")
+            else:
+                expected = steering_oracle(
+                    *source, 1 / inverse_range, np.asarray(positions), wavefront
+                )
+            chex.assert_trees_all_close(jet[index, 0], expected, atol=1e-9)
+
+    def test_float32(self):
+        positions, points = grid_oracle(6, 6), search_points(20)
+        with jax.enable_x64(True):
+            wanted = np.asarray(steering_jet(jnp.asarray(points), jnp.asarray(positions)))
+        found = np.asarray(steering_jet(jnp.asarray(points, "f4"), jnp.asarray(positions, "f4")))
+        scale = np.abs(wanted).max(axis=(0, 2), keepdims=True)
+        self.assertEqual(found.dtype, np.complex64)
+        self.assertLess(np.max(np.abs(found - wanted) / scale), 2e-5)
+
+    def test_planar_does_not_see_the_range(self):
+        jet = steering_jet(
+            jnp.asarray(search_points(5), "f4"), jnp.asarray(grid_oracle(3, 3)), wavefront="planar"
+        )
+        chex.assert_trees_all_close(jet[:, 3], np.zeros((5, 9), "c8"))
+
+    def test_beyond_the_horizon_is_finite(self):
+        random = np.random.default_rng(6)
+        points = np.concatenate([random.uniform(-2, 2, (50, 2)), random.random((50, 1))], axis=1)
+        points[:4, :2] = [[1.0, 0.0], [0.0, -1.0], [0.6, 0.8], [np.sqrt(1 - 1e-6), 0.0]]
+        jet = steering_jet(jnp.asarray(points, "f4"), jnp.asarray(grid_oracle(3, 3)))
+        chex.assert_tree_all_finite(jet)
+        chex.assert_trees_all_close(np.linalg.norm(jet[:, 0], axis=-1), np.ones(50), atol=1e-5)
 
 
 class ReferenceShardsTest(absltest.TestCase):

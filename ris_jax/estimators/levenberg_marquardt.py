@@ -72,7 +72,7 @@ def ascend(
         point, damping, best = carry
         candidate = step(point, best[0], damping, lower, upper)
         found = evaluate(candidate)
-        better = found[0].value > best[0].value
+        better = (found[0].value > best[0].value) & jnp.isfinite(found[0].value)
         point, best = jax.tree.map(
             lambda new, old: jnp.where(better, new, old), (candidate, found), (point, best)
         )

@@ -4,7 +4,8 @@ For MUSIC and MVDR alike, see `ris_jax.estimators.subspace`. Sources nearer than
 one peak of a grid. So a second round looks where the covariance explains what the peaks of the
 first do not (the idea of Mosher & Leahy, *Source localization using recursively applied and
 projected (RAP) MUSIC*, IEEE Trans. Signal Process. 47(2), 1999): of 256 scenes of five sources,
-exact covariance, 36 x 20 x 12 cells, it took those with a missed source from 16 to 1 %.
+exact covariance, 36 x 20 x 12 cells, it took those with a missed source from 16 to 1 %. It leaves
+28 x 16 x 9 cells no worse than these, and more than K + 3 peaks in the first round without effect.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ _DOUBTFUL = 0.5
 _LEAST_REST = 0.02
 _REGULARISATION = 1e-4
 # Levenberg-Marquardt steps from a peak of the grid.
-_ITERATIONS = 8
+_ITERATIONS = 6
 
 
 class Ridge(NamedTuple):
@@ -87,7 +88,7 @@ def explained(ridge: Ridge, inner: Complex[Array, "... G r"]) -> Float[Array, ".
 
 def least_cells(max_sources: int) -> int:
     """Cells in u and w without which there are too few peaks to choose from."""
-    return 2 * max_sources + 2
+    return max_sources + 3
 
 
 def _evaluate(ridge, jet, point):

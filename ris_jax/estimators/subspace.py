@@ -205,7 +205,7 @@ def music(
     wavefront: config_lib.Wavefront = "spherical",
     max_sources: int = 5,
     region: grids.SearchRegion = _EVERYWHERE,
-    grid: tuple[int, int, int] = (36, 20, 12),
+    grid: tuple[int, int, int] = (28, 16, 9),
 ) -> estimate.Estimate:
     """Sources at the highest distinct peaks of the MUSIC spectrum; powers by least squares.
 
@@ -218,7 +218,7 @@ def music(
       wavefront: spherical, fresnel, parabolic or planar; planar ones have no range: infinity.
       max_sources: K, the width of the result.
       region: where to search.
-      grid: cells in u, w and 1/r, of which u and w have 2 K + 2 or more.
+      grid: cells in u, w and 1/r, of which u and w have K + 3 or more.
 
     Returns:
       An `Estimate` [B, K] with infinite error bars. Where fewer distinct peaks than `num_sources`
@@ -254,7 +254,7 @@ def mvdr(
     wavefront: config_lib.Wavefront = "spherical",
     max_sources: int = 5,
     region: grids.SearchRegion = _EVERYWHERE,
-    grid: tuple[int, int, int] = (36, 20, 12),
+    grid: tuple[int, int, int] = (28, 16, 9),
 ) -> estimate.Estimate:
     """Sources at the highest distinct peaks of the MVDR spectrum.
 

@@ -1,6 +1,7 @@
 """MUSIC and MVDR: spectra against dense NumPy algebra, peaks at the truth without noise."""
 
 import functools
+from unittest import mock
 
 import chex
 import jax
@@ -11,7 +12,7 @@ from absl.testing import absltest, parameterized
 from ris_jax import arrays, scenes
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
-from ris_jax.estimators import grids, subspace
+from ris_jax.estimators import grids, spectral_search, subspace
 
 WAVELENGTH, SPACING = 0.3, 0.15
 ROWS = COLUMNS = 8
@@ -313,6 +314,24 @@ class SourcesTest(parameterized.TestCase):
             chex.assert_trees_all_close(
                 found.noise_variance, jnp.full(BATCH, noise_variance), rtol=0.2
             )
+
+    def test_beyond_the_horizon(self):
+        """Cells there are drawn in to it, where this wave comes from; still they are no peaks."""
+        factor = jax.jit(jets)(np.array([[0.9, 0.56, 0.0]], "f4"))[:, :1].swapaxes(1, 2)
+        ridge = spectral_search.Ridge(factor, jnp.ones((1, 1, 1), "c8"), jnp.zeros(1))
+        with mock.patch.object(spectral_search, "_ITERATIONS", 0):  # peaks stay on the grid
+            peaks = jit(
+                functools.partial(
+                    spectral_search.search,
+                    wavelength=WAVELENGTH,
+                    wavefront="spherical",
+                    max_sources=SOURCES,
+                    region=REGION,
+                    grid=GRID,
+                )
+            )(ridge, jnp.array([SOURCES]), POSITIONS)
+        self.assertEqual(float(jnp.sum(peaks.active)), SOURCES)
+        self.assertLess(float(jnp.max(jnp.sum(peaks.coordinates[..., :2] ** 2, axis=-1))), 1.0)
 
     @parameterized.named_parameters(
         ("no_batch", {"factor": (16, 2)}, "need a factor"),

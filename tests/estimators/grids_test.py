@@ -1,0 +1,139 @@
+"""The region of search, the order of its grid, and peaks against a search in NumPy."""
+
+import functools
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ris_jax import config as config_lib
+from ris_jax.estimators import grids
+
+SHAPES = ((5, 4, 3), (1, 1, 1), (1, 4, 2), (2, 2, 2))
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "count"))
+def peaks(spectrum, shape, count):
+    return grids.local_maxima(spectrum, shape), *grids.highest_peaks(spectrum, shape, count)
+
+
+def brute_force_maxima(spectrum, shape):
+    """Cell by cell, all 26 neighbours that the grid has."""
+    result = np.full(shape, -np.inf)
+    cube = spectrum.reshape(shape)
+    for cell in np.ndindex(shape):
+        around = [tuple(np.add(cell, offset)) for offset in itertools.product((-1, 0, 1), repeat=3)]
+        inside = [c for c in around if all(0 <= i < n for i, n in zip(c, shape, strict=True))]
+        if all(cube[c] <= cube[cell] for c in inside):
+            result[cell] = cube[cell]
+    return result.ravel()
+
+
+class SearchRegionTest(parameterized.TestCase):
+    @parameterized.product(name=("u_max", "w_max"), value=(0.0, 1.0, -0.3, float("nan")))
+    def test_cosines(self, name, value):
+        with self.assertRaisesRegex(
+            config_lib.ConfigError, rf"region.{name}: need 0 < value < 1; got {value!r}"
+        ):
+            grids.SearchRegion(**{name: value})
+
+    @parameterized.parameters(
+        (-0.1, 2.0), (1.0, 1.0), (2.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0),
+        (0.0, float("nan")),
+    )  # fmt: skip
+    def test_inverse_range(self, low, high):
+        with self.assertRaisesRegex(
+            config_lib.ConfigError, f"inverse_range.*got {low!r} and {high!r}"
+        ):
+            grids.SearchRegion(inverse_range_min=low, inverse_range_max=high)
+
+    def test_limits(self):
+        region = grids.SearchRegion(0.8, 0.4, 0.1, 1.5)
+        chex.assert_trees_all_equal(region.lower, np.array([-0.8, -0.4, 0.1], "f4"))
+        chex.assert_trees_all_equal(region.upper, np.array([0.8, 0.4, 1.5], "f4"))
+        self.assertEqual(hash(region), hash(grids.SearchRegion(0.8, 0.4, 0.1, 1.5)))
+
+    @parameterized.parameters((60, 30, 0.5), (10, 5, 2.0), (80, 85, 0.2), (89.9, 89.9, 0.5))
+    def test_region_of_a_configuration(self, azimuth_deg, elevation_deg, range_min):
+        """All that can be drawn lies within, infinitely far sources as well."""
+        scene = config_lib.SceneConfig(
+            azimuth_max_deg=azimuth_deg, elevation_max_deg=elevation_deg, range_min=range_min
+        )
+        region = grids.region_of(scene)
+        random = np.random.default_rng(0)
+        azimuth, elevation = np.deg2rad([[azimuth_deg], [elevation_deg]]) * random.uniform(
+            -1, 1, (2, 1000)
+        )
+        azimuth[:4], elevation[:4] = np.deg2rad(
+            [[azimuth_deg, -azimuth_deg, 0, 0], [0, 0, elevation_deg, -elevation_deg]]
+        )
+        u, w = np.sin(azimuth) * np.cos(elevation), np.sin(elevation)
+        edge = 2e-4 if azimuth_deg > 89 else 0.0  # the horizon is not inside
+        self.assertGreaterEqual(region.u_max, np.abs(u).max() - edge)
+        self.assertGreaterEqual(region.w_max, np.abs(w).max() - edge)
+        self.assertEqual(region.inverse_range_min, 0.0)
+        self.assertGreater(region.inverse_range_max, 1 / range_min)
+
+    def test_default_is_the_default_scene(self):
+        region, default = grids.region_of(config_lib.SceneConfig()), grids.SearchRegion()
+        for found, wanted in ((region.lower, default.lower), (region.upper, default.upper)):
+            chex.assert_trees_all_close(found, wanted, atol=2e-3)
+
+
+class GridTest(absltest.TestCase):
+    def test_axes_are_cell_centres(self):
+        region = grids.SearchRegion(0.8, 0.4, 0.0, 2.0)
+        u, w, inverse_range = grids.axes_of(region, (4, 1, 2))
+        np.testing.assert_allclose(u, [-0.6, -0.2, 0.2, 0.6], atol=1e-6)
+        np.testing.assert_allclose(w, [0.0], atol=1e-6)
+        np.testing.assert_allclose(inverse_range, [0.5, 1.5], atol=1e-6)
+
+    def test_points_run_over_the_last_axis_first(self):
+        region, shape = grids.SearchRegion(), (3, 4, 5)
+        axes, points = grids.axes_of(region, shape), grids.grid_points(region, shape)
+        self.assertEqual(points.shape, (60, 3))
+        self.assertEqual(points.dtype, np.float32)
+        for flat, cell in enumerate(np.ndindex(shape)):
+            wanted = [axis[index] for axis, index in zip(axes, cell, strict=True)]
+            np.testing.assert_array_equal(points[flat], wanted)
+
+
+class PeaksTest(parameterized.TestCase):
+    @parameterized.parameters(*SHAPES)
+    def test_local_maxima(self, *shape):
+        """Whole numbers make plateaus, of which every cell is a maximum."""
+        random = np.random.default_rng(1)
+        spectra = np.concatenate(
+            [random.random((10, *shape)), random.integers(0, 4, (10, *shape))]
+        ).reshape(20, -1)
+        spectra = spectra.astype("f4")
+        count = min(4, spectra.shape[1])
+        maxima, values, indices = peaks(jnp.asarray(spectra), shape, count)
+        wanted = np.array([brute_force_maxima(spectrum, shape) for spectrum in spectra])
+        chex.assert_trees_all_equal(np.asarray(maxima, float), wanted)
+        chex.assert_trees_all_equal(np.asarray(values, float), -np.sort(-wanted, axis=1)[:, :count])
+        chex.assert_trees_all_equal(
+            np.take_along_axis(wanted, np.asarray(indices), axis=1), np.asarray(values, float)
+        )
+
+    def test_fewer_peaks_than_asked(self):
+        spectrum = -np.sum((np.stack(np.indices((5, 4, 3)), -1) - [3, 1, 2]) ** 2, -1)
+        spectrum = jnp.asarray(spectrum.ravel(), "f4")
+        _, values, indices = peaks(spectrum, (5, 4, 3), 3)
+        self.assertEqual(int(indices[0]), 3 * 12 + 1 * 3 + 2)
+        np.testing.assert_array_equal(values, [0.0, -np.inf, -np.inf])
+
+    def test_two_batch_axes(self):
+        spectra = np.random.default_rng(2).random((2, 3, 60)).astype("f4")
+        maxima, values, _ = peaks(jnp.asarray(spectra), (5, 4, 3), 2)
+        self.assertEqual(maxima.shape, (2, 3, 60))
+        wanted = brute_force_maxima(spectra[1, 2], (5, 4, 3))
+        np.testing.assert_array_equal(maxima[1, 2], wanted)
+        np.testing.assert_array_equal(values[1, 2], -np.sort(-wanted)[:2])
+
+
+if __name__ == "__main__":
+    absltest.main()
