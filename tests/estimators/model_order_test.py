@@ -110,11 +110,11 @@ class FalseAlarmTest(parameterized.TestCase):
 
     def test_extremes(self):
         """What a scene that is not finite, or without noise, may bring."""
-        levels = jnp.array([-1.0, 0.0, 1e-30, 1e3, 1e6, jnp.inf])
+        levels = jnp.array([-1.0, 0.0, 1e-30, 1e3, 1e6])
         found = probability(levels, 2, jnp.array([1.0, 10.0, 30.0, 20.0]))
         np.testing.assert_array_equal(found[:3], 1.0)
-        np.testing.assert_allclose(found[3:5], 0.0, atol=1e-20)
-        self.assertFalse(found[5] > 0)
+        np.testing.assert_allclose(found[3:], 0.0, atol=1e-20)
+        self.assertFalse(probability(jnp.array(jnp.nan), 2, jnp.ones(4)) < 1.0)
 
     @parameterized.parameters(1, 4)
     def test_monte_carlo(self, amplitudes):
@@ -155,7 +155,6 @@ class FalseAlarmTest(parameterized.TestCase):
         compared = (share > 0.01) & (share < 0.2)
         self.assertGreater(np.sum(compared), 5)
         error = np.sqrt(share * (1 - share) / draws)
-        print(f"{amplitudes=} ratios {formula[compared] / share[compared]}")
         np.testing.assert_array_less(
             np.abs(formula - share)[compared], (3 * error + 0.2 * formula)[compared]
         )
