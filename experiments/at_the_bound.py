@@ -9,7 +9,39 @@ better (there the truth is not the maximum), and how many 95 % ellipses of azimu
 and ellipsoids of all three hold the truth, over the resolved sources: those within 5 degrees whose
 bound is below 1 degree and 20 % of the range.
 
-GAVE_HERE
+Gave (23 November 2026; x86_64, 2 cores with other work on them, Python 3.11.7, jax 0.10.2), some
+6 minutes:
+
+       signal  K  SNR [dB]    az.    el.      r  as good  better  in 2-D  in 3-D  resolved  scenes/s
+     constant  1         0  0.735  0.695  0.652    1.000   0.000   0.942   0.937       399       202
+     constant  1        10  0.616  0.653  0.729    1.000   0.000   0.950   0.937       400       220
+     constant  1        20  0.617  0.623  0.726    1.000   0.000   0.960   0.965       400       180
+     constant  2         0  0.727  0.724  0.716    0.992   0.075   0.946   0.926       544       146
+     constant  2        10  0.707  0.721  0.638    0.997   0.007   0.943   0.945       747       148
+     constant  2        20  0.649  0.684  0.701    1.000   0.000   0.943   0.943       798       176
+     constant  3         0  0.818  0.815  0.706    0.987   0.265   0.941   0.925       565       112
+     constant  3        10  0.687  0.677  0.668    0.997   0.020   0.946   0.938      1055       139
+     constant  3        20  0.644  0.681  0.694    1.000   0.000   0.942   0.953      1188       154
+     constant  5         0  1.143  1.172  0.787    0.972   0.635   0.903   0.874       516        85
+     constant  5        10  0.709  0.674  0.681    0.985   0.080   0.947   0.940      1438        99
+     constant  5        20  0.682  0.698  0.673    0.985   0.005   0.947   0.944      1945       104
+  independent  1         0  0.618  0.741  0.720    1.000   0.000   0.957   0.962       399        44
+  independent  1        10  0.621  0.678  0.668    1.000   0.000   0.945   0.950       400        55
+  independent  1        20  0.750  0.746  0.709    1.000   0.000   0.947   0.937       400        59
+  independent  2         0  0.914  0.793  0.786    0.977   0.182   0.951   0.947       517        29
+  independent  2        10  0.747  0.770  0.670    0.995   0.025   0.947   0.951       745        30
+  independent  2        20  0.693  0.658  0.699    1.000   0.000   0.957   0.949       797        37
+  independent  3         0  1.241  1.245  0.906    0.945   0.502   0.914   0.910       479        22
+  independent  3        10  0.696  0.724  0.735    0.990   0.067   0.959   0.950      1017        43
+  independent  3        20  0.678  0.671  0.652    0.997   0.000   0.947   0.949      1178        44
+  independent  5         0  3.580  3.060  0.995    0.960   0.927   0.887   0.858       338        21
+  independent  5        10  0.835  0.812  0.791    0.965   0.280   0.945   0.938      1329        33
+  independent  5        20  0.677  0.693  0.694    0.997   0.010   0.949   0.947      1917        38
+
+Independent signals at 0 dB, and K = 5 at 10 dB, stay above the conditional bound: with an amplitude
+to fit for every snapshot it cannot be attained there, and the likelihood's maximum is often not at
+the truth (`better`). The K = 1 medians scatter by 0.04: 2400 scenes at 20 dB gave 0.666, 0.689 and
+0.653.
 """
 
 import functools
@@ -26,7 +58,7 @@ from absl import app, flags
 
 from ris_jax import arrays, bounds, metrics, scenes, statistics
 from ris_jax import config as config_lib
-from ris_jax.estimators import grids, likelihood, matching_pursuit, refinement
+from ris_jax.estimators import grids, likelihood, maximum_likelihood, refinement
 from ris_jax.reports import provenance, tables
 
 _NUM_SCENES = flags.DEFINE_integer("num_scenes", 400, "scenes a cell", lower_bound=1)
@@ -110,7 +142,7 @@ def localise(scene: scenes.Scene, positions, system, sources: int, batch: int):
     def estimate(start):
         part = jax.tree.map(lambda leaf: leaf[start : start + batch], scene.measurement)
         return jax.block_until_ready(
-            matching_pursuit.maximum_likelihood(
+            maximum_likelihood.maximum_likelihood(
                 part,
                 positions,
                 wavelength=system.wavelength,

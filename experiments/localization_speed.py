@@ -22,7 +22,7 @@ from absl import app, flags
 
 from ris_jax import arrays, bounds, metrics, scenes, statistics
 from ris_jax import config as config_lib
-from ris_jax.estimators import matching_pursuit
+from ris_jax.estimators import matching_pursuit, maximum_likelihood
 from ris_jax.reports import provenance, tables
 
 _SECONDS = flags.DEFINE_float("seconds", 20.0, "time spent on each row")
@@ -76,7 +76,7 @@ def row(config: config_lib.Config, batch: int, ceiling: float) -> tuple:
 
     def estimate(scene):
         return jax.block_until_ready(
-            matching_pursuit.maximum_likelihood(
+            maximum_likelihood.maximum_likelihood(
                 scene.measurement,
                 positions,
                 wavelength=system.wavelength,

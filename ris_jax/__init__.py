@@ -29,7 +29,7 @@ _EXPORTS = {
     "cramer_rao_bound": "bounds",
     "Estimate": "estimators.estimate",
     "localize": "estimators.localization",
-    "maximum_likelihood": "estimators.matching_pursuit",
+    "maximum_likelihood": "estimators.maximum_likelihood",
     "music": "estimators.subspace",
     "mvdr": "estimators.subspace",
     "gospa": "metrics",
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from ris_jax.covariance import effective_covariance
     from ris_jax.estimators.estimate import Estimate
     from ris_jax.estimators.localization import localize
-    from ris_jax.estimators.matching_pursuit import maximum_likelihood
+    from ris_jax.estimators.maximum_likelihood import maximum_likelihood
     from ris_jax.estimators.subspace import music, mvdr
     from ris_jax.measurement import aperture_field
     from ris_jax.metrics import gospa

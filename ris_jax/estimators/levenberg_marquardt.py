@@ -1,7 +1,7 @@
 r"""Levenberg-Marquardt ascent within a box, for many small problems at once."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ class Local(Protocol):
     def gradient(self) -> Float[Array, "n"]: ...
     @property
     def curvature(self) -> Float[Array, "n n"]: ...
+
+
+LocalT = TypeVar("LocalT", bound=Local)
 
 
 def step(
@@ -48,12 +51,12 @@ def step(
 
 
 def ascend(
-    evaluate: Callable[[Float[Array, "n"]], tuple[Local, Any]],
+    evaluate: Callable[[Float[Array, "n"]], tuple[LocalT, Any]],
     start: Float[Array, "n"],
     lower: Float[Array, "n"],
     upper: Float[Array, "n"],
     iterations: int,
-) -> tuple[Float[Array, "n"], Local, Any]:
+) -> tuple[Float[Array, "n"], LocalT, Any]:
     """Climbs from `start`; a step that does not climb is not taken and damps the next one.
 
     Args:

@@ -57,9 +57,7 @@ class Prior(NamedTuple):
     noise_variance: Float[Array, ""]
 
 
-def observe(
-    scene: scenes.Measurement, source_signal: config_lib.SourceSignal
-) -> Observation:
+def observe(scene: scenes.Measurement, source_signal: config_lib.SourceSignal) -> Observation:
     """Compresses a scene; see the module."""
     energy = jnp.sum(jnp.abs(scene.snapshots) ** 2)
     if source_signal == "constant":
@@ -100,9 +98,7 @@ def inner_products(
     return jnp.einsum("tpr,tqr->tpq", left.conj(), right)
 
 
-def against(
-    left: Complex[Array, "T P R"], data: Complex[Array, "T R"]
-) -> Complex[Array, "T P"]:
+def against(left: Complex[Array, "T P R"], data: Complex[Array, "T R"]) -> Complex[Array, "T P"]:
     """``conj(left) . data``, group by group."""
     return jnp.einsum("tpr,tr->tp", left.conj(), data)
 

@@ -13,7 +13,7 @@ from ris_jax import config as config_lib
 from ris_jax import covariance as cov
 from ris_jax import measurement as measurement_lib
 from ris_jax import scenes
-from ris_jax.estimators import grids, matching_pursuit, model_order, subspace
+from ris_jax.estimators import grids, maximum_likelihood, model_order, subspace
 from ris_jax.estimators.estimate import Estimate
 
 ESTIMATORS = ("auto", "maximum_likelihood", "music", "mvdr")
@@ -158,7 +158,7 @@ def _localize_scaled(
 ) -> Estimate:
     """`localize`, its options checked, of numbers near one."""
     likelihood_fit = functools.partial(
-        matching_pursuit.maximum_likelihood,
+        maximum_likelihood.maximum_likelihood,
         measurement,
         positions,
         source_signal=source_signal,

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-
 # Of a source too many, a scene: it costs weak sources little and keeps counts right.
 DEFAULT_FALSE_ALARM_RATE = 1e-3
 

@@ -122,9 +122,7 @@ def propose_pair(
     pairs = jnp.clip(jnp.stack([place + offset, place - offset]), setting.lower, setting.upper)
     vectors = setting.jet(pairs)[:, :, 0]
     count = offset.shape[0]
-    new = likelihood.images(
-        observation, vectors.reshape(2 * count, -1), setting.source_signal
-    )
+    new = likelihood.images(observation, vectors.reshape(2 * count, -1), setting.source_signal)
     left, right = (part.reshape(part.shape[0], 2, count, -1) for part in new)
     cross = likelihood.inner_products(held.images.left, new.right)
     solved = (held.inverse_gram @ cross).reshape(*cross.shape[:2], 2, count)

@@ -11,7 +11,6 @@ from ris_jax import config as config_lib
 from ris_jax import linear
 from ris_jax.estimators import levenberg_marquardt, likelihood
 
-
 # Fitted amplitudes are at least by this share signal, whatever noise adds to them.
 _LEAST_POWER_SHARE = 0.1
 
@@ -125,6 +124,7 @@ def integrate_amplitudes(
     fitted = jnp.mean(jnp.abs(fit.local.amplitudes) ** 2, axis=0)
     excess = noise_variance * jnp.mean(jnp.diagonal(inverse, axis1=1, axis2=2).real, axis=0)
     power = jnp.maximum(fitted - excess, _LEAST_POWER_SHARE * fitted)
-    power = jnp.where(fit.active > 0, power, 1.0)
+    # A source without any power says nothing, whatever is believed of it.
+    power = jnp.where((fit.active > 0) & (power > 0), power, 1.0)
     prior = likelihood.Prior(power, noise_variance)
     return refine(setting, observation, fit.coordinates, fit.active, iterations, prior)

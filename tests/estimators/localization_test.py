@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 
 from ris_jax import arrays, scenes
 from ris_jax import config as config_lib
-from ris_jax.estimators import localization, matching_pursuit
+from ris_jax.estimators import localization
 from ris_jax.estimators.estimate import Estimate
 
 SCENES = 5
@@ -76,7 +76,7 @@ class Case(parameterized.TestCase):
         self.calls = []
         self.enterContext(
             absltest.mock.patch.object(
-                matching_pursuit, "maximum_likelihood", fake_likelihood(self.calls), create=True
+                maximum_likelihood, "maximum_likelihood", fake_likelihood(self.calls), create=True
             )
         )
 
