@@ -157,7 +157,10 @@ def concentrate(
     projected = gram[:, slopes, slopes] - back @ solved[..., :-1]
     weights = jnp.tile(amplitudes, (1, 3))
     slope = matched[:, slopes] - jnp.einsum("tij,tj->ti", back, amplitudes)
-    value = jnp.sum((matched[:, values].conj() * amplitudes).real)
+    # What these amplitudes explain; what keeps the Gram matrix regular is no part of it.
+    norms = jnp.diagonal(gram[:, values, values], axis1=1, axis2=2).real
+    explained = (matched[:, values].conj() * amplitudes).real
+    value = jnp.sum(explained + _REGULARISATION * norms * jnp.abs(amplitudes) ** 2)
     gradient = jnp.sum((weights.conj() * slope).real, axis=0)
     if prior is not None:
         value -= prior.noise_variance * jnp.sum(linear.log_determinant_positive(alone))

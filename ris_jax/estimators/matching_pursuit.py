@@ -23,6 +23,8 @@ from ris_jax.estimators.refinement import Fit
 
 # An improvement below this share of the noise's energy in one sample is none.
 _TOLERANCE = 0.01
+# Of the energy, what float32 cannot tell: 60 dB below the sources there is nothing to count.
+_ROUNDING = 1e-6
 # What a source more has to bring to be preferred to a change without one, in the same unit.
 _PRICE = 10.0
 
@@ -68,8 +70,8 @@ class Search:
         """Whether the new fit has a source more for good reason."""
         energy = task.observation.energy
         statistic = model_order.statistic(
-            energy - task.fit.local.value,
-            energy - new.local.value,
+            jnp.maximum(energy - task.fit.local.value, 0.0) + _ROUNDING * energy,
+            jnp.maximum(energy - new.local.value, 0.0) + _ROUNDING * energy,
             jnp.sum(task.fit.active),
             samples=self.samples,
             amplitudes=self.amplitudes,

@@ -68,7 +68,7 @@ def _as_estimate(search: Search, task: Task, measurement, positions, wave) -> Es
     """Physical coordinates, strongest first, with error bars from the bound at the estimate."""
     noise_variance = search.noise_variance(task)
     fit = _final_fit(search, task, noise_variance)
-    present = (fit.active > 0) & jnp.isfinite(task.observation.energy)
+    present = (fit.active > 0) & jnp.isfinite(noise_variance)
     power = jnp.where(present, jnp.mean(jnp.abs(fit.local.amplitudes) ** 2, axis=0), 0.0)
     order = jnp.argsort(-power, stable=True)
     present, power = present[order], power[order]
@@ -180,13 +180,15 @@ def maximum_likelihood(
       projection*, IEEE Trans. ASSP 36(10), 1988; Mallat & Zhang, *Matching pursuits with
       time-frequency dictionaries*, IEEE Trans. Signal Process. 41(12), 1993.
     """
-    _check(measurement, positions, max_sources, false_alarm_rate)
+    _check(measurement, positions, wavelength, max_sources, false_alarm_rate)
     batch = measurement.snapshots.shape[0]
     if num_sources is None:
         least, most = 0, max_sources
     else:
         least = most = num_sources
         asked = np.asarray(num_sources)
+        if not np.issubdtype(asked.dtype, np.integer):
+            raise ValueError(f"num_sources: need integers; got {num_sources!r}")
         if np.any(asked < 0) or np.any(asked > max_sources) or asked.shape not in ((), (batch,)):
             raise ValueError(
                 f"num_sources: need 0 to max_sources={max_sources}, one number or [{batch}];"
@@ -207,7 +209,7 @@ def maximum_likelihood(
     )
 
 
-def _check(measurement, positions, max_sources, false_alarm_rate):
+def _check(measurement, positions, wavelength, max_sources, false_alarm_rate):
     """Shapes and numbers that no estimate can come of."""
     snapshots, channel, codes = measurement.snapshots, measurement.channel, measurement.codes
     if snapshots.ndim != 3 or channel.ndim != 3 or codes.ndim != 3:
@@ -231,5 +233,7 @@ def _check(measurement, positions, max_sources, false_alarm_rate):
             f"max_sources: need 1 <= max_sources < min(N, L M)"
             f" = {min(elements, length * antennas)}; got {max_sources}"
         )
+    if not 0.0 < wavelength < float("inf"):
+        raise ValueError(f"wavelength: need a length above zero; got {wavelength!r}")
     if not 0.0 < false_alarm_rate < 1.0:
         raise ValueError(f"false_alarm_rate: need 0 < rate < 1; got {false_alarm_rate!r}")

@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 
 from ris_jax import arrays, scenes
 from ris_jax import config as config_lib
-from ris_jax.estimators import localization
+from ris_jax.estimators import localization, maximum_likelihood
 from ris_jax.estimators.estimate import Estimate
 
 SCENES = 5
