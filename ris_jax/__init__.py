@@ -27,11 +27,14 @@ _EXPORTS = {
     "aperture_field": "measurement",
     "effective_covariance": "covariance",
     "cramer_rao_bound": "bounds",
+    "position_error_bound": "bounds",
     "Estimate": "estimators.estimate",
     "localize": "estimators.localization",
     "maximum_likelihood": "estimators.maximum_likelihood",
     "music": "estimators.subspace",
     "mvdr": "estimators.subspace",
+    "akaike": "estimators.information_criteria",
+    "minimum_description_length": "estimators.information_criteria",
     "gospa": "metrics",
     "create_train_state": "training.state",
     "predict": "training.state",
@@ -42,12 +45,13 @@ _EXPORTS = {
 
 if TYPE_CHECKING:
     from ris_jax.arrays import planar_array, steering_vector
-    from ris_jax.bounds import cramer_rao_bound
+    from ris_jax.bounds import cramer_rao_bound, position_error_bound
     from ris_jax.channel import rician_channel
     from ris_jax.codebooks import codebook
     from ris_jax.config import Config
     from ris_jax.covariance import effective_covariance
     from ris_jax.estimators.estimate import Estimate
+    from ris_jax.estimators.information_criteria import akaike, minimum_description_length
     from ris_jax.estimators.localization import localize
     from ris_jax.estimators.maximum_likelihood import maximum_likelihood
     from ris_jax.estimators.subspace import music, mvdr
@@ -65,6 +69,7 @@ __all__ = [
     "Measurement",
     "Scene",
     "Truth",
+    "akaike",
     "aperture_field",
     "codebook",
     "cramer_rao_bound",
@@ -74,9 +79,11 @@ __all__ = [
     "gospa",
     "localize",
     "maximum_likelihood",
+    "minimum_description_length",
     "music",
     "mvdr",
     "planar_array",
+    "position_error_bound",
     "predict",
     "preset",
     "rician_channel",

@@ -31,7 +31,11 @@ _PRICE = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
-    """How hard to look. The defaults are the measured knee, see experiments/."""
+    """How hard to look.
+
+    With the defaults, the likelihood reached is that of a start at the truth or better in 98 % of
+    scenes of five sources, 99.7 % of fewer, from 10 dB on (experiments/at_the_bound.py).
+    """
 
     grid: tuple[int, int, int] = (28, 16, 9)  # cells in u, w, 1/r
     candidates: int = 6  # peaks of the grid that are compared

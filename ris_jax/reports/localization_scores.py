@@ -10,10 +10,11 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ris_jax import metrics, statistics
+from ris_jax import bounds, metrics, statistics
 from ris_jax.estimators.estimate import Estimate
 from ris_jax.reports import tables
 
@@ -31,6 +32,9 @@ _COUNTS = (
     "gospa_localisation_m2",
     "gospa_missed_m2",
     "gospa_false_m2",
+    "rmspe_deg",
+    "position_median_m",
+    "position_bound_m",
     "inside_ellipse",
     "inside_lower",
     "inside_upper",
@@ -62,6 +66,9 @@ class Scores(NamedTuple):
     errors: Float[np.ndarray, "B K 3"]  # of the sources found: azimuth, elevation [rad], range [m]
     claimed: Float[np.ndarray, "B K 3 3"]  # their covariance as the estimator has it
     deviations: Float[np.ndarray, "B K 3"]  # the bound's; not finite: not identifiable
+    position: Float[np.ndarray, "B K"]  # distance of the sources found from the truth [m]
+    position_bound: Float[np.ndarray, "B K"]  # position error bound [m]
+    rmspe: Float[np.ndarray, "B"]  # [rad], a miss or a false estimate counting as 90 degrees
 
 
 class _Group(NamedTuple):
@@ -95,10 +102,15 @@ def score(
     nowhere = np.full((batch, 1, 3, 3), np.nan)
     covariance = np.append(np.asarray(estimate.covariance, float), nowhere, axis=1)
     deviations = np.full((batch, places, 3), np.nan)
+    position_bound = np.full((batch, places), np.nan)
     if bound_covariance is not None:
         variances = np.diagonal(np.asarray(bound_covariance, float), axis1=-2, axis2=-1)
         active = np.arange(places) < true.num_sources[:, None]
         deviations = np.sqrt(np.where(active[..., None], variances, np.nan))
+        bound = bounds.Bound(jnp.asarray(bound_covariance), jnp.isfinite(variances))
+        places_of = map(jnp.asarray, (true.azimuth, true.elevation, true.source_range))
+        in_metres = np.asarray(bounds.position_error_bound(bound, *places_of), float)
+        position_bound = np.where(active, in_metres, np.nan)
     angles = metrics.direction_distance(true, true)
     closest = np.min(np.where(np.eye(places, dtype=bool), np.inf, angles), axis=(1, 2), initial=9.9)
     return Scores(
@@ -111,6 +123,9 @@ def score(
         errors=np.stack(errors[:3], axis=-1),
         claimed=np.take_along_axis(covariance, found.matches[..., None, None], axis=1),
         deviations=deviations,
+        position=errors.position,
+        position_bound=position_bound,
+        rmspe=np.nan_to_num(metrics.rmspe(estimate, true)),  # nothing there, nothing found: 0
     )
 
 
@@ -160,6 +175,9 @@ def _counts(scores: Scores, group: _Group) -> dict[str, Any]:
         "inside_lower": inside.lower,
         "inside_upper": inside.upper,
     }
+    found = np.isfinite(scores.errors[sources][:, :2]).all(axis=1)
+    values["position_median_m"] = statistics.median_absolute(scores.position[sources][found])
+    values["position_bound_m"] = statistics.median_absolute(scores.position_bound[sources][found])
     interval = statistics.binomial_interval(detected, total)
     values["detected_lower"], values["detected_upper"] = interval
     per_scene = {
@@ -169,6 +187,7 @@ def _counts(scores: Scores, group: _Group) -> dict[str, Any]:
         "gospa_localisation_m2": scores.gospa.localisation,
         "gospa_missed_m2": scores.gospa.missed,
         "gospa_false_m2": scores.gospa.false,
+        "rmspe_deg": np.rad2deg(scores.rmspe),
     }
     for name, numbers in per_scene.items():
         values[name] = np.nan if scenes is None else float(np.mean(numbers[scenes]))

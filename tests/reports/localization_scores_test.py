@@ -86,6 +86,16 @@ class ByHandTest(absltest.TestCase):
         # 1 degree is inside an ellipsoid of deviation 1, 3 m and 2 degrees are not.
         self.assertEqual(row["inside_ellipse"], 0.5)
 
+    def test_positions(self):
+        """Two sources are found: half a metre away and 1 degree off, and 5 m, 2 degrees and 3 m."""
+        row = self.rows["all"]
+        near = 2 * 0.5 * np.sin(DEGREE / 2)
+        far = np.sqrt(25 + 64 - 80 * np.cos(2 * DEGREE))
+        self.assertAlmostEqual(row["position_median_m"], (near + far) / 2)
+        bounds = [np.sqrt((r * DEGREE) ** 2 * (0.25 + 1) + 4) for r in (0.5, 5.0)]
+        self.assertAlmostEqual(row["position_bound_m"], np.mean(bounds), places=5)
+        self.assertAlmostEqual(self.rows["K = 1"]["rmspe_deg"], np.sqrt((2**2 + 0) / 2), places=5)
+
     def test_errors(self):
         row = self.rows["all"]
         self.assertAlmostEqual(row["azimuth_rmse_deg"], np.sqrt((1 + 4) / 2))
