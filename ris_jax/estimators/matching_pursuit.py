@@ -34,7 +34,8 @@ class SearchOptions:
     """How hard to look.
 
     With the defaults, the likelihood reached is that of a start at the truth or better in 98 % of
-    scenes of five sources, 99.7 % of fewer, from 10 dB on (experiments/at_the_bound.py).
+    scenes of five sources with constant signals, 99.7 % of fewer, from 10 dB on
+    (experiments/at_the_bound.py).
     """
 
     grid: tuple[int, int, int] = (28, 16, 9)  # cells in u, w, 1/r
