@@ -165,19 +165,20 @@ class ImpairmentConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The patch transformer."""
+    """The learned pursuit: how often it looks, and the transformer that decides."""
 
-    patch_size: int = 4  # elements on a side; windows overlap by patch_size - patch_stride
-    patch_stride: int = 2
-    width: int = 128
-    depth: int = 4
+    rounds: int = 2  # of adding sources
+    candidates: int = 16  # peaks of the residual that are judged in each
+    iterations: int = 4  # of refinement after each
+    width: int = 64
+    depth: int = 3
     num_heads: int = 4
     mlp_ratio: int = 4
     dropout: float = 0.0
     compute_dtype: ComputeDtype = "float32"  # of the network; covariances and losses stay float32
 
     def __post_init__(self):
-        _require_positive("model", self, "patch_size", "patch_stride", "width", "depth")
+        _require_positive("model", self, "rounds", "candidates", "iterations", "width", "depth")
         _require_positive("model", self, "num_heads", "mlp_ratio")
         _require_fraction("model", self, "dropout")
         _require_choice("model.compute_dtype", ComputeDtype, self.compute_dtype)
@@ -186,12 +187,6 @@ class ModelConfig:
             "model.num_heads",
             f"a divisor of model.width={self.width}",
             self.num_heads,
-        )
-        _require(
-            self.patch_stride <= self.patch_size,
-            "model.patch_stride",
-            f"at most model.patch_size={self.patch_size}",
-            self.patch_stride,
         )
 
 
@@ -212,10 +207,9 @@ class LossConfig:
     """Weights of the loss terms; the logged terms are weighted and sum to the loss."""
 
     covariance: float = 1.0  # NMSE of the effective covariance
-    auxiliary: float = 0.0  # NMSE of the network's own covariance
-    subspace: float = 0.1  # signal-subspace projectors
-    position: float = 0.1  # set loss on azimuth, elevation, 1/range
-    count: float = 0.05  # cross-entropy of the number of sources
+    existence: float = 1.0  # cross-entropy of every source and candidate, in every round
+    offset: float = 0.1  # where between the grid's cells added sources are
+    count: float = 0.1  # cross-entropy of the number of sources
 
     def __post_init__(self):
         names = [field.name for field in dataclasses.fields(self)]

@@ -4,21 +4,30 @@ Every term maps a batch to one value a scene, [...]; `loss_terms` weighs and ave
 terms that it returns sum to the loss.
 """
 
-import itertools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Complex, Float, Int
+from jaxtyping import Array, Bool, Complex, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
-from ris_jax import scenes
 
-# Up to this many sources all orders are tried; beyond, the Hungarian algorithm finds the best.
-_MOST_PERMUTED_SOURCES = 6
+# Units of resolution within which an estimate is a source, and a candidate may stand for it.
+SAME = 2.0
+REACH = 2.5
+
+
+class Decision(NamedTuple):
+    """One round of the pursuit: what stood there, in units of resolution, and the verdict."""
+
+    sources: Float[Array, "... K 3"]
+    active: Float[Array, "... K"]
+    keep: Float[Array, "... K"]  # logits
+    candidates: Float[Array, "... P 3"]
+    add: Float[Array, "... P"]  # logits
+    offset: Float[Array, "... P 3"]
 
 
 class Prediction(NamedTuple):
@@ -26,7 +35,9 @@ class Prediction(NamedTuple):
 
     factor: Complex[Array, "... N K"]  # R = F F^H, any scale
     count_logits: Float[Array, "... K"]  # of 1 ... K_max sources
-    parameters: Float[Array, "... K 3"]  # normalised azimuth, elevation, 1/range: see below
+    coordinates: Float[Array, "... K 3"]  # (u, w, 1/r)
+    existence: Float[Array, "... K"]  # probability of each source; 0 where there is none
+    decisions: tuple[Decision, ...]
 
 
 class Target(NamedTuple):
@@ -36,25 +47,9 @@ class Target(NamedTuple):
     sample_factor: Complex[Array, "... N C"]
     snr: Float[Array, "..."]  # linear, as estimated from the measurement
     snr_db: Float[Array, "..."]  # as drawn
-    parameters: Float[Array, "... K 3"]
+    coordinates: Float[Array, "... K 3"]  # (u, w, 1/r) in units of resolution
     active: Float[Array, "... K"]
     num_sources: Int[Array, "..."]
-
-
-def normalized_parameters(
-    truth: scenes.Truth, scene: config_lib.SceneConfig
-) -> Float[Array, "... K 3"]:
-    """Azimuth, elevation and inverse range, each mapped from its configured limits to -1 ... 1."""
-    nearest, farthest = 1.0 / scene.range_min, 1.0 / scene.range_max
-    middle, half = (nearest + farthest) / 2.0, max((nearest - farthest) / 2.0, 1e-6)
-    return jnp.stack(
-        [
-            truth.azimuth / jnp.deg2rad(scene.azimuth_max_deg),
-            truth.elevation / jnp.deg2rad(scene.elevation_max_deg),
-            (1.0 / truth.source_range - middle) / half,
-        ],
-        axis=-1,
-    )
 
 
 def covariance_nmse(
@@ -67,56 +62,77 @@ def covariance_nmse(
     return distance / jnp.maximum(power, 1e-6)
 
 
-def subspace_distance(
-    estimate: Complex[Array, "... N K"],
-    truth: Complex[Array, "... N K"],
-    num_sources: Int[Array, "..."],
-) -> Float[Array, "..."]:
-    r""":math:`1 - tr(P_{est}P_{true})/tr(P_{true})`: weak sources count as strong ones do."""
-    # Columns of unit norm span the same space and keep a source 60 dB down above rounding.
-    norm = jnp.linalg.norm(truth, axis=-2, keepdims=True)
-    truth = truth / jnp.where(norm > 0, norm, 1.0)
-    overlap, dimension = cov.projector_overlap(estimate, truth, num_sources)
-    return (dimension - overlap) / jnp.maximum(dimension, 1.0)
-
-
-def set_distance(
-    estimate: Float[Array, "... K 3"],
+def match(
+    estimate: Float[Array, "... I 3"],
+    estimated: Float[Array, "... I"],
     truth: Float[Array, "... K 3"],
-    active: Float[Array, "... K"],
-) -> Float[Array, "..."]:
-    """Mean squared error of the parameters under the best assignment of estimates to sources.
+    true: Float[Array, "... K"],
+) -> tuple[Bool[Array, "... I"], Bool[Array, "... K"]]:
+    """Pairs estimates and sources one to one, the nearest first, none farther than `SAME`.
 
     Args:
-      estimate: [..., K, 3] normalised parameters, in any order.
-      truth: [..., K, 3] normalised parameters; padding may hold anything finite.
-      active: [..., K] 1 for a source, 0 for padding, which costs nothing.
+      estimate: [..., I, 3] in units of resolution.
+      estimated: [..., I] 1 or 0.
+      truth: [..., K, 3].
+      true: [..., K] 1 or 0.
 
     Returns:
-      [...] mean over active sources and parameters.
+      Which estimates and which sources have a partner.
     """
-    squared = (estimate[..., :, None, :] - truth[..., None, :, :]) ** 2
-    cost = jnp.mean(squared, axis=-1) * active[..., None, :]
-    sources = cost.shape[-1]
-    if sources <= _MOST_PERMUTED_SOURCES:
-        orders = np.array(list(itertools.permutations(range(sources))))
-        totals = jnp.sum(cost[..., orders, np.arange(sources)], axis=-1)
-        best = jnp.min(totals, axis=-1)
-    else:
-        best = _hungarian_total(cost)
-    return best / jnp.maximum(jnp.sum(active, axis=-1), 1.0)
+    distance = jnp.linalg.norm(estimate[..., :, None, :] - truth[..., None, :, :], axis=-1)
+    rows, columns = distance.shape[-2:]
+    row_free, column_free = estimated > 0, true > 0
+    row_paired, column_paired = jnp.zeros_like(row_free), jnp.zeros_like(column_free)
+    for _ in range(min(rows, columns)):
+        possible = row_free[..., :, None] & column_free[..., None, :]
+        flat = jnp.where(possible, distance, jnp.inf).reshape(*distance.shape[:-2], -1)
+        index = jnp.argmin(flat, axis=-1)[..., None]
+        near = jnp.min(flat, axis=-1, keepdims=True) < SAME
+        row = near & (jnp.arange(rows) == index // columns)
+        column = near & (jnp.arange(columns) == index % columns)
+        row_free, column_free = row_free & ~row, column_free & ~column
+        row_paired, column_paired = row_paired | row, column_paired | column
+    return row_paired, column_paired
 
 
-def _hungarian_total(cost: Float[Array, "... K K"]) -> Float[Array, "..."]:
-    """Cost of the cheapest assignment; NaN costs pass through instead of hanging the search."""
-    flat = cost.reshape(-1, *cost.shape[-2:])
+class Labels(NamedTuple):
+    """What a decision should have been."""
 
-    def one(matrix):
-        finite = jnp.where(jnp.isfinite(matrix), matrix, 0.0)
-        rows, columns = optax.assignment.hungarian_algorithm(jax.lax.stop_gradient(finite))
-        return jnp.sum(matrix[rows, columns])
+    keep: Float[Array, "... K"]
+    add: Float[Array, "... P"]
+    offset: Float[Array, "... P 3"]  # where a source is added
 
-    return jax.vmap(one)(flat).reshape(cost.shape[:-2])
+
+def labels(decision: Decision, target: Target) -> Labels:
+    """The truth of a decision: sources that are real, and the candidates next to missing ones.
+
+    A missing source makes one candidate right, the nearest within `REACH`.
+    """
+    real, explained = match(decision.sources, decision.active, target.coordinates, target.active)
+    missing = (target.active > 0) & ~explained
+    away = target.coordinates[..., :, None, :] - decision.candidates[..., None, :, :]
+    distance = jnp.linalg.norm(away, axis=-1)
+    nearest = distance <= jnp.min(distance, axis=-1, keepdims=True)
+    stands = nearest & (distance < REACH) & missing[..., None]
+    # Where two sources miss the same candidate, it moves to the nearer one.
+    first = jnp.argmin(jnp.where(stands, distance, jnp.inf), axis=-2)
+    offset = jnp.take_along_axis(away, first[..., None, :, None], axis=-3)[..., 0, :, :]
+    return Labels(
+        real.astype(jnp.float32), jnp.any(stands, axis=-2).astype(jnp.float32), offset
+    )
+
+
+def existence_cross_entropy(decision: Decision, label: Labels) -> Float[Array, "..."]:
+    """Cross-entropy of what is kept and what is added, over K_max."""
+    keep = optax.sigmoid_binary_cross_entropy(decision.keep, label.keep) * decision.active
+    add = optax.sigmoid_binary_cross_entropy(decision.add, label.add)
+    return (jnp.sum(keep, axis=-1) + jnp.sum(add, axis=-1)) / decision.active.shape[-1]
+
+
+def offset_error(decision: Decision, label: Labels) -> Float[Array, "..."]:
+    """Huber loss of where added sources are, over K_max; what is not added costs nothing."""
+    errors = jnp.sum(optax.huber_loss(decision.offset, label.offset), axis=-1) * label.add
+    return jnp.sum(errors, axis=-1) / decision.active.shape[-1]
 
 
 def count_cross_entropy(
@@ -147,24 +163,21 @@ def loss_terms(
       Term names to [...] values; their sum is the loss.
     """
     terms = {}
-    truth = cov.from_factor(target.factor)
     if weights.covariance > 0:
+        truth = cov.from_factor(target.factor)
         effective = cov.effective_covariance(
             prediction.factor, target.sample_factor, target.snr, covariance
         )
         shrunk = cov.shrink(truth, cov.shrinkage_weight(target.snr, covariance))
         terms["covariance"] = weights.covariance * covariance_nmse(effective, shrunk)
-    if weights.auxiliary > 0:
-        own = cov.from_factor(prediction.factor)
-        terms["auxiliary"] = weights.auxiliary * covariance_nmse(own, truth)
-    if weights.subspace > 0:
-        terms["subspace"] = weights.subspace * subspace_distance(
-            prediction.factor, target.factor, target.num_sources
-        )
-    if weights.position > 0:
-        terms["position"] = weights.position * set_distance(
-            prediction.parameters, target.parameters, target.active
-        )
+    label = [labels(decision, target) for decision in prediction.decisions]
+    pairs = list(zip(prediction.decisions, label, strict=True))
+    if weights.existence > 0:
+        errors = [existence_cross_entropy(*pair) for pair in pairs]
+        terms["existence"] = weights.existence * sum(errors) / len(errors)
+    if weights.offset > 0:
+        errors = [offset_error(*pair) for pair in pairs]
+        terms["offset"] = weights.offset * sum(errors) / len(errors)
     if weights.count > 0 and prediction.count_logits.shape[-1] > 1:  # one choice is no choice
         terms["count"] = weights.count * count_cross_entropy(
             prediction.count_logits, target.num_sources

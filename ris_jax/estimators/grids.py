@@ -9,6 +9,9 @@ from jaxtyping import Array, Float, Int
 
 from ris_jax import config as config_lib
 
+# Width of a cell of the natural grid, in units of resolution.
+_CELL = 0.7
+
 
 @dataclasses.dataclass(frozen=True)
 class SearchRegion:
@@ -94,3 +97,29 @@ def highest_peaks(
     Where a spectrum has fewer, the rest have a value of minus infinity.
     """
     return jax.lax.top_k(local_maxima(spectrum, shape), count)
+
+
+def resolution(
+    positions: Float[np.ndarray, "N 3"], *, wavelength: float, wavefront: config_lib.Wavefront
+) -> np.ndarray:
+    """Distances in u, w and 1/r over which a steering vector turns by about one radian, [3].
+
+    From the spread of positions and of half their squared distances over the aperture (the
+    Fresnel form at boresight); infinite along a coordinate that the array does not resolve.
+    """
+    centred = positions - positions.mean(axis=0)
+    spread = np.array(
+        [
+            centred[:, 0].std(),
+            centred[:, 1].std(),
+            0.0 if wavefront == "planar" else 0.5 * np.sum(centred**2, axis=1).std(),
+        ]
+    )
+    with np.errstate(divide="ignore"):
+        return wavelength / (2.0 * np.pi * spread)
+
+
+def natural_shape(region: SearchRegion, unit: Float[np.ndarray, "3"]) -> tuple[int, int, int]:
+    """Cells of a grid fine enough that no source is far from one, for a `resolution`."""
+    u, w, rho = np.maximum(np.ceil((region.upper - region.lower) / (_CELL * unit)), 1).astype(int)
+    return int(u), int(w), int(rho)

@@ -11,7 +11,6 @@ from jaxtyping import Array, Complex, Float
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
 from ris_jax import losses, scenes
-from ris_jax.models import patch_transformer
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
@@ -23,7 +22,7 @@ YARDSTICKS = ("constant_nmse", "snapshots_nmse", "shrunk_truth_nmse")
 class Heldout(NamedTuple):
     """Prepared scenes of a stream; on the device, in batches of one shape."""
 
-    batches: list[tuple[patch_transformer.Features, losses.Target]]
+    batches: list[tuple[scenes.Measurement, losses.Target]]
     num_scenes: int
 
 

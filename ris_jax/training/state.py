@@ -10,8 +10,8 @@ from flax import nnx, struct
 from jaxtyping import Array, Int
 
 from ris_jax import config as config_lib
-from ris_jax import losses
-from ris_jax.models import patch_transformer
+from ris_jax import losses, scenes
+from ris_jax.models import learned_pursuit
 from ris_jax.training import optimizer
 
 
@@ -34,12 +34,22 @@ def _optimizer(config: config_lib.Config) -> optax.GradientTransformation:
 
 
 @functools.cache
-def _graphdef(config: config_lib.Config) -> Any:
-    return nnx.split(nnx.eval_shape(lambda: _model(config, jax.random.key(0))))[0]
+def _shapes(config: config_lib.Config) -> tuple[Any, Any]:
+    return nnx.split(nnx.eval_shape(lambda: _model(config, jax.random.key(0))), nnx.Param)
 
 
-def _model(config: config_lib.Config, key: jax.Array) -> patch_transformer.PatchTransformer:
-    return patch_transformer.PatchTransformer(config, rngs=nnx.Rngs(params=key))
+def graphdef(config: config_lib.Config) -> Any:
+    """The network's definition without its parameters."""
+    return _shapes(config)[0]
+
+
+def parameter_shapes(config: config_lib.Config) -> Any:
+    """The network's parameters as shapes and types."""
+    return _shapes(config)[1]
+
+
+def _model(config: config_lib.Config, key: jax.Array) -> learned_pursuit.LearnedPursuit:
+    return learned_pursuit.LearnedPursuit(config, rngs=nnx.Rngs(params=key))
 
 
 def create_train_state(config: config_lib.Config) -> TrainState:
@@ -66,7 +76,7 @@ def _initial_state(config: config_lib.Config) -> TrainState:
         ema_params=jax.tree.map(jnp.copy, params),
         opt_state=tx.init(params),
         config=config,
-        graphdef=_graphdef(config),
+        graphdef=graphdef(config),
         tx=tx,
     )
 
@@ -74,7 +84,7 @@ def _initial_state(config: config_lib.Config) -> TrainState:
 def predict(
     graphdef: Any,
     params: Any,
-    features: patch_transformer.Features,
+    features: scenes.Measurement,
     *,
     rngs: nnx.Rngs | None = None,
 ) -> losses.Prediction:

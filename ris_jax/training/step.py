@@ -14,10 +14,10 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Complex, Float
 
-from ris_jax import arrays, losses, scenes
+from ris_jax import arrays, losses, measurement, scenes
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
-from ris_jax.models import patch_transformer
+from ris_jax.models import situation
 from ris_jax.training import optimizer
 from ris_jax.training import state as state_lib
 
@@ -31,25 +31,29 @@ def _full_precision() -> contextlib.AbstractContextManager:
 
 def prepare(
     batch: scenes.Scene, config: config_lib.Config
-) -> tuple[patch_transformer.Features, losses.Target]:
+) -> tuple[scenes.Measurement, losses.Target]:
     """What the network reads of a batch and what it is compared with; training and validation
     share it."""
+    truth, system = batch.truth, config.system
+
+    def snapshots_say(scene):
+        fields = measurement.field_estimates(scene, system.source_signal)
+        return fields, measurement.signal_to_noise(scene)
+
     with _full_precision():
-        features = patch_transformer.extract_features(
-            batch.measurement, config.system.source_signal
-        )
-        positions = arrays.element_positions(config.system)
-        factor = scenes.steering_matrix(batch.truth, positions, config.system)
+        fields, snr = jax.vmap(snapshots_say)(batch.measurement)
+        factor = scenes.steering_matrix(truth, arrays.element_positions(system), system)
+        coordinates = arrays.to_coordinates(truth.azimuth, truth.elevation, truth.source_range)
     target = losses.Target(
         factor=factor,
-        sample_factor=features.fields,
-        snr=features.snr,
-        snr_db=batch.truth.snr_db,
-        parameters=losses.normalized_parameters(batch.truth, config.scene),
-        active=scenes.active_sources(batch.truth),
-        num_sources=batch.truth.num_sources,
+        sample_factor=fields,
+        snr=snr,
+        snr_db=truth.snr_db,
+        coordinates=coordinates / situation.resolution(system),
+        active=scenes.active_sources(truth),
+        num_sources=truth.num_sources,
     )
-    return features, target
+    return batch.measurement, target
 
 
 def covariance_scores(
@@ -75,7 +79,7 @@ def _ema(decay: float, updates: Float[Array, ""], ema: Array, params: Array) -> 
 def batch_loss(
     state: state_lib.TrainState,
     params: Any,
-    features: patch_transformer.Features,
+    features: scenes.Measurement,
     target: losses.Target,
     dropout_key: jax.Array | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
@@ -195,7 +199,7 @@ class Moments(NamedTuple):
 
 @jax.jit
 def eval_step(
-    state: state_lib.TrainState, features: patch_transformer.Features, target: losses.Target
+    state: state_lib.TrainState, features: scenes.Measurement, target: losses.Target
 ) -> tuple[Metrics, Moments]:
     """Loss, terms and scores of every scene of a batch, with the averaged parameters.
 

@@ -1,0 +1,117 @@
+"""The likelihood's maximum from where a network says that the sources are.
+
+A network replaces the search, not the likelihood: its proposals are refined and get the same error
+bars. Where it doubts, or where the residual is more than noise, the caller falls back to the search
+on the grid.
+"""
+
+import functools
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Complex, Float, Int
+
+from ris_jax import config as config_lib
+from ris_jax import scenes
+from ris_jax.estimators import grids, likelihood, matching_pursuit, maximum_likelihood, refinement
+from ris_jax.estimators.estimate import Estimate
+
+# Standard deviations of the residual's energy over its mean that noise alone hardly reaches.
+_MOST_DEVIATIONS = 4.0
+_POLISHING = 2  # steps, from starts that are refined already
+
+
+class Opinion(NamedTuple):
+    """What a network says of a batch."""
+
+    coordinates: Float[Array, "B K 3"]  # (u, w, 1/r)
+    existence: Float[Array, "B K"]  # probability of each source; 0 where there is none
+    count_probability: Float[Array, "B K"]  # of 1 ... K sources
+    factor: Complex[Array, "B N K"]  # of the covariance, any scale
+    doubt: Bool[Array, "B"]  # it thinks that a source is missing
+
+
+class Network(Protocol):
+    """What `localize` needs of a trained network."""
+
+    @property
+    def config(self) -> config_lib.Config: ...
+    def __call__(self, measurement: scenes.Measurement) -> Opinion: ...
+
+
+def present(
+    opinion: Opinion, num_sources: Int[Array, "B"] | None, max_sources: int
+) -> tuple[Float[Array, "B K"], Float[Array, "B K 3"]]:
+    """Which sources are taken, and where: the surest, `num_sources` or those more likely than not.
+
+    Returns:
+      [B, max_sources] 1 or 0, and their coordinates.
+    """
+    missing = max(max_sources - opinion.existence.shape[1], 0)
+    existence = jnp.pad(opinion.existence, [(0, 0), (0, missing)])
+    coordinates = jnp.pad(opinion.coordinates, [(0, 0), (0, missing), (0, 0)])
+    surest, index = jax.lax.top_k(existence, max_sources)
+    coordinates = jnp.take_along_axis(coordinates, index[..., None], axis=1)
+    if num_sources is None:
+        chosen = surest > 0.5
+    else:
+        chosen = (surest > 0) & (jnp.arange(max_sources) < num_sources[:, None])
+    return chosen.astype(coordinates.dtype), coordinates
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("wavelength", "wavefront", "source_signal", "max_sources", "region"),
+)
+def network_start(
+    measurement: scenes.Measurement,
+    positions: Float[Array, "N 3"],
+    opinion: Opinion,
+    num_sources: Int[Array, "B"] | None,
+    *,
+    wavelength: float,
+    wavefront: config_lib.Wavefront,
+    source_signal: config_lib.SourceSignal,
+    max_sources: int,
+    region: grids.SearchRegion,
+) -> tuple[Estimate, Bool[Array, "B"]]:
+    """Refines a network's proposals.
+
+    Args:
+      measurement: a batch with known noise variance.
+      positions: [N, 3] elements [m].
+      opinion: of the network on that batch.
+      num_sources: [B] if known; None takes the sources that are more likely than not.
+      wavelength: [m].
+      wavefront: of the steering vectors.
+      source_signal: whether the sources sent the same in all snapshots.
+      max_sources: places for sources in the result.
+      region: where sources may be.
+
+    Returns:
+      An `Estimate`, and the scenes whose residual has more energy than the noise [B].
+    """
+    wave = {"wavelength": wavelength, "wavefront": wavefront}
+    snapshots, antennas = measurement.snapshots.shape[-2:]
+    amplitudes = 1 if source_signal == "constant" else snapshots
+    samples = snapshots * antennas
+    active, coordinates = present(opinion, num_sources, max_sources)
+    with jax.default_matmul_precision("highest"):
+        search = maximum_likelihood.prepare(
+            positions, region, matching_pursuit.SearchOptions(), samples, amplitudes, 1.0,
+            source_signal, **wave,
+        )  # fmt: skip
+
+        def polish(scene, start, active):
+            observation = likelihood.observe(scene, source_signal)
+            fit = refinement.refine(search.setting, observation, start, active, _POLISHING)
+            count = jnp.sum(active).astype(jnp.int32)
+            task = matching_pursuit.Task(observation, count, count, fit, jnp.zeros((), jnp.int32))
+            return maximum_likelihood.as_estimate(search, task, scene, positions, wave)
+
+        estimate = jax.vmap(polish)(measurement, coordinates, active)
+    freedom = samples - estimate.num_sources * (amplitudes + 1.5)
+    excess = estimate.noise_variance / measurement.noise_variance - 1.0
+    too_much = excess * jnp.sqrt(freedom) > _MOST_DEVIATIONS
+    return estimate, too_much

@@ -1,0 +1,194 @@
+"""What the network is told of a scene: sources fitted so far, and where the residual has peaks.
+
+All of it is physics without parameters, in numbers that do not depend on units: energies over the
+noise's, places over the array's resolution.
+"""
+
+import dataclasses
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float, Int
+
+from ris_jax import arrays
+from ris_jax import config as config_lib
+from ris_jax.estimators import grids, likelihood, proposals, refinement
+
+# Neighbours of a grid cell whose phases and heights tell where between cells a peak is.
+_OFFSETS = np.array([d for d in itertools.product((-1, 0, 1), repeat=3) if any(d)])
+_LEAST_ENERGY = 1e-3  # of the noise's in one sample
+CANDIDATE_FEATURES = 6 + 2 * len(_OFFSETS)
+SOURCE_FEATURES = 8
+SCENE_FEATURES = 4
+
+
+class Situation(NamedTuple):
+    """One scene at one moment of the pursuit."""
+
+    candidates: Float[Array, "P 3"]  # (u, w, 1/r) of the highest peaks of the residual
+    candidate_features: Float[Array, "P F"]
+    source_features: Float[Array, "K G"]
+    scene_features: Float[Array, "S"]
+    overlaps: Float[Array, "K+P K+P"]  # between sources, then candidates, as the receiver sees them
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What all scenes share: limits, steering vectors of the grid, resolution."""
+
+    setting: refinement.Setting
+    grid: proposals.Grid
+    samples: int  # L M
+    amplitudes: int  # free complex ones of a source
+    candidates: int
+
+    @property
+    def step(self) -> Float[Array, "3"]:
+        """The resolution, zero along coordinates that the array does not resolve."""
+        return jnp.where(jnp.isfinite(self.grid.unit), self.grid.unit, 0.0)
+
+    def scaled(self, coordinates: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
+        """Coordinates from the middle of the region, its limits at -1 and 1."""
+        low, high = self.setting.lower, self.setting.upper
+        return (coordinates - 0.5 * (low + high)) / np.maximum(0.5 * (high - low), 1e-6)
+
+
+def resolution(system: config_lib.SystemConfig) -> np.ndarray:
+    """`grids.resolution` of a system's array, [3], also while tracing."""
+    with jax.ensure_compile_time_eval():
+        positions = np.asarray(arrays.element_positions(system))
+    return grids.resolution(
+        positions, wavelength=system.wavelength, wavefront=system.wavefront
+    ).astype(np.float32)
+
+
+def surroundings(config: config_lib.Config) -> Surroundings:
+    """Grid, limits and resolution of a configuration."""
+    system = config.system
+    positions = arrays.element_positions(system)
+    wave = {"wavelength": system.wavelength, "wavefront": system.wavefront}
+    region = grids.region_of(config.scene)
+    unit = resolution(system)
+    shape = grids.natural_shape(region, unit)
+    points = jnp.asarray(grids.grid_points(region, shape))
+    visible = jnp.sum(points[:, :2] ** 2, axis=1) < 1.0
+    directions = arrays.unit_from_cosines(points[:, 0], points[:, 1])
+    vectors = arrays.steering(directions, points[:, 2], positions, **wave)
+
+    def jet(coordinates):
+        return arrays.steering_jet(coordinates, positions, **wave)
+
+    constant = system.source_signal == "constant"
+    return Surroundings(
+        setting=refinement.Setting(jet, region.lower, region.upper, system.source_signal),
+        grid=proposals.Grid(
+            points, vectors.conj() * visible[:, None], shape, jnp.asarray(unit)
+        ),
+        samples=system.num_snapshots * system.num_antennas,
+        amplitudes=1 if constant else system.num_snapshots,
+        candidates=config.model.candidates,
+    )
+
+
+def _neighbours(
+    cube: Complex[Array, "T G"], shape: tuple[int, int, int], index: Int[Array, "P"]
+) -> Complex[Array, "P 26"]:
+    """Matched-filter outputs around grid cells over those in them; zero beyond the grid."""
+    padded = jnp.pad(cube.reshape(-1, *shape), [(0, 0), (1, 1), (1, 1), (1, 1)])
+    cell = jnp.stack(jnp.unravel_index(index, shape), axis=-1) + 1
+    around = cell[:, None] + _OFFSETS
+    values = padded[:, around[..., 0], around[..., 1], around[..., 2]]
+    centre = padded[:, cell[:, 0], cell[:, 1], cell[:, 2]][..., None]
+    power = jnp.sum(jnp.abs(centre) ** 2, axis=0)
+    floor = jnp.finfo(power.dtype).tiny
+    return jnp.sum(values * centre.conj(), axis=0) / jnp.maximum(power, floor)
+
+
+def _overlaps(
+    observation: likelihood.Observation, images: likelihood.Images
+) -> Float[Array, "P P"]:
+    """Correlation of images, 0 to 1; zero with what is absent."""
+    gram = jnp.abs(jnp.sum(likelihood.inner_products(*images), axis=0))
+    norm = jnp.sqrt(jnp.diagonal(gram))
+    return gram / jnp.maximum(norm[:, None] * norm, jnp.finfo(norm.dtype).tiny)
+
+
+def describe(
+    around: Surroundings,
+    observation: likelihood.Observation,
+    fit: refinement.Fit,
+    noise_variance: Float[Array, ""],
+) -> Situation:
+    """Features of the sources of a fit, and of the places where one may be missing."""
+    setting, grid = around.setting, around.grid
+    held = refinement.background(observation, fit)
+    noise = jnp.maximum(noise_variance, jnp.finfo(noise_variance.dtype).tiny)
+    fields = likelihood.matched_fields(observation, held.residual, setting.source_signal)
+    cube = fields @ grid.conjugates.T
+    _, index = grids.highest_peaks(
+        jnp.sum(jnp.abs(cube) ** 2, axis=0), grid.shape, around.candidates
+    )
+    points = grid.points[index]
+    seen = likelihood.images(observation, setting.jet(points)[:, 0], setting.source_signal)
+    cross = likelihood.inner_products(held.images.left, seen.right)
+    lost = jnp.sum((cross.conj() * (held.inverse_gram @ cross)).real, axis=1)
+    power = jnp.sum((seen.left.conj() * seen.right).real, axis=-1)
+    left = jnp.maximum(power - lost, 1e-3 * power)
+    gain = jnp.sum(jnp.abs(likelihood.against(seen.left, held.residual)) ** 2 / left, axis=0)
+    residual = jnp.maximum(observation.energy - held.value, 0.0)
+    neighbours = _neighbours(cube, grid.shape, index)
+
+    def level(energy):
+        return jnp.log(energy / noise + _LEAST_ENERGY)
+
+    candidate_features = jnp.concatenate(
+        [
+            around.scaled(points),
+            level(gain)[:, None],
+            (gain / jnp.maximum(residual, noise))[:, None],
+            jnp.log(jnp.mean(left / jnp.maximum(power, 1e-30), axis=0) + _LEAST_ENERGY)[:, None],
+            neighbours.real,
+            neighbours.imag,
+        ],
+        axis=-1,
+    )
+    # What would be lost without a source: |s|^2 over its entry of the inverse Gram matrix.
+    spread = jnp.diagonal(held.inverse_gram, axis1=1, axis2=2).real
+    marginal = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2 / jnp.maximum(spread, 1e-30), axis=0)
+    alone = jnp.sum((fit.images.left.conj() * fit.images.right).real, axis=-1)
+    strength = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2 * alone, axis=0)
+    sharpness = jnp.diagonal(fit.local.curvature).reshape(3, -1).T * grid.unit**2
+    source_features = jnp.concatenate(
+        [
+            around.scaled(fit.coordinates),
+            level(marginal)[:, None],
+            level(strength)[:, None],
+            level(sharpness),
+        ],
+        axis=-1,
+    )
+    source_features = jnp.where(fit.active[:, None] > 0, source_features, 0.0)
+    count = jnp.sum(fit.active)
+    freedom = around.samples - count * (around.amplitudes + 1.5)
+    scene_features = jnp.stack(
+        [
+            level(observation.energy / around.samples),
+            jnp.log(residual / (noise * freedom) + _LEAST_ENERGY),
+            (residual / (noise * freedom) - 1.0) * np.sqrt(around.samples) / 5.0,
+            count / fit.active.shape[0],
+        ]
+    )
+    both = likelihood.Images(
+        jnp.concatenate([held.images.left, seen.left], axis=1),
+        jnp.concatenate([held.images.right, seen.right], axis=1),
+    )
+    return Situation(
+        candidates=points,
+        candidate_features=candidate_features,
+        source_features=source_features,
+        scene_features=jnp.clip(scene_features, -20.0, 20.0),
+        overlaps=_overlaps(observation, both),
+    )

@@ -1,0 +1,122 @@
+"""Trained networks: from a run's folder or from the weights that come with the package."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from importlib import resources
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ris_jax import config as config_lib
+from ris_jax import losses, scenes
+from ris_jax.estimators import network_start
+from ris_jax.training import checkpoint
+from ris_jax.training import state as state_lib
+
+_CONFIG, _PARAMETERS, _CARD = "config.json", "parameters.npz", "card.json"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A trained network for one array; a `ris_jax.estimators.network_start.Network`.
+
+    Attributes:
+      config: what it was trained on, its array replaced by `for_array`.
+      params: its parameters.
+      card: what is known of them: command, commit, scores.
+    """
+
+    config: config_lib.Config
+    params: Any
+    card: dict[str, Any]
+
+    def predict(self, measurement: scenes.Measurement) -> losses.Prediction:
+        """What the network says of a batch of B scenes with known noise variance."""
+        return _predict(self.config, self.params, measurement)
+
+    def __call__(self, measurement: scenes.Measurement) -> network_start.Opinion:
+        """The part of `predict` that estimators use."""
+        return _opinion(self.config, self.params, measurement)
+
+    def for_array(self, system: config_lib.SystemConfig) -> "Network":
+        """The same network before another array.
+
+        What it reads is in units of the array's resolution and of the noise, so its parameters
+        know no wavelength, no positions and no number of elements.
+        """
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, system=system))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _predict(config, params, measurement):
+    return state_lib.predict(state_lib.graphdef(config), params, measurement)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _opinion(config, params, measurement):
+    says = _predict(config, params, measurement)
+    return network_start.Opinion(
+        coordinates=says.coordinates,
+        existence=says.existence,
+        count_probability=jax.nn.softmax(says.count_logits),
+        factor=says.factor,
+        doubt=jnp.any(says.decisions[-1].add > 0, axis=-1),
+    )
+
+
+def from_run(workdir: pathlib.Path) -> tuple[Network, list[str]]:
+    """The best network of a run, and warnings about damaged checkpoints.
+
+    Raises:
+      RunError: there is no run, or no checkpoint that is whole.
+    """
+    restored, warnings = checkpoint.open_best(workdir)
+    state = restored.state
+    card = {"workdir": str(workdir), "epoch": restored.epoch}
+    return Network(state.config, state.ema_params, card), warnings
+
+
+def names() -> list[str]:
+    """The networks that come with the package."""
+    folder = resources.files("ris_jax") / "weights"
+    return sorted(entry.name for entry in folder.iterdir() if (entry / _CONFIG).is_file())
+
+
+def load_pretrained(name: str) -> Network:
+    """A network that comes with the package; nothing is downloaded.
+
+    Args:
+      name: one of `names`.
+
+    Raises:
+      ConfigError: there is none of that name.
+    """
+    if name not in names():
+        raise config_lib.ConfigError(f"pretrained: need one of {', '.join(names())}; got {name!r}")
+    folder = resources.files("ris_jax") / "weights" / name
+    with resources.as_file(folder) as path:
+        return read(pathlib.Path(path))
+
+
+def read(folder: pathlib.Path) -> Network:
+    """A network as `write` left it."""
+    config = config_lib.from_dict(json.loads((folder / _CONFIG).read_text()))
+    card = json.loads((folder / _CARD).read_text())
+    template = state_lib.parameter_shapes(config)
+    with np.load(folder / _PARAMETERS, allow_pickle=False) as stored:
+        paths, tree = jax.tree_util.tree_flatten_with_path(template)
+        leaves = [jnp.asarray(stored[jax.tree_util.keystr(path)]) for path, _ in paths]
+    return Network(config, jax.tree_util.tree_unflatten(tree, leaves), card)
+
+
+def write(network: Network, folder: pathlib.Path) -> None:
+    """Keeps a network: config.json, parameters.npz and card.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    flat = jax.tree_util.tree_leaves_with_path(jax.device_get(network.params))
+    (folder / _CONFIG).write_text(json.dumps(config_lib.to_dict(network.config), indent=1) + "\n")
+    (folder / _CARD).write_text(json.dumps(network.card, indent=1) + "\n")
+    np.savez(folder / _PARAMETERS, **{jax.tree_util.keystr(path): leaf for path, leaf in flat})
