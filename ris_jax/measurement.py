@@ -22,10 +22,22 @@ def operator(measurement: scenes.Measurement) -> Complex[Array, "LM N"]:
     return (codes[:, None, :] * channel[None, :, :]).reshape(-1, channel.shape[-1])
 
 
+def _column_products(rows: Complex[Array, "R N"]) -> Complex[Array, "N N"]:
+    """``rows^H rows``, exactly Hermitian, by real products.
+
+    XLA's batched complex product is slow on a CPU. Of a scene of default sizes, on two cores, in
+    batches of 64 this took `gram` from 0.14 to 0.09 ms and `aperture_field` from 0.33 to 0.25 ms;
+    of 256, from 0.33 to 0.28 and from 0.54 to 0.44 ms, most of it for fresh memory.
+    """
+    real, imaginary = rows.real, rows.imag
+    both = jnp.concatenate([real, imaginary])
+    cross = real.T @ imaginary
+    return jax.lax.complex(both.T @ both, cross - cross.T)
+
+
 def gram(measurement: scenes.Measurement) -> Complex[Array, "N N"]:
     r""":math:`\Phi^H\Phi = (H^H H) \circ (C^H C)`, without forming Phi."""
-    channel, codes = measurement.channel, measurement.codes
-    return (channel.conj().T @ channel) * (codes.conj().T @ codes)
+    return _column_products(measurement.channel) * _column_products(measurement.codes)
 
 
 def adjoint(measurement: scenes.Measurement) -> Complex[Array, "N"]:
