@@ -1,6 +1,7 @@
 """Where to look: the region of search, its grid in (u, w, 1/r), and peaks on it."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,29 @@ def grid_points(region: SearchRegion, shape: tuple[int, int, int]) -> np.ndarray
     """[G, 3] points (u, w, 1/r) of a grid, 1/r fastest."""
     mesh = np.meshgrid(*axes_of(region, shape), indexing="ij")
     return np.stack(mesh, axis=-1).reshape(-1, 3)
+
+
+class SearchSpace(NamedTuple):
+    """Where to look, as far as the wavefront tells it."""
+
+    points: np.ndarray  # [G, 3] (u, w, 1/r), 1/r fastest
+    lower: np.ndarray  # [3] limits
+    upper: np.ndarray  # [3]
+    shape: tuple[int, int, int]  # of the grid
+
+
+def search_space(
+    region: SearchRegion, shape: tuple[int, int, int], wavefront: config_lib.Wavefront
+) -> SearchSpace:
+    """The grid and the limits of a region for a wavefront.
+
+    Plane waves have no range: theirs has one cell, and 1/r is zero wherever the region is.
+    """
+    lower, upper = region.lower, region.upper
+    if wavefront == "planar":
+        shape, lower[2], upper[2] = (*shape[:2], 1), 0.0, 0.0
+    points = np.clip(grid_points(region, shape), lower, upper)
+    return SearchSpace(points, lower, upper, shape)
 
 
 def local_maxima(

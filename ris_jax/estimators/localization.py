@@ -113,8 +113,6 @@ def localize(
         max_sources=max_sources,
         region=region or grids.SearchRegion(),
     )
-    if wavefront == "planar":
-        estimate = estimate._replace(source_range=jnp.full_like(estimate.source_range, jnp.inf))
     return estimate._replace(
         power=estimate.power * (scale.snapshots / scale.channel)[:, None] ** 2,
         noise_variance=estimate.noise_variance * scale.snapshots**2,

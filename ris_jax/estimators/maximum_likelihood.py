@@ -25,22 +25,24 @@ def _prepare(
 ) -> Search:
     """Grid, metric and limits of a call."""
     jet = functools.partial(arrays.steering_jet, positions=positions, **wave)
-    points = jnp.asarray(grids.grid_points(region, options.grid))
+    space = grids.search_space(region, options.grid, wave["wavefront"])
+    points = jnp.asarray(space.points)
     unit = arrays.unit_from_cosines(points[:, 0], points[:, 1])
     vectors = arrays.steering(unit, points[:, 2], positions, **wave)
     visible = jnp.sum(points[:, :2] ** 2, axis=1) < 1.0
     # The metric changes slowly: a few places tell it.
-    metric = model_order.metric_tensor(jet(jnp.asarray(grids.grid_points(region, _METRIC_GRID))))
+    places = grids.search_space(region, _METRIC_GRID, wave["wavefront"]).points
+    metric = model_order.metric_tensor(jet(jnp.asarray(places)))
     scale = jnp.mean(jnp.diagonal(metric, axis1=1, axis2=2), axis=0)
     return Search(
-        setting=refinement.Setting(jet, region.lower, region.upper, source_signal),
+        setting=refinement.Setting(jet, space.lower, space.upper, source_signal),
         grid=proposals.Grid(
             points=points,
             conjugates=vectors.conj() * visible[:, None],
-            shape=options.grid,
+            shape=space.shape,
             unit=jax.lax.rsqrt(jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)),
         ),
-        volumes=model_order.intrinsic_volumes(metric, region.upper - region.lower),
+        volumes=model_order.intrinsic_volumes(metric, space.upper - space.lower),
         false_alarm_rate=false_alarm_rate,
         samples=samples,
         amplitudes=amplitudes,
@@ -159,7 +161,7 @@ def maximum_likelihood(
         noise variance is not used; it is estimated.
       positions: [N, 3] elements [m].
       wavelength: [m].
-      wavefront: spherical, fresnel, parabolic or planar.
+      wavefront: spherical, fresnel, parabolic or planar; planar ones have no range: infinity.
       source_signal: constant, one amplitude a source for all snapshots; or independent.
       num_sources: how many there are, [B] or one number for all; None counts them. All numbers up
         to `max_sources`, and None, share one compilation.

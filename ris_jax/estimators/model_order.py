@@ -42,7 +42,7 @@ def intrinsic_volumes(
 
     Args:
       metric: [G, 3, 3] `metric_tensor` on an even grid.
-      extent: [3] edges of the box in the grid's coordinates.
+      extent: [3] edges of the box in the grid's coordinates; zero of one leaves a rectangle.
     """
     (a, b, c), (d, e), f = metric[:, 0].T, metric[:, 1, 1:].T, metric[:, 2, 2]
     determinant = a * (d * f - e * e) - b * (b * f - c * e) + c * (b * e - c * d)

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Complex, Float, Int
 
 from ris_jax import arrays, linear
@@ -190,19 +189,16 @@ def search(
       num_sources: [B] int, peaks wanted.
       positions: [N, 3] float [m].
       wavelength: [m].
-      wavefront: spherical, fresnel, parabolic or planar; planar ones have 1/r = 0.
+      wavefront: spherical, fresnel, parabolic or planar; see `grids.search_space`.
       max_sources: K, the width of the result.
       region: where to search.
       grid: cells in u, w and 1/r; at least `least_cells` in u and w.
     """
-    lower, upper = region.lower, region.upper
-    if wavefront == "planar":
-        grid, lower[2], upper[2] = (*grid[:2], 1), 0.0, 0.0
-    points = np.clip(grids.grid_points(region, grid), lower, upper)
+    space = grids.search_space(region, grid, wavefront)
     jet = functools.partial(
         arrays.steering_jet, positions=positions, wavelength=wavelength, wavefront=wavefront
     )
-    u, w, inverse_range = jnp.asarray(points.T)
+    u, w, inverse_range = jnp.asarray(space.points.T)
     vectors = arrays.steering(
         arrays.unit_from_cosines(u, w),
         inverse_range,
@@ -212,12 +208,12 @@ def search(
     )
     setting = _Setting(
         jet=jet,
-        lower=jnp.asarray(lower),
-        upper=jnp.asarray(upper),
-        points=jnp.asarray(points),
+        lower=jnp.asarray(space.lower),
+        upper=jnp.asarray(space.upper),
+        points=jnp.asarray(space.points),
         conjugates=vectors.conj(),
         visible=u**2 + w**2 < 1.0,
-        shape=grid,
+        shape=space.shape,
         max_sources=max_sources,
     )
     most = jnp.clip(num_sources, 0, max_sources)

@@ -100,6 +100,25 @@ class GridTest(absltest.TestCase):
             wanted = [axis[index] for axis, index in zip(axes, cell, strict=True)]
             np.testing.assert_array_equal(points[flat], wanted)
 
+    def test_space_of_a_region(self):
+        region, shape = grids.SearchRegion(0.8, 0.4, 0.1, 2.0), (3, 4, 5)
+        space = grids.search_space(region, shape, "spherical")
+        self.assertEqual(space.shape, shape)
+        np.testing.assert_array_equal(space.points, grids.grid_points(region, shape))
+        np.testing.assert_array_equal(space.lower, region.lower)
+        np.testing.assert_array_equal(space.upper, region.upper)
+
+    def test_space_of_plane_waves(self):
+        """No range: one cell at 1/r = 0, even where the region has no such place."""
+        region, shape = grids.SearchRegion(0.8, 0.4, 0.1, 2.0), (3, 4, 5)
+        space = grids.search_space(region, shape, "planar")
+        self.assertEqual(space.shape, (3, 4, 1))
+        directions = grids.grid_points(region, (3, 4, 1))[:, :2]
+        np.testing.assert_array_equal(space.points[:, :2], directions)
+        np.testing.assert_array_equal(space.points[:, 2], np.zeros(12))
+        np.testing.assert_allclose(space.lower, [-0.8, -0.4, 0.0])
+        np.testing.assert_allclose(space.upper, [0.8, 0.4, 0.0])
+
 
 class PeaksTest(parameterized.TestCase):
     @parameterized.parameters(*SHAPES)

@@ -108,11 +108,15 @@ class OptionsTest(Case):
         self.assertEqual({name: call[name] for name in told}, told)
         self.assertEqual(call["region"].u_max, 0.9)
 
-    @parameterized.parameters(("planar", np.inf), ("spherical", 1.0))
-    def test_plane_waves_have_no_range(self, wavefront, expected):
+    @parameterized.parameters("music", "mvdr")
+    def test_plane_waves_have_no_range(self, name):
+        """Of maximum likelihood: maximum_likelihood_test, NoiselessTest."""
         measurement = make_scenes().measurement
-        found = localization.localize(measurement, POSITIONS, **options(wavefront=wavefront))
-        np.testing.assert_array_equal(found.source_range, np.full((SCENES, 2), expected))
+        found = localization.localize(
+            measurement, POSITIONS, estimator=name, **options(wavefront="planar", num_sources=1)
+        )
+        np.testing.assert_array_equal(found.num_sources, np.ones(SCENES))
+        np.testing.assert_array_equal(found.source_range, np.full((SCENES, 2), np.inf))
 
 
 class SubspaceTest(Case):
