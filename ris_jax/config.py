@@ -169,7 +169,7 @@ class ModelConfig:
 
     rounds: int = 2  # of adding sources
     candidates: int = 16  # peaks of the residual that are judged in each
-    iterations: int = 4  # of refinement after each
+    iterations: int = 2  # of refinement after each
     width: int = 64
     depth: int = 3
     num_heads: int = 4

@@ -20,27 +20,20 @@ from ris_jax.estimators.matching_pursuit import Search, SearchOptions, Task, sol
 _METRIC_GRID = (8, 6, 4)
 
 
-def _prepare(
+def prepare(
     positions, region, options, samples, amplitudes, false_alarm_rate, source_signal, **wave
 ) -> Search:
-    """Grid, metric and limits of a call."""
+    """What all scenes of a call share: grid, metric and limits; for the caller to search with."""
     jet = functools.partial(arrays.steering_jet, positions=positions, **wave)
     space = grids.search_space(region, options.grid, wave["wavefront"])
-    points = jnp.asarray(space.points)
-    unit = arrays.unit_from_cosines(points[:, 0], points[:, 1])
-    vectors = arrays.steering(unit, points[:, 2], positions, **wave)
-    visible = jnp.sum(points[:, :2] ** 2, axis=1) < 1.0
     # The metric changes slowly: a few places tell it.
     places = grids.search_space(region, _METRIC_GRID, wave["wavefront"]).points
     metric = model_order.metric_tensor(jet(jnp.asarray(places)))
     scale = jnp.mean(jnp.diagonal(metric, axis1=1, axis2=2), axis=0)
     return Search(
         setting=refinement.Setting(jet, space.lower, space.upper, source_signal),
-        grid=proposals.Grid(
-            points=points,
-            conjugates=vectors.conj() * visible[:, None],
-            shape=space.shape,
-            unit=jax.lax.rsqrt(jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)),
+        grid=proposals.grid_of(
+            space, jax.lax.rsqrt(jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)), positions, **wave
         ),
         volumes=model_order.intrinsic_volumes(metric, space.upper - space.lower),
         false_alarm_rate=false_alarm_rate,
@@ -66,7 +59,7 @@ def _final_fit(search: Search, task: Task, noise_variance: Float[Array, ""]) -> 
     return fit._replace(local=fit.local._replace(amplitudes=amplitudes))
 
 
-def _as_estimate(search: Search, task: Task, measurement, positions, wave) -> Estimate:
+def as_estimate(search: Search, task: Task, measurement, positions, wave) -> Estimate:
     """Physical coordinates, strongest first, with error bars from the bound at the estimate."""
     noise_variance = search.noise_variance(task)
     fit = _final_fit(search, task, noise_variance)
@@ -118,7 +111,7 @@ def _maximum_likelihood(
     wave = {"wavelength": wavelength, "wavefront": wavefront}
     snapshots, antennas = measurement.snapshots.shape[-2:]
     with jax.default_matmul_precision("highest"):
-        search = _prepare(
+        search = prepare(
             positions,
             region,
             options,
@@ -136,7 +129,7 @@ def _maximum_likelihood(
             return Task(observation, least, most, fit, jnp.zeros((), jnp.int32))
 
         tasks = solve(search, jax.vmap(begin)(measurement, least, most))
-        return jax.vmap(lambda task, scene: _as_estimate(search, task, scene, positions, wave))(
+        return jax.vmap(lambda task, scene: as_estimate(search, task, scene, positions, wave))(
             tasks, measurement
         )
 

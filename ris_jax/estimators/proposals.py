@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
+from ris_jax import arrays
+from ris_jax import config as config_lib
 from ris_jax.estimators import grids, levenberg_marquardt, likelihood
 from ris_jax.estimators.refinement import Background, Setting, projected_products
 
@@ -30,6 +32,24 @@ class Grid:
     conjugates: Complex[Array, "G N"]  # of the steering vectors; zero beyond the horizon
     shape: tuple[int, int, int]
     unit: Float[Array, "3"]  # metric length one along each coordinate: half a beam or so
+
+
+def grid_of(
+    space: grids.SearchSpace,
+    unit: Float[Array, "3"],
+    positions: Float[Array, "N 3"],
+    *,
+    wavelength: float,
+    wavefront: config_lib.Wavefront,
+) -> Grid:
+    """The steering vectors of a search space, in units of a resolution."""
+    points = jnp.asarray(space.points)
+    directions = arrays.unit_from_cosines(points[:, 0], points[:, 1])
+    vectors = arrays.steering(
+        directions, points[:, 2], positions, wavelength=wavelength, wavefront=wavefront
+    )
+    visible = jnp.sum(points[:, :2] ** 2, axis=1) < 1.0
+    return Grid(points, vectors.conj() * visible[:, None], space.shape, unit)
 
 
 class Proposal(NamedTuple):

@@ -84,6 +84,20 @@ def refine(
     return Fit(flat.reshape(3, sources).T, active, local, seen, observation.data - explained)
 
 
+def no_sources(observation: likelihood.Observation, sources: int) -> Fit:
+    """The fit of a scene in which none of `sources` places is taken."""
+    groups, rows = observation.data.shape
+    nothing = jnp.zeros((groups, sources, rows), observation.data.dtype)
+    local = likelihood.Concentrated(
+        value=jnp.zeros(()),
+        gradient=jnp.zeros(3 * sources),
+        curvature=jnp.zeros((3 * sources, 3 * sources)),
+        amplitudes=nothing[:, :, 0],
+    )
+    images = likelihood.Images(nothing, nothing)
+    return Fit(jnp.zeros((sources, 3)), jnp.zeros(sources), local, images, observation.data)
+
+
 def background(
     observation: likelihood.Observation, fit: Fit, left_out: Int[Array, ""] | int = -1
 ) -> Background:

@@ -78,7 +78,7 @@ class Judge(nnx.Module):
         def linear(inputs, outputs, **options):
             return nnx.Linear(inputs, outputs, dtype=dtype, rngs=rngs, **options)
 
-        self.embed_scene = linear(situation.SCENE_FEATURES + model.rounds + 1, width)
+        self.embed_scene = linear(situation.SCENE_FEATURES, width)
         self.embed_source = linear(situation.SOURCE_FEATURES, width)
         self.embed_candidate = linear(situation.CANDIDATE_FEATURES, width)
         self.blocks = nnx.List([Block(model, rngs=rngs) for _ in range(model.depth)])
@@ -91,7 +91,6 @@ class Judge(nnx.Module):
         self,
         seen: situation.Situation,
         active: Float[Array, "B K"],
-        moment: Float[Array, "R"],
         *,
         rngs: nnx.Rngs | None = None,
     ) -> Verdict:
@@ -100,12 +99,10 @@ class Judge(nnx.Module):
         Args:
           seen: with leading axis B.
           active: [B, K] which sources there are.
-          moment: [R] which round it is, one-hot.
           rngs: randomness of dropout; None judges without.
         """
-        batch, sources = active.shape
-        moment = jnp.broadcast_to(moment, (batch, moment.shape[0]))
-        scene = self.embed_scene(jnp.concatenate([seen.scene_features, moment], -1))[:, None]
+        sources = active.shape[1]
+        scene = self.embed_scene(seen.scene_features.astype(self.dtype))[:, None]
         source = self.embed_source(seen.source_features.astype(self.dtype))
         candidate = self.embed_candidate(seen.candidate_features.astype(self.dtype))
         tokens = jnp.concatenate([scene, source, candidate], axis=1) + scene

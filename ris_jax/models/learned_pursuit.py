@@ -1,16 +1,18 @@
 r"""Learned matching pursuit: physics proposes and refines, a network decides.
 
-Each round looks for peaks of what the fitted sources leave (`situation`), asks the network which of
+Each step looks for peaks of what the fitted sources leave (`situation`), asks the network which of
 them are sources, where between the grid's cells they are and which fitted ones are none (`judge`),
-and refines the sources together on the likelihood. Several sources are added at once, so two
-rounds do what a greedy search does in ten. In the end the network says how sure it is of every
+and refines the sources together on the likelihood. Several sources are added at once, so two steps
+mostly do what a greedy search does in ten. In the end the network says how sure it is of every
 source and how many there are; the covariance weighs the sources by that.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ris_jax import config as config_lib
 from ris_jax import losses, scenes
@@ -19,19 +21,98 @@ from ris_jax.models import judge, situation
 
 # A source is dropped in mid-pursuit when the network is this sure that it is none.
 _DROP_LOGIT = -1.5
+# Steps after which a scene that still changes is left as it is.
+_MOST_STEPS = 5
+_QUEUE = 16  # scenes a round, at least; a quarter of the batch if that is more
+
+
+class Pursuit(NamedTuple):
+    """Where a batch of scenes stands, and what was last said of it."""
+
+    fit: refinement.Fit
+    existence: Float[Array, "B K"]  # probability of every source; 0 where there is none
+    count_logits: Float[Array, "B K"]
+    open: Bool[Array, "B"]  # it changed in the last step
 
 
 class LearnedPursuit(nnx.Module):
-    """The model: one judge for all rounds."""
+    """The model: one judge for all steps."""
 
     def __init__(self, config: config_lib.Config, *, rngs: nnx.Rngs):
         self.config = config
         self.judge = judge.Judge(config, rngs=rngs)
 
+    def _look(
+        self,
+        observation: likelihood.Observation,
+        fit: refinement.Fit,
+        noise_variance: Float[Array, "B"],
+        rngs: nnx.Rngs | None,
+    ) -> tuple[situation.Situation, judge.Verdict]:
+        around = situation.surroundings(self.config)
+        with jax.default_matmul_precision("highest"):
+            seen = jax.vmap(lambda *scene: situation.describe(around, *scene))(
+                observation, fit, noise_variance
+            )
+        return seen, self.judge(seen, fit.active, rngs=rngs)
+
+    def _act(
+        self,
+        observation: likelihood.Observation,
+        fit: refinement.Fit,
+        seen: situation.Situation,
+        verdict: judge.Verdict,
+    ) -> Pursuit:
+        """Drops, adds and refines, as the verdict says; the surest sources have the first places.
+
+        No gradient goes through it: every verdict is compared with the truth by itself.
+        """
+        around = situation.surroundings(self.config)
+        verdict = jax.lax.stop_gradient(verdict)
+        sources = fit.active.shape[-1]
+        stays = (fit.active > 0) & (verdict.keep > _DROP_LOGIT)
+        nothing = ~jnp.any(stays, axis=-1, keepdims=True)
+        best = verdict.add == jnp.max(verdict.add, axis=-1, keepdims=True)
+        added = (verdict.add > 0) | (nothing & best)
+        probability = jnp.concatenate(
+            [
+                jnp.where(stays, jax.nn.sigmoid(verdict.keep), 0.0),
+                jnp.where(added, jax.nn.sigmoid(verdict.add), 0.0),
+            ],
+            axis=-1,
+        )
+        offset = jnp.clip(verdict.offset, -losses.REACH, losses.REACH) * around.step
+        places = jnp.clip(seen.candidates + offset, around.setting.lower, around.setting.upper)
+        coordinates = jnp.concatenate([fit.coordinates, places], axis=1)
+        first = jnp.concatenate([jnp.where(stays, 1.0, 0.0), jnp.zeros_like(verdict.add)], axis=-1)
+        score, index = jax.lax.top_k(probability + first, sources)
+        coordinates = jnp.take_along_axis(coordinates, index[..., None], axis=1)
+        existence = jnp.take_along_axis(probability, index, axis=1)
+        active = (score > 0).astype(coordinates.dtype)
+        coordinates = jnp.where(active[..., None] > 0, coordinates, 0.0)
+        changed = jnp.any((score > 0) & (index >= sources), axis=-1) | jnp.any(
+            (fit.active > 0) & ~stays, axis=-1
+        )
+
+        def refine(observation, coordinates, active):
+            return refinement.refine(
+                around.setting, observation, coordinates, active, self.config.model.iterations
+            )
+
+        with jax.default_matmul_precision("highest"):
+            fit = jax.vmap(refine)(observation, coordinates, active)
+        return Pursuit(fit, existence, verdict.count_logits, changed)
+
+    def _begin(self, observation: likelihood.Observation) -> Pursuit:
+        sources, batch = self.config.scene.max_sources, observation.energy.shape[0]
+        fit = jax.vmap(lambda scene: refinement.no_sources(scene, sources))(observation)
+        nothing = jnp.zeros((batch, sources))
+        return Pursuit(fit, nothing, nothing, jnp.ones(batch, bool))
+
     def __call__(
         self, measurement: scenes.Measurement, *, rngs: nnx.Rngs | None = None
     ) -> losses.Prediction:
-        """Predicts a batch.
+        """Predicts a batch, the same number of steps for every scene.
 
         Args:
           measurement: a batch of B scenes with known noise variance.
@@ -40,33 +121,12 @@ class LearnedPursuit(nnx.Module):
         Returns:
           A `Prediction`, float32 and complex64 whatever the compute dtype.
         """
-        config, model = self.config, self.config.model
-        signal, sources = config.system.source_signal, config.scene.max_sources
-        around = situation.surroundings(config)
-        noise = measurement.noise_variance
-        observation = jax.vmap(lambda scene: likelihood.observe(scene, signal))(measurement)
-        batch = noise.shape[0]
-
-        def refine(coordinates, active, iterations):
-            fit = jax.vmap(
-                lambda o, c, a: refinement.refine(around.setting, o, c, a, iterations)
-            )(observation, coordinates, active)
-            return jax.lax.stop_gradient(fit)
-
-        def look(fit):
-            seen = jax.vmap(lambda o, f, n: situation.describe(around, o, f, n))(
-                observation, fit, noise
-            )
-            return jax.lax.stop_gradient(seen)
-
-        with jax.default_matmul_precision("highest"):
-            fit = refine(jnp.zeros((batch, sources, 3)), jnp.zeros((batch, sources)), 0)
+        around = situation.surroundings(self.config)
+        observation = observe(measurement, self.config.system.source_signal)
+        fit = self._begin(observation).fit
         decisions = []
-        for number in range(model.rounds + 1):
-            with jax.default_matmul_precision("highest"):
-                seen = look(fit)
-            moment = jax.nn.one_hot(number, model.rounds + 1)
-            verdict = self.judge(seen, fit.active, moment, rngs=rngs)
+        for number in range(self.config.model.rounds + 1):
+            seen, verdict = self._look(observation, fit, measurement.noise_variance, rngs)
             decisions.append(
                 losses.Decision(
                     sources=fit.coordinates / around.grid.unit,
@@ -77,43 +137,80 @@ class LearnedPursuit(nnx.Module):
                     offset=verdict.offset,
                 )
             )
-            if number < model.rounds:
-                coordinates, active = _chosen(around, seen, fit, jax.lax.stop_gradient(verdict))
-                with jax.default_matmul_precision("highest"):
-                    fit = refine(coordinates, active, model.iterations)
-        with jax.default_matmul_precision("highest"):
-            power = jax.vmap(refinement.signal_power)(observation, fit, noise)
-            vectors = jax.vmap(lambda c: around.setting.jet(c)[:, 0])(fit.coordinates)
+            if number < self.config.model.rounds:
+                fit = self._act(observation, fit, seen, verdict).fit
         existence = jax.nn.sigmoid(verdict.keep) * fit.active
-        weight = jnp.sqrt(jnp.maximum(power * existence, 1e-30))
-        factor = jnp.swapaxes(vectors * weight[..., None], -1, -2)
         return losses.Prediction(
-            factor=factor,
+            factor=self.factor(observation, fit, existence, measurement.noise_variance),
             count_logits=verdict.count_logits,
             coordinates=fit.coordinates,
             existence=existence,
             decisions=tuple(decisions),
         )
 
+    def factor(self, observation, fit, existence, noise_variance):
+        """The covariance's factor: steering vectors, each by power and probability of its source.
 
-def _chosen(
-    around: situation.Surroundings,
-    seen: situation.Situation,
-    fit: refinement.Fit,
-    verdict: judge.Verdict,
-) -> tuple[Float[Array, "B K 3"], Float[Array, "B K"]]:
-    """Sources that stay and candidates that are added, the surest first."""
-    sources = fit.active.shape[-1]
-    stays = (fit.active > 0) & (verdict.keep > _DROP_LOGIT)
-    nothing = ~jnp.any(stays, axis=-1, keepdims=True)
-    best = verdict.add == jnp.max(verdict.add, axis=-1, keepdims=True)
-    added = (verdict.add > 0) | (nothing & best)
-    probability = jax.nn.sigmoid(verdict.add)
-    score = jnp.concatenate([jnp.where(stays, 2.0, 0.0), jnp.where(added, probability, 0.0)], -1)
-    offset = jnp.clip(verdict.offset, -losses.REACH, losses.REACH) * around.step
-    places = jnp.clip(seen.candidates + offset, around.setting.lower, around.setting.upper)
-    coordinates = jnp.concatenate([fit.coordinates, places], axis=1)
-    highest, index = jax.lax.top_k(score, sources)
-    chosen = jnp.take_along_axis(coordinates, index[..., None], axis=1)
-    active = (highest > 0).astype(chosen.dtype)
-    return jnp.where(active[..., None] > 0, chosen, 0.0), active
+        Args:
+          observation: a batch.
+          fit: its sources.
+          existence: [B, K] their probabilities.
+          noise_variance: [B].
+
+        Returns:
+          [B, N, K] complex64.
+        """
+        around = situation.surroundings(self.config)
+        with jax.default_matmul_precision("highest"):
+            power = jax.vmap(refinement.signal_power)(observation, fit, noise_variance)
+            vectors = jax.vmap(lambda c: around.setting.jet(c)[:, 0])(fit.coordinates)
+        # sqrt has an infinite slope at 0: step around it.
+        positive = power * existence > 0
+        weight = jnp.where(positive, jnp.sqrt(jnp.where(positive, power * existence, 1.0)), 0.0)
+        return jnp.swapaxes(vectors * weight[..., None], -1, -2)
+
+    def pursue(
+        self, observation: likelihood.Observation, noise_variance: Float[Array, "B"]
+    ) -> Pursuit:
+        """Takes every scene as far as it needs: until the network leaves it as it is.
+
+        The batch is worked off as a queue, as in `matching_pursuit.work_off`.
+
+        Returns:
+          A `Pursuit`; open are the scenes that never came to rest.
+        """
+        batch = noise_variance.shape[0]
+        size = min(max(_QUEUE, batch // 4), batch)
+
+        def one_round(carry):
+            pursuit, steps = carry
+            waiting = pursuit.open & (steps < _MOST_STEPS)
+            chosen = jnp.argsort(~waiting, stable=True)[:size]
+            mine = waiting[chosen]
+            part, scene = jax.tree.map(lambda leaf: leaf[chosen], (pursuit, observation))
+            seen, verdict = self._look(scene, part.fit, noise_variance[chosen], None)
+            stepped = self._act(scene, part.fit, seen, verdict)
+            stepped = jax.tree.map(
+                lambda new, old: jnp.where(mine.reshape(-1, *[1] * (new.ndim - 1)), new, old),
+                stepped,
+                part,
+            )
+            pursuit = jax.tree.map(
+                lambda whole, some: whole.at[chosen].set(some), pursuit, stepped
+            )
+            return pursuit, steps.at[chosen].add(mine)
+
+        def unfinished(carry):
+            pursuit, steps = carry
+            return jnp.any(pursuit.open & (steps < _MOST_STEPS))
+
+        start = (self._begin(observation), jnp.zeros(batch, jnp.int32))
+        return jax.lax.while_loop(unfinished, one_round, start)[0]
+
+
+def observe(
+    measurement: scenes.Measurement, source_signal: config_lib.SourceSignal
+) -> likelihood.Observation:
+    """What the likelihood needs of a batch."""
+    with jax.default_matmul_precision("highest"):
+        return jax.vmap(lambda scene: likelihood.observe(scene, source_signal))(measurement)

@@ -5,6 +5,7 @@ noise's, places over the array's resolution.
 """
 
 import dataclasses
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -66,27 +67,27 @@ def resolution(system: config_lib.SystemConfig) -> np.ndarray:
 
 
 def surroundings(config: config_lib.Config) -> Surroundings:
-    """Grid, limits and resolution of a configuration."""
+    """Grid, limits and resolution of a configuration; constants, also while tracing."""
+    with jax.ensure_compile_time_eval():
+        return _surroundings(config)
+
+
+@functools.lru_cache(maxsize=8)
+def _surroundings(config: config_lib.Config) -> Surroundings:
     system = config.system
     positions = arrays.element_positions(system)
     wave = {"wavelength": system.wavelength, "wavefront": system.wavefront}
     region = grids.region_of(config.scene)
     unit = resolution(system)
-    shape = grids.natural_shape(region, unit)
-    points = jnp.asarray(grids.grid_points(region, shape))
-    visible = jnp.sum(points[:, :2] ** 2, axis=1) < 1.0
-    directions = arrays.unit_from_cosines(points[:, 0], points[:, 1])
-    vectors = arrays.steering(directions, points[:, 2], positions, **wave)
+    space = grids.search_space(region, grids.natural_shape(region, unit), system.wavefront)
 
     def jet(coordinates):
         return arrays.steering_jet(coordinates, positions, **wave)
 
     constant = system.source_signal == "constant"
     return Surroundings(
-        setting=refinement.Setting(jet, region.lower, region.upper, system.source_signal),
-        grid=proposals.Grid(
-            points, vectors.conj() * visible[:, None], shape, jnp.asarray(unit)
-        ),
+        setting=refinement.Setting(jet, space.lower, space.upper, system.source_signal),
+        grid=proposals.grid_of(space, jnp.asarray(unit), positions, **wave),
         samples=system.num_snapshots * system.num_antennas,
         amplitudes=1 if constant else system.num_snapshots,
         candidates=config.model.candidates,
