@@ -58,7 +58,7 @@ from absl import app, flags
 
 from ris_jax import arrays, bounds, metrics, scenes, statistics
 from ris_jax import config as config_lib
-from ris_jax.estimators import grids, likelihood, maximum_likelihood, refinement
+from ris_jax.estimators import grids, likelihood, localization, refinement
 from ris_jax.reports import provenance, tables
 
 _NUM_SCENES = flags.DEFINE_integer("num_scenes", 400, "scenes a cell", lower_bound=1)
@@ -137,25 +137,19 @@ def energies(measurement, truth, estimate, positions, *, system, region):
 
 def localise(scene: scenes.Scene, positions, system, sources: int, batch: int):
     """Estimates of all scenes, and scenes a second without the first batch's compilation."""
-    count = scene.truth.azimuth.shape[0]
-
-    def estimate(start):
-        part = jax.tree.map(lambda leaf: leaf[start : start + batch], scene.measurement)
-        return jax.block_until_ready(
-            maximum_likelihood.maximum_likelihood(
-                part,
-                positions,
-                wavelength=system.wavelength,
-                source_signal=system.source_signal,
-                num_sources=sources,
-            )
-        )
-
-    estimate(0)
+    estimate = functools.partial(
+        localization.localize_in_chunks,
+        positions=positions,
+        wavelength=system.wavelength,
+        source_signal=system.source_signal,
+        num_sources=sources,
+        chunk_size=batch,
+    )
+    measurement = jax.device_get(scene.measurement)
+    estimate(jax.tree.map(lambda leaf: leaf[:batch], measurement))
     began = time.perf_counter()
-    found = [estimate(start) for start in range(0, count, batch)]
-    speed = count / (time.perf_counter() - began)
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found), speed
+    found = estimate(measurement)
+    return found, len(found.num_sources) / (time.perf_counter() - began)
 
 
 def cell(config: config_lib.Config, sources: int, snr_db: float, count: int, batch: int) -> tuple:
@@ -214,6 +208,7 @@ def cell(config: config_lib.Config, sources: int, snr_db: float, count: int, bat
 
 
 def main(_):
+    """All cells: source signals, numbers of sources and SNRs."""
     most = config_lib.Config().scene.max_sources
     config = config_lib.override(
         config_lib.Config(), {"training.seed": _SEED.value, "scene.min_sources": most}

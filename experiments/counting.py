@@ -56,7 +56,7 @@ from at_the_bound import draw
 
 from ris_jax import arrays, metrics, scenes, statistics
 from ris_jax import config as config_lib
-from ris_jax.estimators import maximum_likelihood
+from ris_jax.estimators import localization
 from ris_jax.reports import provenance, tables
 
 _CELL_SCENES = flags.DEFINE_integer("cell_scenes", 400, "scenes a cell", lower_bound=1)
@@ -91,17 +91,13 @@ def noise_alone(scene: scenes.Scene) -> scenes.Scene:
 
 def row(name: str, sources: int, rate: float, scene: scenes.Scene, system) -> tuple:
     """Counts and scores of one cell."""
-    positions = arrays.element_positions(system)
-    parts = [
-        maximum_likelihood.maximum_likelihood(
-            jax.tree.map(lambda leaf: leaf[start : start + _CHUNK], scene.measurement),  # noqa: B023
-            positions,
-            wavelength=system.wavelength,
-            false_alarm_rate=rate,
-        )
-        for start in range(0, scene.truth.azimuth.shape[0], _CHUNK)
-    ]
-    estimate = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    estimate = localization.localize_in_chunks(
+        jax.device_get(scene.measurement),
+        arrays.element_positions(system),
+        wavelength=system.wavelength,
+        false_alarm_rate=rate,
+        chunk_size=_CHUNK,
+    )
     found = np.asarray(estimate.num_sources)
     right = int(np.sum(found == sources))
     low, high = statistics.binomial_interval(right, found.size)
@@ -122,6 +118,7 @@ def row(name: str, sources: int, rate: float, scene: scenes.Scene, system) -> tu
 
 
 def main(_):
+    """All cells: kinds of scene, numbers of sources and false-alarm rates."""
     most = config_lib.Config().scene.max_sources
     base = {"training.seed": _ROOT_SEED.value, "scene.min_sources": most}
     print(provenance.header(config_lib.override(config_lib.Config(), base)))

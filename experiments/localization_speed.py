@@ -71,7 +71,7 @@ def operations(config: config_lib.Config, options, num_found: float) -> float:
         + 4 * options.finalists * (options.candidate_iterations + 1)
         + joint * (options.joint_iterations + 1)
     )
-    pairs = 52
+    pairs = 52  # vectors: two for each of the 26 pairs of `proposals.propose_pair`
     improve = most * (options.candidates + pairs) + 3 * joint * (options.final_iterations + 1)
     return float((rounds * grow + improve) * through + (rounds + most) * matched)
 
@@ -142,6 +142,7 @@ _HEADER = (
 
 
 def main(_):
+    """All rows: source signals and batch sizes, beside the machine's own rate."""
     print(provenance.header(config_lib.Config()))
     ceiling = matrix_rate()
     print(f"large float32 matrix product: {ceiling / 1e9:.0f} Gflop/s")

@@ -18,6 +18,10 @@ PathLoss = Literal["inverse_square", "none"]
 ComputeDtype = Literal["float32", "bfloat16"]
 OptimizerMethod = Literal["muon", "adamw"]
 
+# Of a blind count, scenes with a source too many: it costs weak sources little and keeps counts
+# right. Here because the commands name it, too, which start without JAX.
+DEFAULT_FALSE_ALARM_RATE = 1e-3
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the field."""

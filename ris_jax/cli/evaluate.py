@@ -50,7 +50,12 @@ flags.DEFINE_string(
 flags.DEFINE_boolean(
     "known_num_sources", False, "tell the estimator how many there are", flag_values=FLAGS
 )
-flags.DEFINE_float("false_alarm_rate", 0.001, "of the estimator's own count", flag_values=FLAGS)
+flags.DEFINE_float(
+    "false_alarm_rate",
+    config_lib.DEFAULT_FALSE_ALARM_RATE,
+    "of the estimator's own count",
+    flag_values=FLAGS,
+)
 flags.DEFINE_integer(
     "batch_size", 64, "scenes an estimator works on at a time", lower_bound=1, flag_values=FLAGS
 )

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ris_jax.data.recordings import Recordings
     from ris_jax.estimators.estimate import Estimate
 
+_LIMITS = config_lib.SceneConfig()  # where sources are, unless a flag says otherwise
+
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("data", None, "recordings: a file or a folder", flag_values=FLAGS)
 flags.DEFINE_string("out", None, "file to write, .csv or .json", flag_values=FLAGS)
@@ -39,7 +41,13 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
     "num_sources", None, "sources in every scene, if known", lower_bound=1, flag_values=FLAGS
 )
-flags.DEFINE_integer("max_sources", 5, "most sources in a scene", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer(
+    "max_sources",
+    _LIMITS.max_sources,
+    "most sources in a scene",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
 flags.DEFINE_enum(
     "source_signal",
     None,
@@ -57,17 +65,23 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_float(
     "false_alarm_rate",
-    0.001,
+    config_lib.DEFAULT_FALSE_ALARM_RATE,
     "share of scenes in which one source too many is found, where the number is not known",
     flag_values=FLAGS,
 )
 flags.DEFINE_float(
-    "azimuth_max_deg", 60.0, "sources are within plus or minus this", flag_values=FLAGS
+    "azimuth_max_deg",
+    _LIMITS.azimuth_max_deg,
+    "sources are within plus or minus this",
+    flag_values=FLAGS,
 )
 flags.DEFINE_float(
-    "elevation_max_deg", 30.0, "sources are within plus or minus this", flag_values=FLAGS
+    "elevation_max_deg",
+    _LIMITS.elevation_max_deg,
+    "sources are within plus or minus this",
+    flag_values=FLAGS,
 )
-flags.DEFINE_float("range_min", 0.5, "no source is nearer [m]", flag_values=FLAGS)
+flags.DEFINE_float("range_min", _LIMITS.range_min, "no source is nearer [m]", flag_values=FLAGS)
 flags.DEFINE_string("figure", None, "map of one scene to draw, .png", flag_values=FLAGS)
 flags.DEFINE_integer(
     "figure_scene", None, "its number in the data; the default is the first usable", lower_bound=0,
@@ -101,7 +115,7 @@ def _scene_limits() -> config_lib.SceneConfig:
             azimuth_max_deg=FLAGS.azimuth_max_deg,
             elevation_max_deg=FLAGS.elevation_max_deg,
             range_min=least,
-            range_max=max(10.0, least),
+            range_max=max(_LIMITS.range_max, least),
         )
     except config_lib.ConfigError as error:
         raise config_lib.ConfigError(str(error).replace("scene.", "--", 1)) from error

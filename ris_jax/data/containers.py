@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from ris_jax import errors
+from ris_jax.data import files
 
 # What an ending promises. The content is looked at, too: MATLAB's HDF5 has its axes reversed, and
 # a file that was renamed must not be read the wrong way round.
@@ -83,8 +84,7 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
     if _CONTENT_OF_ENDING.get(ending) not in ("an npz archive", "HDF5"):
         raise errors.RunError(f"{path}: need a name ending in .npz, .h5 or .hdf5; got {ending!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with files.replacing(path) as partial:
         if ending == ".npz":
             with open(partial, "wb") as file:
                 np.savez(file, **arrays)
@@ -92,9 +92,6 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
             with h5py.File(partial, "w") as file:
                 for name, array in arrays.items():
                     file[name] = array
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -51,10 +51,9 @@ def _final_fit(search: Search, task: Task, noise_variance: Float[Array, ""]) -> 
             search.options.final_iterations,
         )  # fmt: skip
     fit = task.fit
-    inverse = refinement.background(task.observation, fit).inverse_gram
+    power = refinement.signal_power(task.observation, fit, noise_variance)
     fitted = jnp.abs(fit.local.amplitudes) ** 2
-    excess = noise_variance * jnp.diagonal(inverse, axis1=1, axis2=2).real
-    share = jnp.clip(1.0 - excess / jnp.maximum(fitted, jnp.finfo(fitted.dtype).tiny), 0.05, 1.0)
+    share = power / jnp.maximum(fitted, jnp.finfo(fitted.dtype).tiny)
     amplitudes = fit.local.amplitudes * jnp.sqrt(share)
     return fit._replace(local=fit.local._replace(amplitudes=amplitudes))
 

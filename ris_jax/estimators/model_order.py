@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-# Of a source too many, a scene: it costs weak sources little and keeps counts right.
-DEFAULT_FALSE_ALARM_RATE = 1e-3
+from ris_jax import config as config_lib
+
+DEFAULT_FALSE_ALARM_RATE = config_lib.DEFAULT_FALSE_ALARM_RATE
 
 
 def metric_tensor(jets: Complex[Array, "... 4 N"]) -> Float[Array, "... 3 3"]:

@@ -11,7 +11,7 @@ from ris_jax import config as config_lib
 from ris_jax import linear
 from ris_jax.estimators import levenberg_marquardt, likelihood
 
-# Fitted amplitudes are at least by this share signal, whatever noise adds to them.
+# Of the power of fitted amplitudes, at least this share is signal, whatever noise adds to it.
 _LEAST_POWER_SHARE = 0.1
 
 
@@ -123,6 +123,27 @@ def projected_products(
     return gram, likelihood.against(new.left, held.residual)
 
 
+def signal_power(
+    observation: likelihood.Observation, fit: Fit, noise_variance: Float[Array, ""]
+) -> Float[Array, "K"]:
+    r"""Power of each source, the mean over t of :math:`|\hat s_{kt}|^2` less what noise adds to it.
+
+    .. math:: \frac1T\sum_t |\hat s_{kt}|^2 - \sigma^2 [(B_t^H B_t)^{-1}]_{kk}
+
+    is without bias where the places are right, but may be negative: it is floored at a tenth of
+    the first term. Absent sources have none.
+
+    Args:
+      observation: one scene.
+      fit: its sources, amplitudes fitted without a prior.
+      noise_variance: :math:`\sigma^2`.
+    """
+    inverse = background(observation, fit).inverse_gram
+    fitted = jnp.mean(jnp.abs(fit.local.amplitudes) ** 2, axis=0)
+    excess = noise_variance * jnp.mean(jnp.diagonal(inverse, axis1=1, axis2=2).real, axis=0)
+    return jnp.maximum(fitted - excess, _LEAST_POWER_SHARE * fitted)
+
+
 def integrate_amplitudes(
     setting: Setting,
     observation: likelihood.Observation,
@@ -132,12 +153,9 @@ def integrate_amplitudes(
 ) -> Fit:
     """Refines a fit of independent signals by the unconditional likelihood.
 
-    The powers of the prior are those of the fitted amplitudes less what noise adds to them.
+    The powers of the prior are those of `signal_power`.
     """
-    inverse = background(observation, fit).inverse_gram
-    fitted = jnp.mean(jnp.abs(fit.local.amplitudes) ** 2, axis=0)
-    excess = noise_variance * jnp.mean(jnp.diagonal(inverse, axis1=1, axis2=2).real, axis=0)
-    power = jnp.maximum(fitted - excess, _LEAST_POWER_SHARE * fitted)
+    power = signal_power(observation, fit, noise_variance)
     # A source without any power says nothing, whatever is believed of it.
     power = jnp.where((fit.active > 0) & (power > 0), power, 1.0)
     prior = likelihood.Prior(power, noise_variance)

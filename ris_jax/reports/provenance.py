@@ -1,12 +1,12 @@
 """What a result came from: versions, machine, configuration; and files that are whole or not."""
 
 import importlib.metadata
-import os
 import pathlib
 import platform
 
 from ris_jax import _environment, errors
 from ris_jax import config as config_lib
+from ris_jax.data import files
 
 _PACKAGES = ("ris-jax", "jax", "jaxlib", "numpy", "scipy")
 
@@ -64,9 +64,5 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     Raises:
       OSError: the folder cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with files.replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

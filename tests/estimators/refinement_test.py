@@ -118,6 +118,16 @@ def integrate(measurement, noise_variance, iterations):
     return fits, jax.vmap(lambda o, f: run(o, f, noise_variance, iterations))(observations, fits)
 
 
+@functools.partial(jit, static_argnames="source_signal")
+def powers(measurement, active, noise_variance, source_signal):
+    """Of fits at the true places."""
+    fits, observations = fits_of(
+        measurement, jnp.tile(POINTS, (BATCH, 1, 1)), active, source_signal, iterations=0
+    )
+    run = jax.vmap(refinement.signal_power, in_axes=(0, 0, None))
+    return run(observations, fits, noise_variance)
+
+
 class RefineTest(parameterized.TestCase):
     @parameterized.parameters(*SIGNALS)
     def test_no_iterations(self, source_signal):
@@ -221,6 +231,41 @@ class BackgroundTest(parameterized.TestCase):
             np.testing.assert_allclose(
                 held.inverse_gram[index, 0], wanted, atol=1e-4 * np.abs(wanted).max()
             )
+
+
+class SignalPowerTest(parameterized.TestCase):
+    @parameterized.parameters(*SIGNALS)
+    def test_fitted_less_noise(self, source_signal):
+        variance, active = 2.0, np.array([1.0, 0.0, 1.0], "f4")
+        measurement = batch(source_signal, variance)
+        found = powers(measurement, active, jnp.float32(variance), source_signal)
+        floored = powers(measurement, active, jnp.float32(1e6), source_signal)
+        np.testing.assert_array_equal(found[:, 1], 0.0)
+        for index in range(BATCH):
+            data, seen = groups(measurement, index, POINTS[active > 0], source_signal)
+            raw = np.mean(np.abs(least_squares(data, seen)[2]) ** 2, axis=0)
+            inverse = np.linalg.inv(np.einsum("trk,trl->tkl", seen.conj(), seen))
+            excess = variance * np.mean(np.einsum("tkk->tk", inverse).real, axis=0)
+            wanted = np.maximum(raw - excess, 0.1 * raw)
+            np.testing.assert_allclose(found[index, active > 0], wanted, rtol=2e-3)
+            np.testing.assert_allclose(floored[index, active > 0], 0.1 * raw, rtol=2e-3)
+
+    def test_unbiased(self):
+        """Sources of unit power, to whose fitted amplitudes noise adds a tenth or more."""
+        variance, seeds = 6.0, 200
+        found = [
+            powers(
+                batch("constant", variance, seed),
+                np.ones(SOURCES, "f4"),
+                jnp.float32(variance),
+                "constant",
+            )
+            for seed in range(seeds)
+        ]
+        found = np.concatenate(found).reshape(-1, SOURCES)
+        error = np.std(found, axis=0) / np.sqrt(len(found))
+        np.testing.assert_array_less(np.abs(np.mean(found, axis=0) - 1.0), 4 * error)
+        np.testing.assert_array_less(4 * error, 0.09)  # so that what noise adds would be seen
 
 
 class IntegrateAmplitudesTest(absltest.TestCase):

@@ -1,5 +1,7 @@
 """What a result came from, and files that are whole or not."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -45,7 +47,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(provenance.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
         provenance.write_whole(path, "after")
     assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]
