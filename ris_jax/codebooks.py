@@ -130,6 +130,7 @@ def hardware_response(
     key: jax.Array,
     codes: Complex[Array, "L N"],
     impairments: config_lib.ImpairmentConfig,
+    severity: Float[Array, ""] | float = 1.0,
 ) -> Complex[Array, "L N"]:
     """What the surface really applies when it is told ``codes``, one draw of the hardware.
 
@@ -137,19 +138,22 @@ def hardware_response(
       key: randomness of this surface.
       codes: [L, N] nominal codes.
       impairments: phase and amplitude error, dead elements and phase-dependent amplitude.
+      severity: the share of all of them that this surface has.
 
     Returns:
       [L, N] complex; no longer of unit modulus.
     """
     phase_key, amplitude_key, dead_key = jax.random.split(key, 3)
     elements = codes.shape[-1]
-    phase_error = impairments.phase_error * jax.random.normal(phase_key, (elements,))
-    amplitude_db = impairments.amplitude_error_db * jax.random.normal(amplitude_key, (elements,))
-    alive = jax.random.uniform(dead_key, (elements,)) >= impairments.dead_fraction
+    phase_error = severity * impairments.phase_error * jax.random.normal(phase_key, (elements,))
+    spread_db = severity * impairments.amplitude_error_db
+    amplitude_db = spread_db * jax.random.normal(amplitude_key, (elements,))
+    dead_fraction = severity * impairments.dead_fraction
+    alive = jax.random.uniform(dead_key, (elements,)) >= dead_fraction
     response = alive * 10.0 ** (amplitude_db / 20.0) * jnp.exp(1j * phase_error)
     amplitude = phase_dependent_amplitude(
         jnp.angle(codes),
-        beta_min=impairments.beta_min,
+        beta_min=1.0 - severity * (1.0 - impairments.beta_min),
         beta_phase=impairments.beta_phase,
         beta_exponent=impairments.beta_exponent,
     )

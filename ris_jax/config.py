@@ -158,6 +158,7 @@ class ImpairmentConfig:
     beta_phase: float = 1.35  # [rad]
     beta_exponent: float = 1.6
     channel_error: float = 0.0  # channel estimate error over channel, in power
+    varied: bool = False  # every scene has a share of all this, uniform from none to the whole
 
     def __post_init__(self):
         _require_nonnegative("impairments", self, "position_jitter", "phase_error")

@@ -10,37 +10,59 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
 
 from ris_jax import config as config_lib
-from ris_jax import losses, scenes
-from ris_jax.estimators import network_start
+from ris_jax import scenes
+from ris_jax.estimators import likelihood, network_start
+from ris_jax.models import learned_pursuit
 from ris_jax.training import checkpoint
 from ris_jax.training import state as state_lib
 
 _CONFIG, _PARAMETERS, _CARD = "config.json", "parameters.npz", "card.json"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config", "card"]
+)
+@dataclasses.dataclass(frozen=True)
 class Network:
-    """A trained network for one array; a `ris_jax.estimators.network_start.Network`.
+    """A trained network; a `ris_jax.estimators.network_start.Network`, and a pytree.
 
     Attributes:
       config: what it was trained on, its array replaced by `for_array`.
       params: its parameters.
-      card: what is known of them: command, commit, scores.
+      card: what is known of them, as JSON: command, commit, scores.
     """
 
     config: config_lib.Config
     params: Any
-    card: dict[str, Any]
+    card: str = "{}"
 
-    def predict(self, measurement: scenes.Measurement) -> losses.Prediction:
-        """What the network says of a batch of B scenes with known noise variance."""
-        return _predict(self.config, self.params, measurement)
+    def model(self) -> learned_pursuit.LearnedPursuit:
+        """The Flax module with these parameters."""
+        return nnx.merge(state_lib.graphdef(self.config), self.params)
 
+    def opinion(
+        self, observation: likelihood.Observation, noise_variance: Float[Array, "B"]
+    ) -> network_start.Opinion:
+        """What it says of a batch, compressed as the likelihood needs it."""
+        model = self.model()
+        pursuit = model.pursue(observation, noise_variance)
+        return network_start.Opinion(
+            coordinates=pursuit.fit.coordinates,
+            existence=pursuit.existence,
+            count_probability=jax.nn.softmax(pursuit.count_logits),
+            factor=model.factor(observation, pursuit.fit, pursuit.existence, noise_variance),
+            doubt=pursuit.open,
+        )
+
+    @jax.jit
     def __call__(self, measurement: scenes.Measurement) -> network_start.Opinion:
-        """The part of `predict` that estimators use."""
-        return _opinion(self.config, self.params, measurement)
+        """What it says of a batch of B scenes with known noise variance."""
+        observation = learned_pursuit.observe(measurement, self.config.system.source_signal)
+        return self.opinion(observation, measurement.noise_variance)
 
     def for_array(self, system: config_lib.SystemConfig) -> "Network":
         """The same network before another array.
@@ -51,23 +73,6 @@ class Network:
         return dataclasses.replace(self, config=dataclasses.replace(self.config, system=system))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _predict(config, params, measurement):
-    return state_lib.predict(state_lib.graphdef(config), params, measurement)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _opinion(config, params, measurement):
-    says = _predict(config, params, measurement)
-    return network_start.Opinion(
-        coordinates=says.coordinates,
-        existence=says.existence,
-        count_probability=jax.nn.softmax(says.count_logits),
-        factor=says.factor,
-        doubt=jnp.any(says.decisions[-1].add > 0, axis=-1),
-    )
-
-
 def from_run(workdir: pathlib.Path) -> tuple[Network, list[str]]:
     """The best network of a run, and warnings about damaged checkpoints.
 
@@ -76,7 +81,7 @@ def from_run(workdir: pathlib.Path) -> tuple[Network, list[str]]:
     """
     restored, warnings = checkpoint.open_best(workdir)
     state = restored.state
-    card = {"workdir": str(workdir), "epoch": restored.epoch}
+    card = json.dumps({"workdir": str(workdir), "epoch": restored.epoch})
     return Network(state.config, state.ema_params, card), warnings
 
 
@@ -105,7 +110,7 @@ def load_pretrained(name: str) -> Network:
 def read(folder: pathlib.Path) -> Network:
     """A network as `write` left it."""
     config = config_lib.from_dict(json.loads((folder / _CONFIG).read_text()))
-    card = json.loads((folder / _CARD).read_text())
+    card = (folder / _CARD).read_text()
     template = state_lib.parameter_shapes(config)
     with np.load(folder / _PARAMETERS, allow_pickle=False) as stored:
         paths, tree = jax.tree_util.tree_flatten_with_path(template)
@@ -118,5 +123,5 @@ def write(network: Network, folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     flat = jax.tree_util.tree_leaves_with_path(jax.device_get(network.params))
     (folder / _CONFIG).write_text(json.dumps(config_lib.to_dict(network.config), indent=1) + "\n")
-    (folder / _CARD).write_text(json.dumps(network.card, indent=1) + "\n")
+    (folder / _CARD).write_text(network.card)
     np.savez(folder / _PARAMETERS, **{jax.tree_util.keystr(path): leaf for path, leaf in flat})

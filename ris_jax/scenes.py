@@ -134,9 +134,11 @@ def simulate(key: jax.Array, truth: Truth, config: config_lib.Config) -> Scene:
         wavelength=system.wavelength,
         rician_factor=rician_factor,
     )
+    # Folded in, so that scenes without it stay the same.
+    severity = jax.random.uniform(jax.random.fold_in(key, 7)) if impairments.varied else 1.0
     jitter = jax.random.uniform(keys[2], nominal_positions.shape, minval=-1.0, maxval=1.0)
-    positions = nominal_positions + impairments.position_jitter * jitter
-    codes = codebooks.hardware_response(keys[3], nominal_codes, impairments)
+    positions = nominal_positions + severity * impairments.position_jitter * jitter
+    codes = codebooks.hardware_response(keys[3], nominal_codes, impairments, severity)
     signals = source_signals(
         keys[4], system.num_snapshots, truth.azimuth.shape[-1], system.source_signal
     )
@@ -147,7 +149,7 @@ def simulate(key: jax.Array, truth: Truth, config: config_lib.Config) -> Scene:
     channel_noise = channel.complex_normal(keys[6], true_channel.shape)
     measurement = Measurement(
         snapshots=clean + jnp.sqrt(noise_variance) * noise,
-        channel=true_channel + jnp.sqrt(impairments.channel_error) * channel_noise,
+        channel=true_channel + severity * jnp.sqrt(impairments.channel_error) * channel_noise,
         codes=nominal_codes,
         noise_variance=noise_variance,
     )

@@ -19,7 +19,7 @@ from ris_jax.estimators.estimate import Estimate
 
 # Standard deviations of the residual's energy over its mean that noise alone hardly reaches.
 _MOST_DEVIATIONS = 4.0
-_POLISHING = 2  # steps, from starts that are refined already
+_POLISHING = 1  # steps, from starts that are refined already
 
 
 class Opinion(NamedTuple):
@@ -29,15 +29,17 @@ class Opinion(NamedTuple):
     existence: Float[Array, "B K"]  # probability of each source; 0 where there is none
     count_probability: Float[Array, "B K"]  # of 1 ... K sources
     factor: Complex[Array, "B N K"]  # of the covariance, any scale
-    doubt: Bool[Array, "B"]  # it thinks that a source is missing
+    doubt: Bool[Array, "B"]  # it came to no end
 
 
 class Network(Protocol):
-    """What `localize` needs of a trained network."""
+    """What estimators need of a trained network, a pytree."""
 
     @property
     def config(self) -> config_lib.Config: ...
-    def __call__(self, measurement: scenes.Measurement) -> Opinion: ...
+    def opinion(
+        self, observation: likelihood.Observation, noise_variance: Float[Array, "B"]
+    ) -> Opinion: ...
 
 
 def present(
@@ -67,7 +69,7 @@ def present(
 def network_start(
     measurement: scenes.Measurement,
     positions: Float[Array, "N 3"],
-    opinion: Opinion,
+    network: Network,
     num_sources: Int[Array, "B"] | None,
     *,
     wavelength: float,
@@ -81,7 +83,7 @@ def network_start(
     Args:
       measurement: a batch with known noise variance.
       positions: [N, 3] elements [m].
-      opinion: of the network on that batch.
+      network: trained on, or set to, that array.
       num_sources: [B] if known; None takes the sources that are more likely than not.
       wavelength: [m].
       wavefront: of the steering vectors.
@@ -90,28 +92,30 @@ def network_start(
       region: where sources may be.
 
     Returns:
-      An `Estimate`, and the scenes whose residual has more energy than the noise [B].
+      An `Estimate`, and the scenes [B] of which the network came to no end or whose residual has
+      more energy than the noise.
     """
     wave = {"wavelength": wavelength, "wavefront": wavefront}
     snapshots, antennas = measurement.snapshots.shape[-2:]
     amplitudes = 1 if source_signal == "constant" else snapshots
     samples = snapshots * antennas
-    active, coordinates = present(opinion, num_sources, max_sources)
     with jax.default_matmul_precision("highest"):
+        observation = jax.vmap(lambda scene: likelihood.observe(scene, source_signal))(measurement)
+        opinion = network.opinion(observation, measurement.noise_variance)
+        active, coordinates = present(opinion, num_sources, max_sources)
         search = maximum_likelihood.prepare(
             positions, region, matching_pursuit.SearchOptions(), samples, amplitudes, 1.0,
             source_signal, **wave,
         )  # fmt: skip
 
-        def polish(scene, start, active):
-            observation = likelihood.observe(scene, source_signal)
+        def polish(scene, observation, start, active):
             fit = refinement.refine(search.setting, observation, start, active, _POLISHING)
             count = jnp.sum(active).astype(jnp.int32)
             task = matching_pursuit.Task(observation, count, count, fit, jnp.zeros((), jnp.int32))
             return maximum_likelihood.as_estimate(search, task, scene, positions, wave)
 
-        estimate = jax.vmap(polish)(measurement, coordinates, active)
+        estimate = jax.vmap(polish)(measurement, observation, coordinates, active)
     freedom = samples - estimate.num_sources * (amplitudes + 1.5)
     excess = estimate.noise_variance / measurement.noise_variance - 1.0
     too_much = excess * jnp.sqrt(freedom) > _MOST_DEVIATIONS
-    return estimate, too_much
+    return estimate, opinion.doubt | too_much

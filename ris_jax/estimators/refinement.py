@@ -160,13 +160,3 @@ def integrate_amplitudes(
     power = jnp.where((fit.active > 0) & (power > 0), power, 1.0)
     prior = likelihood.Prior(power, noise_variance)
     return refine(setting, observation, fit.coordinates, fit.active, iterations, prior)
-
-
-def signal_power(
-    observation: likelihood.Observation, fit: Fit, noise_variance: Float[Array, ""]
-) -> Float[Array, "K"]:
-    """Power of each source: that of the fitted amplitudes less what noise adds to them."""
-    inverse = background(observation, fit).inverse_gram
-    fitted = jnp.mean(jnp.abs(fit.local.amplitudes) ** 2, axis=0)
-    excess = noise_variance * jnp.mean(jnp.diagonal(inverse, axis1=1, axis2=2).real, axis=0)
-    return jnp.maximum(fitted - excess, _LEAST_POWER_SHARE * fitted)
