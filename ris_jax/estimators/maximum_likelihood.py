@@ -26,13 +26,13 @@ def _prepare(
     """Grid, metric and limits of a call."""
     jet = functools.partial(arrays.steering_jet, positions=positions, **wave)
     space = grids.search_space(region, options.grid, wave["wavefront"])
-    points = jnp.asarray(space.points)
+    points = space.points
     unit = arrays.unit_from_cosines(points[:, 0], points[:, 1])
     vectors = arrays.steering(unit, points[:, 2], positions, **wave)
     visible = jnp.sum(points[:, :2] ** 2, axis=1) < 1.0
     # The metric changes slowly: a few places tell it.
     places = grids.search_space(region, _METRIC_GRID, wave["wavefront"]).points
-    metric = model_order.metric_tensor(jet(jnp.asarray(places)))
+    metric = model_order.metric_tensor(jet(places))
     scale = jnp.mean(jnp.diagonal(metric, axis1=1, axis2=2), axis=0)
     return Search(
         setting=refinement.Setting(jet, space.lower, space.upper, source_signal),
