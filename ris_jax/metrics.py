@@ -3,7 +3,7 @@ r"""Scores of estimated scenes against the truth, on the host, in float64.
 An estimate is a set: its order means nothing and its size may be wrong. So every score first
 assigns estimates to true sources (exactly, `scipy.optimize.linear_sum_assignment`), and no score
 that looks at assigned pairs alone, as `matched_errors` does, should stand without one that counts
-the misses and the false estimates: `gospa`, `detection`, `confusion_matrix`.
+the misses and the false estimates: `gospa`, `detection`, `counts.confusion_matrix`.
 
 Whatever is called `estimate` or `truth` here is any object with the fields of `Sources`,
 `scenes.Truth` for one. Shares and means over nothing are NaN, without a warning.
@@ -15,7 +15,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Bool, Float, Int
 
-from ris_jax import statistics
+from ris_jax import counts, statistics
 
 
 class SourcesLike(Protocol):
@@ -58,7 +58,7 @@ def sources(scene: SourcesLike) -> Sources:
     for name, values in fields.items():
         if values.ndim != 2 or values.shape != shape:
             raise ValueError(f"{name}: need [B, K], as azimuth has; got {values.shape} and {shape}")
-    num_sources = _counts("num_sources", scene.num_sources, shape[0], shape[1])
+    num_sources = counts.checked("num_sources", scene.num_sources, shape[0], shape[1])
     active = np.arange(shape[1]) < num_sources[:, None]
     for name, values in fields.items():
         usable = values > 0 if name == "source_range" else np.isfinite(values)
@@ -69,16 +69,6 @@ def sources(scene: SourcesLike) -> Sources:
             raise ValueError(f"{name}: need values {needed}; got {values[at]} at {at}")
         values[~active] = np.nan
     return Sources(**fields, num_sources=num_sources)
-
-
-def _counts(name: str, counts: Any, batch: int, most: int) -> Int[np.ndarray, "B"]:
-    """A checked array of counts, [batch], each 0 ... most."""
-    counts = np.array(counts)
-    if counts.shape != (batch,) or not np.issubdtype(counts.dtype, np.integer):
-        raise ValueError(f"{name}: need [{batch}] integers; got {counts.shape} {counts.dtype}")
-    if np.any((counts < 0) | (counts > most)):
-        raise ValueError(f"{name}: need 0 ... {most}; got {counts.min()} ... {counts.max()}")
-    return counts
 
 
 def _both(estimate: SourcesLike, truth: SourcesLike) -> tuple[Sources, Sources]:
@@ -173,8 +163,8 @@ def assign(
     distance = np.asarray(distance, float)
     if distance.ndim != 3:
         raise ValueError(f"distance: need [B, K_est, K_true]; got {distance.shape}")
-    num_estimated = _counts("num_estimated", num_estimated, len(distance), distance.shape[1])
-    num_true = _counts("num_true", num_true, len(distance), distance.shape[2])
+    num_estimated = counts.checked("num_estimated", num_estimated, len(distance), distance.shape[1])
+    num_true = counts.checked("num_true", num_true, len(distance), distance.shape[2])
     if not (cutoff > 0 and 1 <= order < np.inf):
         raise ValueError(f"need cutoff > 0 and finite order >= 1; got {cutoff} and {order}")
     matches = np.full((distance.shape[0], distance.shape[2]), -1)
@@ -361,32 +351,6 @@ def false_alarms_per_scene(result: Detection) -> float:
 def false_alarm_rate(result: Detection) -> float:
     """Share of scenes with at least one false estimate."""
     return statistics.share(np.sum(result.false_alarms > 0), len(result.false_alarms))
-
-
-def count_accuracy(num_true: Int[np.ndarray, "B"], num_estimated: Int[np.ndarray, "B"]) -> float:
-    """Share of scenes whose number of sources is right."""
-    num_true, num_estimated = np.asarray(num_true), np.asarray(num_estimated)
-    if num_true.shape != num_estimated.shape or num_true.ndim != 1:
-        raise ValueError(f"need counts [B], twice; got {num_true.shape} and {num_estimated.shape}")
-    return statistics.share(np.sum(num_true == num_estimated), len(num_true))
-
-
-def confusion_matrix(
-    num_true: Int[np.ndarray, "B"], num_estimated: Int[np.ndarray, "B"], max_sources: int
-) -> Int[np.ndarray, "K+1 K+1"]:
-    """Scenes by number of sources, [max_sources + 1] squared: rows the truth, columns the estimate.
-
-    Raises:
-      ValueError: counts that are not [B] integers in 0 ... max_sources.
-    """
-    batch = np.size(num_true)
-    cells = (
-        _counts("num_true", num_true, batch, max_sources),
-        _counts("num_estimated", num_estimated, batch, max_sources),
-    )
-    matrix = np.zeros((max_sources + 1, max_sources + 1), int)
-    np.add.at(matrix, cells, 1)
-    return matrix
 
 
 def rmspe(

@@ -259,14 +259,14 @@ def _write_figures(
     rows: list[dict[str, Any]],
 ) -> list[pathlib.Path]:
     """Draws all figures of an estimator; returns their paths."""
-    from ris_jax import metrics
+    from ris_jax import counts
     from ris_jax.reports import localization_figures, provenance
 
     most = max(estimate.azimuth.shape[1], scores.truth.azimuth.shape[1])
-    matrix = metrics.confusion_matrix(scores.truth.num_sources, scores.num_estimated, most)
-    counts = scores.truth.num_sources
-    shown = int(np.argmax(counts >= min(2, counts.max())))
-    title = f"scene {shown}: {counts[shown]} sources, {scores.num_estimated[shown]} found"
+    num_true = scores.truth.num_sources
+    matrix = counts.confusion_matrix(num_true, scores.num_estimated, most)
+    shown = int(np.argmax(num_true >= min(2, num_true.max())))
+    title = f"scene {shown}: {num_true[shown]} sources, {scores.num_estimated[shown]} found"
     drawn = {
         "count_confusion": localization_figures.count_confusion(matrix),
         "error_distribution": localization_figures.error_distribution(scores),

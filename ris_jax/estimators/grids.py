@@ -74,9 +74,9 @@ def grid_points(region: SearchRegion, shape: tuple[int, int, int]) -> np.ndarray
 class SearchSpace(NamedTuple):
     """Where to look, as far as the wavefront tells it."""
 
-    points: np.ndarray  # [G, 3] (u, w, 1/r), 1/r fastest
-    lower: np.ndarray  # [3] limits
-    upper: np.ndarray  # [3]
+    points: Float[Array, "G 3"]  # (u, w, 1/r), 1/r fastest
+    lower: Float[Array, "3"]  # limits
+    upper: Float[Array, "3"]
     shape: tuple[int, int, int]  # of the grid
 
 
@@ -91,7 +91,7 @@ def search_space(
     if wavefront == "planar":
         shape, lower[2], upper[2] = (*shape[:2], 1), 0.0, 0.0
     points = np.clip(grid_points(region, shape), lower, upper)
-    return SearchSpace(points, lower, upper, shape)
+    return SearchSpace(*map(jnp.asarray, (points, lower, upper)), shape=shape)
 
 
 def local_maxima(

@@ -196,7 +196,13 @@ def work_off(
     open_tasks: Bool[Array, "B"],
     size: int,
 ) -> tuple[Task, Bool[Array, "B"]]:
-    """Steps all open tasks until each says that it is done; `size` of them a round.
+    """Steps all open tasks until each says that it is done.
+
+    Args:
+      step: returns a task and whether it is to be stepped again.
+      tasks: of a batch.
+      open_tasks: [B], which of them to step.
+      size: at least so many of them a round, if there are; a quarter of the batch if that is more.
 
     Returns:
       The tasks, and which of them were taken further at least once.
@@ -229,7 +235,7 @@ def work_off(
 
 
 def solve(search: Search, tasks: Task) -> Task:
-    """Grows and improves every scene of a batch until nothing changes, then refines it."""
+    """Grows and improves every scene of a batch until nothing changes, or `passes` times."""
     options = search.options
 
     def one_pass(carry):

@@ -28,7 +28,7 @@ def prepare(
     space = grids.search_space(region, options.grid, wave["wavefront"])
     # The metric changes slowly: a few places tell it.
     places = grids.search_space(region, _METRIC_GRID, wave["wavefront"]).points
-    metric = model_order.metric_tensor(jet(jnp.asarray(places)))
+    metric = model_order.metric_tensor(jet(places))
     scale = jnp.mean(jnp.diagonal(metric, axis1=1, axis2=2), axis=0)
     return Search(
         setting=refinement.Setting(jet, space.lower, space.upper, source_signal),

@@ -198,7 +198,7 @@ def search(
     jet = functools.partial(
         arrays.steering_jet, positions=positions, wavelength=wavelength, wavefront=wavefront
     )
-    u, w, inverse_range = jnp.asarray(space.points.T)
+    u, w, inverse_range = space.points.T
     vectors = arrays.steering(
         arrays.unit_from_cosines(u, w),
         inverse_range,
@@ -208,9 +208,9 @@ def search(
     )
     setting = _Setting(
         jet=jet,
-        lower=jnp.asarray(space.lower),
-        upper=jnp.asarray(space.upper),
-        points=jnp.asarray(space.points),
+        lower=space.lower,
+        upper=space.upper,
+        points=space.points,
         conjugates=vectors.conj(),
         visible=u**2 + w**2 < 1.0,
         shape=space.shape,

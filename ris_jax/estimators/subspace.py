@@ -144,15 +144,22 @@ def mvdr_spectrum(
 
 
 def _least_squares_powers(
-    peaks: spectral_search.Peaks, factor: Complex[Array, "B N r"]
+    peaks: spectral_search.Peaks, ridge: spectral_search.Ridge
 ) -> Float[Array, "B K"]:
     """Diagonal of A^+ F F^H A^+H, A the steering vectors (Schmidt, 1986)."""
     rows = peaks.vectors * peaks.active[..., None]
     identity = jnp.eye(rows.shape[-2], dtype=rows.dtype)
     gram = rows.conj() @ jnp.swapaxes(rows, -1, -2)
     gram = gram + (1.0 - peaks.active)[..., None] * identity
-    signals = linear.solve_positive(gram, rows.conj() @ factor)
+    signals = linear.solve_positive(gram, rows.conj() @ ridge.factor)
     return jnp.sum(jnp.abs(signals) ** 2, axis=-1)
+
+
+def _excess_powers(
+    peaks: spectral_search.Peaks, ridge: spectral_search.Ridge
+) -> Float[Array, "B K"]:
+    """The MVDR spectrum at the peaks less the noise."""
+    return ridge.loading[:, None] * jnp.maximum(1.0 / peaks.unexplained - 1.0, 0.0)
 
 
 def _to_estimate(
@@ -196,6 +203,21 @@ def _check(covariance, num_sources, positions, max_sources, grid) -> None:
         )
 
 
+def _sources_at_peaks(
+    ridge_of, power_of, columns, covariance, num_sources, positions, max_sources, grid, **where
+) -> estimate.Estimate:
+    """What MUSIC and MVDR share: the ridge of the strongest `columns`, its peaks, their powers."""
+    _check(covariance, num_sources, positions, max_sources, grid)
+    with jax.default_matmul_precision("highest"):
+        unit, covariance = _unit_power(compress(covariance, columns))
+        ridge = ridge_of(covariance)
+        peaks = spectral_search.search(
+            ridge, num_sources, positions, max_sources=max_sources, grid=grid, **where
+        )
+        power = unit[:, None] * power_of(peaks, ridge)
+        return _to_estimate(peaks, power, unit * covariance.loading)
+
+
 def music(
     covariance: cov.LowRankCovariance,
     num_sources: Int[Array, "B"],
@@ -227,22 +249,11 @@ def music(
     Raises:
       ValueError: shapes that do not agree, `max_sources` below 1, or a grid of too few cells.
     """
-    _check(covariance, num_sources, positions, max_sources, grid)
-    with jax.default_matmul_precision("highest"):
-        unit, covariance = _unit_power(compress(covariance, max_sources))
-        ridge = _music_ridge(covariance, num_sources)
-        peaks = spectral_search.search(
-            ridge,
-            num_sources,
-            positions,
-            wavelength=wavelength,
-            wavefront=wavefront,
-            max_sources=max_sources,
-            region=region,
-            grid=grid,
-        )
-        power = _least_squares_powers(peaks, covariance.factor)
-        return _to_estimate(peaks, unit[:, None] * power, unit * covariance.loading)
+    return _sources_at_peaks(
+        lambda compressed: _music_ridge(compressed, num_sources), _least_squares_powers,
+        max_sources, covariance, num_sources, positions, max_sources, grid,
+        wavelength=wavelength, wavefront=wavefront, region=region,
+    )  # fmt: skip
 
 
 def mvdr(
@@ -262,19 +273,8 @@ def mvdr(
     for one source; of more than 32 columns the strongest directions are taken and the others
     count as noise; loading below 1e-5 of the mean power is raised to it.
     """
-    _check(covariance, num_sources, positions, max_sources, grid)
-    with jax.default_matmul_precision("highest"):
-        unit, covariance = _unit_power(compress(covariance, _MOST_COLUMNS))
-        ridge = _mvdr_ridge(covariance)
-        peaks = spectral_search.search(
-            ridge,
-            num_sources,
-            positions,
-            wavelength=wavelength,
-            wavefront=wavefront,
-            max_sources=max_sources,
-            region=region,
-            grid=grid,
-        )
-        power = ridge.loading[:, None] * jnp.maximum(1.0 / peaks.unexplained - 1.0, 0.0)
-        return _to_estimate(peaks, unit[:, None] * power, unit * covariance.loading)
+    return _sources_at_peaks(
+        _mvdr_ridge, _excess_powers,
+        _MOST_COLUMNS, covariance, num_sources, positions, max_sources, grid,
+        wavelength=wavelength, wavefront=wavefront, region=region,
+    )  # fmt: skip

@@ -179,20 +179,22 @@ class LearnedPursuit(nnx.Module):
         Returns:
           A `Pursuit`; open are the scenes that never came to rest.
         """
+        pursuit = self._step(observation, noise_variance, self._begin(observation))
         batch = noise_variance.shape[0]
-        size = min(max(_QUEUE, batch // 4), batch)
+        size = min(max(_QUEUE, batch // 8), batch)
+
+        def waiting(carry):
+            pursuit, steps = carry
+            return pursuit.open & (steps < _MOST_STEPS)
 
         def one_round(carry):
             pursuit, steps = carry
-            waiting = pursuit.open & (steps < _MOST_STEPS)
-            chosen = jnp.argsort(~waiting, stable=True)[:size]
-            mine = waiting[chosen]
+            chosen = jnp.argsort(~waiting(carry), stable=True)[:size]
+            mine = waiting(carry)[chosen]
             part, scene = jax.tree.map(lambda leaf: leaf[chosen], (pursuit, observation))
-            seen, verdict = self._look(scene, part.fit, noise_variance[chosen], None)
-            stepped = self._act(scene, part.fit, seen, verdict)
             stepped = jax.tree.map(
                 lambda new, old: jnp.where(mine.reshape(-1, *[1] * (new.ndim - 1)), new, old),
-                stepped,
+                self._step(scene, noise_variance[chosen], part),
                 part,
             )
             pursuit = jax.tree.map(
@@ -200,12 +202,12 @@ class LearnedPursuit(nnx.Module):
             )
             return pursuit, steps.at[chosen].add(mine)
 
-        def unfinished(carry):
-            pursuit, steps = carry
-            return jnp.any(pursuit.open & (steps < _MOST_STEPS))
+        start = (pursuit, jnp.ones(batch, jnp.int32))
+        return jax.lax.while_loop(lambda carry: jnp.any(waiting(carry)), one_round, start)[0]
 
-        start = (self._begin(observation), jnp.zeros(batch, jnp.int32))
-        return jax.lax.while_loop(unfinished, one_round, start)[0]
+    def _step(self, observation, noise_variance, pursuit: Pursuit) -> Pursuit:
+        seen, verdict = self._look(observation, pursuit.fit, noise_variance, None)
+        return self._act(observation, pursuit.fit, seen, verdict)
 
 
 def observe(

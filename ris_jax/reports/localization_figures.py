@@ -162,7 +162,7 @@ def count_confusion(matrix: Int[np.ndarray, "K K"]) -> Figure:
     """Scenes by true and estimated number of sources, each row as shares of its scenes.
 
     Args:
-      matrix: [K_max + 1] squared, see `metrics.confusion_matrix`.
+      matrix: [K_max + 1] squared, see `counts.confusion_matrix`.
     """
     totals = matrix.sum(axis=1, keepdims=True)
     shares = matrix / np.maximum(totals, 1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ris_jax import metrics, statistics
+from ris_jax import counts, metrics, statistics
 from ris_jax.estimators.estimate import Estimate
 from ris_jax.reports import tables
 
@@ -105,11 +105,11 @@ def truth_summary(estimate: metrics.SourcesLike, truth: metrics.SourcesLike) -> 
     errors = metrics.matched_errors(estimate, truth, found.matches)
     medians = [statistics.median_absolute(values) for values in errors[:3]]
     distance = metrics.gospa(estimate, truth)
-    counts = metrics.count_accuracy(np.asarray(truth.num_sources), np.asarray(estimate.num_sources))
+    right = counts.accuracy(np.asarray(truth.num_sources), np.asarray(estimate.num_sources))
     return (
         f"against the truth: {metrics.detection_rate(found):.1%} of {found.num_true.sum()} sources "
         f"within 5 degrees in both angles, {found.false_alarms.sum()} false; count right in "
-        f"{counts:.1%} of scenes; GOSPA {distance.total.mean():.3f} m\n"
+        f"{right:.1%} of scenes; GOSPA {distance.total.mean():.3f} m\n"
         f"median error of those found: azimuth {np.rad2deg(medians[0]):.3f} deg, elevation "
         f"{np.rad2deg(medians[1]):.3f} deg, range {medians[2]:.3f} m"
     )
