@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from ris_jax import arrays, bounds, scenes
 from ris_jax import config as config_lib
-from ris_jax.estimators import grids, likelihood, model_order, proposals, refinement
+from ris_jax.estimators import error_bars, grids, likelihood, model_order, proposals, refinement
 from ris_jax.estimators.estimate import Estimate
 from ris_jax.estimators.matching_pursuit import Search, SearchOptions, Task, solve
 
@@ -43,52 +43,48 @@ def prepare(
     )
 
 
-def _final_fit(search: Search, task: Task, noise_variance: Float[Array, ""]) -> refinement.Fit:
-    """The fit with amplitudes as strong as the sources are: noise makes fitted ones stronger."""
-    if search.setting.source_signal == "independent":
-        return refinement.integrate_amplitudes(
-            search.setting, task.observation, task.fit, noise_variance,
-            search.options.final_iterations,
-        )  # fmt: skip
-    fit = task.fit
-    power = refinement.signal_power(task.observation, fit, noise_variance)
-    fitted = jnp.abs(fit.local.amplitudes) ** 2
-    share = power / jnp.maximum(fitted, jnp.finfo(fitted.dtype).tiny)
-    amplitudes = fit.local.amplitudes * jnp.sqrt(share)
-    return fit._replace(local=fit.local._replace(amplitudes=amplitudes))
-
-
 def as_estimate(search: Search, task: Task, measurement, positions, wave) -> Estimate:
     """Physical coordinates, strongest first, with error bars from the bound at the estimate."""
     noise_variance = search.noise_variance(task)
-    fit = _final_fit(search, task, noise_variance)
+    if search.setting.source_signal == "constant":
+        fit = task.fit
+        inverse = refinement.background(task.observation, fit).inverse_gram
+        inverse = jnp.diagonal(inverse[0]).real
+        # Noise makes fitted amplitudes stronger than the sources are.
+        power = refinement.signal_power(task.observation, fit, noise_variance)
+        covariance = error_bars.covariance(fit, power, inverse, noise_variance)
+    else:
+        fit = refinement.integrate_amplitudes(
+            search.setting, task.observation, task.fit, noise_variance,
+            search.options.final_iterations,
+        )  # fmt: skip
+        power = jnp.mean(jnp.abs(fit.local.amplitudes) ** 2, axis=0)
+        covariance = _bound(fit, measurement._replace(noise_variance=noise_variance), positions, wave)
     present = (fit.active > 0) & jnp.isfinite(noise_variance)
-    power = jnp.where(present, jnp.mean(jnp.abs(fit.local.amplitudes) ** 2, axis=0), 0.0)
+    power = jnp.where(present, power, 0.0)
     order = jnp.argsort(-power, stable=True)
-    present, power = present[order], power[order]
+    present, power, covariance = present[order], power[order], covariance[order]
     azimuth, elevation, source_range = arrays.from_coordinates(fit.coordinates[order])
-    azimuth, elevation = jnp.where(present, azimuth, 0.0), jnp.where(present, elevation, 0.0)
-    source_range = jnp.where(present, source_range, jnp.inf)
-    signals = jnp.where(present, fit.local.amplitudes[:, order], 0.0)
-    bound = bounds.cramer_rao_bound(
-        measurement._replace(noise_variance=noise_variance),
-        azimuth,
-        elevation,
-        source_range,
-        jnp.broadcast_to(signals, (measurement.codes.shape[0], signals.shape[1])),
-        positions,
-        source_signal=search.setting.source_signal,
-        **wave,
-    )
+    unknown = jnp.where(jnp.eye(3, dtype=bool), jnp.inf, 0.0)
     return Estimate(
-        azimuth=azimuth,
-        elevation=elevation,
-        source_range=source_range,
+        azimuth=jnp.where(present, azimuth, 0.0),
+        elevation=jnp.where(present, elevation, 0.0),
+        source_range=jnp.where(present, source_range, jnp.inf),
         power=power,
         num_sources=jnp.sum(present).astype(jnp.int32),
-        covariance=bound.covariance,
+        covariance=jnp.where(present[:, None, None], covariance, unknown),
         noise_variance=noise_variance,
     )
+
+
+def _bound(fit: refinement.Fit, measurement, positions, wave) -> Float[Array, "K 3 3"]:
+    """The Cramér-Rao bound of independent signals at a fit."""
+    signals = jnp.where(fit.active > 0, fit.local.amplitudes, 0.0)
+    azimuth, elevation, source_range = arrays.from_coordinates(fit.coordinates)
+    return bounds.cramer_rao_bound(
+        measurement, azimuth, elevation, source_range, signals, positions,
+        source_signal="independent", **wave,
+    ).covariance  # fmt: skip
 
 
 @functools.partial(

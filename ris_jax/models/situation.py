@@ -54,7 +54,7 @@ class Surroundings:
     def scaled(self, coordinates: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
         """Coordinates from the middle of the region, its limits at -1 and 1."""
         low, high = self.setting.lower, self.setting.upper
-        return (coordinates - 0.5 * (low + high)) / np.maximum(0.5 * (high - low), 1e-6)
+        return (coordinates - 0.5 * (low + high)) / jnp.maximum(0.5 * (high - low), 1e-6)
 
 
 def resolution(system: config_lib.SystemConfig) -> np.ndarray:
