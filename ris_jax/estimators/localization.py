@@ -13,7 +13,7 @@ from ris_jax import config as config_lib
 from ris_jax import covariance as cov
 from ris_jax import measurement as measurement_lib
 from ris_jax import scenes
-from ris_jax.estimators import grids, maximum_likelihood, model_order, subspace
+from ris_jax.estimators import checks, grids, maximum_likelihood, model_order, subspace
 from ris_jax.estimators.estimate import Estimate
 
 ESTIMATORS = ("auto", "maximum_likelihood", "music", "mvdr")
@@ -26,27 +26,16 @@ def check_options(
     num_sources: int | Int[Any, "B"] | None = None,
     max_sources: int = 5,
     false_alarm_rate: float = model_order.DEFAULT_FALSE_ALARM_RATE,
+    batch: int | None = None,
 ) -> None:
-    """Checks what `localize` is told, before any work.
+    """Checks what `localize` is told, before any work; see `checks.check_counts`.
 
     Raises:
       ConfigError: one line that names the option, what was needed and what came.
     """
-
-    def require(condition, field, needed, got):
-        if not condition:
-            raise config_lib.ConfigError(f"{field}: need {needed}; got {got!r}")
-
-    require(estimator in ESTIMATORS, "estimator", f"one of {', '.join(ESTIMATORS)}", estimator)
-    require(max_sources >= 1, "max_sources", "1 or more", max_sources)
-    require(0 < false_alarm_rate < 1, "false_alarm_rate", "0 < value < 1", false_alarm_rate)
-    if num_sources is None:
-        return
-    counts = np.asarray(num_sources)
-    require(np.issubdtype(counts.dtype, np.integer), "num_sources", "integers", num_sources)
-    within = not counts.size or (counts.min() >= 0 and counts.max() <= max_sources)
-    got = counts.item() if counts.ndim == 0 else f"{counts.min()} to {counts.max()}"
-    require(within, "num_sources", f"0 to max_sources={max_sources}", got)
+    known = ", ".join(ESTIMATORS)
+    checks.require(estimator in ESTIMATORS, "estimator", f"one of {known}", estimator)
+    checks.check_counts(num_sources, max_sources, false_alarm_rate, batch=batch)
 
 
 def localize(
@@ -86,20 +75,16 @@ def localize(
       `Estimate` of max_sources places a scene.
 
     Raises:
-      ConfigError: an option that cannot be used.
+      ConfigError: an option that cannot be used, or shapes that do not fit each other.
     """
+    checks.check_scenes(measurement, positions, wavelength, max_sources)
     check_options(
         estimator,
         num_sources=num_sources,
         max_sources=max_sources,
         false_alarm_rate=false_alarm_rate,
+        batch=len(measurement.snapshots),
     )
-    _, snapshots, antennas = measurement.snapshots.shape
-    limit = min(len(positions), snapshots * antennas)
-    if max_sources >= limit:
-        raise config_lib.ConfigError(
-            f"max_sources: need less than min(N, L M) = {limit}; got {max_sources}"
-        )
     scaled, scale = _scaled(measurement)
     estimate = _localize_scaled(
         scaled,
@@ -276,6 +261,7 @@ def localize_in_chunks(
     check_options(
         options.get("estimator", "auto"),
         num_sources=num_sources,
+        batch=len(measurement.snapshots),
         **{name: options[name] for name in checked - {"estimator"}},
     )
 

@@ -7,12 +7,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ris_jax import arrays, bounds, scenes
 from ris_jax import config as config_lib
-from ris_jax.estimators import error_bars, grids, likelihood, model_order, proposals, refinement
+from ris_jax.estimators import (
+    checks, error_bars, grids, likelihood, model_order, proposals, refinement,
+)  # fmt: skip
 from ris_jax.estimators.estimate import Estimate
 from ris_jax.estimators.matching_pursuit import Search, SearchOptions, Task, solve
 
@@ -163,27 +164,17 @@ def maximum_likelihood(
       variance that is NaN.
 
     Raises:
-      ValueError: shapes that do not fit each other, or a number out of its domain.
+      ConfigError: shapes that do not fit each other, or a number out of its domain.
 
     References:
       Ziskind & Wax, *Maximum likelihood localization of multiple sources by alternating
       projection*, IEEE Trans. ASSP 36(10), 1988; Mallat & Zhang, *Matching pursuits with
       time-frequency dictionaries*, IEEE Trans. Signal Process. 41(12), 1993.
     """
-    _check(measurement, positions, wavelength, max_sources, false_alarm_rate)
+    checks.check_scenes(measurement, positions, wavelength, max_sources)
     batch = measurement.snapshots.shape[0]
-    if num_sources is None:
-        least, most = 0, max_sources
-    else:
-        least = most = num_sources
-        asked = np.asarray(num_sources)
-        if not np.issubdtype(asked.dtype, np.integer):
-            raise ValueError(f"num_sources: need integers; got {num_sources!r}")
-        if np.any(asked < 0) or np.any(asked > max_sources) or asked.shape not in ((), (batch,)):
-            raise ValueError(
-                f"num_sources: need 0 to max_sources={max_sources}, one number or [{batch}];"
-                f" got {num_sources!r}"
-            )
+    checks.check_counts(num_sources, max_sources, false_alarm_rate, batch=batch)
+    least, most = (0, max_sources) if num_sources is None else (num_sources, num_sources)
     return _maximum_likelihood(
         measurement,
         jnp.asarray(positions, jnp.float32),
@@ -197,33 +188,3 @@ def maximum_likelihood(
         region=region or grids.SearchRegion(),
         options=options or SearchOptions(),
     )
-
-
-def _check(measurement, positions, wavelength, max_sources, false_alarm_rate):
-    """Shapes and numbers that no estimate can come of."""
-    snapshots, channel, codes = measurement.snapshots, measurement.channel, measurement.codes
-    if snapshots.ndim != 3 or channel.ndim != 3 or codes.ndim != 3:
-        raise ValueError(
-            "measurement: need snapshots [B, L, M], channel [B, M, N], codes [B, L, N]; got"
-            f" {snapshots.shape}, {channel.shape}, {codes.shape}"
-        )
-    batch, length, antennas = snapshots.shape
-    elements = positions.shape[0]
-    for name, array, shape in (
-        ("channel", channel, (batch, antennas, elements)),
-        ("codes", codes, (batch, length, elements)),
-        ("positions", positions, (elements, 3)),
-    ):
-        if array.shape != shape:
-            raise ValueError(f"{name}: need {list(shape)}; got {list(array.shape)}")
-    if batch == 0:
-        raise ValueError("measurement: need at least one scene; got none")
-    if not 1 <= max_sources < min(elements, length * antennas):
-        raise ValueError(
-            f"max_sources: need 1 <= max_sources < min(N, L M)"
-            f" = {min(elements, length * antennas)}; got {max_sources}"
-        )
-    if not 0.0 < wavelength < float("inf"):
-        raise ValueError(f"wavelength: need a length above zero; got {wavelength!r}")
-    if not 0.0 < false_alarm_rate < 1.0:
-        raise ValueError(f"false_alarm_rate: need 0 < rate < 1; got {false_alarm_rate!r}")

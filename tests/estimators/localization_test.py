@@ -92,6 +92,9 @@ class OptionsTest(Case):
         ({"num_sources": -1}, "num_sources: .*got -1"),
         ({"num_sources": np.array([1, 3])}, "num_sources: .*got '1 to 3'"),
         ({"num_sources": 1.0}, "num_sources: need integers"),
+        ({"num_sources": np.array([1, 2])}, r"num_sources: need one number or \[5\]"),
+        ({"max_sources": 36}, r"max_sources: need less than min\(N, L M\) = 36; got 36"),
+        ({"wavelength": 0.0}, "wavelength: need a length above zero; got 0.0"),
     )
     def test_refuses(self, changes, message):
         with self.assertRaisesRegex(config_lib.ConfigError, message):
@@ -223,16 +226,27 @@ class ChunksTest(Case):
         power = np.mean(np.abs(measurement.snapshots) ** 2, axis=(1, 2))
         np.testing.assert_allclose(found.noise_variance, power, rtol=1e-5)
 
-    def test_checks_the_counts_of_all_scenes_at_once(self):
-        with self.assertRaisesRegex(config_lib.ConfigError, "got '1 to 7'"):
+    @parameterized.parameters(
+        (np.array([1, 1, 1, 1, 7]), "got '1 to 7'"),
+        (np.array([1, 1, 1, 1]), r"need one number or \[5\]"),
+    )
+    def test_checks_the_counts_of_all_scenes_at_once(self, counts, message):
+        with self.assertRaisesRegex(config_lib.ConfigError, message):
             localization.localize_in_chunks(
                 make_scenes().measurement,
                 POSITIONS,
-                num_sources=np.array([1, 1, 1, 1, 7]),
+                num_sources=counts,
                 chunk_size=2,
                 **options(),
             )
         self.assertEmpty(self.calls)
+
+    def test_checks_shapes_whatever_the_estimator(self):
+        measurement = make_scenes().measurement
+        short = measurement._replace(codes=measurement.codes[..., :-1])
+        for name in localization.ESTIMATORS:
+            with self.assertRaisesRegex(config_lib.ConfigError, "codes: need .*36.; got .*35."):
+                localization.localize(short, POSITIONS, estimator=name, **options(num_sources=1))
 
 
 if __name__ == "__main__":
