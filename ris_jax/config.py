@@ -173,7 +173,7 @@ class ModelConfig:
     """The learned pursuit: how often it looks, and the transformer that decides."""
 
     rounds: int = 2  # of adding sources
-    candidates: int = 16  # peaks of the residual that are judged in each
+    candidates: int = 12  # peaks of the residual that are judged in each
     iterations: int = 2  # of refinement after each
     width: int = 64
     depth: int = 3

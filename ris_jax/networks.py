@@ -55,7 +55,7 @@ class Network:
             existence=pursuit.existence,
             count_probability=jax.nn.softmax(pursuit.count_logits),
             factor=model.factor(observation, pursuit.fit, pursuit.existence, noise_variance),
-            doubt=pursuit.open,
+            doubt=pursuit.plan.changes,
         )
 
     @jax.jit

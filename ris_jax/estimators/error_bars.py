@@ -35,7 +35,7 @@ def covariance(
     sources = fit.active.shape[0]
     fitted = jnp.abs(fit.local.amplitudes[0]) ** 2
     weight = jnp.tile(jnp.sqrt(power / jnp.maximum(fitted, jnp.finfo(power.dtype).tiny)), 3)
-    information = 2.0 * fit.local.curvature * weight[:, None] * weight / noise_variance
+    information = fit.local.curvature * weight[:, None] * weight  # but for 2 / sigma^2
     diagonal = jnp.diagonal(information)
     felt = diagonal > 0
     scale = jnp.where(felt, jnp.sqrt(jnp.where(felt, diagonal, 1.0)), 1.0)
@@ -43,7 +43,8 @@ def covariance(
     unit = jnp.where(felt[:, None] & felt, unit, jnp.eye(3 * sources, dtype=unit.dtype))
     inverse = linear.inverse_positive(unit)
     spread = jnp.diagonal(inverse)
-    full = (inverse / scale[:, None] / scale).reshape(3, sources, 3, sources)
+    full = 0.5 * noise_variance * (inverse / scale[:, None] / scale)
+    full = full.reshape(3, sources, 3, sources)
     index = jnp.arange(sources)
     own = full[:, index, :, index]
     alone = jnp.sum((fit.images.left[0].conj() * fit.images.right[0]).real, axis=-1)

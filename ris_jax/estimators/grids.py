@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from ris_jax import config as config_lib
 
 # Width of a cell of the natural grid, in units of resolution.
-_CELL = 0.7
+_CELL = 0.9
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ r"""The maximum-likelihood estimator: how many sources, where, and how sure.
 """
 
 import functools
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -171,6 +172,10 @@ def maximum_likelihood(
       projection*, IEEE Trans. ASSP 36(10), 1988; Mallat & Zhang, *Matching pursuits with
       time-frequency dictionaries*, IEEE Trans. Signal Process. 41(12), 1993.
     """
+    signals = get_args(config_lib.SourceSignal)
+    checks.require(
+        source_signal in signals, "source_signal", "one of " + ", ".join(signals), source_signal
+    )
     checks.check_scenes(measurement, positions, wavelength, max_sources)
     batch = measurement.snapshots.shape[0]
     checks.check_counts(num_sources, max_sources, false_alarm_rate, batch=batch)

@@ -19,7 +19,7 @@ from ris_jax.estimators.estimate import Estimate
 
 # Standard deviations of the residual's energy over its mean that noise alone hardly reaches.
 _MOST_DEVIATIONS = 4.0
-_POLISHING = 1  # steps, from starts that are refined already
+_POLISHING = 0  # steps: the network refines as it goes
 
 
 class Opinion(NamedTuple):

@@ -21,18 +21,26 @@ from ris_jax.models import judge, situation
 
 # A source is dropped in mid-pursuit when the network is this sure that it is none.
 _DROP_LOGIT = -1.5
-# Steps after which a scene that still changes is left as it is.
+# Refinements after which a scene that still changes is left as it is.
 _MOST_STEPS = 5
-_QUEUE = 16  # scenes a round, at least; a quarter of the batch if that is more
+_QUEUE = 16  # scenes a round, at least; a eighth of the batch if that is more
+
+
+class Plan(NamedTuple):
+    """Where a batch is to be refined from next."""
+
+    coordinates: Float[Array, "B K 3"]
+    active: Float[Array, "B K"]
+    changes: Bool[Array, "B"]  # whether that is other sources than there are
 
 
 class Pursuit(NamedTuple):
-    """Where a batch of scenes stands, and what was last said of it."""
+    """Where a batch stands, and what the network says of it."""
 
     fit: refinement.Fit
     existence: Float[Array, "B K"]  # probability of every source; 0 where there is none
     count_logits: Float[Array, "B K"]
-    open: Bool[Array, "B"]  # it changed in the last step
+    plan: Plan
 
 
 class LearnedPursuit(nnx.Module):
@@ -56,27 +64,24 @@ class LearnedPursuit(nnx.Module):
             )
         return seen, self.judge(seen, fit.active, rngs=rngs)
 
-    def _act(
-        self,
-        observation: likelihood.Observation,
-        fit: refinement.Fit,
-        seen: situation.Situation,
-        verdict: judge.Verdict,
-    ) -> Pursuit:
-        """Drops, adds and refines, as the verdict says; the surest sources have the first places.
+    def _decide(
+        self, fit: refinement.Fit, seen: situation.Situation, verdict: judge.Verdict
+    ) -> Plan:
+        """Drops and adds sources as the verdict says; the surest take the places there are.
 
         No gradient goes through it: every verdict is compared with the truth by itself.
         """
         around = situation.surroundings(self.config)
         verdict = jax.lax.stop_gradient(verdict)
         sources = fit.active.shape[-1]
-        stays = (fit.active > 0) & (verdict.keep > _DROP_LOGIT)
+        present = fit.active > 0
+        stays = present & (verdict.keep > _DROP_LOGIT)
         nothing = ~jnp.any(stays, axis=-1, keepdims=True)
         best = verdict.add == jnp.max(verdict.add, axis=-1, keepdims=True)
         added = (verdict.add > 0) | (nothing & best)
-        probability = jnp.concatenate(
+        score = jnp.concatenate(
             [
-                jnp.where(stays, jax.nn.sigmoid(verdict.keep), 0.0),
+                jnp.where(stays, 1.0 + jax.nn.sigmoid(verdict.keep), 0.0),
                 jnp.where(added, jax.nn.sigmoid(verdict.add), 0.0),
             ],
             axis=-1,
@@ -84,30 +89,24 @@ class LearnedPursuit(nnx.Module):
         offset = jnp.clip(verdict.offset, -losses.REACH, losses.REACH) * around.step
         places = jnp.clip(seen.candidates + offset, around.setting.lower, around.setting.upper)
         coordinates = jnp.concatenate([fit.coordinates, places], axis=1)
-        first = jnp.concatenate([jnp.where(stays, 1.0, 0.0), jnp.zeros_like(verdict.add)], axis=-1)
-        score, index = jax.lax.top_k(probability + first, sources)
-        coordinates = jnp.take_along_axis(coordinates, index[..., None], axis=1)
-        existence = jnp.take_along_axis(probability, index, axis=1)
+        score, index = jax.lax.top_k(score, sources)
         active = (score > 0).astype(coordinates.dtype)
+        coordinates = jnp.take_along_axis(coordinates, index[..., None], axis=1)
         coordinates = jnp.where(active[..., None] > 0, coordinates, 0.0)
-        changed = jnp.any((score > 0) & (index >= sources), axis=-1) | jnp.any(
-            (fit.active > 0) & ~stays, axis=-1
-        )
+        arrives = jnp.any((score > 0) & (index >= sources), axis=-1)
+        return Plan(coordinates, active, arrives | jnp.any(present & ~stays, axis=-1))
 
-        def refine(observation, coordinates, active):
-            return refinement.refine(
-                around.setting, observation, coordinates, active, self.config.model.iterations
-            )
-
+    def _refine(self, observation: likelihood.Observation, plan: Plan) -> refinement.Fit:
+        setting = situation.surroundings(self.config).setting
+        steps = self.config.model.iterations
         with jax.default_matmul_precision("highest"):
-            fit = jax.vmap(refine)(observation, coordinates, active)
-        return Pursuit(fit, existence, verdict.count_logits, changed)
+            return jax.vmap(
+                lambda scene, start, active: refinement.refine(setting, scene, start, active, steps)
+            )(observation, plan.coordinates, plan.active)
 
-    def _begin(self, observation: likelihood.Observation) -> Pursuit:
-        sources, batch = self.config.scene.max_sources, observation.energy.shape[0]
-        fit = jax.vmap(lambda scene: refinement.no_sources(scene, sources))(observation)
-        nothing = jnp.zeros((batch, sources))
-        return Pursuit(fit, nothing, nothing, jnp.ones(batch, bool))
+    def _nothing(self, observation: likelihood.Observation) -> refinement.Fit:
+        sources = self.config.scene.max_sources
+        return jax.vmap(lambda scene: refinement.no_sources(scene, sources))(observation)
 
     def __call__(
         self, measurement: scenes.Measurement, *, rngs: nnx.Rngs | None = None
@@ -123,7 +122,7 @@ class LearnedPursuit(nnx.Module):
         """
         around = situation.surroundings(self.config)
         observation = observe(measurement, self.config.system.source_signal)
-        fit = self._begin(observation).fit
+        fit = self._nothing(observation)
         decisions = []
         for number in range(self.config.model.rounds + 1):
             seen, verdict = self._look(observation, fit, measurement.noise_variance, rngs)
@@ -138,7 +137,7 @@ class LearnedPursuit(nnx.Module):
                 )
             )
             if number < self.config.model.rounds:
-                fit = self._act(observation, fit, seen, verdict).fit
+                fit = self._refine(observation, self._decide(fit, seen, verdict))
         existence = jax.nn.sigmoid(verdict.keep) * fit.active
         return losses.Prediction(
             factor=self.factor(observation, fit, existence, measurement.noise_variance),
@@ -174,40 +173,48 @@ class LearnedPursuit(nnx.Module):
     ) -> Pursuit:
         """Takes every scene as far as it needs: until the network leaves it as it is.
 
-        The batch is worked off as a queue, as in `matching_pursuit.work_off`.
+        After a first round of all, the scenes that change are worked off as a queue, as in
+        `matching_pursuit.work_off`.
 
         Returns:
-          A `Pursuit`; open are the scenes that never came to rest.
+          A `Pursuit`; scenes whose plan changes them still never came to rest.
         """
-        pursuit = self._step(observation, noise_variance, self._begin(observation))
+
+        def judged(observation, noise_variance, fit):
+            seen, verdict = self._look(observation, fit, noise_variance, None)
+            existence = jax.nn.sigmoid(verdict.keep) * fit.active
+            return Pursuit(
+                fit, existence, verdict.count_logits, self._decide(fit, seen, verdict)
+            )
+
+        def stepped(observation, noise_variance, pursuit):
+            fit = self._refine(observation, pursuit.plan)
+            return judged(observation, noise_variance, fit)
+
         batch = noise_variance.shape[0]
         size = min(max(_QUEUE, batch // 8), batch)
+        scenes_ = observation, noise_variance
 
         def waiting(carry):
             pursuit, steps = carry
-            return pursuit.open & (steps < _MOST_STEPS)
+            return pursuit.plan.changes & (steps < _MOST_STEPS)
 
         def one_round(carry):
             pursuit, steps = carry
             chosen = jnp.argsort(~waiting(carry), stable=True)[:size]
             mine = waiting(carry)[chosen]
-            part, scene = jax.tree.map(lambda leaf: leaf[chosen], (pursuit, observation))
-            stepped = jax.tree.map(
+            part, scene = jax.tree.map(lambda leaf: leaf[chosen], (pursuit, scenes_))
+            part = jax.tree.map(
                 lambda new, old: jnp.where(mine.reshape(-1, *[1] * (new.ndim - 1)), new, old),
-                self._step(scene, noise_variance[chosen], part),
+                stepped(*scene, part),
                 part,
             )
-            pursuit = jax.tree.map(
-                lambda whole, some: whole.at[chosen].set(some), pursuit, stepped
-            )
+            pursuit = jax.tree.map(lambda whole, some: whole.at[chosen].set(some), pursuit, part)
             return pursuit, steps.at[chosen].add(mine)
 
-        start = (pursuit, jnp.ones(batch, jnp.int32))
+        first = stepped(*scenes_, judged(*scenes_, self._nothing(observation)))
+        start = (first, jnp.ones(batch, jnp.int32))
         return jax.lax.while_loop(lambda carry: jnp.any(waiting(carry)), one_round, start)[0]
-
-    def _step(self, observation, noise_variance, pursuit: Pursuit) -> Pursuit:
-        seen, verdict = self._look(observation, pursuit.fit, noise_variance, None)
-        return self._act(observation, pursuit.fit, seen, verdict)
 
 
 def observe(
