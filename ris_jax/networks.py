@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ris_jax import config as config_lib
-from ris_jax import scenes
+from ris_jax import arrays, scenes
 from ris_jax.estimators import likelihood, network_start
 from ris_jax.models import learned_pursuit
 from ris_jax.training import checkpoint
@@ -64,12 +64,41 @@ class Network:
         observation = learned_pursuit.observe(measurement, self.config.system.source_signal)
         return self.opinion(observation, measurement.noise_variance)
 
-    def for_array(self, system: config_lib.SystemConfig) -> "Network":
+    def for_array(
+        self,
+        measurement: scenes.Measurement,
+        positions: Float[Array, "N 3"],
+        wavelength: float,
+        wavefront: config_lib.Wavefront,
+        source_signal: config_lib.SourceSignal,
+    ) -> "Network":
         """The same network before another array.
 
         What it reads is in units of the array's resolution and of the noise, so its parameters
         know no wavelength, no positions and no number of elements.
+
+        Args:
+          measurement: a batch of what is to be localised; its shapes count.
+          positions: [N, 3] elements [m].
+          wavelength: [m].
+          wavefront: of the steering vectors.
+          source_signal: whether the sources sent the same in all snapshots.
         """
+        system = self.config.system
+        _, snapshots, antennas = measurement.snapshots.shape
+        own = np.asarray(arrays.element_positions(system))
+        places = np.asarray(positions, np.float32)
+        same = own.shape == places.shape and np.allclose(own, places, atol=1e-6 * wavelength)
+        system = dataclasses.replace(
+            system,
+            wavelength=float(wavelength),
+            element_positions=system.element_positions if same else places.tolist(),
+            codebook="random",  # the codes are in the measurement
+            num_snapshots=snapshots,
+            num_antennas=antennas,
+            wavefront=wavefront,
+            source_signal=source_signal,
+        )
         return dataclasses.replace(self, config=dataclasses.replace(self.config, system=system))
 
 

@@ -2,13 +2,30 @@
 
 from ris_jax import config as config_lib
 
+_FULL_LENGTH = {"training.epochs": 20, "training.steps_per_epoch": 200}
 _OVERRIDES: dict[str, dict[str, object]] = {
     # A newcomer's first run: some minutes on two cores.
-    "quickstart": {},
-    # The system of the reference at full length: 30 epochs of fresh scenes.
-    "reference": {
-        "training.epochs": 30,
-        "training.steps_per_epoch": 200,
+    "quickstart": {"training.epochs": 4},
+    # The system of the reference at full length: the shipped network "default".
+    "reference": _FULL_LENGTH,
+    # Hardware that is not as told, from a little to all of what is configured: "robust".
+    "robust": _FULL_LENGTH
+    | {
+        "impairments.varied": True,
+        "impairments.position_jitter": 7.5e-3,
+        "impairments.phase_error": 0.1,
+        "impairments.dead_fraction": 0.03,
+        "impairments.beta_min": 0.5,
+    },
+    # A larger surface before a larger base station at 3.5 GHz: "array_16x16".
+    "array_16x16": {
+        "system.wavelength": 0.0857,
+        "system.spacing": 0.04285,
+        "system.rows": 16,
+        "system.columns": 16,
+        "system.num_antennas": 64,
+        "system.num_snapshots": 64,
+        "training.epochs": 10,
     },
     # Can the network learn at all? 512 fixed scenes, validated on the same ones.
     "overfit": {
@@ -43,6 +60,7 @@ def preset(name: str) -> config_lib.Config:
     Raises:
       ConfigError: there is none of that name.
     """
-    if name not in _OVERRIDES:
+    if name not in _FULL_LENGTH = {"training.epochs": 20, "training.steps_per_epoch": 200}
+_OVERRIDES:
         raise config_lib.ConfigError(f"preset: need one of {', '.join(NAMES)}; got {name!r}")
     return config_lib.override(config_lib.Config(), _OVERRIDES[name])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 # Median of |error| / standard deviation of an efficient estimator with Gaussian errors.
 EFFICIENT_MEDIAN = float(scipy.special.ndtri(0.75))
@@ -186,6 +186,31 @@ def ellipse_coverage(
     inside = int(np.sum(square <= scipy.special.chdtri(errors.shape[1], 1 - level)))
     trials = int(np.sum(usable))
     return Coverage(share(inside, trials), *binomial_interval(inside, trials))
+
+
+def expected_calibration_error(
+    confidence: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"], bins: int = 15
+) -> float:
+    """Mean distance between how sure a classifier is and how often it is right.
+
+    Guo et al., *On calibration of modern neural networks*, ICML 2017, Eq. (3).
+
+    Args:
+      confidence: [n] probability of the class that was chosen, 0 to 1.
+      right: [n] whether it was the right one.
+      bins: of equal width.
+
+    Raises:
+      ValueError: no entries, shapes that differ, or a confidence that is no probability.
+    """
+    confidence, right = np.asarray(confidence, float), np.asarray(right, float)
+    if confidence.shape != right.shape or confidence.ndim != 1 or not confidence.size:
+        raise ValueError(f"need [n] and [n], n > 0; got {confidence.shape} and {right.shape}")
+    if not np.all((confidence >= 0) & (confidence <= 1 + 1e-6)):
+        raise ValueError("confidence: need probabilities, 0 to 1")
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(index, confidence - right, minlength=bins)
+    return float(np.sum(np.abs(gaps)) / confidence.size)
 
 
 def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:

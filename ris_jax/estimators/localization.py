@@ -7,17 +7,26 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
 from ris_jax import measurement as measurement_lib
 from ris_jax import scenes
-from ris_jax.estimators import checks, grids, maximum_likelihood, model_order, subspace
+from ris_jax.estimators import (
+    checks,
+    grids,
+    likelihood,
+    maximum_likelihood,
+    model_order,
+    network_start,
+    subspace,
+)
 from ris_jax.estimators.estimate import Estimate
 
-ESTIMATORS = ("auto", "maximum_likelihood", "music", "mvdr")
+ESTIMATORS = ("auto", "maximum_likelihood", "network", "music", "mvdr")
 _DEFAULT_CHUNK = 64
+_LEAST_AGAIN = 8  # scenes that are searched again at a time
 
 
 def check_options(
@@ -50,14 +59,18 @@ def localize(
     max_sources: int = 5,
     false_alarm_rate: float = model_order.DEFAULT_FALSE_ALARM_RATE,
     region: grids.SearchRegion | None = None,
+    network: network_start.Network | None = None,
 ) -> Estimate:
     """Sources of a batch of scenes, by the estimator of that name.
 
-    MUSIC and MVDR look at the covariance of the field that the snapshots give. What they cannot
-    find out themselves, the number of sources if it is not given and the noise variance where it
-    is NaN, they take from maximum likelihood. With constant signals that covariance has rank one,
-    and what they find beside the strongest source is not to be relied on. Plane waves have no
-    range: with wavefront "planar" it is infinite.
+    The estimator "network" takes what a network says of the number of sources and their places,
+    and refines it on the likelihood; scenes of which it is in doubt are searched by maximum
+    likelihood. MUSIC and MVDR look at the network's covariance if there is one, else at that of the
+    field that the snapshots give; with constant signals the latter has rank one, and what they find
+    beside the strongest source is not to be relied on. What they and the network cannot find out
+    themselves, the number of sources if it is not given and the noise variance where it is NaN,
+    they take from maximum likelihood. Plane waves have no range: with wavefront "planar" it is
+    infinite.
 
     Args:
       measurement: a batch, [B, ...] in every field; `noise_variance` may be NaN for unknown.
@@ -65,11 +78,13 @@ def localize(
       wavelength: [m].
       wavefront: of the steering vectors.
       source_signal: whether the sources sent the same in all snapshots.
-      estimator: one of `ESTIMATORS`; "auto" is maximum likelihood.
+      estimator: one of `ESTIMATORS`; "auto" is "network" if there is one, else maximum likelihood.
       num_sources: how many there are, for all scenes or each, if known.
       max_sources: places for sources in the result.
       false_alarm_rate: of the blind count, the share of scenes with a source too many.
-      region: where to look; by default that of `grids.SearchRegion`.
+      region: where to look; by default that of `grids.SearchRegion`. A network looks where it was
+        trained to.
+      network: a trained one, from `ris_jax.load_pretrained` or `networks.from_run`.
 
     Returns:
       `Estimate` of max_sources places a scene.
@@ -85,6 +100,13 @@ def localize(
         false_alarm_rate=false_alarm_rate,
         batch=len(measurement.snapshots),
     )
+    if estimator == "auto":
+        estimator = "maximum_likelihood" if network is None else "network"
+    checks.require(
+        network is not None or estimator != "network", "network", "one for this estimator", network
+    )
+    if network is not None:
+        network = network.for_array(measurement, positions, wavelength, wavefront, source_signal)
     scaled, scale = _scaled(measurement)
     estimate = _localize_scaled(
         scaled,
@@ -97,6 +119,7 @@ def localize(
         wavefront=wavefront,
         max_sources=max_sources,
         region=region or grids.SearchRegion(),
+        network=network,
     )
     return estimate._replace(
         power=estimate.power * (scale.snapshots / scale.channel)[:, None] ** 2,
@@ -137,30 +160,82 @@ def _localize_scaled(
     num_sources: int | Int[Array, "B"] | None,
     source_signal: config_lib.SourceSignal,
     false_alarm_rate: float,
+    network: network_start.Network | None,
     **common: Any,
 ) -> Estimate:
     """`localize`, its options checked, of numbers near one."""
-    likelihood_fit = functools.partial(
-        maximum_likelihood.maximum_likelihood,
-        measurement,
-        positions,
-        source_signal=source_signal,
-        num_sources=num_sources,
-        false_alarm_rate=false_alarm_rate,
-        **common,
-    )
-    if estimator in ("auto", "maximum_likelihood"):
-        return likelihood_fit()
-    counts, noise = num_sources, measurement.noise_variance
-    if counts is None or bool(np.any(np.isnan(noise))):
-        fit = likelihood_fit()
-        counts = fit.num_sources if counts is None else counts
+
+    def likelihood_fit(measurement, num_sources):
+        return maximum_likelihood.maximum_likelihood(
+            measurement,
+            positions,
+            source_signal=source_signal,
+            num_sources=num_sources,
+            false_alarm_rate=false_alarm_rate,
+            **common,
+        )
+
+    if estimator == "maximum_likelihood":
+        return likelihood_fit(measurement, num_sources)
+    batch, counts, noise = len(measurement.snapshots), num_sources, measurement.noise_variance
+    unknown = bool(np.any(np.isnan(noise)))
+    if unknown or (counts is None and network is None):
+        fit = likelihood_fit(measurement, num_sources)
+        counts = fit.num_sources if counts is None and network is None else counts
         noise = jnp.where(jnp.isnan(jnp.asarray(noise)), fit.noise_variance, noise)
-    counts = jnp.broadcast_to(jnp.asarray(counts), (measurement.snapshots.shape[0],))
+    counts = None if counts is None else jnp.broadcast_to(jnp.asarray(counts), (batch,))
     known = measurement._replace(noise_variance=noise)
-    covariance, unit = snapshot_covariance(known, source_signal)
+    if estimator == "network":
+        assert network is not None  # `localize` has checked it
+        estimate, unsure = network_start.network_start(
+            known, positions, network, counts, source_signal=source_signal, **common
+        )
+        return _searched_again(estimate, unsure, known, counts, likelihood_fit)
+    if network is None:
+        covariance, unit = snapshot_covariance(known, source_signal)
+    else:
+        covariance, unit, found = network_covariance(known, network)
+        counts = found if counts is None else counts
     found = _SUBSPACE[estimator](covariance, counts, positions, **common)
     return found._replace(power=found.power * unit[:, None], noise_variance=jnp.asarray(noise))
+
+
+def _searched_again(
+    estimate: Estimate,
+    unsure: Bool[Array, "B"],
+    measurement: scenes.Measurement,
+    counts: Int[Array, "B"] | None,
+    search: Callable[..., Estimate],
+) -> Estimate:
+    """The estimate with the unsure scenes replaced by what `search` finds, some at a time."""
+    batch = len(measurement.snapshots)
+    size = max(min(_LEAST_AGAIN, batch), batch // 8)
+    numbers = np.flatnonzero(unsure)
+    for start in range(0, len(numbers), size):
+        some = numbers[np.minimum(start + np.arange(size), len(numbers) - 1)]
+        part, known = jax.tree.map(lambda leaf, some=some: leaf[some], (measurement, counts))
+        found = search(part, known)
+        estimate = jax.tree.map(
+            lambda whole, new, some=some: whole.at[some].set(new), estimate, found
+        )
+    return estimate
+
+
+@jax.jit
+def network_covariance(
+    measurement: scenes.Measurement, network: network_start.Network
+) -> tuple[cov.LowRankCovariance, Float[Array, "B"], Int[Array, "B"]]:
+    """The covariance of a network, its mean power, and the number of sources that it is sure of."""
+    config = network.config
+    signal = config.system.source_signal
+    with jax.default_matmul_precision("highest"):
+        observation = jax.vmap(lambda scene: likelihood.observe(scene, signal))(measurement)
+        fields = jax.vmap(lambda scene: measurement_lib.field_estimates(scene, signal))(measurement)
+    snr = jax.vmap(measurement_lib.signal_to_noise)(measurement)
+    opinion = network.opinion(observation, measurement.noise_variance)
+    covariance = cov.effective_covariance(opinion.factor, fields, snr, config.covariance)
+    count = jnp.sum(opinion.existence > network_start.SURE, axis=1)
+    return covariance, jnp.sum(jnp.abs(opinion.factor) ** 2, axis=(1, 2)) / fields.shape[1], count
 
 
 _SUBSPACE = {

@@ -14,11 +14,13 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax import scenes
-from ris_jax.estimators import grids, likelihood, matching_pursuit, maximum_likelihood, refinement
+from ris_jax.estimators import grids, likelihood, matching_pursuit, maximum_likelihood
+from ris_jax.estimators import refinement, residual_test
 from ris_jax.estimators.estimate import Estimate
 
-# Standard deviations of the residual's energy over its mean that noise alone hardly reaches.
-_MOST_DEVIATIONS = 4.0
+# A source is reported when the network is this sure: a false one costs as much as a missed one, and
+# where it is less sure the place is mostly wrong, too.
+SURE = 0.8
 _POLISHING = 0  # steps: the network refines as it goes
 
 
@@ -40,12 +42,20 @@ class Network(Protocol):
     def opinion(
         self, observation: likelihood.Observation, noise_variance: Float[Array, "B"]
     ) -> Opinion: ...
+    def for_array(
+        self,
+        measurement: scenes.Measurement,
+        positions: Float[Array, "N 3"],
+        wavelength: float,
+        wavefront: config_lib.Wavefront,
+        source_signal: config_lib.SourceSignal,
+    ) -> "Network": ...
 
 
 def present(
     opinion: Opinion, num_sources: Int[Array, "B"] | None, max_sources: int
 ) -> tuple[Float[Array, "B K"], Float[Array, "B K 3"]]:
-    """Which sources are taken, and where: the surest, `num_sources` or those more likely than not.
+    """Which sources are taken, and where: the surest `num_sources`, or those that are `SURE`.
 
     Returns:
       [B, max_sources] 1 or 0, and their coordinates.
@@ -56,7 +66,7 @@ def present(
     surest, index = jax.lax.top_k(existence, max_sources)
     coordinates = jnp.take_along_axis(coordinates, index[..., None], axis=1)
     if num_sources is None:
-        chosen = surest > 0.5
+        chosen = surest > SURE
     else:
         chosen = (surest > 0) & (jnp.arange(max_sources) < num_sources[:, None])
     return chosen.astype(coordinates.dtype), coordinates
@@ -84,7 +94,7 @@ def network_start(
       measurement: a batch with known noise variance.
       positions: [N, 3] elements [m].
       network: trained on, or set to, that array.
-      num_sources: [B] if known; None takes the sources that are more likely than not.
+      num_sources: [B] if known; None takes the sources that are `SURE`.
       wavelength: [m].
       wavefront: of the steering vectors.
       source_signal: whether the sources sent the same in all snapshots.
@@ -92,8 +102,8 @@ def network_start(
       region: where sources may be.
 
     Returns:
-      An `Estimate`, and the scenes [B] of which the network came to no end or whose residual has
-      more energy than the noise.
+      An `Estimate`, and the scenes [B] that are to be searched on the grid: the network came to no
+      end, found too few, or left more than noise though it knows of no impairments.
     """
     wave = {"wavelength": wavelength, "wavefront": wavefront}
     snapshots, antennas = measurement.snapshots.shape[-2:]
@@ -115,7 +125,8 @@ def network_start(
             return maximum_likelihood.as_estimate(search, task, scene, positions, wave)
 
         estimate = jax.vmap(polish)(measurement, observation, coordinates, active)
-    freedom = samples - estimate.num_sources * (amplitudes + 1.5)
-    excess = estimate.noise_variance / measurement.noise_variance - 1.0
-    too_much = excess * jnp.sqrt(freedom) > _MOST_DEVIATIONS
-    return estimate, opinion.doubt | too_much
+    too_much = residual_test.inconsistent(estimate, measurement, amplitudes)
+    # A network that has learned impairments knows why there is more than noise.
+    nominal = network.config.impairments == config_lib.ImpairmentConfig()
+    missing = opinion.doubt if num_sources is None else estimate.num_sources < num_sources
+    return estimate, missing | (too_much & nominal)

@@ -1,0 +1,172 @@
+"""What the shipped networks are worth: count, covariance, start of the refinement, robustness.
+
+  python experiments/learned.py --num_scenes=4000
+
+Scenes of the stream `test`, which no training has seen. Every row is of the same scenes.
+
+HEADER_TABLES
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ris_jax  # noqa: F401  Before jax: it sets threads that JAX reads when it starts.
+
+# isort: split
+import jax
+import numpy as np
+from absl import app, flags
+
+from ris_jax import arrays, counts, metrics, networks, scenes, statistics
+from ris_jax import config as config_lib
+from ris_jax import covariance as cov
+from ris_jax.estimators import grids, localization, subspace
+from ris_jax.reports import provenance, tables
+
+_NUM_SCENES = flags.DEFINE_integer("num_scenes", 4000, "scenes of each table", lower_bound=2)
+_CHUNK = flags.DEFINE_integer("chunk", 128, "scenes at once", lower_bound=1)
+_HARDWARE = flags.DEFINE_list("hardware", ["nominal", "impaired"], "nominal, impaired")
+_NETWORKS = flags.DEFINE_list("networks", ["default", "robust"], "of those that are shipped")
+
+# The reference's hardware: 7.5 mm of jitter, 0.1 rad, 3 % dead elements, phase-dependent loss.
+IMPAIRED = {
+    "impairments.position_jitter": 7.5e-3,
+    "impairments.phase_error": 0.1,
+    "impairments.dead_fraction": 0.03,
+    "impairments.beta_min": 0.5,
+}
+
+
+def draw_all(config: config_lib.Config) -> scenes.Scene:
+    """All scenes of a table, on the host."""
+    key = scenes.stream_key(config.training.seed, "test")
+    draw = jax.jit(lambda indices: scenes.scenes_at(key, indices, config))
+    return localization.in_chunks(draw, np.arange(_NUM_SCENES.value), chunk_size=_CHUNK.value)
+
+
+def timed(compute: Callable[[Any], Any], batch: Any) -> tuple[Any, float]:
+    """A function of chunks, its compilation apart, and scenes a second."""
+    size = min(_CHUNK.value, _NUM_SCENES.value)
+    jax.block_until_ready(compute(jax.tree.map(lambda leaf: leaf[:size], batch)))
+    spent = 0.0
+
+    def watched(part):
+        nonlocal spent
+        began = time.perf_counter()
+        result = jax.block_until_ready(compute(part))
+        spent += time.perf_counter() - began
+        return result
+
+    result = localization.in_chunks(watched, batch, chunk_size=_CHUNK.value)
+    return result, _NUM_SCENES.value / spent
+
+
+def position_rows(scene: scenes.Scene, config: config_lib.Config) -> list[tuple]:
+    """Positions by the likelihood's own search and by networks' starts."""
+    system = config.system
+    common = {
+        "wavelength": system.wavelength,
+        "wavefront": system.wavefront,
+        "source_signal": system.source_signal,
+        "max_sources": config.scene.max_sources,
+        "region": grids.region_of(config.scene),
+    }
+    positions = arrays.element_positions(system)
+    rows = []
+    for name in [None, *_NETWORKS.value]:
+        network = None if name is None else networks.load_pretrained(name)
+        estimate, rate = timed(
+            lambda part, network=network: localization.localize(
+                part, positions, estimator="auto", network=network, **common
+            ),
+            scene.measurement,
+        )
+        gospa = metrics.gospa(estimate, scene.truth)
+        detection = metrics.detection(estimate, scene.truth)
+        rows.append(
+            (
+                "likelihood search" if name is None else f"network {name}",
+                float(gospa.total.mean()),
+                float(gospa.total.std(ddof=1) / np.sqrt(len(gospa.total))),
+                metrics.detection_rate(detection),
+                metrics.false_alarms_per_scene(detection),
+                counts.accuracy(scene.truth.num_sources, estimate.num_sources),
+                f"{rate:.0f}",
+            )
+        )
+    return rows
+
+
+def count_rows(scene: scenes.Scene) -> list[tuple]:
+    """How often the most probable count is right, and whether the probabilities are."""
+    number = scene.truth.num_sources
+    rows = []
+    for name in _NETWORKS.value:
+        says = localization.in_chunks(
+            networks.load_pretrained(name), scene.measurement, chunk_size=_CHUNK.value
+        )
+        right = np.argmax(says.count_probability, axis=1) + 1 == number
+        error = statistics.expected_calibration_error(says.count_probability.max(axis=1), right)
+        by_number = [float(right[number == k].mean()) for k in np.unique(number)]
+        rows.append((name, float(right.mean()), *by_number, error))
+    return rows
+
+
+def music_rows(scene: scenes.Scene, config: config_lib.Config) -> list[tuple]:
+    """Sources that MUSIC finds within 5 degrees, told how many there are, by covariance."""
+    system, truth = config.system, scene.truth
+    positions = arrays.element_positions(system)
+    network = networks.load_pretrained(_NETWORKS.value[0])
+
+    @jax.jit
+    def search(part):
+        measurement, truth = part
+        factor = scenes.steering_matrix(truth, positions, system)
+        covariances = (
+            localization.snapshot_covariance(measurement, system.source_signal)[0],
+            localization.network_covariance(measurement, network)[0],
+            cov.from_factor(factor),
+        )
+        return [
+            subspace.music(
+                covariance,
+                truth.num_sources,
+                positions,
+                wavelength=system.wavelength,
+                wavefront=system.wavefront,
+                max_sources=config.scene.max_sources,
+                region=grids.region_of(config.scene),
+            )
+            for covariance in covariances
+        ]
+
+    found = localization.in_chunks(search, (scene.measurement, truth), chunk_size=_CHUNK.value)
+    detected = [metrics.detection(estimate, truth).detected for estimate in found]
+    rows = []
+    for k in np.unique(truth.num_sources):
+        mine = truth.num_sources == k
+        snapshots, learned, true = (float(part[mine].sum() / (k * mine.sum())) for part in detected)
+        rows.append((f"K = {k}", snapshots, learned, true, learned / snapshots))
+    return rows
+
+
+def main(_) -> None:
+    """Prints all tables."""
+    for hardware in _HARDWARE.value:
+        values = {"nominal": {}, "impaired": IMPAIRED}[hardware]
+        config = config_lib.override(config_lib.Config(), values)
+        print(f"{hardware} hardware, {_NUM_SCENES.value} scenes\n{provenance.header(config)}")
+        scene = draw_all(config)
+        header = ("start", "GOSPA [m]", "std. error", "detected", "false a scene", "count right",
+                  "scenes/s")  # fmt: skip
+        print(tables.as_text(header, position_rows(scene, config)))
+        header = ("count by", "all", *(f"K = {k}" for k in np.unique(scene.truth.num_sources)))
+        print(tables.as_text((*header, "calibration error"), count_rows(scene)))
+        if hardware == "nominal":
+            header = ("MUSIC finds", "snapshots", "network", "truth", "network/snapshots")
+            print(tables.as_text(header, music_rows(scene, config)))
+
+
+if __name__ == "__main__":
+    app.run(main)
