@@ -60,7 +60,6 @@ def preset(name: str) -> config_lib.Config:
     Raises:
       ConfigError: there is none of that name.
     """
-    if name not in _FULL_LENGTH = {"training.epochs": 20, "training.steps_per_epoch": 200}
-_OVERRIDES:
+    if name not in _OVERRIDES:
         raise config_lib.ConfigError(f"preset: need one of {', '.join(NAMES)}; got {name!r}")
     return config_lib.override(config_lib.Config(), _OVERRIDES[name])

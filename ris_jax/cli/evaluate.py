@@ -3,6 +3,7 @@
 Example:
   ris-jax evaluate --estimator=maximum_likelihood --num_scenes=200
   ris-jax evaluate --workdir=runs/quickstart --num_scenes=2000
+  ris-jax evaluate --pretrained=default --estimator=network
 
 With --estimator, simulated scenes of --preset and --set (or recordings that hold the truth, by
 --data) are localised. Tables by number of sources, SNR, range and least separation have detection
@@ -10,10 +11,12 @@ rate, false estimates, count, GOSPA, and the errors of azimuth, elevation and ra
 Cramér-Rao bound. Writes evaluation_NAME.csv, evaluation_NAME.tex and figures/ into --out. The
 signals of recordings are not known, so there the columns of the bound are empty.
 
-With --workdir, beside the network's normalised squared error (NMSE, both matrices at trace N) stand
+With --workdir or --pretrained alone, beside the network's normalised squared error (NMSE, both matrices at trace N) stand
 the scores of the effective covariance (blended and shrunk) with its floor, the truth after the same
 shrinkage; of the covariance that the snapshots give by themselves; and of the best constant
-covariance. Writes evaluation.csv, evaluation.tex and figures/covariance_scores.png into --workdir.
+covariance, and how well the network counts. Writes evaluation.csv, evaluation.tex and
+figures/covariance_scores.png into --workdir, or into --out. With both a network and --estimator,
+the estimator uses the network.
 
 Simulated scenes come from the stream `test`, which no training and no validation draws from.
 """
@@ -34,8 +37,10 @@ if TYPE_CHECKING:
     from ris_jax.reports.localization_scores import Scores
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "folder of a run", flag_values=FLAGS)
-flags.DEFINE_string("estimator", None, "auto, maximum_likelihood, music or mvdr", flag_values=FLAGS)
+settings.define_network(FLAGS)
+flags.DEFINE_string(
+    "estimator", None, "auto, maximum_likelihood, network, music or mvdr", flag_values=FLAGS
+)
 flags.DEFINE_integer(
     "num_scenes",
     None,
@@ -45,7 +50,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_string("data", None, "recordings with their truth", flag_values=FLAGS)
 flags.DEFINE_string(
-    "out", "evaluation", "folder for the results of an estimator", flag_values=FLAGS
+    "out", "evaluation", "folder for results that have no run", flag_values=FLAGS
 )
 flags.DEFINE_boolean(
     "known_num_sources", False, "tell the estimator how many there are", flag_values=FLAGS
@@ -66,7 +71,7 @@ _NETWORK_SCENES = 2000
 _ESTIMATOR_SCENES = 500
 # Flags that mean nothing to a network, whose run has its own configuration.
 _ESTIMATOR_FLAGS = (
-    "data", "out", "known_num_sources", "false_alarm_rate", "batch_size", "seed", "preset", "set"
+    "data", "known_num_sources", "false_alarm_rate", "batch_size", "seed", "preset", "set"
 )  # fmt: skip
 
 
@@ -84,30 +89,32 @@ class Case(NamedTuple):
 
 def run() -> int:
     """Runs the command; returns the exit status."""
-    if bool(FLAGS.workdir) == bool(FLAGS.estimator):
-        given = "both" if FLAGS.workdir else "none"
+    if not (FLAGS.workdir or FLAGS.pretrained or FLAGS.estimator):
         raise config_lib.ConfigError(
-            f"--workdir: need the folder of a run, or else an --estimator; {given} given"
+            "--workdir: need the folder of a run, a --pretrained network or an --estimator; "
+            "none given"
         )
-    return _evaluate_network() if FLAGS.workdir else _evaluate_estimator()
+    return _evaluate_estimator() if FLAGS.estimator else _evaluate_network()
 
 
 def _evaluate_network() -> int:
     for flag in _ESTIMATOR_FLAGS:
         if FLAGS[flag].present:
-            raise config_lib.ConfigError(f"--{flag}: goes with --estimator, not with --workdir")
-    from ris_jax.reports import covariance_scores, figures, tables
-    from ris_jax.training import checkpoint, evaluation
+            raise config_lib.ConfigError(f"--{flag}: goes with --estimator; none given")
+    network = settings.network(FLAGS)
+    assert network is not None
+    from ris_jax import statistics
+    from ris_jax.reports import covariance_scores, figures, provenance, tables
+    from ris_jax.training import evaluation
+    from ris_jax.training import state as state_lib
 
     num_scenes = FLAGS.num_scenes or _NETWORK_SCENES
-    workdir = pathlib.Path(FLAGS.workdir)
-    restored, warnings = checkpoint.open_best(workdir)
-    config = restored.state.config
-    for warning in warnings:
-        print(f"warning: {warning}")
-    print(f"epoch {restored.epoch} of {workdir}, {num_scenes} scenes of the stream 'test'")
+    config, out = network.config, pathlib.Path(FLAGS.workdir or FLAGS.out)
+    print(f"{FLAGS.workdir or FLAGS.pretrained}, {num_scenes} scenes of the stream 'test'")
+    print(provenance.header(config))
+    state = state_lib.create_train_state(config).replace(ema_params=network.params)
     heldout = evaluation.draw_heldout(config, "test", num_scenes)
-    result = evaluation.evaluate(restored.state, heldout)
+    result = evaluation.evaluate(state, heldout)
     scores = result.scores | evaluation.yardsticks(config, heldout)
     truths = [(target.num_sources, target.snr_db) for _, target in heldout.batches]
     num_sources, snr_db = (
@@ -117,11 +124,16 @@ def _evaluate_network() -> int:
     rows = covariance_scores.score_rows(scores, num_sources, snr_db, config.scene)
     header = covariance_scores.HEADER
     print(tables.as_text(header, rows))
+    error = statistics.expected_calibration_error(
+        scores["count_confidence"], scores["count_correct"] > 0
+    )
+    print(f"expected calibration error of the count: {error:.3f}")
     print(f"variance of outputs over variance of truth: {result.output_variance_ratio:.3f}")
-    (workdir / "evaluation.csv").write_text(tables.as_csv(header, rows))
-    (workdir / "evaluation.tex").write_text(tables.as_latex(header, rows))
-    path = figures.save_covariance_scores(workdir, rows)
-    print(f"written: {workdir / 'evaluation.csv'}, {workdir / 'evaluation.tex'}, {path}")
+    out.mkdir(parents=True, exist_ok=True)
+    provenance.write_whole(out / "evaluation.csv", tables.as_csv(header, rows))
+    provenance.write_whole(out / "evaluation.tex", tables.as_latex(header, rows))
+    path = figures.save_covariance_scores(out, rows)
+    print(f"written: {out / 'evaluation.csv'}, {out / 'evaluation.tex'}, {path}")
     return 0
 
 
@@ -206,6 +218,7 @@ def _evaluate_estimator() -> int:
 
     config, out = _configuration(), pathlib.Path(FLAGS.out)
     localization.check_options(FLAGS.estimator, false_alarm_rate=FLAGS.false_alarm_rate)
+    network = settings.network(FLAGS)
     case = _recorded(config) if FLAGS.data else _simulated(config)
     (out / "figures").mkdir(parents=True, exist_ok=True)
     total = len(case.measurement.snapshots)
@@ -220,6 +233,7 @@ def _evaluate_estimator() -> int:
             false_alarm_rate=FLAGS.false_alarm_rate,
             chunk_size=FLAGS.batch_size,
             progress=progress,
+            network=network,
             **case.options,
         )
     scores = localization_scores.score(
@@ -245,8 +259,9 @@ def _header(config: config_lib.Config, total: int) -> str:
     count = (
         "known" if FLAGS.known_num_sources else f"at false-alarm rate {FLAGS.false_alarm_rate:g}"
     )
+    by = FLAGS.pretrained or FLAGS.workdir
     return (
-        f"{FLAGS.estimator}, {total} scenes {source}, number of sources {count}\n"
+        f"{FLAGS.estimator}{f' with {by}' if by else ''}, {total} scenes {source}, number of sources {count}\n"
         f"{provenance.header(config)}"
     )
 

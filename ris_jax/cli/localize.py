@@ -3,12 +3,18 @@
 Example:
   ris-jax localize --data=recordings.npz --out=positions.csv
   ris-jax localize --data=recordings.npz --out=positions.json --num_sources=2 --figure=map.png
+  ris-jax localize --data=recordings.npz --out=positions.csv --pretrained=robust
 
 Takes a recordings file (.npz, .h5 or .mat v7.3), a shard of the reference pipeline, or a folder of
 .npz of either. Writes one row a source: scene, source, azimuth_deg, elevation_deg, range_m, their
 standard deviations (azimuth_std_deg, elevation_std_deg, range_std_m; empty where the scene does not
 determine the parameter) and power_db. A scene in which nothing was found has no row. JSON has all
 scenes, and what they were localised with.
+
+With --pretrained (or --workdir, a run of `train`) a network finds the sources and the likelihood
+refines them: several times faster than the search alone, and with "robust" told how hardware
+errs. It needs no training for another array. Where the data give the SNR, a residual that is more
+than noise is reported: then positions, codes or channel are not what the data say.
 """
 
 import dataclasses
@@ -17,6 +23,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
 from absl import flags
 
 from ris_jax import config as config_lib
@@ -31,11 +38,12 @@ _LIMITS = config_lib.SceneConfig()  # where sources are, unless a flag says othe
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("data", None, "recordings: a file or a folder", flag_values=FLAGS)
 flags.DEFINE_string("out", None, "file to write, .csv or .json", flag_values=FLAGS)
-flags.DEFINE_string("workdir", None, "a trained network; not there yet", flag_values=FLAGS)
+settings.define_network(FLAGS)
 flags.DEFINE_string(
     "estimator",
     "auto",
-    "maximum_likelihood, music or mvdr; auto is maximum_likelihood",
+    "maximum_likelihood, network, music or mvdr; auto is network where one is given, else "
+    "maximum_likelihood",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
@@ -91,6 +99,8 @@ flags.DEFINE_integer(
     "batch_size", 64, "scenes that are worked on at a time", lower_bound=1, flag_values=FLAGS
 )
 
+_FIELD_OF_VIEW = ("azimuth_max_deg", "elevation_max_deg", "range_min")
+
 
 def _path(flag: str, endings: tuple[str, ...]) -> pathlib.Path:
     """The file that a flag names, with one of the endings, in a folder that is there."""
@@ -129,7 +139,7 @@ def _options(recordings: "Recordings") -> dict[str, Any]:
         "wavelength": recordings.wavelength,
         "wavefront": FLAGS.wavefront or recordings.wavefront or "spherical",
         "source_signal": FLAGS.source_signal or recordings.source_signal or "constant",
-        "estimator": "maximum_likelihood" if FLAGS.estimator == "auto" else FLAGS.estimator,
+        "estimator": FLAGS.estimator,
         "num_sources": FLAGS.num_sources,
         "max_sources": FLAGS.max_sources,
         "false_alarm_rate": FLAGS.false_alarm_rate,
@@ -167,7 +177,8 @@ def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
 
     return {
         "data": FLAGS.data,
-        **{name: value for name, value in options.items() if name != "region"},
+        "network": FLAGS.pretrained or FLAGS.workdir,
+        **{name: value for name, value in options.items() if name not in ("region", "network")},
         "region": dataclasses.asdict(options["region"]),
         "versions": provenance.versions(),
         "skipped": [{"scene": number, "reason": why} for number, why in recordings.skipped],
@@ -188,6 +199,28 @@ def _localize(recordings: "Recordings", options: dict[str, Any]) -> "Estimate":
         )
 
 
+def _residual(recordings: "Recordings", estimate: "Estimate") -> str:
+    """What the residual says of the hardware, where the noise is known; nothing if all is well."""
+    if recordings.snr_db is None:
+        return ""
+    from ris_jax.data import measurements
+    from ris_jax.estimators import residual_test
+
+    independent = (FLAGS.source_signal or recordings.source_signal) == "independent"
+    amplitudes = recordings.snapshots.shape[1] if independent else 1
+    known = measurements.measurement(recordings)
+    wrong = np.asarray(residual_test.inconsistent(estimate, known, amplitudes))
+    if not wrong.any():
+        return ""
+    excess = np.maximum(estimate.noise_variance - known.noise_variance, 0.0)
+    power = np.mean(np.abs(recordings.snapshots) ** 2, axis=(1, 2))
+    share = float(np.median((excess / power)[wrong]))
+    return (
+        f"{wrong.sum()} of {wrong.size} scenes leave more than noise, {share:.1%} of the received "
+        "power in the median: positions, codes, channel or SNR are not what the data say"
+    )
+
+
 def _summary(recordings: "Recordings", estimate: "Estimate") -> str:
     from ris_jax.reports import source_table
 
@@ -197,6 +230,9 @@ def _summary(recordings: "Recordings", estimate: "Estimate") -> str:
         f"{int(estimate.num_sources.sum())} sources in {usable - empty} scenes; "
         f"{empty} scenes with nothing found, {skipped} skipped"
     ]
+    found = _residual(recordings, estimate)
+    if found:
+        lines.append(found)
     if recordings.truth is not None:
         lines.append(source_table.truth_summary(estimate, recordings.truth))
     return "\n".join(lines)
@@ -204,8 +240,6 @@ def _summary(recordings: "Recordings", estimate: "Estimate") -> str:
 
 def run() -> int:
     """Runs the command; returns the exit status."""
-    if FLAGS.workdir:
-        raise config_lib.ConfigError("--workdir: localising with a network is not there yet")
     for flag in ("data", "out"):
         if not FLAGS[flag].value:
             raise config_lib.ConfigError(f"--{flag}: need a file, none given")
@@ -224,10 +258,17 @@ def run() -> int:
         max_sources=FLAGS.max_sources,
         false_alarm_rate=FLAGS.false_alarm_rate,
     )
+    network = settings.network(FLAGS)
+    if network is not None:
+        for flag in _FIELD_OF_VIEW:
+            if FLAGS[flag].present:
+                raise config_lib.ConfigError(
+                    f"--{flag}: need none with a network, which looks where it was trained to"
+                )
     recordings = recordings_lib.read(FLAGS.data)
     for number, reason in recordings.skipped:
         print(f"skipped: scene {number}: {reason}", file=sys.stderr)
-    options, drawn = _options(recordings), _figure_index(recordings)
+    options, drawn = _options(recordings) | {"network": network}, _figure_index(recordings)
     estimate = _localize(recordings, options)
     rows = source_table.source_rows(estimate, recordings.scene_numbers)
     if out.suffix.lower() == ".csv":

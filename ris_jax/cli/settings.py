@@ -2,13 +2,18 @@
 
 import contextlib
 import json
+import pathlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from ris_jax import config as config_lib
 from ris_jax import presets
+
+if TYPE_CHECKING:
+    from ris_jax.networks import Network
 
 
 def define(values: flags.FlagValues) -> None:
@@ -22,6 +27,36 @@ def define(values: flags.FlagValues) -> None:
         "any configuration field, as section.field=value with a JSON value; may be repeated",
         flag_values=values,
     )
+
+
+def define_network(values: flags.FlagValues) -> None:
+    """Adds --workdir and --pretrained to the flags of a command that uses a network."""
+    flags.DEFINE_string("workdir", None, "folder of a run: its best network", flag_values=values)
+    flags.DEFINE_string(
+        "pretrained", None, "a network that comes with the package, such as default or robust",
+        flag_values=values,
+    )  # fmt: skip
+
+
+def network(values: flags.FlagValues) -> "Network | None":
+    """The network that --workdir or --pretrained names, if one does.
+
+    Raises:
+      ConfigError: both are given, or there is no such network.
+      RunError: there is no such run, or none of its checkpoints is whole.
+    """
+    if values.workdir and values.pretrained:
+        raise config_lib.ConfigError("--pretrained: need this or --workdir; both given")
+    if not (values.workdir or values.pretrained):
+        return None
+    from ris_jax import networks
+
+    if values.pretrained:
+        return networks.load_pretrained(values.pretrained)
+    found, warnings = networks.from_run(pathlib.Path(values.workdir))
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return found
 
 
 def _setting(text: str) -> tuple[str, object]:

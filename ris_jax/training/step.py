@@ -209,7 +209,8 @@ def eval_step(
       target: of the same scenes.
 
     Returns:
-      [B] each: `loss`, `loss_<term>`, `nmse`, `effective_nmse`, `count_correct`; and the moments.
+      [B] each: `loss`, `loss_<term>`, `nmse`, `effective_nmse`, `count_correct`,
+      `count_confidence`, the probability of the count that is most probable; and the moments.
     """
     config = state.config
     prediction = state_lib.predict(state.graphdef, state.ema_params, features)
@@ -229,6 +230,7 @@ def eval_step(
         | {f"loss_{name}": term for name, term in terms.items()}
         | scores
         | {"count_correct": (count == target.num_sources).astype(jnp.float32)}
+        | {"count_confidence": jnp.max(jax.nn.softmax(prediction.count_logits), axis=-1)}
     ), moments
 
 

@@ -76,7 +76,8 @@ def test_overflowing_rate_ends_the_run_and_saves_nothing_bad(tmp_path, capsys):
     [
         (["evaluate"], "--workdir: need the folder of a run"),
         (["evaluate", "--estimator=esprit"], "estimator: need one of auto, maximum_likelihood"),
-        (["evaluate", "--estimator=music", "--workdir=x"], "both given"),
+        (["evaluate", "--pretrained=default", "--workdir=x"], "both given"),
+        (["evaluate", "--pretrained=x"], "pretrained: need one of"),
         (["evaluate", "--workdir=x", "--seed=3"], "--seed: goes with --estimator"),
         (["evaluate", "--workdir=/nonexistent"], "no run in /nonexistent"),
     ],
