@@ -30,6 +30,7 @@ _EXPORTS = {
     "position_error_bound": "bounds",
     "Estimate": "estimators.estimate",
     "localize": "estimators.localization",
+    "load_pretrained": "networks",
     "maximum_likelihood": "estimators.maximum_likelihood",
     "music": "estimators.subspace",
     "mvdr": "estimators.subspace",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from ris_jax.estimators.subspace import music, mvdr
     from ris_jax.measurement import aperture_field
     from ris_jax.metrics import gospa
+    from ris_jax.networks import load_pretrained
     from ris_jax.presets import preset
     from ris_jax.scenes import Measurement, Scene, Truth, sample_scenes, simulate, stream_key
     from ris_jax.training.loop import train
@@ -77,6 +79,7 @@ __all__ = [
     "effective_covariance",
     "eval_step",
     "gospa",
+    "load_pretrained",
     "localize",
     "maximum_likelihood",
     "minimum_description_length",

@@ -117,6 +117,8 @@ def from_run(workdir: pathlib.Path) -> tuple[Network, list[str]]:
 def names() -> list[str]:
     """The networks that come with the package."""
     folder = resources.files("ris_jax") / "weights"
+    if not folder.is_dir():
+        return []
     return sorted(entry.name for entry in folder.iterdir() if (entry / _CONFIG).is_file())
 
 

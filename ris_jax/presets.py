@@ -2,7 +2,7 @@
 
 from ris_jax import config as config_lib
 
-_FULL_LENGTH = {"training.epochs": 20, "training.steps_per_epoch": 200}
+_FULL_LENGTH: dict[str, object] = {"training.epochs": 10, "training.steps_per_epoch": 200}
 _OVERRIDES: dict[str, dict[str, object]] = {
     # A newcomer's first run: some minutes on two cores.
     "quickstart": {"training.epochs": 4},
@@ -25,7 +25,7 @@ _OVERRIDES: dict[str, dict[str, object]] = {
         "system.columns": 16,
         "system.num_antennas": 64,
         "system.num_snapshots": 64,
-        "training.epochs": 10,
+        "training.epochs": 5,
     },
     # Can the network learn at all? 512 fixed scenes, validated on the same ones.
     "overfit": {

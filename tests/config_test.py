@@ -44,9 +44,9 @@ class ValidationTest(parameterized.TestCase):
         ("impairments.dead_fraction", 1.0),
         ("impairments.dead_fraction", -0.1),
         ("impairments.beta_min", 1.1),
-        ("model.patch_size", 0),
-        ("model.patch_stride", 0),
-        ("model.patch_stride", 5),
+        ("model.rounds", 0),
+        ("model.candidates", 0),
+        ("model.iterations", 0),
         ("model.width", 0),
         ("model.depth", 0),
         ("model.num_heads", 0),
@@ -58,9 +58,8 @@ class ValidationTest(parameterized.TestCase):
         ("covariance.blend", -0.1),
         ("covariance.shrinkage", -0.1),
         ("loss.covariance", -1.0),
-        ("loss.auxiliary", -1.0),
-        ("loss.subspace", -1.0),
-        ("loss.position", -1.0),
+        ("loss.existence", -1.0),
+        ("loss.offset", -1.0),
         ("loss.count", -1.0),
         ("optimizer.method", "sgd"),
         ("optimizer.learning_rate", -1e-3),
@@ -107,7 +106,7 @@ class ValidationTest(parameterized.TestCase):
         ((*POSITIONS, (0.0, float("nan"), 0.0)), "need finite metres"),
     )
     def test_positions_are_distinct_and_finite(self, positions, message):
-        """Elements in one place kept the search for the network's patches going for ever."""
+        """Elements in one place once kept a search among them going for ever."""
         with self.assertRaisesRegex(config_lib.ConfigError, f"element_positions: {message}"):
             config_lib.SystemConfig(element_positions=positions)
 
@@ -122,7 +121,9 @@ class ValidationTest(parameterized.TestCase):
         with self.assertRaisesRegex(config_lib.ConfigError, "loss: need at least one weight"):
             config_lib.LossConfig(**dict.fromkeys(names, 0.0))
 
-    @parameterized.parameters(("system.wavelength", True), ("training.epochs", True))
+    @parameterized.parameters(
+        ("system.wavelength", True), ("training.epochs", True), ("impairments.varied", 1)
+    )
     def test_truth_values_are_not_numbers(self, name, value):
         with self.assertRaisesRegex(config_lib.ConfigError, name):
             config_lib.override(config_lib.Config(), {name: value})
@@ -133,7 +134,7 @@ class ValidationTest(parameterized.TestCase):
         ("scene.range_max", 0.5),
         ("scene.snr_max_db", -5.0),
         ("impairments.beta_min", 0.0),
-        ("model.patch_stride", 4),
+        ("model.num_heads", 64),
         ("optimizer.learning_rate", 0.0),
         ("optimizer.final_fraction", 1.0),
         ("training.fixed_scenes", 64),
@@ -205,8 +206,8 @@ class DictionariesTest(parameterized.TestCase):
 
     def test_absent_keys_are_defaults(self):
         self.assertEqual(config_lib.from_dict({}), config_lib.Config())
-        config = config_lib.from_dict({"model": {"width": 64}})
-        self.assertEqual(config.model, config_lib.ModelConfig(width=64))
+        config = config_lib.from_dict({"model": {"width": 96}})
+        self.assertEqual(config.model, config_lib.ModelConfig(width=96))
 
     @parameterized.parameters(({"modell": {}}, "modell"), ({"model": {"depht": 2}}, "depht"))
     def test_unknown_key(self, values, name):
@@ -232,8 +233,8 @@ class DictionariesTest(parameterized.TestCase):
 
     def test_override(self):
         base = config_lib.Config()
-        config = config_lib.override(base, {"model.width": 64, "system.rows": 8})
-        self.assertEqual((config.model.width, config.system.rows), (64, 8))
+        config = config_lib.override(base, {"model.width": 96, "system.rows": 8})
+        self.assertEqual((config.model.width, config.system.rows), (96, 8))
         self.assertEqual(base, config_lib.Config())
         self.assertEqual(config_lib.override(base, {}), base)
 
@@ -244,11 +245,11 @@ class DictionariesTest(parameterized.TestCase):
 
     def test_difference(self):
         ours = config_lib.Config()
-        theirs = config_lib.override(ours, {"model.width": 64, "system.phase_bits": None})
+        theirs = config_lib.override(ours, {"model.width": 96, "system.phase_bits": None})
         self.assertEqual(config_lib.difference(ours, ours), [])
         self.assertEqual(
             config_lib.difference(ours, theirs),
-            ["system.phase_bits=3 (there None)", "model.width=128 (there 64)"],
+            ["system.phase_bits=3 (there None)", "model.width=64 (there 96)"],
         )
 
 
@@ -261,6 +262,11 @@ class PresetsTest(parameterized.TestCase):
     def test_names(self):
         """The ones that DESIGN section 5 promises on the command line."""
         self.assertContainsSubset(("quickstart", "reference", "overfit", "large"), presets.NAMES)
+
+    def test_robust_varies_what_it_impairs(self):
+        impairments = presets.preset("robust").impairments
+        self.assertTrue(impairments.varied)
+        self.assertGreater(impairments.position_jitter, 0.0)
 
     def test_overfit_repeats_its_scenes(self):
         training = presets.preset("overfit").training

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(ris_jax.__file__).parent
 ROOMS = (
     "errors", "_environment", "config", "presets", "linear", "arrays", "codebooks", "channel",
     "scenes", "measurement", "covariance", "bounds", "estimators", "losses", "statistics",
-    "counts", "metrics", "models", "training", "data", "reports", "cli", "__main__",
+    "counts", "metrics", "models", "training", "networks", "data", "reports", "cli", "__main__",
 )  # fmt: skip
 # The package itself offers every room's functions; it is above and below them all.
 OUTSIDE = "__init__"
@@ -59,7 +59,7 @@ class RoomsTest(parameterized.TestCase):
         ("from ris_jax.training import loop", "models", ["training"]),
         ("def f():\n  import ris_jax.cli.main", "training", ["cli"]),
         ("import ris_jax", "arrays", [OUTSIDE]),
-        ("from ris_jax import config as c\nfrom ris_jax.models import patches", "training", []),
+        ("from ris_jax import config as c\nfrom ris_jax.models import judge", "training", []),
         ("import jax\nfrom jax import config", "arrays", []),
     )
     def test_the_test_sees(self, source, room, misplaced):

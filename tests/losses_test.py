@@ -6,66 +6,122 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from absl.testing import absltest, parameterized
 
-from ris_jax import arrays, losses, scenes
 from ris_jax import config as config_lib
+from ris_jax import losses
 
-SOURCES, BATCH = 5, 16
-SYSTEM = config_lib.SystemConfig(rows=5, columns=6)
-SCENE = config_lib.SceneConfig(max_sources=SOURCES)
-ALL_TERMS = config_lib.LossConfig(
-    covariance=1.0, auxiliary=0.7, subspace=0.5, position=0.3, count=0.2
-)
+SOURCES, CANDIDATES, ELEMENTS, BATCH = 3, 4, 6, 6
+NAMES = ("covariance", "existence", "offset", "count")
+ALL_TERMS = config_lib.LossConfig(covariance=1.0, existence=0.7, offset=0.5, count=0.3)
 NO_BLEND = config_lib.CovarianceConfig()
 BLEND = config_lib.CovarianceConfig(blend=0.3)
-CERTAIN = 40.0  # logit of the right count: its cross-entropy is e^-40
+SURE = 1e3  # logit whose cross-entropy is zero in float32
 
 
-def make_target(truth, sample_factor=None):
-    """What the losses compare with, for a batch of truths."""
-    factor = scenes.steering_matrix(truth, arrays.element_positions(SYSTEM), SYSTEM)
-    return losses.Target(
+def complex_normal(random, *shape):
+    return (random.normal(size=shape) + 1j * random.normal(size=shape)).astype("c8")
+
+
+def drawn_target(batch=BATCH, sources=SOURCES, seed=0):
+    """Scenes of 1 ... K_max sources, 8 units apart; padding lies on the first source."""
+    random = np.random.default_rng(seed)
+    num_sources = 1 + np.arange(batch) % sources
+    active = (np.arange(sources) < num_sources[:, None]).astype("f4")
+    cells = np.stack([random.permutation(64)[:sources] for _ in range(batch)])
+    coordinates = 8.0 * np.stack(np.unravel_index(cells, (4, 4, 4)), axis=-1).astype("f4")
+    coordinates = np.where(active[..., None] > 0, coordinates, coordinates[:, :1])
+    factor = complex_normal(random, batch, ELEMENTS, sources) * active[:, None]
+    snr_db = np.linspace(0.0, 30.0, batch, dtype="f4")
+    target = losses.Target(
         factor=factor,
-        sample_factor=jnp.sum(factor, axis=-1, keepdims=True)
-        if sample_factor is None
-        else sample_factor,
-        snr=10.0 ** (truth.snr_db / 10.0),
-        snr_db=truth.snr_db,
-        parameters=losses.normalized_parameters(truth, SCENE),
-        active=scenes.active_sources(truth),
-        num_sources=truth.num_sources,
+        sample_factor=complex_normal(random, batch, ELEMENTS, 2),
+        snr=10.0 ** (snr_db / 10.0),
+        snr_db=snr_db,
+        coordinates=coordinates,
+        active=active,
+        num_sources=num_sources,
     )
+    return jax.tree.map(jnp.asarray, target)
 
 
-def drawn_target(batch=BATCH):
-    keys = jax.random.split(jax.random.key(0), batch)
-    return make_target(jax.vmap(lambda key: scenes.sample_truth(key, SCENE))(keys))
+def true_decision(target, fitted, ghosts, seed=0):
+    """The right decision about an estimate that holds some sources, and some that are none.
+
+    There is a candidate at every source, the fitted ones too, and one where there is nothing.
+
+    Args:
+      target: the truth.
+      fitted: [K] bool, which of the sources are fitted.
+      ghosts: whether the other slots hold estimates of nothing.
+      seed: of the errors.
+    """
+    random = np.random.default_rng(seed)
+    active, places = np.asarray(target.active) > 0, np.asarray(target.coordinates)
+    nowhere = -100.0 - 8.0 * np.arange(active.shape[-1] + 1)[:, None]
+    fitted = active & np.asarray(fitted)
+    missing = active & ~fitted
+    away = random.uniform(-0.8, 0.8, places.shape)  # less than SAME
+    sources = np.where(fitted[..., None], places + away, nowhere[:-1])
+    offset = random.uniform(-0.8, 0.8, (*active.shape[:-1], active.shape[-1] + 1, 3))
+    candidates = np.where(active[..., None], places - offset[..., :-1, :], nowhere[:-1])
+    last = np.broadcast_to(nowhere[-1], (*active.shape[:-1], 1, 3))
+    add = np.where(missing, SURE, -SURE)
+    decision = losses.Decision(
+        sources=sources,
+        active=fitted | ghosts,
+        keep=np.where(fitted, SURE, -SURE),
+        candidates=np.concatenate([candidates, last], axis=-2),
+        add=np.concatenate([add, np.full_like(add[..., :1], -SURE)], axis=-1),
+        offset=offset,
+    )
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, "f4"), decision)
 
 
 def perfect(target):
-    """The prediction that is the truth."""
+    """The prediction that is the truth, after a round from nothing and one from a part."""
+    sources = target.active.shape[-1]
+    classes = jax.nn.one_hot(target.num_sources - 1, sources)
     return losses.Prediction(
         factor=target.factor,
-        count_logits=CERTAIN * jax.nn.one_hot(target.num_sources - 1, SOURCES),
-        parameters=target.parameters,
+        count_logits=SURE * (2.0 * classes - 1.0),
+        coordinates=target.coordinates,
+        existence=target.active,
+        decisions=(
+            true_decision(target, False, ghosts=False),
+            true_decision(target, np.arange(sources) % 2 == 0, ghosts=True, seed=1),
+        ),
     )
 
 
-def random_prediction(batch=BATCH, seed=0):
+def random_decision(target, seed=0):
+    """Sources and candidates around the true ones, some near enough and some not."""
     random = np.random.default_rng(seed)
+    places = np.asarray(target.coordinates)
+    batch, sources = places.shape[:2]
+    candidates = sources + 1
+    near = random.integers(0, sources, (batch, candidates))
+    decision = losses.Decision(
+        sources=places + 1.2 * random.normal(size=places.shape),
+        active=random.random((batch, sources)) < 0.7,
+        keep=random.normal(size=(batch, sources)),
+        candidates=np.take_along_axis(places, near[..., None], axis=1)
+        + 1.2 * random.normal(size=(batch, candidates, 3)),
+        add=random.normal(size=(batch, candidates)),
+        offset=random.normal(size=(batch, candidates, 3)),
+    )
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, "f4"), decision)
 
-    def normal(*shape):
-        return random.normal(size=shape).astype("f4")
 
-    elements = SYSTEM.num_elements
+def random_prediction(target, seed=0):
+    random = np.random.default_rng(seed)
+    batch, sources = target.active.shape
     return losses.Prediction(
-        factor=jnp.asarray(
-            normal(batch, elements, SOURCES) + 1j * normal(batch, elements, SOURCES)
-        ),
-        count_logits=jnp.asarray(normal(batch, SOURCES)),
-        parameters=jnp.asarray(normal(batch, SOURCES, 3)),
+        factor=jnp.asarray(complex_normal(random, batch, ELEMENTS, sources)),
+        count_logits=jnp.asarray(random.normal(size=(batch, sources)), "f4"),
+        coordinates=target.coordinates,
+        existence=target.active,
+        decisions=(random_decision(target, seed), random_decision(target, seed + 1)),
     )
 
 
@@ -74,28 +130,57 @@ def loss_terms(prediction, target, weights=ALL_TERMS, covariance=NO_BLEND):
     return losses.loss_terms(prediction, target, weights, covariance)
 
 
-@functools.partial(jax.jit, static_argnames="covariance")
-def value_and_gradients(prediction, target, covariance):
-    """Every term's values, and the gradient of each term's sum on its own."""
+@jax.jit
+def value_and_gradients(prediction, target):
+    """Every term's sum, the blended covariance's too, and the gradient of each on its own."""
 
-    def total(prediction, name):
-        terms = losses.loss_terms(prediction, target, ALL_TERMS, covariance)
-        return jnp.sum(terms[name]), terms
+    def sums(prediction):
+        terms = losses.loss_terms(prediction, target, ALL_TERMS, NO_BLEND)
+        only = config_lib.LossConfig(covariance=1.0, existence=0.0, offset=0.0, count=0.0)
+        blended = losses.loss_terms(prediction, target, only, BLEND)["covariance"]
+        return jax.tree.map(jnp.sum, terms | {"blended": blended})
 
-    results = {
-        name: jax.value_and_grad(total, has_aux=True)(prediction, name)
-        for name in ("covariance", "auxiliary", "subspace", "position", "count")
-    }
-    return results["covariance"][0][1], {name: result[1] for name, result in results.items()}
+    values, backward = jax.vjp(sums, prediction)
+    chosen = {name: {other: jnp.float32(name == other) for other in values} for name in values}
+    return values, {name: backward(choice) for name, choice in chosen.items()}
+
+
+match = jax.jit(losses.match)
+labels = jax.jit(losses.labels)
+
+
+def numpy_match(estimate, estimated, truth, true):
+    """All pairs of a scene that are near enough, taken from the nearest on."""
+    pairs = [
+        (np.linalg.norm(estimate[row].astype(float) - truth[column]), row, column)
+        for row in np.flatnonzero(estimated)
+        for column in np.flatnonzero(true)
+    ]
+    rows, columns = set(), set()
+    for distance, row, column in sorted(pairs):
+        if distance < losses.SAME and row not in rows and column not in columns:
+            rows.add(row)
+            columns.add(column)
+    return rows, columns
+
+
+def numpy_labels(decision, coordinates, active):
+    """What a scene's decision should have been, source by source."""
+    real, explained = numpy_match(decision.sources, decision.active, coordinates, active)
+    claims = {}
+    for source in set(np.flatnonzero(active)) - explained:
+        away = coordinates[source].astype(float) - decision.candidates
+        distance = np.linalg.norm(away, axis=-1)
+        nearest = int(np.argmin(distance))
+        if distance[nearest] < losses.REACH:
+            claims.setdefault(nearest, []).append((distance[nearest], source, away[nearest]))
+    return real, {candidate: min(claim)[2] for candidate, claim in claims.items()}
 
 
 class IdentitiesTest(parameterized.TestCase):
     def test_truth_scores_zero(self):
         target = drawn_target()
-        zeros = {
-            name: np.zeros(BATCH, "f4")
-            for name in ("covariance", "auxiliary", "subspace", "position", "count")
-        }
+        zeros = dict.fromkeys(NAMES, np.zeros(BATCH, "f4"))
         chex.assert_trees_all_close(loss_terms(perfect(target), target), zeros, atol=1e-5)
 
     def test_truth_scores_zero_when_blended_with_itself(self):
@@ -104,15 +189,33 @@ class IdentitiesTest(parameterized.TestCase):
         terms = loss_terms(perfect(target), target, covariance=BLEND)
         chex.assert_trees_all_close(terms["covariance"], np.zeros(BATCH, "f4"), atol=1e-5)
 
-    def test_terms_see_what_is_wrong(self):
-        """A random prediction is far from zero in every term, in every scene."""
-        for name, term in loss_terms(random_prediction(), drawn_target()).items():
-            self.assertGreater(float(jnp.min(term)), 0.01, name)
+    @parameterized.parameters(*NAMES)
+    def test_a_term_sees_its_own_error(self, wrong):
+        """One thing wrong with the truth shows in its term, in every scene, and in no other."""
+        target = drawn_target()
+        prediction = perfect(target)
+
+        def everywhere(change):
+            return prediction._replace(decisions=tuple(map(change, prediction.decisions)))
+
+        changed = {
+            "covariance": lambda: prediction._replace(factor=random_prediction(target).factor),
+            "existence": lambda: everywhere(lambda d: d._replace(keep=-d.keep, add=-d.add)),
+            "offset": lambda: everywhere(lambda d: d._replace(offset=d.offset + 1.0)),
+            "count": lambda: prediction._replace(
+                count_logits=jnp.roll(prediction.count_logits, 1, axis=-1)
+            ),
+        }[wrong]()
+        terms = dict(loss_terms(changed, target))
+        self.assertGreater(float(jnp.min(terms.pop(wrong))), 0.01)
+        zeros = dict.fromkeys(terms, np.zeros(BATCH, "f4"))
+        chex.assert_trees_all_close(terms, zeros, atol=1e-5)
 
     @parameterized.parameters(1e-4, 1e4, -1.0, 1j)
     def test_common_scale(self, scale):
         """Of the predicted factor, of the snapshots' factor and of the true one."""
-        target, prediction = drawn_target(), random_prediction()
+        target = drawn_target()
+        prediction = random_prediction(target)
         expected = loss_terms(prediction, target, covariance=BLEND)
         scale = jnp.asarray(scale, "c8")
         scaled_prediction = prediction._replace(factor=scale * prediction.factor)
@@ -125,39 +228,39 @@ class IdentitiesTest(parameterized.TestCase):
         ):
             chex.assert_trees_all_close(result, expected, rtol=1e-4, atol=1e-5)
 
-    def test_order_of_sources(self):
-        target, prediction = drawn_target(), random_prediction()
+    @parameterized.parameters("truth", "estimate", "candidates")
+    def test_order(self, shuffled):
+        target = drawn_target()
+        prediction = random_prediction(target)
         expected = loss_terms(prediction, target)
-        order = np.array([3, 0, 4, 1, 2])
-        shuffled_target = target._replace(
-            factor=target.factor[..., order],
-            parameters=target.parameters[:, order],
-            active=target.active[:, order],
-        )
-        shuffled_prediction = prediction._replace(
-            factor=prediction.factor[..., order], parameters=prediction.parameters[:, order]
-        )
-        for result in (
-            loss_terms(prediction, shuffled_target),
-            loss_terms(shuffled_prediction, target),
-        ):
-            chex.assert_trees_all_close(result, expected, rtol=1e-4, atol=1e-5)
+        order, other = np.array([2, 0, 1]), np.array([3, 0, 2, 1])
+        if shuffled == "truth":
+            target = target._replace(
+                factor=target.factor[..., order],
+                coordinates=target.coordinates[:, order],
+                active=target.active[:, order],
+            )
 
-    def test_normalized_parameters(self):
-        """Limits map to -1 and 1: azimuth +-60, elevation +-30 degrees, 0.5 m is 1, 10 m is -1."""
-        truth = scenes.Truth(
-            azimuth=jnp.deg2rad(jnp.array([-60.0, 60.0])),
-            elevation=jnp.deg2rad(jnp.array([30.0, -30.0])),
-            source_range=jnp.array([0.5, 10.0]),
-            amplitude=jnp.ones(2), num_sources=jnp.array(2), snr_db=jnp.array(0.0))  # fmt: skip
-        expected = np.array([[-1.0, 1.0, 1.0], [1.0, -1.0, -1.0]], "f4")
-        result = losses.normalized_parameters(truth, SCENE)
-        chex.assert_trees_all_close(result, expected, atol=1e-5)
+        def change(decision):
+            if shuffled == "estimate":
+                names, index = ("sources", "active", "keep"), order
+            else:
+                names, index = ("candidates", "add", "offset"), other
+            return decision._replace(**{name: getattr(decision, name)[:, index] for name in names})
+
+        if shuffled != "truth":
+            prediction = prediction._replace(decisions=tuple(map(change, prediction.decisions)))
+        if shuffled == "estimate":
+            prediction = prediction._replace(factor=prediction.factor[..., order])
+        result = loss_terms(prediction, target)
+        chex.assert_trees_all_close(result, expected, rtol=1e-4, atol=1e-5)
 
 
 class CovarianceNmseTest(absltest.TestCase):
     def test_matches_dense(self):
-        target, prediction = drawn_target(), random_prediction()
+        """Shrinkage off both ways: the term is the NMSE of the bare covariances."""
+        target = drawn_target()
+        prediction = random_prediction(target)
 
         def normalized(factor):
             factor = np.asarray(factor, complex)
@@ -169,7 +272,8 @@ class CovarianceNmseTest(absltest.TestCase):
             np.linalg.norm(estimate - truth, axis=(1, 2)) ** 2
             / np.linalg.norm(truth, axis=(1, 2)) ** 2
         )
-        result = loss_terms(prediction, target)["auxiliary"] / ALL_TERMS.auxiliary
+        bare = config_lib.CovarianceConfig(shrinkage=0.0)
+        result = loss_terms(prediction, target, covariance=bare)["covariance"]
         chex.assert_trees_all_close(result, expected.astype("f4"), rtol=1e-4)
 
 
@@ -182,51 +286,186 @@ class CountTest(absltest.TestCase):
         chex.assert_trees_all_close(result, np.array(expected, "f4"), rtol=1e-5)
 
 
+class MatchTest(parameterized.TestCase):
+    @parameterized.parameters((4, 3), (2, 5), (1, 1))
+    def test_greedy(self, rows, columns):
+        """200 scenes crowded enough that sources contend, with slots that hold nothing."""
+        random = np.random.default_rng(rows)
+        estimate = random.uniform(0.0, 4.0, (200, rows, 3)).astype("f4")
+        truth = random.uniform(0.0, 4.0, (200, columns, 3)).astype("f4")
+        estimated = (random.random((200, rows)) < 0.8).astype("f4")
+        true = (random.random((200, columns)) < 0.8).astype("f4")
+        found, explained = map(np.asarray, match(estimate, estimated, truth, true))
+        counts = set()
+        for scene in range(200):
+            expected = numpy_match(estimate[scene], estimated[scene], truth[scene], true[scene])
+            result = set(np.flatnonzero(found[scene])), set(np.flatnonzero(explained[scene]))
+            self.assertEqual(result, expected, scene)
+            counts.add(len(expected[0]))
+        self.assertEqual(counts, set(range(min(rows, columns) + 1)))
+
+    def test_one_to_one_nearest_first(self):
+        """The estimate at 1 is nearer to 1.5, so 0 has no partner, nor has the estimate at 3.6."""
+        estimate, truth = np.zeros((2, 2, 3), "f4")
+        estimate[:, 0], truth[:, 0] = [1.0, 3.6], [0.0, 1.5]
+        found, explained = match(estimate, np.ones(2), truth, np.ones(2))
+        chex.assert_trees_all_equal(found, np.array([True, False]))
+        chex.assert_trees_all_equal(explained, np.array([False, True]))
+
+    @parameterized.parameters((0.0, True), (0.999, True), (1.0, False), (1.001, False))
+    def test_gate(self, share, expected):
+        """`SAME` itself is too far."""
+        estimate = np.array([[0.0, share * losses.SAME, 0.0]], "f4")
+        result = match(estimate, np.ones(1), np.zeros((1, 3), "f4"), np.ones(1))
+        self.assertEqual((bool(result[0][0]), bool(result[1][0])), (expected, expected))
+
+    def test_nothing(self):
+        places = np.zeros((2, 3), "f4")
+        for left, right in ((0.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
+            found, explained = match(places, np.full(2, left), places, np.full(2, right))
+            self.assertFalse(bool(jnp.any(found)) or bool(jnp.any(explained)))
+
+
+class LabelsTest(parameterized.TestCase):
+    def test_random_decisions(self):
+        """Against a loop over sources; some candidates are wanted by two."""
+        target = drawn_target(batch=200)
+        crowded = np.random.default_rng(0).uniform(0.0, 5.0, (200, SOURCES, 3)).astype("f4")
+        target = target._replace(coordinates=jnp.asarray(crowded))
+        decision = random_decision(target)
+        result = jax.tree.map(np.asarray, labels(decision, target))
+        parts = jax.tree.map(np.asarray, (decision, target.coordinates, target.active))
+        sizes = set()
+        for scene in range(200):
+            real, added = numpy_labels(*jax.tree.map(lambda leaf: leaf[scene], parts))  # noqa: B023
+            self.assertEqual(set(np.flatnonzero(result.keep[scene])), real, scene)
+            self.assertEqual(set(np.flatnonzero(result.add[scene])), set(added), scene)
+            for candidate, offset in added.items():
+                found = result.offset[scene, candidate]
+                chex.assert_trees_all_close(found, offset.astype("f4"), atol=1e-5)
+            sizes.add(len(added))
+        self.assertGreaterEqual(sizes, {0, 1, 2})
+
+    def scene(self, truth, sources, candidates):
+        """A scene on a line: places along the first coordinate, None where a slot is empty."""
+
+        def places(values):
+            line = np.array([0.0 if value is None else value for value in values], "f4")
+            there = np.array([value is not None for value in values], "f4")
+            return np.pad(line[:, None], [(0, 0), (0, 2)]), there
+
+        target = jax.tree.map(lambda leaf: leaf[0], drawn_target(batch=1, sources=len(truth)))
+        coordinates, active = places(truth)
+        target = target._replace(coordinates=coordinates, active=active)
+        fitted, there = places(sources)
+        offered, _ = places(candidates)
+        decision = losses.Decision(
+            fitted, there, np.zeros_like(there), offered, np.zeros(len(offered)), 0.0 * offered
+        )
+        return labels(decision, target)
+
+    def test_two_sources_miss_one_candidate(self):
+        """It moves to the nearer one, wherever that is in the order; the other gets none."""
+        for truth in ((1.5, -1.0), (-1.0, 1.5)):
+            result = self.scene(truth, (None, None), (0.0, 5.0))
+            chex.assert_trees_all_equal(result.add, np.array([1.0, 0.0], "f4"))
+            chex.assert_trees_all_close(result.offset[0], np.array([-1.0, 0.0, 0.0], "f4"))
+
+    @parameterized.parameters((0.999, 1.0), (1.0, 0.0), (1.001, 0.0))
+    def test_reach(self, share, expected):
+        """`REACH` itself is too far."""
+        result = self.scene((share * losses.REACH,), (None,), (0.0, -1.0))
+        chex.assert_trees_all_equal(result.add, np.array([expected, 0.0], "f4"))
+
+    def test_explained_sources_make_no_candidate_right(self):
+        """Not even a candidate on the source; an empty slot there explains nothing."""
+        result = self.scene((0.0, 8.0), (1.0, None), (0.0, 8.0))
+        chex.assert_trees_all_equal(result.keep, np.array([1.0, 0.0], "f4"))
+        chex.assert_trees_all_equal(result.add, np.array([0.0, 1.0], "f4"))
+
+    def test_padding_makes_no_candidate_right(self):
+        """Empty slots of the truth are at 0 here."""
+        result = self.scene((8.0, None), (0.5, None), (0.0, 6.0))
+        chex.assert_trees_all_equal(result.keep, np.zeros(2, "f4"))
+        chex.assert_trees_all_equal(result.add, np.array([0.0, 1.0], "f4"))
+
+    def test_a_source_is_explained_once(self):
+        """The second of two estimates of one source is none."""
+        result = self.scene((0.0, 8.0), (1.0, -0.5), (4.0,))
+        chex.assert_trees_all_equal(result.keep, np.array([0.0, 1.0], "f4"))
+
+
+class DecisionLossTest(absltest.TestCase):
+    def label(self, **fields):
+        keep, add = jnp.array([1.0, 0.0, 0.0]), jnp.array([0.0, 1.0, 0.0, 0.0])
+        return losses.Labels(keep, add, jnp.zeros((CANDIDATES, 3)))._replace(**fields)
+
+    def decision(self, **fields):
+        decision = jax.tree.map(lambda leaf: 0.0 * leaf[0], random_decision(drawn_target(1)))
+        return decision._replace(**fields)
+
+    def test_existence_by_hand(self):
+        """log 2 for an even chance, log(1 + e) for a wrong logit of 1; no slot that is empty."""
+        decision = self.decision(
+            active=jnp.array([1.0, 1.0, 0.0]),
+            keep=jnp.array([0.0, 1.0, 5.0]),
+            add=jnp.array([0.0, 0.0, 0.0, 1.0]),
+        )
+        expected = (4 * np.log(2.0) + 2 * np.log(1.0 + np.e)) / SOURCES
+        result = jax.jit(losses.existence_cross_entropy)(decision, self.label())
+        self.assertAlmostEqual(float(result), expected, places=5)
+
+    def test_offset_by_hand(self):
+        """Huber: 0.5^2 / 2 + (3 - 1/2); candidates that are none are free to move."""
+        offset = jnp.full((CANDIDATES, 3), 7.0).at[1].set(jnp.array([0.5, -3.0, 0.0]))
+        result = jax.jit(losses.offset_error)(self.decision(offset=offset), self.label())
+        self.assertAlmostEqual(float(result), (0.125 + 2.5) / SOURCES, places=5)
+
+
 class CornersTest(parameterized.TestCase):
     """Every corner of the domain has a finite value and gradient, term by term."""
 
-    def truth(self, **fields):
-        """Three separated sources of five, changed by `fields`."""
-        padded = jnp.arange(SOURCES) < fields.get("num_sources", 3)
-        base = scenes.Truth(
-            azimuth=jnp.linspace(-1.0, 1.0, SOURCES),
-            elevation=jnp.linspace(0.5, -0.5, SOURCES),
-            source_range=jnp.linspace(0.6, 9.0, SOURCES),
-            amplitude=jnp.where(padded, 1.0 / jnp.linspace(0.6, 9.0, SOURCES), 0.0),
-            num_sources=jnp.array(3),
-            snr_db=jnp.array(10.0),
-        )
-        changed = {name: jnp.asarray(value) for name, value in fields.items()}
-        return jax.tree.map(lambda leaf: leaf[None], base._replace(**changed))
-
     def assert_finite(self, prediction, target):
-        for covariance in (NO_BLEND, BLEND):
-            terms, gradients = value_and_gradients(prediction, target, covariance)
-            chex.assert_tree_all_finite((terms, gradients))
+        chex.assert_tree_all_finite(value_and_gradients(prediction, target))
 
-    @parameterized.named_parameters(
-        ("one_source", {"num_sources": 1}),
-        ("all_sources", {"num_sources": SOURCES}),
-        ("nearest", {"source_range": jnp.full(SOURCES, SCENE.range_min)}),
-        ("farthest", {"source_range": jnp.full(SOURCES, SCENE.range_max)}),
-        ("plane_waves", {"source_range": jnp.full(SOURCES, jnp.inf)}),
-        ("coinciding", dict.fromkeys(scenes.Truth._fields[:4], jnp.ones(SOURCES))),
-        ("boresight", {"azimuth": jnp.zeros(SOURCES), "elevation": jnp.zeros(SOURCES)}),
-        ("least_snr", {"snr_db": SCENE.snr_min_db}),
-        ("greatest_snr", {"snr_db": SCENE.snr_max_db}),
-        ("only_noise", {"snr_db": -300.0}),
-        ("no_noise", {"snr_db": 300.0}),
-        ("silent_sources", {"amplitude": jnp.zeros(SOURCES)}),
-        ("one_silent_source", {"amplitude": jnp.array([1.0, 0.0, 0.5, 0.0, 0.0])}),
-    )  # fmt: skip
-    def test_truth(self, fields):
-        target = make_target(self.truth(**fields))
-        for prediction in (perfect(target), random_prediction(1)):
+    @parameterized.parameters(1, SOURCES)
+    def test_number_of_sources(self, sources):
+        """One slot only, and scenes of one to K_max sources."""
+        target = drawn_target(sources=sources)
+        zeros = np.zeros(BATCH, "f4")
+        for prediction in (perfect(target), random_prediction(target)):
+            self.assert_finite(prediction, target)
+        for term in loss_terms(perfect(target), target).values():
+            chex.assert_trees_all_close(term, zeros, atol=1e-5)
+
+    @parameterized.parameters(
+        "coinciding", "no_power", "one_power", "no_snapshots", "no_source", "only_noise", "no_noise"
+    )
+    def test_truth(self, kind):
+        target = drawn_target()
+        zeros = jnp.zeros_like(target.active)
+        target = target._replace(
+            **{
+                "coinciding": {
+                    "coordinates": jnp.zeros_like(target.coordinates),
+                    "factor": jnp.repeat(target.factor[..., :1], SOURCES, axis=-1),
+                    "active": zeros + 1.0,
+                },
+                "no_power": {"factor": jnp.zeros_like(target.factor)},
+                "one_power": {"factor": target.factor.at[..., 1:].set(0.0)},
+                "no_snapshots": {"sample_factor": jnp.zeros_like(target.sample_factor)},
+                "no_source": {"active": zeros, "factor": jnp.zeros_like(target.factor)},
+                "only_noise": {"snr": np.full(BATCH, 1e-30, "f4")},
+                "no_noise": {"snr": np.full(BATCH, 1e30, "f4")},
+            }[kind]
+        )
+        for prediction in (perfect(target), random_prediction(target)):
             self.assert_finite(prediction, target)
 
     @parameterized.parameters("zero", "rank_one", "one_element", "tiny", "huge")
-    def test_prediction(self, kind):
-        prediction = random_prediction(1)
+    def test_factor(self, kind):
+        target = drawn_target()
+        prediction = random_prediction(target)
         factor = {
             "zero": 0.0 * prediction.factor,
             "rank_one": jnp.repeat(prediction.factor[..., :1], SOURCES, axis=-1),
@@ -234,85 +473,89 @@ class CornersTest(parameterized.TestCase):
             "tiny": 1e-8 * prediction.factor,
             "huge": 1e8 * prediction.factor,
         }[kind]
-        prediction = prediction._replace(factor=factor)
-        self.assert_finite(prediction, make_target(self.truth()))
+        self.assert_finite(prediction._replace(factor=factor), target)
 
-    def test_zero_snapshots(self):
-        target = make_target(self.truth(), jnp.zeros((1, SYSTEM.num_elements, 1), "c8"))
-        self.assert_finite(random_prediction(1), target)
+    @parameterized.parameters("coinciding", "on_the_truth", "no_estimate", "far", "sure_and_wrong")
+    def test_decisions(self, kind):
+        target = drawn_target()
+        prediction = random_prediction(target)
 
-    def test_coinciding_estimates(self):
-        prediction = random_prediction(1)
-        prediction = prediction._replace(parameters=jnp.zeros_like(prediction.parameters))
-        self.assert_finite(prediction, make_target(self.truth()))
+        def change(decision):
+            none = jnp.zeros_like(decision.active)
+            places = jnp.zeros_like(decision.sources), jnp.zeros_like(decision.candidates)
+            on = jnp.concatenate([target.coordinates, target.coordinates[:, :1]], axis=1)
+            return decision._replace(
+                **{
+                    "coinciding": {"sources": places[0], "candidates": places[1]},
+                    "on_the_truth": {"sources": target.coordinates, "candidates": on},
+                    "no_estimate": {"active": none, "sources": places[0]},
+                    "far": {"sources": places[0] + 1e6, "candidates": places[1] + 1e6},
+                    "sure_and_wrong": {
+                        "keep": 1e4 * decision.keep,
+                        "add": 1e4 * decision.add,
+                        "offset": 1e4 * decision.offset,
+                    },
+                }[kind]
+            )
 
-    def test_confident_and_wrong(self):
-        prediction = random_prediction(1)._replace(
-            count_logits=1e4 * jax.nn.one_hot(jnp.array([4]), SOURCES)
-        )
-        self.assert_finite(prediction, make_target(self.truth()))
-
-
-class SetDistanceTest(parameterized.TestCase):
-    @parameterized.parameters(5, 8)
-    def test_best_assignment(self, sources):
-        """Permutations up to 6 sources, the Hungarian algorithm beyond, against SciPy's."""
-        random = np.random.default_rng(sources)
-        estimate, truth = random.normal(size=(2, 20, sources, 3)).astype("f4")
-        counts = random.integers(1, sources + 1, 20)
-        active = (np.arange(sources) < counts[:, None]).astype("f4")
-        expected = []
-        for guesses, places, count in zip(estimate, truth, counts, strict=True):
-            cost = np.mean((guesses[:, None] - places[None, :count]) ** 2, axis=-1)
-            expected.append(cost[scipy.optimize.linear_sum_assignment(cost)].mean())
-        result = jax.jit(losses.set_distance)(estimate, truth, active)
-        chex.assert_trees_all_close(result, np.array(expected, "f4"), rtol=1e-5)
-        gradient = jax.jit(jax.grad(lambda e: jnp.sum(losses.set_distance(e, truth, active))))
-        chex.assert_tree_all_finite(gradient(estimate))
-
-    @parameterized.parameters(5, 8)
-    def test_no_number_passes_through(self, sources):
-        """optax's Hungarian algorithm never ends on a NaN cost; ours says that it was one."""
-        estimate = np.random.default_rng(0).normal(size=(20, sources, 3)).astype("f4")
-        truth, active = estimate[:, ::-1].copy(), np.ones((20, sources), "f4")
-        estimate[0, 1, 2] = np.nan
-        estimate[1] = np.inf
-        result = np.asarray(jax.jit(losses.set_distance)(estimate, truth, active))
-        self.assertFalse(np.isfinite(result[:2]).any())
-        chex.assert_trees_all_close(result[2:], np.zeros(18, "f4"), atol=1e-6)
-
-    def test_padding_costs_nothing(self):
-        estimate = jnp.zeros((1, 5, 3))
-        truth = jnp.zeros((1, 5, 3)).at[:, 2:].set(100.0)
-        active = jnp.array([[1.0, 1.0, 0.0, 0.0, 0.0]])
-        self.assertEqual(float(jax.jit(losses.set_distance)(estimate, truth, active)[0]), 0.0)
-        self.assertEqual(float(losses.set_distance(estimate, truth, 0 * active)[0]), 0.0)
+        prediction = prediction._replace(decisions=tuple(map(change, prediction.decisions)))
+        if kind == "sure_and_wrong":
+            wrong = jnp.roll(jax.nn.one_hot(target.num_sources - 1, SOURCES), 1, axis=-1)
+            prediction = prediction._replace(count_logits=1e4 * wrong)
+        self.assert_finite(prediction, target)
 
 
 class LossTermsTest(parameterized.TestCase):
     def test_sum_is_linear_in_the_weights(self):
-        target, prediction = drawn_target(), random_prediction()
+        target = drawn_target()
+        prediction = random_prediction(target)
         terms = loss_terms(prediction, target)
-        ones = loss_terms(prediction, target, config_lib.LossConfig(1.0, 1.0, 1.0, 1.0, 1.0))
+        self.assertEqual(set(terms), set(NAMES))
+        ones = loss_terms(prediction, target, config_lib.LossConfig(1.0, 1.0, 1.0, 1.0))
         total = sum(getattr(ALL_TERMS, name) * term for name, term in ones.items())
         chex.assert_trees_all_close(sum(terms.values()), total, rtol=1e-5)
         chex.assert_shape(list(terms.values()), (BATCH,))
 
-    @parameterized.parameters("covariance", "auxiliary", "subspace", "position", "count")
-    def test_weight_zero_leaves_out(self, name):
-        """One term alone, then all but that one."""
-        target, prediction = drawn_target(), random_prediction()
-        names = ("covariance", "auxiliary", "subspace", "position", "count")
+    def test_terms_are_those_of_the_rounds(self):
+        """Existence and offset are means over the rounds."""
+        target = drawn_target()
+        prediction = random_prediction(target)
+        both = loss_terms(prediction, target)
+        single = [
+            loss_terms(prediction._replace(decisions=(decision,)), target)
+            for decision in prediction.decisions
+        ]
+        for name in ("existence", "offset"):
+            expected = (single[0][name] + single[1][name]) / 2.0
+            chex.assert_trees_all_close(both[name], expected, rtol=1e-5)
 
-        def terms(**weights):
-            weights = config_lib.LossConfig(**dict.fromkeys(names, 0.0) | weights)
-            return set(
-                jax.eval_shape(lambda: losses.loss_terms(prediction, target, weights, NO_BLEND))
+    @parameterized.parameters(*NAMES)
+    def test_weight_zero_leaves_out(self, name):
+        """One term alone needs nothing of the others; all but that one need nothing of it."""
+        target = drawn_target()
+        prediction = random_prediction(target)
+
+        def without(*names):
+            """The prediction without what only these terms read."""
+            fields = {"existence": ("keep", "add"), "offset": ("offset",)}
+            blank = {field: None for other in names for field in fields.get(other, ())}
+            return prediction._replace(
+                factor=None if "covariance" in names else prediction.factor,
+                count_logits=None if "count" in names else prediction.count_logits,
+                decisions=tuple(d._replace(**blank) for d in prediction.decisions),
             )
 
-        self.assertEqual(terms(**{name: 1.0}), {name})
-        others = {other: 1.0 for other in names if other != name}
-        self.assertEqual(terms(**others), set(others))
+        others = [other for other in NAMES if other != name]
+        for kept, left_out in (([name], others), (others, [name])):
+            weights = config_lib.LossConfig(**{other: float(other in kept) for other in NAMES})
+            terms = loss_terms(without(*left_out), target, weights)
+            full = loss_terms(prediction, target, config_lib.LossConfig(1.0, 1.0, 1.0, 1.0))
+            self.assertEqual(set(terms), set(kept))
+            chex.assert_trees_all_close(terms, {k: full[k] for k in kept}, rtol=1e-5)
+
+    def test_one_choice_is_no_choice(self):
+        target = drawn_target(sources=1)
+        self.assertNotIn("count", loss_terms(random_prediction(target), target))
 
 
 if __name__ == "__main__":

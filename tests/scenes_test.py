@@ -11,6 +11,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ris_jax import arrays, codebooks, scenes
+from ris_jax import channel as channel_lib
 from ris_jax import config as config_lib
 
 WAVELENGTH = 0.3
@@ -223,7 +224,92 @@ class ImpairmentsTest(parameterized.TestCase):
                   "beta_min", "channel_error"}  # fmt: skip
         shape = {"beta_phase", "beta_exponent"}  # of the curve that beta_min turns on
         names = {field.name for field in dataclasses.fields(config_lib.ImpairmentConfig)}
-        self.assertEqual(names, tested | shape)
+        self.assertEqual(names, tested | shape | {"varied"})  # VariedImpairmentsTest
+
+
+class VariedImpairmentsTest(parameterized.TestCase):
+    """A share of all impairments, drawn anew for every scene."""
+
+    BAD = config_lib.ImpairmentConfig(
+        phase_error=0.3, amplitude_error_db=2.0, dead_fraction=0.3, beta_min=0.2
+    )
+
+    def respond(self, severity, impairments=BAD):
+        codes = codebooks.codebook(SMALL.system)
+        key = jax.random.key(0)
+        response = jit(codebooks.hardware_response, static_argnums=2)
+        return np.asarray(response(key, codes, impairments, severity))
+
+    def test_severity_of_zero_is_ideal_hardware(self):
+        codes = np.asarray(codebooks.codebook(SMALL.system))
+        chex.assert_trees_all_close(self.respond(0.0), codes, atol=1e-6)
+
+    def test_severity_of_one_is_all_that_is_configured(self):
+        chex.assert_trees_all_equal(self.respond(1.0), self.respond(jnp.float32(1.0)))
+        whole = jit(codebooks.hardware_response, static_argnums=2)(
+            jax.random.key(0), codebooks.codebook(SMALL.system), self.BAD
+        )
+        chex.assert_trees_all_equal(self.respond(1.0), np.asarray(whole))
+
+    @parameterized.parameters(0.25, 0.5)
+    def test_severity_between_is_hardware_of_that_share(self, severity):
+        """Of deviations, of dead elements and of what lossy elements lose."""
+        less = config_lib.ImpairmentConfig(
+            phase_error=0.3 * severity, amplitude_error_db=2.0 * severity,
+            dead_fraction=0.3 * severity, beta_min=1.0 - 0.8 * severity)  # fmt: skip
+        expected = self.respond(1.0, less)
+        chex.assert_trees_all_close(self.respond(severity), expected, atol=1e-6)
+
+    def test_scenes_differ_in_how_bad_their_hardware_is(self):
+        """Channel errors: their share of power over the configured one is severity squared."""
+        values = {"impairments__channel_error": 0.1}
+        ideal = simulate_many(NOISELESS, SMALL)
+        varied = simulate_many(NOISELESS, with_values(SMALL, impairments__varied=True, **values))
+        whole = simulate_many(NOISELESS, with_values(SMALL, **values))
+        error, full = (
+            np.linalg.norm(found.channel - ideal.channel, axis=(1, 2)) for found in (varied, whole)
+        )
+        severity = error / full
+        self.assertLen(np.unique(np.round(severity, 5)), DRAWS)
+        # Uniform from 0 to 1: a gap of 0.05 at either end of 200 draws has odds of e^-10.
+        self.assertBetween(severity.min(), 0.0, 0.05)
+        self.assertBetween(severity.max(), 0.95, 1.0 + 1e-3)
+        self.assertAlmostEqual(severity.mean(), 0.5, delta=4 * (1 / 12 / DRAWS) ** 0.5)
+        chex.assert_trees_all_equal(varied.snapshots, ideal.snapshots)
+
+    def test_one_severity_of_all_impairments_of_a_scene(self):
+        """What the jitter does grows with what the channel's error is."""
+        config = with_values(
+            SMALL, impairments__varied=True, impairments__channel_error=0.1,
+            impairments__position_jitter=0.0075)  # fmt: skip
+        ideal, varied = simulate_many(NOISELESS, SMALL), simulate_many(NOISELESS, config)
+        told = np.linalg.norm(varied.channel - ideal.channel, axis=(1, 2))
+        heard = np.linalg.norm(varied.snapshots - ideal.snapshots, axis=(1, 2)) / np.linalg.norm(
+            ideal.snapshots, axis=(1, 2)
+        )
+        self.assertGreater(np.corrcoef(told, heard)[0, 1], 0.8)
+
+    def test_nothing_to_vary(self):
+        varied = simulate_many(NOISELESS, with_values(SMALL, impairments__varied=True))
+        chex.assert_trees_all_close(varied, simulate_many(NOISELESS, SMALL), rtol=1e-5, atol=1e-6)
+
+    def test_scenes_that_are_not_varied_are_as_they_always_were(self):
+        """The severity's draw is beside the others': each still is the draw of its own key."""
+        key, config = jax.random.key(7), with_values(SMALL, impairments__channel_error=0.1)
+        found = jit(scenes.simulate, static_argnums=2)(key, PAIR, config)
+
+        def drawn(key):
+            keys = jax.random.split(key, 7)
+            signals = scenes.source_signals(keys[4], 6, 3, "constant")
+            noise = channel_lib.complex_normal(keys[6], (4, 16))
+            return signals, noise
+
+        ideal = jit(scenes.simulate, static_argnums=2)(key, PAIR, SMALL)
+        signals, noise = jit(drawn)(key)
+        chex.assert_trees_all_equal(found.signals, signals)
+        chex.assert_trees_all_equal(found.measurement.snapshots, ideal.measurement.snapshots)
+        error = found.measurement.channel - ideal.measurement.channel
+        chex.assert_trees_all_close(error, np.sqrt(0.1) * np.asarray(noise), atol=1e-6)
 
 
 class StreamsTest(absltest.TestCase):

@@ -182,6 +182,50 @@ class CoverageTest(parameterized.TestCase):
             statistics.ellipse_coverage(errors, covariance, level)
 
 
+class CalibrationTest(parameterized.TestCase):
+    @parameterized.parameters(1, 10, 15)
+    def test_perfectly_calibrated(self, bins):
+        """Right as often as it says: what is left is chance, by bin a Gaussian's mean modulus.
+
+        A bin of n entries adds sqrt(2 / pi) sqrt(sum c (1 - c)) / N; of 15 bins the mean of the
+        sum is below 4 standard errors sqrt(bins * 0.25 / N).
+        """
+        random, size = np.random.default_rng(0), 40_000
+        confidence = random.uniform(0.2, 1.0, size)
+        right = random.random(size) < confidence
+        found = statistics.expected_calibration_error(confidence, right, bins)
+        self.assertBetween(found, 0.0, 4 * np.sqrt(bins * 0.25 / size))
+
+    def test_always_sure_and_half_right(self):
+        right = np.arange(10) < 5
+        self.assertEqual(statistics.expected_calibration_error(np.ones(10), right), 0.5)
+
+    def test_by_hand(self):
+        """Two bins: |0.1 + 0.3 - 1| = 0.6 and |0.6 + 0.9 - 1| = 0.5, over four."""
+        confidence, right = np.array([0.1, 0.3, 0.6, 0.9]), np.array([True, False, False, True])
+        found = statistics.expected_calibration_error(confidence, right, bins=2)
+        self.assertAlmostEqual(found, 1.1 / 4)
+
+    def test_doubts_do_not_make_up_for_sureness(self):
+        """Half right in either bin: 0.25 too sure, 0.25 too timid; one bin would hide it."""
+        confidence = np.repeat([0.25, 0.75], 10)
+        right = np.tile([True, False], 10)
+        self.assertEqual(statistics.expected_calibration_error(confidence, right, bins=2), 0.25)
+        self.assertEqual(statistics.expected_calibration_error(confidence, right, bins=1), 0.0)
+
+    @parameterized.parameters(
+        ([], [], r"n > 0; got \(0,\)"),
+        ([0.5], [True, False], r"got \(1,\) and \(2,\)"),
+        ([[0.5]], [[True]], r"need \[n\] and \[n\]"),
+        ([0.5, -0.1], [True, False], "confidence: need probabilities"),
+        ([0.5, 1.1], [True, False], "confidence: need probabilities"),
+        ([0.5, float("nan")], [True, False], "confidence: need probabilities"),
+    )
+    def test_refuses(self, confidence, right, message):
+        with self.assertRaisesRegex(ValueError, message):
+            statistics.expected_calibration_error(np.array(confidence), np.array(right))
+
+
 class BinomialIntervalTest(parameterized.TestCase):
     @parameterized.parameters((0, 10), (10, 10), (3, 10), (97, 100), (1, 1), (500, 10000))
     def test_against_scipy(self, successes, trials):

@@ -24,6 +24,7 @@ flags.DEFINE_integer("seed", 0, "root of the checks' randomness", flag_values=FL
 Finding = tuple[str, bool, str]  # what was checked, whether it holds, what was measured
 
 _OVERFIT_NMSE = 0.1
+_OVERFIT_COUNT_RIGHT = 0.9
 _LEAST_VARIANCE_RATIO = 0.5
 
 
@@ -35,12 +36,13 @@ def _small_config(seed: int) -> config_lib.Config:
         "system.num_antennas": 8,
         "system.num_snapshots": 8,
         "scene.max_sources": 2,
-        "model.width": 64,
+        "model.candidates": 6,
+        "model.width": 32,
         "model.depth": 2,
         "training.seed": seed,
         "training.batch_size": 32,
         "training.fixed_scenes": 32,
-        "training.steps_per_epoch": 300,
+        "training.steps_per_epoch": 120,
         "training.epochs": 1,
         "training.validation_scenes": 32,
         "training.validate_on_training_scenes": True,
@@ -125,13 +127,29 @@ def check_losses(config: config_lib.Config) -> Iterator[Finding]:
     import jax.numpy as jnp
 
     from ris_jax import losses, scenes
+    from ris_jax.models import situation
     from ris_jax.training import step as step_lib
 
-    config = dataclasses.replace(config, loss=config_lib.LossConfig(1.0, 1.0, 1.0, 1.0, 1.0))
+    config = dataclasses.replace(config, loss=config_lib.LossConfig(1.0, 1.0, 1.0, 1.0))
     batch = scenes.sample_scenes(scenes.stream_key(config.training.seed, "doctor"), config, 32)
     _, target = step_lib.prepare(batch, config)
-    certain = 1e3 * jax.nn.one_hot(target.num_sources - 1, config.scene.max_sources)
-    truth = losses.Prediction(target.factor, certain, target.parameters)
+    certain = 1e3
+    nothing = jnp.zeros((32, 1, 3))
+    decision = losses.Decision(
+        sources=target.coordinates,
+        active=target.active,
+        keep=jnp.full(target.active.shape, certain),
+        candidates=nothing + 1e3,  # far from every source
+        add=jnp.full((32, 1), -certain),
+        offset=nothing,
+    )
+    truth = losses.Prediction(
+        factor=target.factor,
+        count_logits=certain * jax.nn.one_hot(target.num_sources - 1, config.scene.max_sources),
+        coordinates=target.coordinates * situation.resolution(config.system),
+        existence=target.active,
+        decisions=(decision,),
+    )
     unblended = dataclasses.replace(config.covariance, blend=0.0)
     terms = losses.loss_terms(truth, target, config.loss, unblended)
     for name, term in terms.items():
@@ -167,9 +185,10 @@ def check_learning(config: config_lib.Config) -> Iterator[Finding]:
     for _ in range(config.total_updates):
         state, _ = step_lib.train_step(state, step_lib.draw_batch(config, state.step))
     result = evaluation.evaluate(state, heldout)
-    nmse = result.mean("nmse")
+    nmse, right = result.mean("nmse"), result.mean("count_correct")
     measured = f"NMSE {nmse:.4f} after {config.total_updates} updates; constant {constant:.3f}"
     yield "32 scenes are learned", nmse < _OVERFIT_NMSE and nmse < constant, measured
+    yield "their sources are counted", right >= _OVERFIT_COUNT_RIGHT, f"right in {right:.0%}"
     ratio = result.output_variance_ratio
     yield (
         "outputs vary with the input",

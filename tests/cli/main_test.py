@@ -127,7 +127,7 @@ class TestWorkdir:
         flags = ["--seed=5", "--set=model.width=96"]
         status, _, err = _run(capsys, "train", f"--workdir={tmp_path}", *flags)
         _assert_one_line(
-            status, err, "model.width=96 (there 128)", "training.seed=5 (there 0)", str(tmp_path)
+            status, err, "model.width=96 (there 64)", "training.seed=5 (there 0)", str(tmp_path)
         )
 
     def test_with_a_config_of_another_version(self, capsys, tmp_path):

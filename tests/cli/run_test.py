@@ -2,10 +2,16 @@
 
 import csv
 import json
+import shutil
 
+import jax
+import numpy as np
 import pytest
 
+from ris_jax import arrays, metrics, networks, scenes
+from ris_jax import config as config_lib
 from ris_jax.cli import doctor, main
+from ris_jax.data import containers
 
 SMALL = (
     "system.rows=4", "system.columns=4", "system.num_antennas=4", "system.num_snapshots=6",
@@ -30,7 +36,9 @@ def test_train_draws_its_loss_curves(workdir):
 
 def test_evaluate(workdir, capsys):
     assert main.main(["ris-jax", "evaluate", f"--workdir={workdir}", "--num_scenes=50"]) == 0
-    assert "variance of outputs over variance of truth" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "variance of outputs over variance of truth" in printed
+    assert "expected calibration error of the count" in printed
     with (workdir / "evaluation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["scenes"] == "50"
@@ -40,6 +48,96 @@ def test_evaluate(workdir, capsys):
     assert sum(int(row["scenes"]) for row in by_snr) == 50
     assert (workdir / "evaluation.tex").exists()
     assert (workdir / "figures" / "covariance_scores.png").exists()
+
+
+def test_evaluate_an_estimator_with_the_network(workdir, tmp_path, capsys):
+    """Of the scenes that it was trained for; beside the same scenes without it."""
+    settings = [f"--set={setting}" for setting in SMALL]
+    sizes = ["--num_scenes=12", "--batch_size=12", f"--out={tmp_path}"]
+    command = ["ris-jax", "evaluate", "--estimator=network", f"--workdir={workdir}"]
+    assert main.main([*command, *sizes, *settings]) == 0
+    printed = capsys.readouterr().out
+    assert f"network with {workdir}, 12 scenes of the stream 'test'" in printed
+    with (tmp_path / "evaluation_network.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert (rows[0]["scenes_of"], rows[0]["scenes"]) == ("all", "12")
+    assert (tmp_path / "figures" / "network_scene_map.png").exists()
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Scenes of the system that the run was trained on, with their truth."""
+    values = dict(setting.split("=") for setting in SMALL)
+    config = config_lib.override(
+        config_lib.Config(), {name: int(value) for name, value in values.items()}
+    )
+    draw = jax.jit(lambda key: scenes.sample_scenes(key, config, 4))
+    batch = jax.device_get(draw(scenes.stream_key(0, "mine")))
+    path = tmp_path_factory.mktemp("data") / "recordings.npz"
+    recorded = {
+        "snapshots": batch.measurement.snapshots,
+        "channel": batch.measurement.channel,
+        "codes": batch.measurement.codes,
+        "wavelength": config.system.wavelength,
+        "element_positions": np.asarray(arrays.element_positions(config.system)),
+        "snr_db": batch.truth.snr_db,
+    }
+    truth = {name: getattr(batch.truth, name) for name in metrics.Sources._fields}
+    containers.save(path, recorded | truth)
+    return path
+
+
+def _localize(recordings, out, *arguments):
+    flags = [f"--data={recordings}", f"--out={out}", "--max_sources=2", *arguments]
+    return main.main(["ris-jax", "localize", *flags])
+
+
+@pytest.mark.parametrize("estimator", ["auto", "music"])
+def test_localize_with_a_run(workdir, recordings, tmp_path, capsys, estimator):
+    out = tmp_path / "positions.json"
+    assert _localize(recordings, out, f"--workdir={workdir}", f"--estimator={estimator}") == 0
+    assert "against the truth" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert (found["network"], found["estimator"]) == (str(workdir), estimator)
+    assert len(found["scenes"]) == 4
+    sources = [source for scene in found["scenes"] for source in scene["sources"]]
+    assert sources
+    assert all(abs(source["azimuth_deg"]) < 90 for source in sources)
+
+
+def _refused(capsys, out, *parts):
+    printed, err = capsys.readouterr()
+    assert printed == ""
+    assert len(err.splitlines()) == 1, err
+    for part in parts:
+        assert part in err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("flag", ["azimuth_max_deg", "elevation_max_deg", "range_min"])
+def test_a_network_has_its_own_field_of_view(workdir, recordings, tmp_path, capsys, flag):
+    out = tmp_path / "positions.csv"
+    assert _localize(recordings, out, f"--workdir={workdir}", f"--{flag}=20") != 0
+    _refused(capsys, out, f"--{flag}: need none with a network")
+
+
+def test_a_shipped_network_has_its_own_field_of_view(recordings, tmp_path, capsys):
+    shipped = networks.names()
+    if not shipped:
+        pytest.skip("no network comes with this copy of the package")
+    out = tmp_path / "positions.csv"
+    for name in shipped:
+        assert _localize(recordings, out, f"--pretrained={name}", "--range_min=1") != 0
+        _refused(capsys, out, "--range_min: need none with a network")
+
+
+def test_a_damaged_run_is_told(workdir, recordings, tmp_path, capsys):
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    for manifest in (copy / "checkpoints").glob("*.sha256.json"):
+        manifest.unlink()
+    out = tmp_path / "positions.csv"
+    assert _localize(recordings, out, f"--workdir={copy}") != 0
+    _refused(capsys, out, "checkpoint")
 
 
 def test_doctor_checks_a_run(workdir, tmp_path):
@@ -52,8 +150,6 @@ def test_doctor_checks_a_run(workdir, tmp_path):
 
 
 def test_doctor_finds_a_run_that_lost_its_rows(workdir, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
     (copy / "metrics.jsonl").unlink()
@@ -80,6 +176,8 @@ def test_overflowing_rate_ends_the_run_and_saves_nothing_bad(tmp_path, capsys):
         (["evaluate", "--pretrained=x"], "pretrained: need one of"),
         (["evaluate", "--workdir=x", "--seed=3"], "--seed: goes with --estimator"),
         (["evaluate", "--workdir=/nonexistent"], "no run in /nonexistent"),
+        (["evaluate", "--estimator=network", "--pretrained=x"], "pretrained: need one of"),
+        (["evaluate", "--estimator=network", "--workdir=/none"], "no run in /none"),
     ],
 )
 def test_evaluate_refuses(arguments, message, capsys):

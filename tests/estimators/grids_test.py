@@ -120,6 +120,77 @@ class GridTest(absltest.TestCase):
         np.testing.assert_allclose(space.upper, [0.8, 0.4, 0.0])
 
 
+class ResolutionTest(parameterized.TestCase):
+    WAVELENGTH = 0.3
+
+    def resolution(self, positions, wavefront="spherical"):
+        return grids.resolution(positions, wavelength=self.WAVELENGTH, wavefront=wavefront)
+
+    def plane(self, count, spacing):
+        axis = spacing * np.arange(count)
+        return np.array([(x, y, 0.0) for y in axis for x in axis])
+
+    @parameterized.parameters("spherical", "fresnel", "parabolic")
+    def test_square_array(self, wavefront):
+        """n x n elements d apart: x is uniform on n places, and x^2 + y^2 adds two such squares.
+
+        With m = n^2 - 1: var(x) = d^2 m / 12, var(x^2) = d^4 m (n^2 - 4) / 180 about the middle.
+        """
+        count, spacing = 12, 0.15
+        m = count**2 - 1
+        across = spacing * np.sqrt(m / 12)
+        bending = 0.5 * spacing**2 * np.sqrt(2 * m * (count**2 - 4) / 180)
+        wanted = self.WAVELENGTH / (2 * np.pi * np.array([across, across, bending]))
+        found = self.resolution(self.plane(count, spacing), wavefront)
+        np.testing.assert_allclose(found, wanted, rtol=1e-10)
+
+    def test_does_not_depend_on_the_origin(self):
+        positions = self.plane(4, 0.1)
+        found = self.resolution(positions + np.array([3.0, -2.0, 1.0]))
+        np.testing.assert_allclose(found, self.resolution(positions), rtol=1e-9)
+
+    def test_a_line_resolves_one_direction_only(self):
+        along = np.array([(0.1 * i, 0.0, 0.0) for i in range(14)])
+        u, w, inverse_range = self.resolution(along)
+        self.assertTrue(np.isfinite([u, inverse_range]).all())
+        self.assertEqual(w, np.inf)
+        self.assertEqual(self.resolution(along[:, [1, 0, 2]])[0], np.inf)
+
+    def test_plane_waves_have_no_range(self):
+        found = self.resolution(self.plane(4, 0.1), "planar")
+        self.assertTrue(np.isfinite(found[:2]).all())
+        self.assertEqual(found[2], np.inf)
+
+    def test_a_steering_vector_turns_by_its_unit(self):
+        """What a unit's step leaves of the correlation: 1 - 1/2 for small steps, about exp(-1/2).
+
+        A hundredth of it: 1 - (1/2) 1e-4, the variance of the phases over the elements.
+        """
+        positions = self.plane(12, 0.15) - 0.15 * 5.5
+        unit = self.resolution(positions)
+        for axis in range(2):
+            phase = 2 * np.pi / self.WAVELENGTH * positions[:, axis] * 0.01 * unit[axis]
+            left = np.abs(np.mean(np.exp(1j * phase)))
+            self.assertAlmostEqual(left, 1 - 0.5e-4, delta=1e-8)
+
+
+class NaturalShapeTest(absltest.TestCase):
+    REGION = grids.SearchRegion(0.9, 0.45, 0.0, 2.0)
+
+    def test_cells_are_nine_tenths_of_a_unit_or_less(self):
+        unit = np.array([0.1, 0.2, 0.7])
+        # 1.8 / 0.09 = 20, 0.9 / 0.18 = 5, 2 / 0.63 = 3.17; the limits are float32: 20 may be 21.
+        shape = grids.natural_shape(self.REGION, unit * (1 + 1e-6))
+        self.assertEqual(shape, (20, 5, 4))
+        self.assertEqual({type(count) for count in shape}, {int})
+        self.assertEqual(grids.natural_shape(self.REGION, unit * (1 - 1e-3)), (21, 6, 4))
+
+    def test_one_cell_where_nothing_is_resolved(self):
+        shape = grids.natural_shape(self.REGION, np.array([0.1, np.inf, np.inf]))
+        self.assertEqual(shape[1:], (1, 1))
+        self.assertEqual(grids.natural_shape(self.REGION, np.full(3, 100.0)), (1, 1, 1))
+
+
 class PeaksTest(parameterized.TestCase):
     @parameterized.parameters(*SHAPES)
     def test_local_maxima(self, *shape):

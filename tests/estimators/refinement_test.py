@@ -184,6 +184,16 @@ class RefineTest(parameterized.TestCase):
         self.assertTrue(np.all(fit.coordinates <= REGION.upper))
         chex.assert_tree_all_finite(fit)
 
+    @parameterized.parameters(*SIGNALS)
+    def test_no_sources(self, source_signal):
+        """The same as refining places of which none is taken, without the work."""
+        measurement = batch(source_signal, 0.5)
+        starts = np.zeros((BATCH, SOURCES, 3), "f4")
+        wanted, observation = refine(measurement, starts, np.zeros(SOURCES, "f4"), source_signal, 3)
+        found = jit(jax.vmap(lambda scene: refinement.no_sources(scene, SOURCES)))(observation)
+        chex.assert_trees_all_equal_shapes_and_dtypes(found, wanted)
+        chex.assert_trees_all_close(found, wanted, atol=0.0)
+
 
 class BackgroundTest(parameterized.TestCase):
     @parameterized.product(source_signal=SIGNALS, absent=(None, 0))

@@ -152,12 +152,12 @@ def test_gradients_reach_every_parameter(tiny_config):
 
 
 def test_a_dead_parameter_is_named(tiny_config):
-    """Without the position loss nothing trains the head of the parameters."""
-    config = _with(tiny_config, loss__position=0.0)
+    """Without the count's loss nothing trains the head of the count."""
+    config = _with(tiny_config, loss__count=0.0)
     state = state_lib.create_train_state(config)
     dead = loop.dead_parameters(state, _batch(config, 0))
     assert len(dead) == 2
-    assert all("head_parameters" in path for path in dead)
+    assert all("head_count" in path for path in dead)
 
 
 def test_one_batch_is_learned(tiny_config):
@@ -197,7 +197,7 @@ def test_validation_and_training_share_the_score(tiny_config):
         state, *jax.jit(step_lib.prepare, static_argnums=1)(batch, tiny_config)
     )
     _, metrics = step_lib.train_step(state, batch)
-    for name in ("loss", "nmse", "loss_subspace"):
+    for name in ("loss", "nmse", "loss_covariance", "loss_existence", "loss_offset", "loss_count"):
         np.testing.assert_allclose(np.mean(scores[name]), metrics[name], rtol=1e-5)
 
 

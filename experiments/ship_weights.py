@@ -1,0 +1,75 @@
+"""Puts the best network of a run into the package, with what is known of it.
+
+  ris-jax train --workdir=runs/reference --preset=reference
+  python experiments/ship_weights.py --workdir=runs/reference --preset=reference --name=default
+
+Writes ris_jax/weights/NAME: config.json, parameters.npz, and card.json with the command that
+trained it, the commit, the seed and its scores on 4000 scenes of the stream `test`. The networks
+that are there now: default (preset reference), robust, array_16x16.
+"""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+
+import ris_jax
+
+# isort: split
+from absl import app, flags
+
+from ris_jax import networks, presets, statistics
+from ris_jax.reports import provenance
+from ris_jax.training import evaluation
+from ris_jax.training import state as state_lib
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "the run", required=True)
+_PRESET = flags.DEFINE_enum("preset", None, presets.NAMES, "what it was", required=True)
+_NAME = flags.DEFINE_string("name", None, "of the network", required=True)
+_NUM_SCENES = flags.DEFINE_integer("num_scenes", 4000, "scenes to score", lower_bound=2)
+
+
+def scores(network: networks.Network) -> dict[str, float]:
+    """Held-out scores of a network."""
+    config = network.config
+    state = state_lib.create_train_state(config).replace(ema_params=network.params)
+    result = evaluation.evaluate(state, evaluation.draw_heldout(config, "test", _NUM_SCENES.value))
+    right = result.scores["count_correct"] > 0
+    return {
+        "covariance_nmse": result.mean("nmse"),
+        "count_accuracy": result.mean("count_correct"),
+        "count_calibration_error": statistics.expected_calibration_error(
+            result.scores["count_confidence"], right
+        ),
+    }
+
+
+def main(_) -> None:
+    """Scores and writes."""
+    network, warnings = networks.from_run(pathlib.Path(_WORKDIR.value))
+    if warnings:
+        raise app.UsageError("; ".join(warnings))
+    config = network.config
+    if config != presets.preset(_PRESET.value):
+        raise app.UsageError(f"{_WORKDIR.value} holds no run of the preset {_PRESET.value}")
+    root = pathlib.Path(ris_jax.__file__).parent
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    measured = {name: round(value, 4) for name, value in scores(network).items()}
+    card = {
+        "command": f"ris-jax train --workdir=runs/{_PRESET.value} --preset={_PRESET.value}",
+        "commit": commit,
+        "seed": config.training.seed,
+        "epoch": json.loads(network.card)["epoch"],
+        "test_scenes": _NUM_SCENES.value,
+        "scores": measured,
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+    }
+    shipped = dataclasses.replace(network, card=json.dumps(card, indent=1) + "\n")
+    networks.write(shipped, root / "weights" / _NAME.value)
+    print(shipped.card)
+
+
+if __name__ == "__main__":
+    app.run(main)

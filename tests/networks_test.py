@@ -1,0 +1,189 @@
+"""Networks kept and read, and the shipped ones at work."""
+
+import dataclasses
+import json
+import pathlib
+
+import chex
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ris_jax import arrays, metrics, networks, scenes
+from ris_jax import config as config_lib
+from ris_jax.estimators import localization
+from ris_jax.training import evaluation
+from ris_jax.training import state as state_lib
+
+WEIGHTS = pathlib.Path(networks.__file__).parent / "weights"
+CONFIG = config_lib.Config()
+POSITIONS = np.asarray(arrays.element_positions(CONFIG.system))
+SCENES = 64
+
+
+def draw(**changes):
+    """Scenes of the stream `test`, on the host."""
+    config = config_lib.override(CONFIG, changes)
+    return jax.device_get(scenes.sample_scenes(scenes.stream_key(0, "test"), config, SCENES))
+
+
+def localize(measurement, positions=POSITIONS, **options):
+    """`localize` with the network `default`."""
+    options = {"estimator": "network", "network": networks.load_pretrained("default")} | options
+    return jax.device_get(
+        localization.localize(measurement, positions, wavelength=0.3, **options)
+    )
+
+
+class KeepTest(absltest.TestCase):
+    def test_what_is_written_is_read(self):
+        config = config_lib.override(CONFIG, {"model.width": 16, "model.depth": 1})
+        params = state_lib.create_train_state(config).params
+        network = networks.Network(config, params, card='{"command": "mine"}')
+        folder = pathlib.Path(self.create_tempdir().full_path) / "mine"
+        networks.write(network, folder)
+        back = networks.read(folder)
+        self.assertEqual((back.config, back.card), (network.config, network.card))
+        chex.assert_trees_all_equal(back.params, network.params)
+
+    def test_unknown_name(self):
+        with self.assertRaisesRegex(config_lib.ConfigError, "pretrained: need one of .*got 'x'"):
+            networks.load_pretrained("x")
+
+
+class ShippedTest(parameterized.TestCase):
+    def test_together_they_are_small(self):
+        size = sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file())
+        self.assertLess(size, 16e6)
+        self.assertIn("default", networks.names())
+
+    @parameterized.parameters(*networks.names())
+    def test_cards_say_where_they_come_from(self, name):
+        card = json.loads(networks.load_pretrained(name).card)
+        self.assertStartsWith(card["command"], "ris-jax train --workdir=runs/")
+        self.assertEqual(card["test_scenes"], 4000)
+        for field in ("commit", "seed", "epoch", "versions", "machine"):
+            self.assertIn(field, card)
+        self.assertBetween(card["scores"]["covariance_nmse"], 0.0, 0.1)
+
+    def test_held_out_scores(self):
+        """Half the acceptance's NMSE, and the count: the weights are those of the card."""
+        network = networks.load_pretrained("default")
+        state = state_lib.create_train_state(network.config).replace(ema_params=network.params)
+        result = evaluation.evaluate(state, evaluation.draw_heldout(network.config, "test", 512))
+        self.assertLess(result.mean("nmse"), 0.06)
+        self.assertGreater(result.mean("count_correct"), 0.8)
+
+
+class EstimatorTest(parameterized.TestCase):
+    def test_as_good_as_the_search(self):
+        scene = draw()
+        gospa = [
+            metrics.gospa(localize(scene.measurement, estimator=name), scene.truth).total
+            for name in ("network", "maximum_likelihood")
+        ]
+        difference = gospa[0] - gospa[1]
+        error = difference.std(ddof=1) / np.sqrt(SCENES)
+        self.assertLess(difference.mean(), 0.02 * gospa[1].mean() + 3.0 * error)
+
+    def test_number_of_sources_known(self):
+        """As many as asked for, where need be from the search."""
+        scene = draw(**{"scene.snr_max_db": 0.0})
+        counts = scene.truth.num_sources
+        found = localize(scene.measurement, num_sources=counts)
+        np.testing.assert_array_equal(found.num_sources, counts)
+
+    @parameterized.parameters("music", "mvdr")
+    def test_spectra_of_its_covariance(self, estimator):
+        scene = draw(**{"scene.snr_min_db": 10.0})
+        counts = scene.truth.num_sources
+        by_network = localize(scene.measurement, estimator=estimator, num_sources=counts)
+        alone = localize(
+            scene.measurement, estimator=estimator, num_sources=counts, network=None
+        )
+        several = counts >= 2
+        found, before = (
+            metrics.detection(estimate, scene.truth).detected[several].sum()
+            for estimate in (by_network, alone)
+        )
+        self.assertGreater(found, 1.3 * before)
+        self.assertGreater(found, 0.9 * counts[several].sum())
+
+    def test_order_of_elements_does_not_matter(self):
+        """The same surface, its elements listed in another order: another array to the code."""
+        scene = draw(**{"scene.snr_min_db": 10.0})
+        order = np.random.default_rng(0).permutation(len(POSITIONS))
+        shuffled = scene.measurement._replace(
+            channel=scene.measurement.channel[..., order],
+            codes=scene.measurement.codes[..., order],
+        )
+        straight = localize(scene.measurement)
+        found = localize(shuffled, POSITIONS[order])
+        self.assertGreater(np.mean(found.num_sources == straight.num_sources), 0.95)
+        same = found.num_sources == straight.num_sources
+        np.testing.assert_allclose(found.azimuth[same], straight.azimuth[same], atol=1e-3)
+
+    def test_units_do_not_matter(self):
+        scene = draw()
+        scaled = scene.measurement._replace(
+            snapshots=scene.measurement.snapshots * 4e-6,
+            noise_variance=scene.measurement.noise_variance * (4e-6) ** 2,
+        )
+        straight, found = localize(scene.measurement), localize(scaled)
+        same = found.num_sources == straight.num_sources
+        self.assertGreater(np.mean(same), 0.98)
+        np.testing.assert_allclose(found.azimuth[same], straight.azimuth[same], atol=1e-4)
+
+    def test_noise_variance_unknown(self):
+        scene = draw(**{"scene.snr_min_db": 10.0})
+        unknown = scene.measurement._replace(
+            noise_variance=np.full_like(scene.measurement.noise_variance, np.nan)
+        )
+        found = localize(unknown)
+        detected = metrics.detection_rate(metrics.detection(found, scene.truth))
+        self.assertGreater(detected, 0.9)
+
+    def test_another_array(self):
+        """Weights learned on 12 x 12 elements find sources before 10 x 14 at another wavelength."""
+        config = config_lib.override(
+            CONFIG,
+            {
+                "system.rows": 10,
+                "system.columns": 14,
+                "system.wavelength": 0.2,
+                "system.spacing": 0.1,
+                "scene.snr_min_db": 10.0,
+            },
+        )
+        scene = jax.device_get(scenes.sample_scenes(scenes.stream_key(0, "a"), config, SCENES))
+        positions = np.asarray(arrays.element_positions(config.system))
+        found = localization.localize(
+            scene.measurement,
+            positions,
+            wavelength=0.2,
+            network=networks.load_pretrained("default"),
+            estimator="network",
+        )
+        detected = metrics.detection_rate(metrics.detection(found, scene.truth))
+        self.assertGreater(detected, 0.9)
+
+    def test_network_wanted(self):
+        with self.assertRaisesRegex(config_lib.ConfigError, "network: need one"):
+            localize(draw().measurement, network=None)
+
+
+class OpinionTest(absltest.TestCase):
+    def test_shapes(self):
+        network = networks.load_pretrained("default")
+        says = network(draw().measurement)
+        sources = CONFIG.scene.max_sources
+        chex.assert_shape(says.coordinates, (SCENES, sources, 3))
+        chex.assert_shape(says.factor, (SCENES, len(POSITIONS), sources))
+        chex.assert_tree_all_finite(says)
+        np.testing.assert_allclose(np.sum(says.count_probability, axis=1), 1.0, atol=1e-5)
+        again = dataclasses.replace(network, card="")(draw().measurement)
+        chex.assert_trees_all_equal(says, again)
+
+
+if __name__ == "__main__":
+    absltest.main()
