@@ -53,8 +53,12 @@ def main(_) -> None:
     if config != presets.preset(_PRESET.value):
         raise app.UsageError(f"{_WORKDIR.value} holds no run of the preset {_PRESET.value}")
     root = pathlib.Path(ris_jax.__file__).parent
-    git = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    git = ["git", "-C", str(root)]
+    commit = subprocess.run(
+        [*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ":!weights"], check=False)
+    commit += "-dirty" if changed.returncode else ""
     measured = {name: round(value, 4) for name, value in scores(network).items()}
     card = {
         "command": f"ris-jax train --workdir=runs/{_PRESET.value} --preset={_PRESET.value}",

@@ -36,6 +36,7 @@ def _small_config(seed: int) -> config_lib.Config:
         "system.num_antennas": 8,
         "system.num_snapshots": 8,
         "scene.max_sources": 2,
+        "model.rounds": 1,
         "model.candidates": 6,
         "model.width": 32,
         "model.depth": 2,
@@ -131,8 +132,12 @@ def check_losses(config: config_lib.Config) -> Iterator[Finding]:
     from ris_jax.training import step as step_lib
 
     config = dataclasses.replace(config, loss=config_lib.LossConfig(1.0, 1.0, 1.0, 1.0))
-    batch = scenes.sample_scenes(scenes.stream_key(config.training.seed, "doctor"), config, 32)
-    _, target = step_lib.prepare(batch, config)
+
+    @jax.jit
+    def prepared(key):
+        return step_lib.prepare(scenes.sample_scenes(key, config, 32), config)[1]
+
+    target = prepared(scenes.stream_key(config.training.seed, "doctor"))
     certain = 1e3
     nothing = jnp.zeros((32, 1, 3))
     decision = losses.Decision(

@@ -106,7 +106,7 @@ class VerdictTest(parameterized.TestCase):
         for name in ("candidate_features", "source_features", "scene_features", "overlaps"):
             other = seen._replace(**{name: 0.5 * getattr(seen, name)})
             for part in change(verdict_of(other), wanted):
-                self.assertGreater(part[0], 1e-4, name)
+                self.assertGreater(part[0], 5e-6, name)  # float32 rounds at 1e-7
 
     def test_scenes_of_a_batch_do_not_mix(self):
         seen, order = random_situation(), np.array([2, 0, 3, 1])
