@@ -10,7 +10,6 @@ HEADER_TABLES
 """
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -93,7 +92,7 @@ def row(name: str, overrides: dict[str, object], patch: Patch) -> tuple:
         result = evaluation.evaluate(state, heldout)
         network = networks.Network(config, state.ema_params)
         key = scenes.stream_key(config.training.seed, "validation")
-        scene = jax.device_get(scenes.scenes_at(key, np.arange(_NUM_SCENES.value), config))
+        scene = jax.device_get(scenes.scenes_at(key, jnp.arange(_NUM_SCENES.value), config))
         estimate = localization.localize_in_chunks(
             scene.measurement,
             arrays.element_positions(config.system),
@@ -108,7 +107,7 @@ def row(name: str, overrides: dict[str, object], patch: Patch) -> tuple:
         result.mean("count_correct"),
         metrics.detection_rate(detection),
         metrics.false_alarms_per_scene(detection),
-        counts.accuracy(scene.truth.num_sources, estimate.num_sources),
+        counts.accuracy(scene.truth.num_sources, np.asarray(estimate.num_sources)),
         float(metrics.gospa(estimate, scene.truth).total.mean()),
         f"{spent:.0f}",
     )

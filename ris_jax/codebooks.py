@@ -102,7 +102,11 @@ def codebook(system: config_lib.SystemConfig) -> Complex[Array, "L N"]:
 
 
 def phase_dependent_amplitude(
-    phase: Float[Array, "..."], *, beta_min: float, beta_phase: float, beta_exponent: float
+    phase: Float[Array, "..."],
+    *,
+    beta_min: Float[Array, ""] | float,
+    beta_phase: float,
+    beta_exponent: float,
 ) -> Float[Array, "..."]:
     r"""Reflection amplitude of a lossy element at a given phase shift.
 

@@ -6,7 +6,6 @@ terms that it returns sum to the loss.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Complex, Float, Int
@@ -112,14 +111,12 @@ def labels(decision: Decision, target: Target) -> Labels:
     missing = (target.active > 0) & ~explained
     away = target.coordinates[..., :, None, :] - decision.candidates[..., None, :, :]
     distance = jnp.linalg.norm(away, axis=-1)
-    nearest = distance <= jnp.min(distance, axis=-1, keepdims=True)
+    nearest = jnp.arange(distance.shape[-1]) == jnp.argmin(distance, axis=-1)[..., None]
     stands = nearest & (distance < REACH) & missing[..., None]
     # Where two sources miss the same candidate, it moves to the nearer one.
     first = jnp.argmin(jnp.where(stands, distance, jnp.inf), axis=-2)
     offset = jnp.take_along_axis(away, first[..., None, :, None], axis=-3)[..., 0, :, :]
-    return Labels(
-        real.astype(jnp.float32), jnp.any(stands, axis=-2).astype(jnp.float32), offset
-    )
+    return Labels(real.astype(jnp.float32), jnp.any(stands, axis=-2).astype(jnp.float32), offset)
 
 
 def existence_cross_entropy(decision: Decision, label: Labels) -> Float[Array, "..."]:

@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ris_jax import config as config_lib
 from ris_jax import arrays, scenes
+from ris_jax import config as config_lib
 from ris_jax.estimators import likelihood, network_start
 from ris_jax.models import learned_pursuit
 from ris_jax.training import checkpoint

@@ -30,9 +30,7 @@ def draw(**changes):
 def localize(measurement, positions=POSITIONS, **options):
     """`localize` with the network `default`."""
     options = {"estimator": "network", "network": networks.load_pretrained("default")} | options
-    return jax.device_get(
-        localization.localize(measurement, positions, wavelength=0.3, **options)
-    )
+    return jax.device_get(localization.localize(measurement, positions, wavelength=0.3, **options))
 
 
 class KeepTest(absltest.TestCase):
@@ -98,9 +96,7 @@ class EstimatorTest(parameterized.TestCase):
         scene = draw(**{"scene.snr_min_db": 10.0})
         counts = scene.truth.num_sources
         by_network = localize(scene.measurement, estimator=estimator, num_sources=counts)
-        alone = localize(
-            scene.measurement, estimator=estimator, num_sources=counts, network=None
-        )
+        alone = localize(scene.measurement, estimator=estimator, num_sources=counts, network=None)
         several = counts >= 2
         found, before = (
             metrics.detection(estimate, scene.truth).detected[several].sum()

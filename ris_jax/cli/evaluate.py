@@ -11,12 +11,12 @@ rate, false estimates, count, GOSPA, and the errors of azimuth, elevation and ra
 Cramér-Rao bound. Writes evaluation_NAME.csv, evaluation_NAME.tex and figures/ into --out. The
 signals of recordings are not known, so there the columns of the bound are empty.
 
-With --workdir or --pretrained alone, beside the network's normalised squared error (NMSE, both matrices at trace N) stand
-the scores of the effective covariance (blended and shrunk) with its floor, the truth after the same
-shrinkage; of the covariance that the snapshots give by themselves; and of the best constant
-covariance, and how well the network counts. Writes evaluation.csv, evaluation.tex and
-figures/covariance_scores.png into --workdir, or into --out. With both a network and --estimator,
-the estimator uses the network.
+With --workdir or --pretrained alone, beside the network's normalised squared error (NMSE, both
+matrices at trace N) stand the scores of the effective covariance (blended and shrunk) with its
+floor, the truth after the same shrinkage; of the covariance that the snapshots give by themselves;
+and of the best constant covariance, and how well the network counts. Writes evaluation.csv,
+evaluation.tex and figures/covariance_scores.png into --workdir, or into --out. With both a network
+and --estimator, the estimator uses the network.
 
 Simulated scenes come from the stream `test`, which no training and no validation draws from.
 """
@@ -49,9 +49,7 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 flags.DEFINE_string("data", None, "recordings with their truth", flag_values=FLAGS)
-flags.DEFINE_string(
-    "out", "evaluation", "folder for results that have no run", flag_values=FLAGS
-)
+flags.DEFINE_string("out", "evaluation", "folder for results that have no run", flag_values=FLAGS)
 flags.DEFINE_boolean(
     "known_num_sources", False, "tell the estimator how many there are", flag_values=FLAGS
 )
@@ -260,9 +258,9 @@ def _header(config: config_lib.Config, total: int) -> str:
         "known" if FLAGS.known_num_sources else f"at false-alarm rate {FLAGS.false_alarm_rate:g}"
     )
     by = FLAGS.pretrained or FLAGS.workdir
+    name = f"{FLAGS.estimator} with {by}" if by else FLAGS.estimator
     return (
-        f"{FLAGS.estimator}{f' with {by}' if by else ''}, {total} scenes {source}, number of sources {count}\n"
-        f"{provenance.header(config)}"
+        f"{name}, {total} scenes {source}, number of sources {count}\n{provenance.header(config)}"
     )
 
 

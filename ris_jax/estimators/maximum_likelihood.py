@@ -13,7 +13,13 @@ from jaxtyping import Array, Float, Int
 from ris_jax import arrays, bounds, scenes
 from ris_jax import config as config_lib
 from ris_jax.estimators import (
-    checks, error_bars, grids, likelihood, model_order, proposals, refinement,
+    checks,
+    error_bars,
+    grids,
+    likelihood,
+    model_order,
+    proposals,
+    refinement,
 )  # fmt: skip
 from ris_jax.estimators.estimate import Estimate
 from ris_jax.estimators.matching_pursuit import Search, SearchOptions, Task, solve
@@ -61,7 +67,9 @@ def as_estimate(search: Search, task: Task, measurement, positions, wave) -> Est
             search.options.final_iterations,
         )  # fmt: skip
         power = jnp.mean(jnp.abs(fit.local.amplitudes) ** 2, axis=0)
-        covariance = _bound(fit, measurement._replace(noise_variance=noise_variance), positions, wave)
+        covariance = _bound(
+            fit, measurement._replace(noise_variance=noise_variance), positions, wave
+        )
     present = (fit.active > 0) & jnp.isfinite(noise_variance)
     power = jnp.where(present, power, 0.0)
     order = jnp.argsort(-power, stable=True)

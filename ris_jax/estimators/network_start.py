@@ -14,8 +14,14 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax import scenes
-from ris_jax.estimators import grids, likelihood, matching_pursuit, maximum_likelihood
-from ris_jax.estimators import refinement, residual_test
+from ris_jax.estimators import (
+    grids,
+    likelihood,
+    matching_pursuit,
+    maximum_likelihood,
+    refinement,
+    residual_test,
+)
 from ris_jax.estimators.estimate import Estimate
 
 # A source is reported when the network is this sure: a false one costs as much as a missed one, and

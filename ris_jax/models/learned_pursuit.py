@@ -183,9 +183,7 @@ class LearnedPursuit(nnx.Module):
         def judged(observation, noise_variance, fit):
             seen, verdict = self._look(observation, fit, noise_variance, None)
             existence = jax.nn.sigmoid(verdict.keep) * fit.active
-            return Pursuit(
-                fit, existence, verdict.count_logits, self._decide(fit, seen, verdict)
-            )
+            return Pursuit(fit, existence, verdict.count_logits, self._decide(fit, seen, verdict))
 
         def stepped(observation, noise_variance, pursuit):
             fit = self._refine(observation, pursuit.plan)
@@ -206,7 +204,7 @@ class LearnedPursuit(nnx.Module):
             part, scene = jax.tree.map(lambda leaf: leaf[chosen], (pursuit, scenes_))
             part = jax.tree.map(
                 lambda new, old: jnp.where(mine.reshape(-1, *[1] * (new.ndim - 1)), new, old),
-                stepped(*scene, part),
+                stepped(scene[0], scene[1], part),
                 part,
             )
             pursuit = jax.tree.map(lambda whole, some: whole.at[chosen].set(some), pursuit, part)

@@ -100,11 +100,8 @@ class DeviationsTest(parameterized.TestCase):
         random, batch, variance = np.random.default_rng(0), 3000, 0.01
         channel = complex_normal(random, batch, ANTENNAS, ELEMENTS)
         codes = np.exp(0.25j * np.pi * random.integers(0, 8, (batch, LENGTH, ELEMENTS)))
-        steering = np.asarray(
-            arrays.steering_jet(
-                jnp.asarray(PLACE), jnp.asarray(POSITIONS), wavelength=WAVELENGTH
-            )[0]
-        )
+        jet = arrays.steering_jet(jnp.asarray(PLACE), jnp.asarray(POSITIONS), wavelength=WAVELENGTH)
+        steering = np.asarray(jet[0])
         signals = np.exp(2j * np.pi * random.random((batch, amplitudes_of(source_signal), 1)))
         clean = (codes * (signals * steering)) @ channel.swapaxes(1, 2)
         noise = np.sqrt(variance) * complex_normal(random, *clean.shape)

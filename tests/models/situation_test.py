@@ -1,4 +1,4 @@
-"""What the network is told, against least squares in NumPy float64, and what it does not depend on."""
+"""What the network is told: least squares in NumPy float64, and what it does not depend on."""
 
 import functools
 
@@ -195,9 +195,8 @@ class FeaturesTest(parameterized.TestCase):
                 alone = scene.images(place[None])[..., 0] * amplitudes[:, number, None]
                 np.testing.assert_allclose(row[4], level(energy(alone), scene.noise), atol=5e-3)
                 for axis, step in enumerate(1e-5 * np.eye(3)):
-                    ahead, behind = scene.images((place + step)[None]), scene.images(
-                        (place - step)[None]
-                    )
+                    ahead = scene.images((place + step)[None])
+                    behind = scene.images((place - step)[None])
                     slope = (ahead - behind)[..., 0] / 2e-5 * amplitudes[:, number, None]
                     sharp = energy(scene.residual(points, slope)) * unit[axis] ** 2
                     np.testing.assert_allclose(row[5 + axis], level(sharp, scene.noise), atol=5e-3)

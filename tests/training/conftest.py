@@ -7,7 +7,7 @@ from ris_jax import config as config_lib
 
 @pytest.fixture(scope="session")
 def tiny_config() -> config_lib.Config:
-    """4 x 4 elements, 4 antennas, 6 snapshots, up to 2 sources, one block of width 16."""
+    """4 x 4 elements, 4 antennas, 6 snapshots, up to 2 sources, one round, one block of width 16."""
     return config_lib.override(
         config_lib.Config(),
         {
@@ -16,6 +16,9 @@ def tiny_config() -> config_lib.Config:
             "system.num_antennas": 4,
             "system.num_snapshots": 6,
             "scene.max_sources": 2,
+            "model.rounds": 1,
+            "model.candidates": 4,
+            "model.iterations": 1,
             "model.width": 16,
             "model.depth": 1,
             "model.num_heads": 2,
