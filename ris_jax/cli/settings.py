@@ -42,12 +42,14 @@ def network(values: flags.FlagValues) -> "Network | None":
     """The network that --workdir or --pretrained names, if one does.
 
     Raises:
-      ConfigError: both are given, or there is no such network.
+      ConfigError: both are given, or none though the estimator needs one, or there is no such.
       RunError: there is no such run, or none of its checkpoints is whole.
     """
     if values.workdir and values.pretrained:
         raise config_lib.ConfigError("--pretrained: need this or --workdir; both given")
     if not (values.workdir or values.pretrained):
+        if values.estimator == "network":
+            raise config_lib.ConfigError("--estimator: network needs --pretrained or --workdir")
         return None
     from ris_jax import networks
 

@@ -20,6 +20,7 @@ from ris_jax.estimators import grids, likelihood, proposals, refinement
 
 # Neighbours of a grid cell whose phases and heights tell where between cells a peak is.
 _OFFSETS = np.array([d for d in itertools.product((-1, 0, 1), repeat=3) if any(d)])
+_ROUNDING = 1e-7
 _LEAST_ENERGY = 1e-3  # of the noise's in one sample
 CANDIDATE_FEATURES = 6 + 2 * len(_OFFSETS)
 SOURCE_FEATURES = 8
@@ -90,7 +91,7 @@ def _surroundings(config: config_lib.Config) -> Surroundings:
         grid=proposals.grid_of(space, jnp.asarray(unit), positions, **wave),
         samples=system.num_snapshots * system.num_antennas,
         amplitudes=1 if constant else system.num_snapshots,
-        candidates=config.model.candidates,
+        candidates=min(config.model.candidates, int(np.prod(space.shape))),
     )
 
 
@@ -126,7 +127,9 @@ def describe(
     """Features of the sources of a fit, and of the places where one may be missing."""
     setting, grid = around.setting, around.grid
     held = refinement.background(observation, fit)
-    noise = jnp.maximum(noise_variance, jnp.finfo(noise_variance.dtype).tiny)
+    # Sources without any noise are compared with float32's own.
+    floor = _ROUNDING * observation.energy / around.samples
+    noise = jnp.maximum(noise_variance, floor + jnp.finfo(floor.dtype).tiny)
     fields = likelihood.matched_fields(observation, held.residual, setting.source_signal)
     cube = fields @ grid.conjugates.T
     _, index = grids.highest_peaks(
@@ -161,7 +164,7 @@ def describe(
     marginal = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2 / jnp.maximum(spread, 1e-30), axis=0)
     alone = jnp.sum((fit.images.left.conj() * fit.images.right).real, axis=-1)
     strength = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2 * alone, axis=0)
-    sharpness = jnp.diagonal(fit.local.curvature).reshape(3, -1).T * grid.unit**2
+    sharpness = jnp.diagonal(fit.local.curvature).reshape(3, -1).T * around.step**2
     source_features = jnp.concatenate(
         [
             around.scaled(fit.coordinates),
@@ -173,7 +176,7 @@ def describe(
     )
     source_features = jnp.where(fit.active[:, None] > 0, source_features, 0.0)
     count = jnp.sum(fit.active)
-    freedom = around.samples - count * (around.amplitudes + 1.5)
+    freedom = jnp.maximum(around.samples - count * (around.amplitudes + 1.5), 1.0)
     scene_features = jnp.stack(
         [
             level(observation.energy / around.samples),

@@ -283,7 +283,7 @@ class TestBadFlags:
             (["--workdir={}/none"], ["no run in", "none"]),
             (["--pretrained=x"], ["pretrained", "need one of", "'x'"]),
             (["--pretrained=default", "--workdir={}"], ["--pretrained", "--workdir", "both given"]),
-            (["--estimator=network"], ["network: need one for this estimator", "None"]),
+            (["--estimator=network"], ["--estimator: network needs --pretrained or --workdir"]),
             (["--figure={}/map.pdf"], ["--figure", ".png", "map.pdf"]),
             (["--figure={}/none/map.png"], ["--figure", "a folder that exists"]),
             (["--figure={}/map.png", "--figure_scene=3"], ["--figure_scene", "0 to 2", "3"]),

@@ -7,7 +7,7 @@ from ris_jax import config as config_lib
 
 @pytest.fixture(scope="session")
 def tiny_config() -> config_lib.Config:
-    """4 x 4 elements, 4 antennas, 6 snapshots, up to 2 sources, one round, one block of width 16."""
+    """4 x 4 elements, 4 antennas, 6 snapshots, up to 2 sources, one round, one small block."""
     return config_lib.override(
         config_lib.Config(),
         {

@@ -14,7 +14,6 @@ from ris_jax.training import evaluation, loop, optimizer
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
-
 # Its state is not donated. Compiling takes most of the time: one program a configuration.
 _pure_step = jax.jit(step_lib.train_step.__wrapped__)
 
