@@ -26,7 +26,7 @@ from ris_jax.estimators.estimate import Estimate
 
 ESTIMATORS = ("auto", "maximum_likelihood", "network", "music", "mvdr")
 _DEFAULT_CHUNK = 64
-_LEAST_AGAIN = 8  # scenes that are searched again at a time
+_LEAST_AGAIN = 4  # scenes that are searched again at a time
 
 
 def check_options(
@@ -209,7 +209,7 @@ def _searched_again(
 ) -> Estimate:
     """The estimate with the unsure scenes replaced by what `search` finds, some at a time."""
     batch = len(measurement.snapshots)
-    size = max(min(_LEAST_AGAIN, batch), batch // 8)
+    size = max(min(_LEAST_AGAIN, batch), batch // 32)
     numbers = np.flatnonzero(unsure)
     for start in range(0, len(numbers), size):
         some = numbers[np.minimum(start + np.arange(size), len(numbers) - 1)]
