@@ -4,7 +4,30 @@
 
 Scenes of the stream `test`, which no training has seen. Every row is of the same scenes.
 
-HEADER_TABLES
+Gave (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2), with other work on the
+cores; the rates are of 768 scenes, one after the other in one process, compilation apart:
+
+              start  GOSPA [m]  std. error  detected  false a scene  count right  scenes/s
+  likelihood search     1.1677      0.0153    0.8724         0.0057       0.7903        84
+    network default     1.1722      0.0154    0.9021         0.0170       0.8277       352
+     network robust     1.1720      0.0153    0.8955         0.0120       0.8145       416
+
+  count by     all   K = 1   K = 2   K = 3   K = 4   K = 5  calibration error
+   default  0.8678  0.9650  0.9204  0.8501  0.7429  0.8490             0.0066
+    robust  0.8630  0.9750  0.9192  0.8307  0.7779  0.8033             0.0116
+
+  MUSIC finds  snapshots  network   truth  network/snapshots
+        K = 1     1.0000   1.0000  1.0000             1.0000
+        K = 2     0.8349   0.9757  1.0000             1.1686
+        K = 3     0.7102   0.9428  0.9992             1.3275
+        K = 4     0.6053   0.9095  0.9997             1.5025
+        K = 5     0.5599   0.8645  0.9975             1.5440
+
+  impaired hardware
+              start  GOSPA [m]  std. error  detected  false a scene  count right
+  likelihood search     1.5409      0.0155    0.8290         0.0725       0.6823
+    network default     1.5521      0.0157    0.8567         0.0995       0.7140
+     network robust     1.4933      0.0156    0.8556         0.0290       0.7390
 """
 
 import time
