@@ -61,7 +61,7 @@ class Network:
     @jax.jit
     def __call__(self, measurement: scenes.Measurement) -> network_start.Opinion:
         """What it says of a batch of B scenes with known noise variance."""
-        observation = learned_pursuit.observe(measurement, self.config.system.source_signal)
+        observation = likelihood.observe_batch(measurement, self.config.system.source_signal)
         return self.opinion(observation, measurement.noise_variance)
 
     def for_array(

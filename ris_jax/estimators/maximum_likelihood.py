@@ -127,13 +127,14 @@ def _maximum_likelihood(
             **wave,
         )
 
-        def begin(scene, least, most):
-            observation = likelihood.observe(scene, source_signal)
+        observations = likelihood.observe_batch(measurement, source_signal)
+
+        def begin(observation, least, most):
             nothing = jnp.zeros((max_sources, 3)), jnp.zeros(max_sources)
             fit = refinement.refine(search.setting, observation, *nothing, 0)
             return Task(observation, least, most, fit, jnp.zeros((), jnp.int32))
 
-        tasks = solve(search, jax.vmap(begin)(measurement, least, most))
+        tasks = solve(search, jax.vmap(begin)(observations, least, most))
         return jax.vmap(lambda task, scene: as_estimate(search, task, scene, positions, wave))(
             tasks, measurement
         )

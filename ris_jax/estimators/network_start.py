@@ -116,7 +116,7 @@ def network_start(
     amplitudes = 1 if source_signal == "constant" else snapshots
     samples = snapshots * antennas
     with jax.default_matmul_precision("highest"):
-        observation = jax.vmap(lambda scene: likelihood.observe(scene, source_signal))(measurement)
+        observation = likelihood.observe_batch(measurement, source_signal)
         opinion = network.opinion(observation, measurement.noise_variance)
         active, coordinates = present(opinion, num_sources, max_sources)
         search = maximum_likelihood.prepare(

@@ -121,7 +121,7 @@ class LearnedPursuit(nnx.Module):
           A `Prediction`, float32 and complex64 whatever the compute dtype.
         """
         around = situation.surroundings(self.config)
-        observation = observe(measurement, self.config.system.source_signal)
+        observation = likelihood.observe_batch(measurement, self.config.system.source_signal)
         fit = self._nothing(observation)
         decisions = []
         for number in range(self.config.model.rounds + 1):
@@ -213,11 +213,3 @@ class LearnedPursuit(nnx.Module):
         first = stepped(*scenes_, judged(*scenes_, self._nothing(observation)))
         start = (first, jnp.ones(batch, jnp.int32))
         return jax.lax.while_loop(lambda carry: jnp.any(waiting(carry)), one_round, start)[0]
-
-
-def observe(
-    measurement: scenes.Measurement, source_signal: config_lib.SourceSignal
-) -> likelihood.Observation:
-    """What the likelihood needs of a batch."""
-    with jax.default_matmul_precision("highest"):
-        return jax.vmap(lambda scene: likelihood.observe(scene, source_signal))(measurement)

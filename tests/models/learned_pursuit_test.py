@@ -11,7 +11,7 @@ from flax import nnx
 
 from ris_jax import arrays, losses, scenes
 from ris_jax import config as config_lib
-from ris_jax.estimators import refinement
+from ris_jax.estimators import likelihood, refinement
 from ris_jax.models import judge, learned_pursuit, situation
 from ris_jax.training import loop
 from ris_jax.training import state as state_lib
@@ -136,7 +136,7 @@ class PredictionTest(parameterized.TestCase):
 
         @jit
         def gradient(coordinates, active, existence):
-            observation = learned_pursuit.observe(batch, "constant")
+            observation = likelihood.observe_batch(batch, "constant")
             fit = model._refine(observation, learned_pursuit.Plan(coordinates, active, None))
 
             def total(existence):
@@ -303,7 +303,7 @@ def oracle_pursuit():
     @jit
     def pursue(rules, measurement):
         model = nnx.merge(graphdef, jax.tree.map(lambda _: rules, params))
-        observation = learned_pursuit.observe(measurement, "constant")
+        observation = likelihood.observe_batch(measurement, "constant")
         return model.pursue(observation, measurement.noise_variance)
 
     return pursue
