@@ -11,7 +11,7 @@ ROOT = pathlib.Path(ris_jax.__file__).parent
 ROOMS = (
     "errors", "_environment", "config", "presets", "linear", "arrays", "codebooks", "channel",
     "scenes", "measurement", "covariance", "bounds", "estimators", "losses", "statistics",
-    "counts", "metrics", "models", "training", "networks", "data", "reports", "cli", "__main__",
+    "counts", "metrics", "models", "data", "training", "networks", "reports", "cli", "__main__",
 )  # fmt: skip
 # The package itself offers every room's functions; it is above and below them all.
 OUTSIDE = "__init__"

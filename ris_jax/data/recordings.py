@@ -200,21 +200,37 @@ def _usable(array: np.ndarray, usable: Int[np.ndarray, "U"]) -> np.ndarray:
     return array[usable] if array.ndim == 3 else np.broadcast_to(array, (len(usable), *array.shape))
 
 
-def _read_folder(folder: pathlib.Path) -> Recordings:
+def files_of(path: pathlib.Path) -> list[pathlib.Path]:
+    """The file itself, or those of a folder in the order of their names.
+
+    Raises:
+      RunError: the folder has no .npz files.
+    """
+    if not path.is_dir():
+        return [path]
     # A leading dot: half-written files, and what macOS leaves beside copies.
-    files = sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
+    files = sorted(file for file in path.glob("*.npz") if not file.name.startswith("."))
     if not files:
-        raise errors.RunError(f"{folder}: need a folder of .npz recordings; got one without any")
+        raise errors.RunError(f"{path}: need a folder of .npz recordings; got one without any")
+    return files
+
+
+def _read_folder(folder: pathlib.Path) -> Recordings:
+    files = files_of(folder)
     parts = [_read_file(path) for path in files]
     for path, part in zip(files, parts, strict=True):
-        _require_alike(path, part, files[0], parts[0])
+        require_alike(path, part, files[0], parts[0])
     return _join([path.name for path in files], parts)
 
 
-def _require_alike(
+def require_alike(
     path: pathlib.Path, part: Recordings, first_path: pathlib.Path, first: Recordings
 ) -> None:
-    """One folder is one set-up: all but the scenes must be the same."""
+    """One folder is one set-up: all but the scenes must be the same.
+
+    Raises:
+      RunError: something else differs from the first file; the field is named.
+    """
 
     def described(recordings):
         truth = recordings.truth

@@ -1,0 +1,169 @@
+"""Recordings and shards of the reference pipeline, with their truth, into records to train on.
+
+Which split a scene goes to is decided by a hash of what was measured. So no scene is in two splits,
+however often the files repeat it (the reference's did), and adding or leaving out a file moves no
+other scene.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ris_jax import config as config_lib
+from ris_jax import errors
+from ris_jax.data import measurements, record_writer, records
+from ris_jax.data import recordings as recordings_lib
+from ris_jax.data.recordings import Recordings
+
+
+class Fractions(NamedTuple):
+    """The shares of scenes that are held out; they are met on average."""
+
+    validation: float
+    test: float
+
+
+def convert(
+    source: pathlib.Path,
+    folder: pathlib.Path,
+    config: config_lib.Config,
+    fractions: Fractions,
+    *,
+    skip_damaged: bool = False,
+    progress: Callable[[int], Any] = lambda _: None,
+) -> records.Index:
+    """Writes the scenes of recordings as records; goes on if begun, one file at a time.
+
+    Args:
+      source: a file, or a folder of .npz, as `recordings.read` takes; with truth and `snr_db`.
+      folder: gets the records.
+      config: wavefront, source signal and scene limits, as far as the data do not say; their
+        `scene.path_loss` says how amplitudes, which recordings do not have, follow from ranges.
+      fractions: how much is held out.
+      skip_damaged: leave files out that cannot be read, and count them.
+      progress: is told whenever a file is done.
+
+    Returns:
+      The index, complete.
+
+    Raises:
+      ConfigError: fractions are out of their domain, or the folder was begun with another request.
+      RunError: a file is damaged, unlike the first, or has no truth or no `snr_db`.
+      OSError: the folder cannot be written.
+    """
+    if not (min(fractions) >= 0 and sum(fractions) < 1):
+        raise config_lib.ConfigError(
+            f"val_fraction, test_fraction: need shares of zero or more, in sum below 1; got "
+            f"{fractions.validation:g} and {fractions.test:g}"
+        )
+    paths = recordings_lib.files_of(source)
+    first_path, first = _first_readable(paths, skip_damaged)
+    config = _configuration(first, config)
+    request = {
+        "command": "import",
+        "files": [[path.name, path.stat().st_size] for path in paths],
+        **{f"{name}_fraction": value for name, value in fractions._asdict().items()},
+    }
+    with record_writer.writing(folder, config, request) as writer:
+        for path in paths:
+            if path.name not in writer.done:
+                _convert_file(path, (first_path, first), config, fractions, skip_damaged, writer)
+            progress(1)
+        if not writer.index.complete:
+            writer.finish()
+        return writer.index
+
+
+def _first_readable(paths: list[pathlib.Path], skip_damaged: bool) -> tuple[pathlib.Path, Any]:
+    for path in paths:
+        try:
+            return path, _read(path)
+        except errors.RunError:
+            if not skip_damaged or path == paths[-1]:
+                raise
+    raise errors.RunError("need a file; got none")  # `files_of` gives one or more
+
+
+def _read(path: pathlib.Path) -> Recordings:
+    """A file's scenes, which must have what training compares with."""
+    found = recordings_lib.read(path)
+    for field, value in (("truth", found.truth), ("snr_db", found.snr_db)):
+        if value is None:
+            raise errors.RunError(f"{path}: {field}: need it in records to train on; got none")
+    return found
+
+
+def _configuration(found: Recordings, config: config_lib.Config) -> config_lib.Config:
+    """The configuration with the system of the recordings."""
+    assert found.truth is not None
+    _, snapshots, antennas = found.snapshots.shape
+    values: dict[str, Any] = {
+        "system.wavelength": found.wavelength,
+        "system.element_positions": found.positions.tolist(),
+        "system.num_snapshots": snapshots,
+        "system.num_antennas": antennas,
+        "system.codebook": "random",  # any: the codes come with the scenes
+        "system.wavefront": found.wavefront or config.system.wavefront,
+        "system.source_signal": found.source_signal or config.system.source_signal,
+        "scene.min_sources": 1,
+        "scene.max_sources": found.truth.azimuth.shape[1],
+    }
+    return config_lib.override(config, values)
+
+
+def _convert_file(
+    path: pathlib.Path,
+    first: tuple[pathlib.Path, Recordings],
+    config: config_lib.Config,
+    fractions: Fractions,
+    skip_damaged: bool,
+    writer: record_writer.Writer,
+) -> None:
+    unit = records.Unit(path.name, 0)
+    try:
+        found = _read(path)
+        recordings_lib.require_alike(path, found, *first)
+    except errors.RunError as error:
+        if not skip_damaged:
+            raise
+        writer.add(dataclasses.replace(unit, damaged=str(error)), {})
+        return
+    scenes = _packed(found, config)
+    occupied = scenes.scenes["num_sources"] > 0  # a network counts from one
+    unit = dataclasses.replace(unit, unusable=len(found.skipped) + int(np.sum(~occupied)))
+    scenes = scenes.at(occupied)
+    chosen = _splits_of(records.digests_of(scenes.scenes), fractions)
+    writer.add(unit, {split: scenes.at(chosen == split) for split in records.SPLITS})
+
+
+def _packed(found: Recordings, config: config_lib.Config) -> records.Scenes:
+    truth = found.truth
+    assert truth is not None
+    active = np.arange(truth.azimuth.shape[1]) < truth.num_sources[:, None]
+    distance = np.where(active, truth.source_range, config.scene.range_max)
+    gain = 1.0 / distance if config.scene.path_loss == "inverse_square" else 1.0
+    measured = measurements.measurement(found)
+    fields: dict[str, Any] = {
+        "snapshots": measured.snapshots,
+        "channel": measured.channel,
+        "noise_variance": measured.noise_variance,
+        "azimuth": np.where(active, truth.azimuth, 0.0),
+        "elevation": np.where(active, truth.elevation, 0.0),
+        "source_range": distance,
+        "amplitude": np.where(active, gain, 0.0),
+        "num_sources": truth.num_sources,
+        "snr_db": found.snr_db,
+    }
+    return records.pack(fields, found.codes)
+
+
+def _splits_of(digests: np.ndarray, fractions: Fractions) -> np.ndarray:
+    """[B] names of splits, by the first eight bytes of each digest as a share of one."""
+    share = np.ascontiguousarray(digests[:, :8]).view("<u8")[:, 0] / 2.0**64
+    held_out = fractions.test + fractions.validation
+    return np.select(
+        [share < fractions.test, share < held_out], ["test", "validation"], default="train"
+    )

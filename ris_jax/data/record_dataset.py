@@ -1,0 +1,206 @@
+"""Reading records: every shard checked, then batches gathered from memory maps through grain."""
+
+import concurrent.futures
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Complex, Int
+
+from ris_jax import _environment, errors
+from ris_jax import config as config_lib
+from ris_jax.data import records
+
+_READ_THREADS = 2
+_PREFETCHED_BATCHES = 8
+
+
+class Batch(NamedTuple):
+    """Scenes as they come from disk, host memory."""
+
+    scenes: np.ndarray  # [B] of a `records.scene_dtype`
+    codes: Complex[np.ndarray, "C L N"]  # C is B, or 1 where the whole split shares one
+
+
+class Split:
+    """The scenes of a split, on disk; mapped into memory, read when they are asked for."""
+
+    def __init__(self, folder: pathlib.Path, shards: list[records.Shard], dtype: np.dtype):
+        """Maps shards that have been checked.
+
+        Args:
+          folder: of the records.
+          shards: at least one.
+          dtype: of a scene.
+        """
+        self._dtype = dtype
+        sizes = [shard.scenes for shard in shards]
+        self._starts = np.cumsum([0, *sizes])
+        # As bytes: what is copied is then one plain row a scene.
+        self._scenes = [
+            records.load(folder, shard, "scenes").view(np.uint8).reshape(size, dtype.itemsize)
+            for shard, size in zip(shards, sizes, strict=True)
+        ]
+        codes = [records.load(folder, shard, "codes") for shard in shards]
+        alike = {shard.files["codes"].sha256 for shard in shards}
+        shared = len(alike) == 1 and len(codes[0]) == 1
+        self._shared_codes = np.array(codes[0]) if shared else None
+        self._codes = [
+            np.broadcast_to(part, (size, *part.shape[1:]))
+            for part, size in zip(codes, sizes, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def gather(self, indices: Int[np.ndarray, "B"]) -> Batch:
+        """The scenes with these indices, each below the length of the split.
+
+        Raises:
+          IndexError: an index is below zero or too large.
+        """
+        if len(indices) and not 0 <= min(indices) <= max(indices) < len(self):
+            raise IndexError(
+                f"need 0 <= index < {len(self)}; got {min(indices)} ... {max(indices)}"
+            )
+        shards = np.searchsorted(self._starts, indices, side="right") - 1
+        rows = indices - self._starts[shards]
+        found = np.empty((len(indices), self._dtype.itemsize), np.uint8)
+        places = list(zip(shards.tolist(), rows.tolist(), strict=True))
+        for scene, (shard, row) in zip(found, places, strict=True):
+            scene[:] = self._scenes[shard][row]
+        codes = self._shared_codes
+        if codes is None:
+            codes = np.stack([self._codes[shard][row] for shard, row in places])
+        return Batch(found.view(self._dtype)[:, 0], codes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Records that have been checked."""
+
+    folder: pathlib.Path
+    config: config_lib.Config  # system, scene and impairments; the rest is the default
+    splits: dict[str, Split]  # those with a scene in them
+    identity: str  # a hash of all scenes that are used, and of their order
+    skipped: tuple[str, ...]  # what is wrong with each shard that is left out
+
+    def split(self, name: str) -> Split:
+        """A split by name.
+
+        Raises:
+          RunError: it has no scene.
+        """
+        if name not in self.splits:
+            raise errors.RunError(
+                f"{self.folder}: need scenes in the split {name!r}; got them in "
+                f"{', '.join(self.splits)} only"
+            )
+        return self.splits[name]
+
+
+def open_dataset(
+    folder: pathlib.Path,
+    *,
+    skip_damaged: bool = False,
+    progress: Callable[[int], Any] = lambda _: None,
+) -> Dataset:
+    """Opens a folder of records; size, hash and layout of every file are checked.
+
+    Args:
+      folder: of the records.
+      skip_damaged: leave shards out that are not what was written, instead of refusing all.
+      progress: is told how many bytes have been checked.
+
+    Returns:
+      A `Dataset` with at least one scene.
+
+    Raises:
+      RunError: there are no records, they are not complete, or a shard is damaged, missing or not
+        of this index: named with its path.
+    """
+    index = records.require_index(folder)
+    config = records.configuration(index)
+    dtype = records.scene_dtype(records.sizes_of(config))
+    problems = _foreign(folder, index)
+
+    def check(shard):
+        found = records.damage(folder, shard, dtype)
+        progress(sum(file.bytes for file in shard.files.values()))
+        return found
+
+    if not skip_damaged:
+        _stop_at(problems)
+    with concurrent.futures.ThreadPoolExecutor(_environment.available_cores()) as pool:
+        found = list(pool.map(check, index.shards))  # hashing lets other threads run
+    problems += filter(None, found)
+    if not skip_damaged:
+        _stop_at(problems)
+    whole = [shard for shard, problem in zip(index.shards, found, strict=True) if not problem]
+    by_split = {name: [s for s in whole if s.split == name] for name in records.SPLITS}
+    if not whole:
+        raise errors.RunError("; ".join([f"{folder}: need at least one whole shard", *problems]))
+    return Dataset(
+        folder=folder,
+        config=config,
+        splits={name: Split(folder, some, dtype) for name, some in by_split.items() if some},
+        identity=records.identity(index, whole),
+        skipped=tuple(problems),
+    )
+
+
+def _foreign(folder: pathlib.Path, index: records.Index) -> list[str]:
+    """Arrays that stand among the shards and are none of them."""
+    known = {shard.path(folder, part) for shard in index.shards for part in records.PARTS}
+    found = {path for split in records.SPLITS for path in (folder / split).glob("[!.]*.npy")}
+    return [f"{path}: not listed in {records.INDEX_NAME}" for path in sorted(found - known)]
+
+
+def _stop_at(problems: list[str]) -> None:
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise errors.RunError(f"{problems[0]}{more}; --skip_damaged goes on without")
+
+
+def batches(
+    split: Split,
+    batch_size: int,
+    seed: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Any:
+    """Batches of a split for ever, every pass in an order of its own, read ahead by threads.
+
+    A batch is a function of the seed and its number alone: the order does not depend on how many
+    processes share the work, and each reads only its rows.
+
+    Args:
+      split: what to read.
+      batch_size: scenes a batch, of all processes together.
+      seed: of the order, 0 to 2**32 - 1.
+      process_index: which process this is.
+      process_count: how many there are.
+
+    Returns:
+      A `grain.DatasetIterator` of `Batch`; `get_state()` is a JSON value, and `set_state` of it
+      goes on with the very next batch.
+
+    Raises:
+      ConfigError: the processes cannot share a batch evenly.
+    """
+    import grain  # slow to import
+
+    if batch_size % process_count:
+        raise config_lib.ConfigError(
+            f"training.batch_size: need a multiple of the {process_count} processes; got "
+            f"{batch_size}"
+        )
+    each = batch_size // process_count
+    mine = slice(process_index * each, (process_index + 1) * each)
+    dataset = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat().batch(batch_size)
+    read = dataset.map(lambda indices: split.gather(np.asarray(indices)[mine]))
+    options = grain.ReadOptions(_READ_THREADS, _PREFETCHED_BATCHES)
+    return iter(read.to_iter_dataset(options))

@@ -1,0 +1,171 @@
+"""Writing records so that a kill at any moment loses no scene and counts none twice.
+
+Work comes in units. The files of a unit's shards are written and renamed into place first, and
+then the index that lists them and the unit, in one rename: that moment the unit is done. Whatever
+stands beside an index was never finished and is written again under the same name.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ris_jax import config as config_lib
+from ris_jax import errors
+from ris_jax.data import files, records
+
+
+class Writer:
+    """The records of one folder while they are written; see `writing`."""
+
+    def __init__(self, folder: pathlib.Path, index: records.Index):
+        """Goes on from an index; nobody else may be writing."""
+        self._folder = folder
+        self.index = index
+        self._dtype = records.scene_dtype(records.sizes_of(records.configuration(index)))
+        self._digests: set[bytes] = set()
+        for shard in index.shards:
+            self._digests |= set(_rows(_loaded_digests(folder, shard)))
+
+    @property
+    def done(self) -> set[str]:
+        """The names of the units that need not be done again."""
+        return {unit.name for unit in self.index.units}
+
+    def add(self, unit: records.Unit, scenes: Mapping[str, records.Scenes]) -> records.Unit:
+        """Writes a unit's scenes, one shard a split; scenes that are there already are left out.
+
+        Args:
+          unit: its name, and what was left out of it; `scenes` and `duplicates` are counted here.
+          scenes: by split.
+
+        Returns:
+          The unit as it stands in the index.
+
+        Raises:
+          RunError: the scenes are of another layout.
+          OSError: the folder cannot be written.
+        """
+        shards, seen, duplicates = [], set(self._digests), 0
+        for split, part in scenes.items():
+            if part.scenes.dtype != self._dtype:
+                raise errors.RunError(
+                    f"{unit.name}: need scenes of {_describe(self._dtype)}, as those in "
+                    f"{self._folder}; got {_describe(part.scenes.dtype)}"
+                )
+            digests = records.digests_of(part.scenes)
+            fresh = np.zeros(len(digests), bool)
+            for number, digest in enumerate(_rows(digests)):
+                fresh[number] = digest not in seen
+                seen.add(digest)
+            duplicates += int(np.sum(~fresh))
+            if fresh.any():
+                shards.append(self._write_shard(split, part.at(fresh), digests[fresh]))
+        written = sum(shard.scenes for shard in shards)
+        unit = dataclasses.replace(unit, scenes=written, duplicates=duplicates)
+        self._replace_index(units=(*self.index.units, unit), shards=(*self.index.shards, *shards))
+        self._digests = seen
+        return unit
+
+    def finish(self) -> None:
+        """Marks the records as complete.
+
+        Raises:
+          RunError: a scene is in two places.
+        """
+        total = sum(shard.scenes for shard in self.index.shards)
+        if len(self._digests) != total:
+            raise errors.RunError(
+                f"{self._folder}: need every scene once; got {len(self._digests)} different ones "
+                f"among {total}"
+            )
+        self._replace_index(complete=True)
+
+    def _replace_index(self, **changes: Any) -> None:
+        index = dataclasses.replace(self.index, **changes)
+        records.write_index(self._folder, index)
+        self.index = index
+
+    def _write_shard(
+        self, split: str, scenes: records.Scenes, digests: np.ndarray
+    ) -> records.Shard:
+        name = f"{split}/{len(self.index.of_split(split)):05d}"
+        shard, written = records.Shard(name, len(digests), {}), {}
+        (self._folder / split).mkdir(exist_ok=True)
+        for part, array in zip(records.PARTS, (*scenes, digests), strict=True):
+            path = shard.path(self._folder, part)
+            with files.replacing(path) as partial:
+                with partial.open("wb") as file:
+                    np.save(file, array)
+                written[part] = records.file_of(partial)
+        return dataclasses.replace(shard, files=written)
+
+
+def _describe(dtype: np.dtype) -> str:
+    (snapshots, antennas), (_, elements) = dtype["snapshots"].shape, dtype["channel"].shape
+    return f"L={snapshots}, M={antennas}, N={elements}, K_max={dtype['azimuth'].shape[0]}"
+
+
+def _rows(digests: np.ndarray) -> list[bytes]:
+    return [digest.tobytes() for digest in digests]
+
+
+def _loaded_digests(folder: pathlib.Path, shard: records.Shard) -> np.ndarray:
+    """The digests of a shard that was written before; whole, or a `RunError` that names it."""
+    path, written = shard.path(folder, "digests"), shard.files["digests"]
+    try:
+        whole = records.file_of(path) == written
+    except OSError as error:
+        raise errors.RunError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not whole:
+        raise errors.RunError(f"{path}: damaged; the records cannot go on from it")
+    return np.asarray(records.load(folder, shard, "digests"))
+
+
+@contextlib.contextmanager
+def writing(
+    folder: pathlib.Path, config: config_lib.Config, made_from: Mapping[str, Any]
+) -> Iterator[Writer]:
+    """Opens a folder to write records to, new or begun earlier with the same request.
+
+    Args:
+      folder: is made if it is not there.
+      config: what the scenes are drawn from or measured with.
+      made_from: all that decides what is written, as JSON values.
+
+    Yields:
+      The `Writer`; it is for its caller to `finish`.
+
+    Raises:
+      ConfigError: the folder was begun with another request; the fields are named.
+      RunError: another process is writing there, or what is there is damaged or something else.
+      OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.exclusive(folder):
+        index = records.read_index(folder)
+        new = records.Index(made_from=dict(made_from), config=records.stored_config(config))
+        if index is None:
+            foreign = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+            if set(foreign) - set(records.SPLITS):
+                raise errors.RunError(
+                    f"{folder}: need an empty folder, or one of records; got {sorted(foreign)[0]!r}"
+                )
+            index = new
+        elif (index.made_from, index.config) != (new.made_from, new.config):
+            ours, theirs = (
+                config_lib.flatten({"request": i.made_from} | i.config) for i in (new, index)
+            )
+            named = [
+                f"{key}={ours.get(key)!r} (there {theirs.get(key)!r})"
+                for key in ours | theirs
+                if ours.get(key) != theirs.get(key)
+            ]
+            raise config_lib.ConfigError(
+                f"{folder} holds records of another request; here: {', '.join(named)}"
+            )
+        files.sweep(folder)
+        yield Writer(folder, index)

@@ -1,0 +1,317 @@
+"""Records: scenes on disk in shards that are mapped into memory, and the index that lists them.
+
+A folder of records holds ``index.json`` and, for shard n of a split,
+
+============================ ============= =====================================================
+``<split>/<n>.scenes.npy``   [B] of dtype  snapshots, channel, noise variance and truth
+``<split>/<n>.codes.npy``    [B or 1, L, N] complex64; one where the shard's scenes share it
+``<split>/<n>.digests.npy``  [B, 16] uint8 a hash of what was measured: which scene it is
+============================ ============= =====================================================
+
+all of which NumPy reads by itself. Covariances are not stored: the device computes them. The index
+has the configuration, and the size and SHA-256 of every file and of itself; a shard that is not in
+it does not count, which is what makes writing safe to interrupt (see `record_writer`).
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, get_args
+
+import dacite
+import numpy as np
+from jaxtyping import Complex, Float, UInt8
+
+from ris_jax import config as config_lib
+from ris_jax import errors
+from ris_jax.data import files
+
+INDEX_NAME = "index.json"
+FORMAT, VERSION = "ris_jax records", 1
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+PARTS = ("scenes", "codes", "digests")  # the files of a shard
+DIGEST_BYTES = 16
+# What simulation and reading need of a configuration; how a network is trained is another matter.
+_SECTIONS = ("system", "scene", "impairments")
+_SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})/\d{{5,}}")
+
+
+class Sizes(NamedTuple):
+    """The axes of a scene."""
+
+    num_snapshots: int  # L
+    num_antennas: int  # M
+    num_elements: int  # N
+    max_sources: int  # K
+
+
+def sizes_of(config: config_lib.Config) -> Sizes:
+    """The axes of the scenes of a configuration."""
+    system = config.system
+    return Sizes(
+        system.num_snapshots, system.num_antennas, system.num_elements, config.scene.max_sources
+    )
+
+
+def scene_dtype(sizes: Sizes) -> np.dtype:
+    """One scene as it lies on disk, its codes and its digest apart."""
+    snapshots, antennas, elements, sources = sizes
+    return np.dtype(
+        [
+            ("snapshots", "<c8", (snapshots, antennas)),
+            ("channel", "<c8", (antennas, elements)),
+            ("noise_variance", "<f4"),
+            ("azimuth", "<f4", (sources,)),  # [rad]; padding as in `scenes.Truth`
+            ("elevation", "<f4", (sources,)),  # [rad]
+            ("source_range", "<f4", (sources,)),  # [m]
+            ("amplitude", "<f4", (sources,)),
+            ("num_sources", "<i4"),
+            ("snr_db", "<f4"),
+        ]
+    )
+
+
+def digests_of(scenes: np.ndarray) -> UInt8[np.ndarray, "B 16"]:
+    """Which scenes these are: a hash of snapshots and channel, the same wherever a copy lies.
+
+    Args:
+      scenes: [B] of a `scene_dtype`.
+    """
+    found = np.empty((len(scenes), DIGEST_BYTES), np.uint8)
+    for digest, scene in zip(found, scenes, strict=True):
+        state = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        for field in ("snapshots", "channel"):
+            state.update(scene[field].tobytes())
+        digest[:] = np.frombuffer(state.digest(), np.uint8)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """What a file of a shard was when it was written."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A part of a split."""
+
+    name: str  # <split>/<number>
+    scenes: int
+    files: dict[str, File]  # by part
+
+    def path(self, folder: pathlib.Path, part: str) -> pathlib.Path:
+        """Where one of its files is."""
+        return folder / f"{self.name}.{part}.npy"
+
+    @property
+    def split(self) -> str:
+        """The split that it belongs to."""
+        return self.name.partition("/")[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A piece of work that is done: some scenes drawn, or a file converted."""
+
+    name: str
+    scenes: int  # written
+    unusable: int = 0  # scenes left out because nothing can be done with them
+    duplicates: int = 0  # scenes left out because they are there already
+    damaged: str = ""  # why the whole file was left out
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """What a folder of records holds."""
+
+    made_from: dict[str, Any]  # what was asked for; the same must be asked to go on
+    config: dict[str, Any]  # system, scene, impairments
+    complete: bool = False
+    units: tuple[Unit, ...] = ()
+    shards: tuple[Shard, ...] = ()
+
+    def of_split(self, split: str) -> list[Shard]:
+        """The shards of a split, in order."""
+        return [shard for shard in self.shards if shard.split == split]
+
+    def num_scenes(self, split: str) -> int:
+        """How many scenes a split has."""
+        return sum(shard.scenes for shard in self.of_split(split))
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all shards."""
+        return sum(file.bytes for shard in self.shards for file in shard.files.values())
+
+
+def stored_config(config: config_lib.Config) -> dict[str, Any]:
+    """The part of a configuration that an index keeps."""
+    values = config_lib.to_dict(config)
+    return {section: values[section] for section in _SECTIONS}
+
+
+def configuration(index: Index) -> config_lib.Config:
+    """The configuration that records were made with; how to train is the default."""
+    return config_lib.from_dict(index.config)
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def identity(index: Index, shards: list[Shard]) -> str:
+    """A hash of the scenes of some shards and of their order."""
+    return _checksum({"shards": [dataclasses.asdict(shard) for shard in shards]} | index.config)
+
+
+def write_index(folder: pathlib.Path, index: Index) -> None:
+    """Replaces the index, whole or not at all."""
+    values = {"format": FORMAT, "version": VERSION} | dataclasses.asdict(index)
+    values = json.loads(json.dumps(values))
+    with files.replacing(folder / INDEX_NAME) as partial:
+        partial.write_text(json.dumps(values | {"sha256": _checksum(values)}, indent=1) + "\n")
+
+
+def read_index(folder: pathlib.Path) -> Index | None:
+    """The index of a folder; None where there is none.
+
+    Raises:
+      RunError: it is damaged, or of another format or version.
+    """
+    path = folder / INDEX_NAME
+    try:
+        values = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecursionError) as error:
+        raise errors.RunError(f"{path}: damaged: not JSON ({_line(error)})") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        got = values.get("format") if isinstance(values, dict) else type(values).__name__
+        raise errors.RunError(f"{path}: format: need {FORMAT!r}; got {str(got)[:40]!r}")
+    if values.get("version") != VERSION:
+        got = str(values.get("version"))[:40]
+        raise errors.RunError(f"{path}: version: need {VERSION}; got {got}")
+    if values.pop("sha256", None) != _checksum(values):
+        raise errors.RunError(f"{path}: damaged: its content is not what its sha256 says")
+    del values["format"], values["version"]
+    try:
+        index = dacite.from_dict(Index, values, dacite.Config(strict=True, cast=[tuple]))
+        configuration(index)
+    except (dacite.DaciteError, config_lib.ConfigError) as error:
+        raise errors.RunError(f"{path}: {_line(error)}") from error
+    for shard in index.shards:
+        if not _SHARD_NAME.fullmatch(shard.name) or set(shard.files) != set(PARTS):
+            raise errors.RunError(f"{path}: shards: need <split>/<number>; got {shard.name!r}")
+    return index
+
+
+def require_index(folder: pathlib.Path) -> Index:
+    """The index of a folder whose records are all there.
+
+    Raises:
+      RunError: there is none, it is damaged, or whoever writes it has not ended.
+    """
+    index = read_index(folder)
+    if index is None:
+        raise errors.RunError(
+            f"{folder}: need a folder of records, which has an {INDEX_NAME}; got none - recordings "
+            "and shards of the reference become records with `ris-jax import`"
+        )
+    if not index.complete:
+        raise errors.RunError(
+            f"{folder}: need all records; got {len(index.shards)} shards of an unfinished run: "
+            "give the command that writes them again, it goes on where it stopped"
+        )
+    return index
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def file_of(path: pathlib.Path) -> File:
+    """Size and hash of a file as it is now."""
+    with path.open("rb") as file:
+        return File(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def damage(folder: pathlib.Path, shard: Shard, dtype: np.dtype) -> str:
+    """What is wrong with a shard, in one line with the path; empty if nothing is.
+
+    Args:
+      folder: of the records.
+      shard: one of their index.
+      dtype: of a scene.
+    """
+    for part, written in shard.files.items():
+        path = shard.path(folder, part)
+        try:
+            size = path.stat().st_size
+            if size != written.bytes:
+                return f"{path}: size: need {written.bytes} bytes; got {size}"
+            if (found := file_of(path).sha256) != written.sha256:
+                return f"{path}: sha256: need {written.sha256[:12]}...; got {found[:12]}..."
+        except OSError as error:
+            return f"{path}: cannot be read: {error.strerror or error}"
+    try:
+        scenes, codes, digests = (load(folder, shard, part) for part in PARTS)
+    except ValueError as error:
+        return f"{folder / shard.name}: not arrays: {_line(error)}"
+    elements = dtype["channel"].shape[1]
+    layouts = (
+        ("scenes", scenes, dtype, [(shard.scenes,)]),
+        ("digests", digests, np.dtype("u1"), [(shard.scenes, DIGEST_BYTES)]),
+        ("codes", codes, np.dtype("<c8"), [
+            (count, dtype["snapshots"].shape[0], elements) for count in (1, shard.scenes)
+        ]),
+    )  # fmt: skip
+    for part, array, needed, shapes in layouts:
+        if array.dtype != needed or array.shape not in shapes:
+            got = f"{list(array.shape)} of {str(array.dtype)[:60]}"
+            path = shard.path(folder, part)
+            return f"{path}: need {list(shapes[0])} of the configuration's layout; got {got}"
+    return ""
+
+
+def load(folder: pathlib.Path, shard: Shard, part: str) -> np.ndarray:
+    """One file of a shard, mapped into memory and not read yet."""
+    return np.load(shard.path(folder, part), mmap_mode="r", allow_pickle=False)
+
+
+class Scenes(NamedTuple):
+    """Scenes that are to be written."""
+
+    scenes: np.ndarray  # [B] of a `scene_dtype`
+    codes: Complex[np.ndarray, "C L N"]  # C is B, or 1 where the scenes share one
+
+    def at(self, which: np.ndarray) -> "Scenes":
+        """Some of them, by index or by truth value."""
+        return Scenes(self.scenes[which], self.codes if len(self.codes) == 1 else self.codes[which])
+
+
+def pack(fields: Mapping[str, Float[np.ndarray, "B ..."]], codes: np.ndarray) -> Scenes:
+    """Puts arrays by name together.
+
+    Args:
+      fields: all names of a `scene_dtype`, [B, ...].
+      codes: [B, L, N]; kept once if all are the same.
+    """
+    channel, snapshots = fields["channel"], fields["snapshots"]
+    sizes = Sizes(
+        *snapshots.shape[1:], num_elements=channel.shape[2], max_sources=fields["azimuth"].shape[1]
+    )
+    scenes = np.empty(len(snapshots), scene_dtype(sizes))
+    for name in scenes.dtype.names or ():
+        scenes[name] = fields[name]
+    codes = np.asarray(codes, "<c8")
+    if (codes == codes[:1]).all():
+        codes = codes[:1]
+    return Scenes(scenes, codes)
