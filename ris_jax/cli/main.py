@@ -3,12 +3,14 @@
   ris-jax COMMAND [--flag=value ...]        (or: python -m ris_jax COMMAND ...)
 
 Commands:
-  train      train a network on simulated scenes; goes on where it stopped
+  train      train a network on simulated or stored scenes; goes on where it stopped
+  simulate   scenes to train on, drawn into a folder of records; goes on where it stopped
+  import     recordings and shards of the reference, as records to train on; likewise
   evaluate   held-out scores of an estimator against the bound, or of a trained network
   localize   positions of the sources in recordings, with error bars
   doctor     check an installation
 
-Not there yet: simulate, tune, benchmark.
+Not there yet: tune, benchmark.
 
   ris-jax COMMAND --help                    what a command takes, with an example
 """
@@ -18,8 +20,14 @@ import sys
 
 from absl import flags, logging
 
-_COMMANDS = ("train", "evaluate", "localize", "doctor")
-_PLANNED = ("simulate", "tune", "benchmark")
+_COMMANDS = ("train", "simulate", "import", "evaluate", "localize", "doctor")
+_PLANNED = ("tune", "benchmark")
+_MODULES = {"import": "import_records"}  # a command's module, where it cannot have its name
+_AFTER_INTERRUPTION = {
+    "train": "; `train` goes on from its last checkpoint",
+    "simulate": "; the same command goes on where it stopped",
+    "import_records": "; the same command goes on where it stopped",
+}
 _USAGE_ERROR = 2
 
 
@@ -49,8 +57,8 @@ def _run(module) -> int:
         _complain(f"out of memory; a smaller --batch_size needs less: {str(error).splitlines()[0]}")
         return 1
     except KeyboardInterrupt:
-        resumes = module.__name__.endswith(".train")
-        _complain("interrupted" + "; `train` goes on from its last checkpoint" * resumes)
+        command = module.__name__.rpartition(".")[2]
+        _complain("interrupted" + _AFTER_INTERRUPTION.get(command, ""))
         return 130
 
 
@@ -68,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     if command not in _COMMANDS:
         _complain(f"unknown command {command!r}; commands: {', '.join(_COMMANDS)}")
         return _USAGE_ERROR
-    module = importlib.import_module(f"ris_jax.cli.{command}")
+    module = importlib.import_module(f"ris_jax.cli.{_MODULES.get(command, command)}")
     if {"-h", "--help"} & set(rest):
         print(f"{module.__doc__}\nFlags:\n{module.FLAGS.get_help(prefix='  ')}")
         return 0

@@ -13,6 +13,8 @@ from ris_jax import config as config_lib
 from ris_jax import presets
 
 if TYPE_CHECKING:
+    from ris_jax.data.record_dataset import Dataset
+    from ris_jax.data.records import Index
     from ris_jax.networks import Network
 
 
@@ -72,21 +74,46 @@ def _setting(text: str) -> tuple[str, object]:
         return name, value
 
 
-def configuration(values: flags.FlagValues, given: Mapping[str, Any]) -> config_lib.Config:
+def fields_of(dataset: "Dataset | None") -> dict[str, Any]:
+    """What records say of a configuration, by dotted name."""
+    if dataset is None:
+        return {}
+    from ris_jax.data import records
+
+    return config_lib.flatten(records.stored_config(dataset.config))
+
+
+def configuration(
+    values: flags.FlagValues, given: Mapping[str, Any], data: Mapping[str, Any] | None = None
+) -> config_lib.Config:
     """The configuration that --preset, --set and a command's own flags describe.
 
     Args:
       values: flags with those of `define`.
       given: dotted names of fields and their values; they win over --set.
+      data: likewise, what the data say; --set wins over them.
     """
-    chosen = dict(_setting(text) for text in values.set) | dict(given)
+    chosen = dict(data or {}) | dict(_setting(text) for text in values.set) | dict(given)
     return config_lib.override(presets.preset(values.preset), chosen)
 
 
+def summary(index: "Index") -> str:
+    """How many scenes of which split there are, and what one costs on disk."""
+    from ris_jax.data import records
+
+    counts = {split: index.num_scenes(split) for split in records.SPLITS}
+    each = index.num_bytes / max(sum(counts.values()), 1)
+    named = ", ".join(f"{count} {split}" for split, count in counts.items())
+    return f"{named} scenes, {each / 1e3:.1f} kB each,"
+
+
 @contextlib.contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[int], Any]]:
+def progress(total: int | None, what: str, unit: str = "scene") -> Iterator[Callable[[int], Any]]:
     """A bar on standard error, where that is a terminal; gives what tells it of progress."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, unit="scene", disable=None, dynamic_ncols=True) as bar:
+    scaled = unit == "B"
+    with tqdm(
+        total=total, desc=what, unit=unit, unit_scale=scaled, disable=None, dynamic_ncols=True
+    ) as bar:
         yield bar.update

@@ -14,8 +14,7 @@ from ris_jax import losses, scenes
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
-# Scenes from which the best constant covariance is learned.
-_CONSTANT_SCENES = 2048
+CONSTANT_SCENES = 2048  # from which the best constant covariance is learned
 YARDSTICKS = ("constant_nmse", "snapshots_nmse", "shrunk_truth_nmse")
 
 
@@ -87,12 +86,11 @@ def _constant_sums(target: losses.Target) -> tuple[Complex[Array, "N N"], Float[
     return jnp.einsum("bnk,bmk->nm", weighted, truth.factor.conj()), jnp.sum(weight)
 
 
-def best_constant(config: config_lib.Config) -> Complex[Array, "N N"]:
+def best_constant(training_scenes: Heldout) -> Complex[Array, "N N"]:
     """The covariance of least mean NMSE among all that do not look at the input.
 
-    Learned on scenes of the stream `train`; the strictest form of the constant predictor.
+    Learned on scenes to train on; the strictest form of the constant predictor.
     """
-    training_scenes = draw_heldout(config, "train", _CONSTANT_SCENES)
     sums = [_constant_sums(target) for _, target in training_scenes.batches]
     total, weight = jax.tree.map(lambda *parts: sum(parts), *sums)
     return total / weight
@@ -113,13 +111,20 @@ def _yardsticks(
     }
 
 
-def yardsticks(config: config_lib.Config, heldout: Heldout) -> dict[str, np.ndarray]:
-    """NMSE of three predictors that learn nothing, for every scene.
+def yardsticks(
+    config: config_lib.Config, heldout: Heldout, training_scenes: Heldout | None = None
+) -> dict[str, np.ndarray]:
+    """NMSE of three predictors that learn nothing, for every scene of `heldout`.
 
     `constant_nmse`: the best constant covariance. `snapshots_nmse`: the covariance that the
     snapshots' own field estimates give. `shrunk_truth_nmse`: the truth after the shrinkage that
     every effective covariance goes through, the floor of `effective_nmse`.
+
+    Args:
+      config: the run.
+      heldout: scenes to score.
+      training_scenes: what the constant is learned on; the stream `train` if not given.
     """
-    constant = best_constant(config)
+    constant = best_constant(training_scenes or draw_heldout(config, "train", CONSTANT_SCENES))
     parts = [_yardsticks(config, constant, target) for _, target in heldout.batches]
     return _gather(parts, heldout.num_scenes)

@@ -13,7 +13,8 @@ import numpy as np
 
 from ris_jax import config as config_lib
 from ris_jax import errors, scenes
-from ris_jax.training import checkpoint, evaluation, record
+from ris_jax.data import record_dataset
+from ris_jax.training import checkpoint, evaluation, record, sources
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
@@ -25,12 +26,13 @@ class Progress:
     epoch: int = 0  # finished ones
     best_epoch: int = 0
     best_val_nmse: float = math.inf
+    data: sources.Position | None = None  # where in the records; None: scenes are simulated
 
-    def after(self, epoch: int, val_nmse: float) -> "Progress":
-        """The progress once `epoch` has ended with `val_nmse`."""
+    def after(self, epoch: int, val_nmse: float, data: sources.Position | None) -> "Progress":
+        """The progress once `epoch` has ended with `val_nmse`, the next scenes being at `data`."""
         if val_nmse < self.best_val_nmse:
-            return Progress(epoch, epoch, val_nmse)
-        return dataclasses.replace(self, epoch=epoch)
+            return Progress(epoch, epoch, val_nmse, data)
+        return dataclasses.replace(self, epoch=epoch, data=data)
 
 
 def dead_parameters(state: state_lib.TrainState, batch: scenes.Scene) -> list[str]:
@@ -63,15 +65,15 @@ def _open_workdir(config: config_lib.Config, workdir: pathlib.Path) -> None:
 
 
 def _microbatches(
-    state: state_lib.TrainState, count: int, chunk: int
+    state: state_lib.TrainState, source: sources.Source, count: int, chunk: int
 ) -> Iterator[tuple[state_lib.TrainState, list[dict[str, Any]]]]:
     """Runs `count` microbatches, yielding the state and the metrics of each, `chunk` at a time.
 
-    Metrics wait on the device and come over together; scenes never leave it.
+    Metrics wait on the device and come over together.
     """
     pending = []
     for number in range(1, count + 1):
-        state, metrics = step_lib.train_step(state, step_lib.draw_batch(state.config, state.step))
+        state, metrics = step_lib.train_step(state, source.draw(state))
         pending.append(metrics)
         if len(pending) == chunk or number == count:
             yield state, [_on_host(row) for row in jax.device_get(pending)]
@@ -105,12 +107,12 @@ def _stop_if_lost(metrics: dict[str, Any], limit: int) -> None:
 
 
 def _run_epoch(
-    state: state_lib.TrainState, epoch: int, recorder: record.Recorder
+    state: state_lib.TrainState, source: sources.Source, epoch: int, recorder: record.Recorder
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
     """One epoch; every microbatch's loss enters the means, skipped ones are counted."""
     training = state.config.training
     finite_losses, finite_nmses, updates, skipped = [], [], 0, 0
-    chunks = _microbatches(state, training.steps_per_epoch, training.log_every)
+    chunks = _microbatches(state, source, training.steps_per_epoch, training.log_every)
     for state, rows in chunks:
         for row in rows:
             recorder.full_log(row)
@@ -154,12 +156,16 @@ def _validation_row(result: evaluation.Evaluation) -> dict[str, float]:
 
 
 def _start(
-    state: state_lib.TrainState, recorder: record.Recorder, heldout: evaluation.Heldout
+    state: state_lib.TrainState,
+    source: sources.Source,
+    recorder: record.Recorder,
+    heldout: evaluation.Heldout,
 ) -> None:
     """What is told before the first step: dead parameters, and the score of knowing nothing."""
-    batch = step_lib.draw_batch(state.config, state.step)
-    for path in dead_parameters(state, batch):
+    before = source.position()
+    for path in dead_parameters(state, source.draw(state)):
         recorder.line(f"warning: the gradient of {path} is identically zero")
+    source.restore(before)  # the first microbatch is still to come
     first = _validation_row(evaluation.evaluate(state, heldout))
     recorder.row("start", 0, {"epoch": 0} | first)
     recorder.line(
@@ -167,20 +173,27 @@ def _start(
     )
 
 
-def train(config: config_lib.Config, workdir: pathlib.Path) -> state_lib.TrainState:
+def train(
+    config: config_lib.Config,
+    workdir: pathlib.Path,
+    dataset: record_dataset.Dataset | None = None,
+) -> state_lib.TrainState:
     """Trains a configuration in a folder, from its newest good checkpoint if there is one.
 
     Args:
       config: the run.
       workdir: gets config.json, metrics.jsonl, tensorboard/, checkpoints/ and figures/.
+      dataset: records to train and validate on; without, scenes are simulated.
 
     Returns:
       The state after the last epoch.
 
     Raises:
-      ConfigError: the folder holds a run of another configuration; the fields are named.
-      RunError: training is lost, or a checkpoint cannot be written.
+      ConfigError: the folder holds a run of another configuration or of other records, or the
+        records are of another system; the fields are named.
+      RunError: training is lost, a checkpoint cannot be written, or records lack a split.
     """
+    source = sources.Simulated(config) if dataset is None else sources.Stored(config, dataset)
     _open_workdir(config, workdir)
     training = config.training
     state = state_lib.create_train_state(config)
@@ -189,6 +202,7 @@ def train(config: config_lib.Config, workdir: pathlib.Path) -> state_lib.TrainSt
     progress = Progress()
     if restored is not None:
         state, progress = restored.state, Progress(**restored.progress)
+        source.restore(progress.data)
     total = training.epochs * training.steps_per_epoch
     with record.Recorder(workdir, progress.epoch, total) as recorder:
         for warning in warnings:
@@ -196,11 +210,12 @@ def train(config: config_lib.Config, workdir: pathlib.Path) -> state_lib.TrainSt
         if progress.epoch == training.epochs:
             recorder.line(f"all {training.epochs} epochs are done already")
             return state
-        return _run(state, progress, checkpoints, recorder)
+        return _run(state, source, progress, checkpoints, recorder)
 
 
 def _run(
     state: state_lib.TrainState,
+    source: sources.Source,
     progress: Progress,
     checkpoints: checkpoint.Checkpoints,
     recorder: record.Recorder,
@@ -212,25 +227,25 @@ def _run(
         f"{size} parameters; {training.epochs} epochs of {training.steps_per_epoch} microbatches "
         f"of {training.batch_size} scenes on {jax.devices()[0]}; compiling"
     )
-    heldout = evaluation.draw_heldout(
-        config, evaluation.validation_stream(config), training.validation_scenes
-    )
-    yardsticks = evaluation.yardsticks(config, heldout)
+    heldout = source.heldout(evaluation.validation_stream(config), training.validation_scenes)
+    training_scenes = source.heldout("train", evaluation.CONSTANT_SCENES)
+    yardsticks = evaluation.yardsticks(config, heldout, training_scenes)
+    del training_scenes
     constant, snapshots, floor = (float(np.mean(yardsticks[n])) for n in evaluation.YARDSTICKS)
     beside = f"constant {constant:.3f} | snapshots {snapshots:.3f} | shrunk truth {floor:.4f}"
     if progress.epoch:
         recorder.line(f"going on after epoch {progress.epoch} of {training.epochs}")
         recorder.skip(progress.epoch * training.steps_per_epoch)
     else:
-        _start(state, recorder, heldout)
+        _start(state, source, recorder, heldout)
     for epoch in range(progress.epoch + 1, training.epochs + 1):
         if 0 < training.early_stopping_epochs <= progress.epoch - progress.best_epoch:
             recorder.line(f"no better val_nmse for {training.early_stopping_epochs} epochs")
             break
         began = time.monotonic()
-        state, row = _run_epoch(state, epoch, recorder)
+        state, row = _run_epoch(state, source, epoch, recorder)
         row |= _validation_row(evaluation.evaluate(state, heldout))
-        progress = progress.after(epoch, row["val_nmse"])
+        progress = progress.after(epoch, row["val_nmse"], source.position())
         row |= {"constant_nmse": constant, "snapshots_nmse": snapshots}
         recorder.row("epoch", epoch * training.steps_per_epoch, {"epoch": epoch} | row)
         recorder.sync()

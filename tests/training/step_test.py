@@ -222,8 +222,8 @@ def test_yardsticks(tiny_config):
 
 def test_the_constant_predictor_cannot_be_beaten_by_a_constant(tiny_config):
     """Moving the learned constant in any direction raises its score on the scenes it learned."""
-    constant = evaluation.best_constant(tiny_config)
-    heldout = evaluation.draw_heldout(tiny_config, "train", evaluation._CONSTANT_SCENES)
+    heldout = evaluation.draw_heldout(tiny_config, "train", evaluation.CONSTANT_SCENES)
+    constant = evaluation.best_constant(heldout)
 
     def score(matrix):
         parts = [evaluation._yardsticks(tiny_config, matrix, t) for _, t in heldout.batches]

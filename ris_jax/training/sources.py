@@ -1,0 +1,180 @@
+"""Where training takes its scenes from: the simulator, or records on disk."""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ris_jax import config as config_lib
+from ris_jax import scenes
+from ris_jax.data import record_dataset
+from ris_jax.training import evaluation
+from ris_jax.training import state as state_lib
+from ris_jax.training import step as step_lib
+
+Position = dict[str, Any]  # JSON: whose scenes, and which comes next
+
+# The splits of records have the names of the simulator's streams.
+_TRAIN = "train"
+
+
+class Source(Protocol):
+    """What the loop asks for."""
+
+    def draw(self, state: state_lib.TrainState) -> scenes.Scene:
+        """The next microbatch."""
+        ...
+
+    def heldout(self, name: str, num_scenes: int) -> evaluation.Heldout:
+        """The first scenes of a stream or split, at most `num_scenes`."""
+        ...
+
+    def position(self) -> Position | None:
+        """What to save with a checkpoint; None where the state's step says it all."""
+        ...
+
+    def restore(self, position: Position | None) -> None:
+        """Goes on from a saved position.
+
+        Raises:
+          ConfigError: it is of other scenes.
+        """
+        ...
+
+
+class Simulated:
+    """Scenes drawn on the device; which ones follows from the state's step alone."""
+
+    def __init__(self, config: config_lib.Config):
+        self._config = config
+
+    def draw(self, state: state_lib.TrainState) -> scenes.Scene:
+        """The microbatch of the state's step."""
+        return step_lib.draw_batch(state.config, state.step)
+
+    def heldout(self, name: str, num_scenes: int) -> evaluation.Heldout:
+        """The first scenes of a stream."""
+        return evaluation.draw_heldout(self._config, name, num_scenes)
+
+    def position(self) -> None:
+        """Nothing but the step."""
+
+    def restore(self, position: Position | None) -> None:
+        """Nothing to be done.
+
+        Raises:
+          ConfigError: the run was trained on records.
+        """
+        if position is not None:
+            raise config_lib.ConfigError(
+                f"--data: need the records that the run began with ({_named(position)}); got none"
+            )
+
+
+class Stored:
+    """Scenes of records, each once a pass; which ones come next is in the iterator's state."""
+
+    def __init__(self, config: config_lib.Config, dataset: record_dataset.Dataset):
+        """Opens an iterator at its first microbatch.
+
+        Args:
+          config: the run; its system and number of sources must be those of the records.
+          dataset: of the run.
+
+        Raises:
+          ConfigError: they are others, or the configuration asks for `fixed_scenes`.
+          RunError: there are no scenes to train on, or none to validate on.
+        """
+        _require_alike(config, dataset)
+        self._config, self._dataset = config, dataset
+        for name in (_TRAIN, evaluation.validation_stream(config)):
+            dataset.split(name)
+        self._batches = record_dataset.batches(
+            dataset.split(_TRAIN),
+            config.training.batch_size,
+            config.training.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def draw(self, state: state_lib.TrainState) -> scenes.Scene:
+        """The next microbatch, on its way to the device."""
+        del state
+        return _on_device(next(self._batches))
+
+    def heldout(self, name: str, num_scenes: int) -> evaluation.Heldout:
+        """The first scenes of a split, prepared on the device; fewer if it has fewer."""
+        split, size = self._dataset.split(name), self._config.training.batch_size
+        count = min(num_scenes, len(split))
+        # The last batch is filled from the beginning: one shape, and what is beyond is cut off.
+        batches = [
+            _prepare(_on_device(split.gather((start + np.arange(size)) % count)), self._config)
+            for start in range(0, count, size)
+        ]
+        return evaluation.Heldout(batches, count)
+
+    def position(self) -> Position:
+        """The iterator's state, and whose it is."""
+        return {"identity": self._dataset.identity, "iterator": self._batches.get_state()}
+
+    def restore(self, position: Position | None) -> None:
+        """Sets the iterator's state.
+
+        Raises:
+          ConfigError: the run was trained on other scenes.
+        """
+        ours = self._dataset.identity
+        if position is None or position["identity"] != ours:
+            there = "simulated scenes" if position is None else _named(position)
+            raise config_lib.ConfigError(
+                f"--data: need what the run began with ({there}); got {self._dataset.folder} "
+                f"(records {ours[:12]})"
+            )
+        self._batches.set_state(position["iterator"])
+
+
+def _named(position: Position) -> str:
+    return f"records {str(position['identity'])[:12]}"
+
+
+def _require_alike(config: config_lib.Config, dataset: record_dataset.Dataset) -> None:
+    """The configuration describes the records, as far as a network sees it."""
+    ours, theirs = (config_lib.flatten(config_lib.to_dict(c)) for c in (config, dataset.config))
+    for name in ours:
+        relevant = name.startswith("system.") or name == "scene.max_sources"
+        if relevant and ours[name] != theirs[name]:
+            raise config_lib.ConfigError(
+                f"{name}: need {theirs[name]!r} as in {dataset.folder}; got {ours[name]!r}"
+            )
+    fixed = config.training.fixed_scenes
+    if fixed:
+        raise config_lib.ConfigError(
+            f"training.fixed_scenes: need 0 with records, which are fixed; got {fixed}"
+        )
+
+
+def _on_device(batch: record_dataset.Batch) -> scenes.Scene:
+    stored = batch.scenes
+    fields = {name: jnp.asarray(stored[name]) for name in stored.dtype.names or ()}
+    return _as_scene(fields, jnp.asarray(batch.codes))
+
+
+@jax.jit
+def _as_scene(fields: dict[str, Array], codes: Array) -> scenes.Scene:
+    """Codes that all scenes share are repeated here: they need not come from the host again."""
+    size, num_snapshots = fields["snapshots"].shape[:2]
+    return scenes.Scene(
+        measurement=scenes.Measurement(
+            snapshots=fields["snapshots"],
+            channel=fields["channel"],
+            codes=jnp.broadcast_to(codes, (size, *codes.shape[1:])),
+            noise_variance=fields["noise_variance"],
+        ),
+        truth=scenes.Truth(**{name: fields[name] for name in scenes.Truth._fields}),
+        signals=jnp.zeros((size, num_snapshots, 0), jnp.complex64),  # not stored
+    )
+
+
+_prepare = jax.jit(step_lib.prepare, static_argnums=1)
