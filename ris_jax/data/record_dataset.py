@@ -2,7 +2,9 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -199,8 +201,36 @@ def batches(
             f"{batch_size}"
         )
     each = batch_size // process_count
-    mine = slice(process_index * each, (process_index + 1) * each)
-    dataset = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat().batch(batch_size)
-    read = dataset.map(lambda indices: split.gather(np.asarray(indices)[mine]))
+    rows = slice(process_index * each, (process_index + 1) * each)
+    dataset = grain.MapDataset.source(_ShuffledBatches(split, batch_size, seed, rows))
     options = grain.ReadOptions(_READ_THREADS, _PREFETCHED_BATCHES)
-    return iter(read.to_iter_dataset(options))
+    return iter(dataset.to_iter_dataset(options))
+
+
+class _ShuffledBatches:
+    """A random-access source whose elements are whole batches.
+
+    One of scenes would be shuffled and batched scene by scene in Python, which takes longer than
+    to read them.
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int, rows: slice):
+        self._split, self._batch_size, self._seed, self._rows = split, batch_size, seed, rows
+        self._order = functools.lru_cache(maxsize=2)(self._order_of)  # a batch may touch two
+
+    def __len__(self) -> int:
+        return sys.maxsize // self._batch_size
+
+    def __getitem__(self, index: int) -> Batch:
+        positions = index * self._batch_size + np.arange(self._batch_size)[self._rows]
+        passes, places = np.divmod(positions, len(self._split))
+        indices = np.empty_like(places)
+        for one_pass in np.unique(passes).tolist():
+            within = passes == one_pass
+            indices[within] = self._order(one_pass)[places[within]]
+        return self._split.gather(indices)
+
+    def _order_of(self, one_pass: int) -> Int[np.ndarray, "B"]:
+        # Raw bits, because NumPy may change what its distributions make of them.
+        bits = np.random.Philox(key=[self._seed, one_pass]).random_raw(len(self._split))
+        return np.argsort(bits, kind="stable")

@@ -1,11 +1,12 @@
 """Where training takes its scenes from: the simulator, or records on disk."""
 
+import functools
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, UInt32
 
 from ris_jax import config as config_lib
 from ris_jax import scenes
@@ -102,7 +103,7 @@ class Stored:
     def draw(self, state: state_lib.TrainState) -> scenes.Scene:
         """The next microbatch, on its way to the device."""
         del state
-        return _on_device(next(self._batches))
+        return as_scene(next(self._batches))
 
     def heldout(self, name: str, num_scenes: int) -> evaluation.Heldout:
         """The first scenes of a split, prepared on the device; fewer if it has fewer."""
@@ -110,7 +111,7 @@ class Stored:
         count = min(num_scenes, len(split))
         # The last batch is filled from the beginning: one shape, and what is beyond is cut off.
         batches = [
-            _prepare(_on_device(split.gather((start + np.arange(size)) % count)), self._config)
+            _prepare(as_scene(split.gather((start + np.arange(size)) % count)), self._config)
             for start in range(0, count, size)
         ]
         return evaluation.Heldout(batches, count)
@@ -155,16 +156,28 @@ def _require_alike(config: config_lib.Config, dataset: record_dataset.Dataset) -
         )
 
 
-def _on_device(batch: record_dataset.Batch) -> scenes.Scene:
+def as_scene(batch: record_dataset.Batch) -> scenes.Scene:
+    """What came from disk, on the device; the signals, which are not stored, are of no source."""
     stored = batch.scenes
-    fields = {name: jnp.asarray(stored[name]) for name in stored.dtype.names or ()}
-    return _as_scene(fields, jnp.asarray(batch.codes))
+    # As plain words: one transfer, not one a field.
+    words = stored.view(np.uint32).reshape(len(stored), -1)
+    return _unpacked(stored.dtype, words, batch.codes)
 
 
-@jax.jit
-def _as_scene(fields: dict[str, Array], codes: Array) -> scenes.Scene:
-    """Codes that all scenes share are repeated here: they need not come from the host again."""
-    size, num_snapshots = fields["snapshots"].shape[:2]
+@functools.partial(jax.jit, static_argnums=0)
+def _unpacked(dtype: np.dtype, words: UInt32[Array, "B W"], codes: Array) -> scenes.Scene:
+    """The fields of a `records.scene_dtype`; codes that all scenes share are repeated here."""
+    size = words.shape[0]
+    fields, layout = {}, dict(dtype.fields or {})
+    for name in dtype.names or ():
+        kind, offset = layout[name][:2]
+        taken = words[:, offset // 4 : (offset + kind.itemsize) // 4]
+        if kind.base == np.complex64:
+            parts = jax.lax.bitcast_convert_type(taken, jnp.float32).reshape(size, -1, 2)
+            value = jax.lax.complex(parts[..., 0], parts[..., 1])
+        else:
+            value = jax.lax.bitcast_convert_type(taken, kind.base)
+        fields[name] = value.reshape(size, *kind.shape)
     return scenes.Scene(
         measurement=scenes.Measurement(
             snapshots=fields["snapshots"],
@@ -173,7 +186,7 @@ def _as_scene(fields: dict[str, Array], codes: Array) -> scenes.Scene:
             noise_variance=fields["noise_variance"],
         ),
         truth=scenes.Truth(**{name: fields[name] for name in scenes.Truth._fields}),
-        signals=jnp.zeros((size, num_snapshots, 0), jnp.complex64),  # not stored
+        signals=jnp.zeros((size, dtype["snapshots"].shape[0], 0), jnp.complex64),
     )
 
 

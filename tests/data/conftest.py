@@ -1,0 +1,43 @@
+"""Scenes of random numbers, small and different from each other."""
+
+import numpy as np
+import pytest
+
+from ris_jax import config as config_lib
+from ris_jax.data import records
+
+
+@pytest.fixture(scope="session")
+def small_config() -> config_lib.Config:
+    """2 x 3 elements, 2 antennas, 3 snapshots, up to 2 sources."""
+    values = {
+        "system.rows": 2,
+        "system.columns": 3,
+        "system.num_antennas": 2,
+        "system.num_snapshots": 3,
+        "scene.max_sources": 2,
+    }
+    return config_lib.override(config_lib.Config(), values)
+
+
+@pytest.fixture(scope="session")
+def make_scenes(small_config):
+    """A function (count, seed, shared_codes=True) -> `records.Scenes`."""
+    dtype = records.scene_dtype(records.sizes_of(small_config))
+
+    def make(count: int, seed: int, shared_codes: bool = True) -> records.Scenes:
+        random = np.random.default_rng(seed)
+
+        def gaussian(*shape):
+            return (random.normal(size=shape) + 1j * random.normal(size=shape)).astype("<c8")
+
+        scenes = np.empty(count, dtype)
+        for name in dtype.names:
+            shape = scenes[name].shape
+            if dtype[name].base == np.complex64:
+                scenes[name] = gaussian(*shape)
+            else:
+                scenes[name] = random.integers(1, 3, shape)
+        return records.Scenes(scenes, gaussian(1 if shared_codes else count, 3, 6))
+
+    return make

@@ -1,0 +1,131 @@
+"""The index says what is there, and a spoiled one says so."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ris_jax import errors
+from ris_jax.data import record_writer, records
+
+
+@pytest.fixture(name="folder")
+def _folder(small_config, make_scenes, tmp_path):
+    with record_writer.writing(tmp_path, small_config, {"command": "test"}) as writer:
+        writer.add(records.Unit("a", 0), {"train": make_scenes(5, 0)})
+        writer.finish()
+    return tmp_path
+
+
+def _rewrite(folder, **changes):
+    """An index with other values and the checksum that belongs to them."""
+    path = folder / "index.json"
+    values = json.loads(path.read_text()) | changes
+    del values["sha256"]
+    path.write_text(json.dumps(values | {"sha256": records._checksum(values)}))
+
+
+def test_round_trip(folder, small_config):
+    index = records.require_index(folder)
+    assert records.stored_config(records.configuration(index)) == records.stored_config(
+        small_config
+    )
+    assert (index.num_scenes("train"), index.num_scenes("test")) == (5, 0)
+    records.write_index(folder, index)
+    assert records.read_index(folder) == index
+
+
+def test_every_flipped_bit_of_the_index_is_noticed(folder):
+    path = folder / "index.json"
+    content, index = path.read_bytes(), records.read_index(folder)
+    random = np.random.default_rng(0)
+    for place in random.choice(len(content), 300, replace=False):
+        spoiled = bytearray(content)
+        spoiled[place] ^= 1 << random.integers(8)
+        path.write_bytes(spoiled)
+        try:
+            # White space and the case of an exponent may change; the content may not.
+            assert records.read_index(folder) == index
+        except errors.RunError as error:
+            assert str(path) in str(error)
+            assert len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", "damaged: not JSON"),
+        (b"\xff\xfe\x00", "damaged: not JSON"),
+        (b"[" * 100_000, "damaged: not JSON"),
+        (b"[1]", "format: need 'ris_jax records'; got 'list'"),
+        (b'{"format": "tfds"}', "format: need 'ris_jax records'; got 'tfds'"),
+        (b'{"format": "ris_jax records", "version": 9}', "version: need 1; got 9"),
+        (b'{"format": "ris_jax records", "version": 1}', "damaged: its content"),
+    ],
+)
+def test_what_is_no_index(folder, content, named):
+    (folder / "index.json").write_bytes(content)
+    with pytest.raises(errors.RunError, match=rf"index\.json: {named}"):
+        records.read_index(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"shards": 3}, "shards"),
+        ({"extra": 3}, "extra"),
+        ({"config": {"system": {"rows": -1}}}, r"system\.rows: need a value above zero"),
+        ({"config": {"sytem": {}}}, "sytem"),
+        ({"shards": [{"name": "../../x", "scenes": 1, "files": {}}]}, r"shards: .*'\.\./\.\./x'"),
+        ({"shards": [{"name": "train/00000", "scenes": 1, "files": {}}]}, "shards"),
+    ],
+)
+def test_an_index_of_another_writer(folder, changes, named):
+    _rewrite(folder, **changes)
+    with pytest.raises(errors.RunError, match=rf"index\.json: .*{named}"):
+        records.read_index(folder)
+
+
+def test_what_is_not_complete(folder):
+    _rewrite(folder, complete=False)
+    with pytest.raises(errors.RunError, match="need all records; got 1 shards of an unfinished"):
+        records.require_index(folder)
+    for nothing in (folder / "train", folder / "nowhere", folder / "index.json"):
+        with pytest.raises(errors.RunError, match=r"need a folder of records.*ris-jax import"):
+            records.require_index(nothing)
+
+
+def test_identity_is_of_scenes_and_configuration(folder):
+    index = records.require_index(folder)
+    before = records.identity(index, list(index.shards))
+    assert records.identity(index, []) != before
+    _rewrite(folder, made_from={"other": 1})
+    again = records.require_index(folder)
+    assert records.identity(again, list(again.shards)) == before
+    _rewrite(folder, config=index.config | {"impairments": {"phase_error": 0.1}})
+    other = records.require_index(folder)
+    assert records.identity(other, list(other.shards)) != before
+
+
+def test_digests_are_of_what_was_measured(make_scenes):
+    scenes = make_scenes(4, 0).scenes
+    before = records.digests_of(scenes)
+    assert len(np.unique(before, axis=0)) == 4
+    scenes["azimuth"] += 1.0
+    np.testing.assert_array_equal(records.digests_of(scenes), before)
+    scenes["channel"][2, 0, 0] += 1e-6
+    changed = (records.digests_of(scenes) != before).any(axis=1)
+    np.testing.assert_array_equal(changed, [False, False, True, False])
+
+
+def test_pack_keeps_codes_once_where_they_are_shared(make_scenes):
+    made = make_scenes(3, 0)
+    fields = {name: made.scenes[name] for name in made.scenes.dtype.names}
+    same = np.repeat(made.codes, 3, axis=0)
+    packed = records.pack(fields, same)
+    assert packed.scenes.tobytes() == made.scenes.tobytes()
+    assert packed.codes.shape == (1, 3, 6)
+    different = same * np.array([1, 1, -1])[:, None, None]
+    packed = records.pack(fields, different)
+    np.testing.assert_array_equal(packed.codes, different)
+    np.testing.assert_array_equal(packed.at(np.array([2])).codes, different[2:])
