@@ -5,6 +5,7 @@ however often the files repeat it (the reference's did), and adding or leaving o
 other scene.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable
@@ -77,14 +78,15 @@ def convert(
         return writer.index
 
 
-def _first_readable(paths: list[pathlib.Path], skip_damaged: bool) -> tuple[pathlib.Path, Any]:
-    for path in paths:
-        try:
+def _first_readable(
+    paths: list[pathlib.Path], skip_damaged: bool
+) -> tuple[pathlib.Path, Recordings]:
+    """The file that says what the others must be like."""
+    for path in paths[:-1] if skip_damaged else ():
+        with contextlib.suppress(errors.RunError):
             return path, _read(path)
-        except errors.RunError:
-            if not skip_damaged or path == paths[-1]:
-                raise
-    raise errors.RunError("need a file; got none")  # `files_of` gives one or more
+    path = paths[-1] if skip_damaged else paths[0]
+    return path, _read(path)
 
 
 def _read(path: pathlib.Path) -> Recordings:

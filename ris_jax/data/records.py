@@ -205,8 +205,9 @@ def read_index(folder: pathlib.Path) -> Index | None:
     try:
         index = dacite.from_dict(Index, values, dacite.Config(strict=True, cast=[tuple]))
         configuration(index)
-    except (dacite.DaciteError, config_lib.ConfigError) as error:
-        raise errors.RunError(f"{path}: {_line(error)}") from error
+    # dacite lets out what building a field raises; a ConfigError is a ValueError.
+    except (dacite.DaciteError, ValueError, TypeError, AttributeError) as error:
+        raise errors.RunError(f"{path}: not an index of records: {_line(error)}") from error
     for shard in index.shards:
         if not _SHARD_NAME.fullmatch(shard.name) or set(shard.files) != set(PARTS):
             raise errors.RunError(f"{path}: shards: need <split>/<number>; got {shard.name!r}")

@@ -1,0 +1,151 @@
+"""Training from disk: the scenes that were written, and resume that is bit-identical."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from ris_jax import config as config_lib
+from ris_jax.data import record_dataset, simulation
+from ris_jax.training import checkpoint, evaluation, loop, record, sources
+from ris_jax.training import state as state_lib
+from ris_jax.training import step as step_lib
+
+COUNTS = {"train": 48, "validation": 20}
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config) -> config_lib.Config:
+    """Two epochs of six microbatches of eight scenes, each a pass over the 48 stored ones."""
+    return config_lib.override(tiny_config, {"model.dropout": 0.1, "optimizer.accumulation": 4})
+
+
+@pytest.fixture(scope="module")
+def dataset(config, tmp_path_factory) -> record_dataset.Dataset:
+    folder = tmp_path_factory.mktemp("records")
+    simulation.simulate(config, folder, COUNTS, shard_scenes=20)
+    return record_dataset.open_dataset(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(config, dataset, tmp_path_factory):
+    """The rows and the last state of a run that was never stopped."""
+    workdir = tmp_path_factory.mktemp("whole")
+    state = loop.train(config, workdir, dataset)
+    return workdir, state
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_scenes_reach_the_device_bit_for_bit(dataset, shared):
+    batch = dataset.split("train").gather(np.array([3, 40, 3]))
+    if not shared:
+        codes = batch.codes * np.array([1, 1j, -1])[:, None, None]
+        batch = batch._replace(codes=codes.astype(np.complex64))
+    scene = jax.device_get(sources.as_scene(batch))
+    fields = scene.measurement._asdict() | scene.truth._asdict()
+    codes = fields.pop("codes")
+    np.testing.assert_array_equal(codes, np.broadcast_to(batch.codes, codes.shape))
+    for name, values in fields.items():
+        assert values.tobytes() == batch.scenes[name].tobytes(), name
+        assert values.dtype == batch.scenes[name].dtype
+    assert scene.signals.shape == (3, 6, 0)
+
+
+def test_with_learning_rate_zero_train_loss_is_validation_loss(config, dataset, tmp_path):
+    """Each scene of the split enters an epoch once."""
+    still = config_lib.override(
+        config,
+        {
+            "optimizer.learning_rate": 0.0,
+            "model.dropout": 0.0,
+            "training.validation_scenes": 48,
+            "training.validate_on_training_scenes": True,
+        },
+    )
+    loop.train(still, tmp_path, dataset)
+    for row in record.epoch_rows(tmp_path):
+        assert row["train_loss"] == pytest.approx(row["val_loss"], abs=1e-5)
+        assert row["train_nmse"] == pytest.approx(row["val_nmse"], abs=1e-5)
+
+
+class _Stopped(BaseException):
+    """Not an Exception: as little can be done about it as about a kill."""
+
+
+@pytest.mark.parametrize("microbatch", [2, 8, 12])
+def test_stopped_and_started_again(config, dataset, whole, tmp_path, monkeypatch, microbatch):
+    draw = sources.Stored.draw
+
+    def stopping(self, state):
+        if int(state.step) == microbatch - 1 and not monkeypatch.stopped:
+            monkeypatch.stopped = True
+            raise _Stopped
+        return draw(self, state)
+
+    monkeypatch.stopped = False
+    monkeypatch.setattr(sources.Stored, "draw", stopping)
+    with pytest.raises(_Stopped):
+        loop.train(config, tmp_path, dataset)
+    # As another process would find it.
+    state = loop.train(config, tmp_path, record_dataset.open_dataset(dataset.folder))
+    assert record.read_rows(tmp_path) == record.read_rows(whole[0])
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(whole[1]), strict=True):
+        assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
+
+
+def test_the_checkpoint_says_which_scenes_and_which_comes_next(config, dataset, whole):
+    checkpoints = checkpoint.Checkpoints(whole[0], 2, read_only=True)
+    restored, _ = checkpoints.restore_best(state_lib.create_train_state(config))
+    position = restored.progress["data"]
+    assert position["identity"] == dataset.identity
+    assert position["iterator"] == {"next_index": int(restored.state.step)}
+
+
+def test_other_scenes_are_refused(config, dataset, tmp_path):
+    other_folder = tmp_path / "other"
+    simulation.simulate(config, other_folder, {**COUNTS, "train": 49}, shard_scenes=20)
+    other = sources.Stored(config, record_dataset.open_dataset(other_folder))
+    ours = sources.Stored(config, dataset)
+    simulated = sources.Simulated(config)
+    with pytest.raises(config_lib.ConfigError, match=rf"\(records {dataset.identity[:12]}\); got"):
+        other.restore(ours.position())
+    with pytest.raises(config_lib.ConfigError, match=r"began with \(simulated scenes\); got"):
+        ours.restore(simulated.position())
+    with pytest.raises(config_lib.ConfigError, match=r"--data: need the records .*; got none"):
+        simulated.restore(ours.position())
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"system.num_antennas": 5}, r"system\.num_antennas: need 4 as in .*; got 5"),
+        ({"scene.max_sources": 3}, r"scene\.max_sources: need 2 as in .*; got 3"),
+        ({"training.fixed_scenes": 48}, r"training\.fixed_scenes: need 0 .*; got 48"),
+    ],
+)
+def test_configurations_of_other_records_are_refused(config, dataset, tmp_path, changes, named):
+    other = config_lib.override(config, changes)
+    with pytest.raises(config_lib.ConfigError, match=named):
+        loop.train(other, tmp_path / "run", dataset)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("count", [5, 16, 20, 1000])
+def test_heldout_scenes_are_the_first_of_their_split(config, dataset, count):
+    source = sources.Stored(config, dataset)
+    heldout = source.heldout("validation", count)
+    assert heldout.num_scenes == min(count, 20)
+    assert {len(target.snr) for _, target in heldout.batches} == {8}
+    stored = dataset.split("validation").gather(np.arange(heldout.num_scenes))
+    found = np.concatenate([features.snapshots for features, _ in heldout.batches])
+    np.testing.assert_array_equal(found[: heldout.num_scenes], stored.scenes["snapshots"])
+    # Drawn from the stream of that name, they are the same scenes.
+    drawn = evaluation.draw_heldout(config, "validation", heldout.num_scenes)
+    chex.assert_trees_all_close(heldout.batches[0], drawn.batches[0], rtol=1e-3, atol=1e-3)
+
+
+def test_a_stored_run_traces_its_step_once(config, dataset, tmp_path):
+    other = config_lib.override(config, {"training.seed": 78})
+    before = step_lib.train_step._cache_size()
+    loop.train(other, tmp_path, dataset)
+    assert step_lib.train_step._cache_size() - before == 1
