@@ -197,11 +197,12 @@ class TestHelp:
     @pytest.mark.parametrize("flag", ["--help", "-h"])
     @pytest.mark.parametrize("command", main._COMMANDS)
     def test_of_a_command(self, capsys, command, flag):
-        status, out, err = _run(capsys, command, "--workdir=x", flag)
+        folder = "--out" if command in ("simulate", "import") else "--workdir"
+        status, out, err = _run(capsys, command, f"{folder}=x", flag)
         assert (status, err) == (0, "")
         assert "Example:" in out
         assert f"ris-jax {command}" in out
-        assert "--workdir" in out
+        assert folder in out
 
     @pytest.mark.parametrize("command", [None, *main._COMMANDS])
     def test_is_quick_because_it_does_not_import_jax(self, command):
@@ -211,7 +212,7 @@ class TestHelp:
             "began = time.process_time()\n"
             "from ris_jax.cli import main\n"
             f"status = main.main({arguments!r})\n"
-            "slow = {'jax', 'flax', 'orbax', 'matplotlib', 'scipy'} & sys.modules.keys()\n"
+            "slow = {'jax', 'flax', 'orbax', 'grain', 'matplotlib', 'scipy'} & sys.modules.keys()\n"
             "assert not slow, slow\n"
             "assert time.process_time() - began < 1.0\n"
             "sys.exit(status)\n"

