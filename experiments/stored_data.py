@@ -6,7 +6,23 @@ disk into host memory, and from disk onto the device as training does.
 
   python experiments/stored_data.py --scenes=100000 --figure=docs/stored_data.png
 
-TODO
+Cost: 4 minutes on two busy cores, 2.1 GB of disk; no GPU.
+Gave (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2, grain 0.2.18) beside other work
+that kept ten to twelve processes waiting for the two cores: 102 048 scenes, 2.10 GB, 20 593 bytes
+a scene (the reference: 370 kB); every scene read back was what its digest says; private memory 528
+MB after the first tenth of three passes onto the device, at most 533 MB after it:
+
+                  stage    scenes/s  scenes/core s
+  ------------------------------------------------
+     simulate and write    875.0019      2269.3188
+  check before training  18828.6529     55074.2011
+      read back by hash   7708.3275     26665.9914
+        batches to host  30214.7972     95790.3576
+  batches to the device  25588.2794     36949.2928
+
+The last column divides by the processor time used, not by the clock. A quiet machine has not been
+measured yet: 50 000 scenes/s by the clock are not shown by this run, only 96 000 a second of one
+core.
 """
 
 import os
