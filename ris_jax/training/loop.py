@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -85,7 +85,7 @@ def _on_host(metrics: dict[str, np.ndarray]) -> dict[str, Any]:
 def _stop_if_lost(metrics: dict[str, Any], limit: int) -> None:
     """Ends a run whose microbatches or parameters are no longer finite, before it is saved."""
     if not metrics["params_finite"]:
-        raise errors.RunError(
+        raise errors.TrainingLostError(
             f"the parameters are not finite after microbatch {metrics['microbatch']} (update "
             f"{metrics['update']}): the learning rate is too high; the last checkpoint is intact"
         )
@@ -97,7 +97,7 @@ def _stop_if_lost(metrics: dict[str, Any], limit: int) -> None:
         if name.startswith("loss_") and not math.isfinite(value)
     ]
     culprit = "loss terms " + ", ".join(terms) if terms else "gradients"
-    raise errors.RunError(
+    raise errors.TrainingLostError(
         f"{limit} microbatches in a row were not finite, up to microbatch "
         f"{metrics['microbatch']} (update {metrics['update']}): {culprit}; parameters are those "
         "of the last finite one, and the last checkpoint is intact"
@@ -167,19 +167,26 @@ def _start(
     )
 
 
-def train(config: config_lib.Config, workdir: pathlib.Path) -> state_lib.TrainState:
+def train(
+    config: config_lib.Config,
+    workdir: pathlib.Path,
+    after_epoch: Callable[[], object] = lambda: None,
+) -> state_lib.TrainState:
     """Trains a configuration in a folder, from its newest good checkpoint if there is one.
 
     Args:
       config: the run.
       workdir: gets config.json, metrics.jsonl, tensorboard/, checkpoints/ and figures/.
+      after_epoch: is called when an epoch's row and checkpoint are on disk; what it raises ends
+        the run, which can go on later.
 
     Returns:
       The state after the last epoch.
 
     Raises:
       ConfigError: the folder holds a run of another configuration; the fields are named.
-      RunError: training is lost, or a checkpoint cannot be written.
+      RunError: a checkpoint cannot be written.
+      TrainingLostError: losses, gradients or parameters are no longer finite.
     """
     _open_workdir(config, workdir)
     training = config.training
@@ -196,7 +203,7 @@ def train(config: config_lib.Config, workdir: pathlib.Path) -> state_lib.TrainSt
         if progress.epoch == training.epochs:
             recorder.line(f"all {training.epochs} epochs are done already")
             return state
-        return _run(state, progress, checkpoints, recorder)
+        return _run(state, progress, checkpoints, recorder, after_epoch)
 
 
 def _run(
@@ -204,6 +211,7 @@ def _run(
     progress: Progress,
     checkpoints: checkpoint.Checkpoints,
     recorder: record.Recorder,
+    after_epoch: Callable[[], object],
 ) -> state_lib.TrainState:
     """All epochs that are left, with a row, a line and a checkpoint for each."""
     config, training = state.config, state.config.training
@@ -241,4 +249,5 @@ def _run(
             f"{row['val_nmse']:.4f} | yardsticks: {beside} | variance ratio "
             f"{row['output_variance_ratio']:.2f} | {time.monotonic() - began:.1f} s"
         )
+        after_epoch()
     return state
