@@ -6,9 +6,10 @@ Commands:
   train      train a network on simulated scenes; goes on where it stopped
   evaluate   held-out scores of an estimator against the bound, or of a trained network
   localize   positions of the sources in recordings, with error bars
+  tune       search for hyper-parameters, with any number of workers
   doctor     check an installation
 
-Not there yet: simulate, tune, benchmark.
+Not there yet: simulate, benchmark.
 
   ris-jax COMMAND --help                    what a command takes, with an example
 """
@@ -18,8 +19,8 @@ import sys
 
 from absl import flags, logging
 
-_COMMANDS = ("train", "evaluate", "localize", "doctor")
-_PLANNED = ("simulate", "tune", "benchmark")
+_COMMANDS = ("train", "evaluate", "localize", "tune", "doctor")
+_PLANNED = ("simulate", "benchmark")
 _USAGE_ERROR = 2
 
 
@@ -49,8 +50,9 @@ def _run(module) -> int:
         _complain(f"out of memory; a smaller --batch_size needs less: {str(error).splitlines()[0]}")
         return 1
     except KeyboardInterrupt:
-        resumes = module.__name__.endswith(".train")
-        _complain("interrupted" + "; `train` goes on from its last checkpoint" * resumes)
+        command = module.__name__.rpartition(".")[2]
+        resumes = command in ("train", "tune")
+        _complain("interrupted" + f"; `{command}` goes on from its last checkpoint" * resumes)
         return 130
 
 
