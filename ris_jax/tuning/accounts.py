@@ -95,7 +95,9 @@ def summary(found: Sequence[Place]) -> str:
     outcomes = [place.outcome for place in found]
     counts = {name: outcomes.count(name) for name in dict.fromkeys(outcomes)}
     again = sum(len(place.attempts) - 1 for place in found)
-    text = f"{len(found)} trial{'s' * (len(found) != 1)}: " + ", ".join(f"{n} {name}" for name, n in counts.items())
+    text = f"{len(found)} trial{'s' * (len(found) != 1)}: " + ", ".join(
+        f"{n} {name}" for name, n in counts.items()
+    )
     return text + f"; {again} begun again" * (again > 0)
 
 
