@@ -145,8 +145,7 @@ def run() -> int:
     url = storage.parse_url(FLAGS.storage or default)
     check_gate(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    with storage.errors_of(url):
-        study = storage.open_study(url, plan)
+    with storage.opened(url, plan) as study:
         search.check_folder(study, workdir)
         print(f"study {plan.study!r} in {storage.shown(url)}", flush=True)
         found = search.work(study, plan, workdir, count=FLAGS.trials, retries=FLAGS.retries)

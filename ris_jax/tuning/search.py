@@ -110,7 +110,7 @@ def work(
     """Trains until every place of the search is settled.
 
     Args:
-      study: of `storage.open_study`.
+      study: of `storage.opened`.
       plan: the same.
       workdir: gets a run for every place, the table of trials, and the best configuration.
       count: places of the search, those of earlier calls included.

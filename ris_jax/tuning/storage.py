@@ -2,14 +2,13 @@
 
 import contextlib
 import time
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import optuna
 import sqlalchemy
 import sqlalchemy.exc
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.exceptions import StorageInternalError
 
 from ris_jax import config as config_lib
 from ris_jax import errors
@@ -108,35 +107,43 @@ def _difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     return ", ".join(f"{n}={left.get(n)!r} (there {right.get(n)!r})" for n in names)
 
 
-def open_study(url: sqlalchemy.URL, plan: plan_lib.Plan) -> optuna.Study:
-    """The study of a plan, made if it is not there.
-
-    Raises:
-      ConfigError: the study is of another plan, or none of ours; the fields are named.
-      RunError: the storage cannot be used.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with errors_of(url), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        study = optuna.create_study(
-            storage=_connect(url),
-            study_name=plan.study,
-            direction=plan.direction,
-            pruner=plan.make_pruner(),
-            load_if_exists=True,
-        )
-        there = study.user_attrs.get(_PLAN)
-        if there is None:
-            if study.get_trials(deepcopy=False):
-                raise config_lib.ConfigError(
-                    f"--study: {plan.study!r} in {shown(url)} was not made by `tune`; "
-                    "need another name"
-                )
-            study.set_user_attr(_PLAN, plan.to_dict())
-            there = study.user_attrs[_PLAN]
+def _study(
+    connected: optuna.storages.RDBStorage, url: sqlalchemy.URL, plan: plan_lib.Plan
+) -> optuna.Study:
+    study = optuna.create_study(
+        storage=connected,
+        study_name=plan.study,
+        direction=plan.direction,
+        pruner=plan.make_pruner(),
+        load_if_exists=True,
+    )
+    if _PLAN not in study.user_attrs:
+        if study.get_trials(deepcopy=False):
+            raise config_lib.ConfigError(
+                f"--study: {plan.study!r} in {shown(url)} was not made by `tune`; need another name"
+            )
+        study.set_user_attr(_PLAN, plan.to_dict())
+    there = study.user_attrs[_PLAN]
     if there != plan.to_dict():
         raise config_lib.ConfigError(
             f"study {plan.study!r} in {shown(url)} is another search; here: "
             + _difference(plan.to_dict(), there)
         )
     return study
+
+
+@contextlib.contextmanager
+def opened(url: sqlalchemy.URL, plan: plan_lib.Plan) -> Iterator[optuna.Study]:
+    """The study of a plan, made if it is not there; its connections are closed in the end.
+
+    Raises:
+      ConfigError: the study is of another plan, or none of ours; the fields are named.
+      RunError: the storage cannot be used, now or later in the context.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with errors_of(url):
+        connected = _connect(url)
+        try:
+            yield _study(connected, url, plan)
+        finally:
+            connected.engine.dispose()

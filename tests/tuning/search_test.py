@@ -31,7 +31,9 @@ def _plan(**changes):
 
 def _open(folder, plan):
     folder.mkdir(exist_ok=True)
-    return storage.open_study(storage.parse_url(f"sqlite:///{folder / 'study.db'}"), plan)
+    url = storage.parse_url(f"sqlite:///{folder / 'study.db'}")
+    with storage.opened(url, plan) as study:
+        return study  # it connects again when it is used
 
 
 def _search(folder, count, plan=None, retries=3):

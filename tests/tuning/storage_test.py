@@ -46,7 +46,8 @@ def test_addresses_that_cannot_be(text, message):
 
 
 def _open(path, **changes):
-    return storage.open_study(storage.parse_url(f"sqlite:///{path}"), _plan(**changes))
+    with storage.opened(storage.parse_url(f"sqlite:///{path}"), _plan(**changes)) as study:
+        return study
 
 
 def test_a_study_is_made_once_and_found_again(tmp_path):
@@ -91,8 +92,11 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 def test_a_server_that_is_not_there():
     url = storage.parse_url("postgresql://me:secret@127.0.0.1:1/db?connect_timeout=3")
-    with pytest.raises(errors.RunError, match=r"storage postgresql.*me:\*\*\*@.*") as caught:
-        storage.open_study(url, _plan())
+    with (
+        pytest.raises(errors.RunError, match=r"storage postgresql.*me:\*\*\*@.*") as caught,
+        storage.opened(url, _plan()),
+    ):
+        pass
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 

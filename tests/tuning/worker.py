@@ -8,7 +8,7 @@ import time
 from ris_jax.cli import main, tune
 from ris_jax.training import loop, record
 
-SECONDS = 0.1  # an epoch
+SECONDS = 0.3  # an epoch
 
 
 def pretend(config, workdir, after_epoch=lambda: None):
