@@ -93,10 +93,9 @@ def _plan() -> "Plan":
 
 def _installation() -> str:
     """A hash of the package's sources, of what it computes with, and of the machine."""
-    import ris_jax
     from ris_jax.reports import provenance
 
-    root = pathlib.Path(ris_jax.__file__).parent
+    root = pathlib.Path(config_lib.__file__).parent
     digest = hashlib.sha256(json.dumps([provenance.versions(), provenance.machine()]).encode())
     for path in sorted(root.rglob("*.py")):
         digest.update(path.read_bytes())

@@ -32,13 +32,9 @@ _OF_STATE: dict[TrialState, Outcome] = {
 class Place:
     """One of the trials that were asked for, with its attempts, the first one first."""
 
+    number: int  # from 0; the same however often, and by how many workers, trials are begun again
     attempts: tuple[FrozenTrial, ...]
     retries: int  # allowed after the first attempt
-
-    @property
-    def number(self) -> int:
-        """Number of the first attempt; the place is known by it."""
-        return self.attempts[0].number
 
     @property
     def last(self) -> FrozenTrial:
@@ -77,11 +73,12 @@ def places(trials: Sequence[FrozenTrial], count: int, retries: int) -> list[Plac
         if RETRY_OF in trial.user_attrs:
             successor.setdefault(trial.user_attrs[RETRY_OF], trial)
     found = []
-    for first in [trial for trial in ordered if RETRY_OF not in trial.user_attrs][:count]:
+    firsts = [trial for trial in ordered if RETRY_OF not in trial.user_attrs]
+    for number, first in enumerate(firsts[:count]):
         attempts = [first]
         while attempts[-1].number in successor:
             attempts.append(successor[attempts[-1].number])
-        found.append(Place(tuple(attempts), retries))
+        found.append(Place(number, tuple(attempts), retries))
     return found
 
 

@@ -64,9 +64,9 @@ class Plan:
         )
 
     def make_sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """What draws the values of one trial: a function of the seed, its number, and those before.
+        """What draws the values of one place: a function of the seed, its number, and those before.
 
-        One sampler for all trials would draw others after a restart.
+        One sampler for all of them would draw others after a restart.
         """
         seed = int(np.random.SeedSequence((self.base.training.seed, number)).generate_state(1)[0])
         with warnings.catch_warnings():

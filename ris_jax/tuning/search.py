@@ -55,11 +55,11 @@ def recover(
     only the first has a place.
     """
     for trial in watch.lost(study.get_trials(deepcopy=False)):
-        print(f"trial {trial.number} gives no sign of life; it is begun again", flush=True)
         _tell(study, trial.number, TrialState.FAIL)
     found = accounts.places(study.get_trials(deepcopy=False), count, retries)
     for place in found:
         if place.outcome == "lost":
+            print(f"trial {place.number} was left by its worker; it is begun again", flush=True)
             again = {accounts.RETRY_OF: place.last.number}
             study.enqueue_trial(place.last.params, user_attrs=again)
     return accounts.places(study.get_trials(deepcopy=False), count, retries)
@@ -83,6 +83,7 @@ def _run_one(
     Whatever happens, the run's own rows and checkpoint are on disk before the storage hears of it.
     """
     trial = study.ask()
+    number = trial.number
     try:
         with pulse.Pulse(trial, plan.heartbeat):
             every = accounts.places(study.get_trials(deepcopy=False), count, retries)
@@ -90,7 +91,8 @@ def _run_one(
             if place is None:  # another worker was faster
                 _tell(study, trial.number, TrialState.FAIL)
                 return
-            value = trials_lib.run(trial, plan, place.number, workdir)
+            number = place.number
+            value = trials_lib.run(trial, plan, number, workdir)
         study.tell(trial, value, skip_if_finished=True)
     except optuna.TrialPruned:
         _tell(study, trial.number, TrialState.PRUNED)
@@ -98,7 +100,7 @@ def _run_one(
         trials_lib.fail(trial, str(error))
         _tell(study, trial.number, TrialState.FAIL)
     except UpdateFinishedTrialError:
-        print(f"trial {trial.number} was taken over by another worker", flush=True)
+        print(f"trial {number} was taken over by another worker", flush=True)
     except BaseException:
         _tell(study, trial.number, TrialState.FAIL)  # without a reason of its own: tried again
         raise

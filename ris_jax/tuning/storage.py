@@ -82,14 +82,16 @@ def _connect(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
         {"connect_args": {"timeout": _SECONDS_FOR_A_LOCK}} if sqlite else {"pool_pre_ping": True}
     )
     text = url.render_as_string(hide_password=False)
-    for last in (False,) * (_TRIES - 1) + (True,):
+    tries = 0
+    while True:
+        tries += 1
         try:
             return optuna.storages.RDBStorage(text, engine_kwargs=options)
         except sqlalchemy.exc.SQLAlchemyError as error:
             raced = "already exists" in str(error) or isinstance(
                 error, sqlalchemy.exc.IntegrityError
             )
-            if last or not raced:
+            if tries == _TRIES or not raced:
                 raise
             time.sleep(0.5)
         except ImportError as error:

@@ -68,6 +68,14 @@ def test_says_that_optuna_is_missing(tmp_path, capsys, monkeypatch):
     assert "pip install 'ris-jax[tune]'" in _refused(capsys, f"--workdir={tmp_path}")[1]
 
 
+def test_that_is_interrupted_goes_on(tmp_path, capsys, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune, "run", interrupted)
+    assert "interrupted; `tune` goes on" in _refused(capsys, f"--workdir={tmp_path}")[1]
+
+
 class TestGate:
     """Whether a small network learns; what `doctor` measures is its own test's affair."""
 

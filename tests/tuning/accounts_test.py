@@ -52,7 +52,7 @@ def _retry(number):
         # Retries do not use up places.
         (
             [(F, {}), (C, _retry(0)), (C, {}), (C, {})],
-            [(0, 1, "complete"), (2, 2, "complete"), (3, 3, "complete")],
+            [(0, 1, "complete"), (1, 2, "complete"), (2, 3, "complete")],
         ),
     ],
 )

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import pwd
 import random
 import shutil
 import signal
@@ -40,6 +41,8 @@ def _server(data: pathlib.Path):
     if programs is None:
         pytest.skip("no PostgreSQL server here: apt-get install postgresql")
     # The server refuses to run as root; the distribution's package brings a user for it.
+    if os.getuid() == 0 and "postgres" not in {entry.pw_name for entry in pwd.getpwall()}:
+        pytest.skip("no user postgres here, and PostgreSQL's server does not run as root")
     user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
     if user:
         shutil.chown(data, "postgres", "postgres")
@@ -175,7 +178,7 @@ def test_the_trainer_itself(tmp_path):
     flags = [f"--set={name}={value}" for name, value in TINY.items()]
     command = [
         sys.executable, "-m", "ris_jax", "tune", f"--workdir={workdir}", f"--space={space}",
-        "--trials=3", "--heartbeat=2", "--retries=9", *flags,
+        "--trials=2", "--heartbeat=2", "--retries=9", *flags,
     ]  # fmt: skip
     cache = jax.config.jax_compilation_cache_dir or str(tmp_path / "jax")
     with pytest.MonkeyPatch.context() as patch:
@@ -196,12 +199,12 @@ def test_the_trainer_itself(tmp_path):
             assert second.wait(2 * _SECONDS) == 0, log.read_text()[-3000:]
         finally:
             _kill(second)
-    _, found = _places(f"sqlite:///{workdir / 'study.db'}", 3)
-    assert [place.outcome for place in found] == ["complete"] * 3
-    assert [len(place.attempts) for place in found] == [2, 1, 1]
+    _, found = _places(f"sqlite:///{workdir / 'study.db'}", 2)
+    assert [place.outcome for place in found] == ["complete"] * 2
+    assert [len(place.attempts) for place in found] == [2, 1]
     assert "going on after epoch 1 of 3" in log.read_text()
     runs = [record.read_rows(trials.folder(workdir, place.number)) for place in found]
-    assert runs[0] == runs[1] == runs[2]
+    assert runs[0] == runs[1]
     best = trials.folder(workdir, 0)
     # `train` takes what was written, and finds the trial to be that very run.
     written = f"--config={workdir / 'best.json'}"

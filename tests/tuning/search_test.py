@@ -103,6 +103,27 @@ def test_the_best_is_a_configuration_and_its_trial_is_that_run(tmp_path, monkeyp
     assert float(row[RATE]) == configs[best.number].optimizer.learning_rate
 
 
+def test_interruptions_do_not_change_what_is_drawn(tmp_path, monkeypatch):
+    """Trials that were begun again keep their values, and those after them draw the same."""
+    _, whole = _search(tmp_path / "whole", 9)
+    train, calls = loop.train, []
+
+    def interrupted(config, workdir, after_epoch):
+        calls.append(workdir)
+        if len(calls) in (2, 5, 6):
+            raise KeyboardInterrupt
+        train(config, workdir, after_epoch)
+
+    monkeypatch.setattr(loop, "train", interrupted)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            _search(tmp_path / "parts", 9)
+    _, found = _search(tmp_path / "parts", 9)
+    assert sum(len(place.attempts) for place in found) == 12
+    assert [p.last.params for p in found] == [p.last.params for p in whole]
+    assert [p.last.value for p in found] == [p.last.value for p in whole]
+
+
 class TestFailures:
     def _failing(self, monkeypatch, error, times=1):
         """A trainer that fails after an epoch, so many times."""
