@@ -3,3 +3,7 @@
 
 class RunError(RuntimeError):
     """A run that cannot go on; the message says why and what is safe."""
+
+
+class TrainingLostError(RunError):
+    """Training that its own configuration has ruined, such as by too high a learning rate."""

@@ -28,7 +28,7 @@ _OVERFIT_COUNT_RIGHT = 0.9
 _LEAST_VARIANCE_RATIO = 0.5
 
 
-def _small_config(seed: int) -> config_lib.Config:
+def small_config(seed: int) -> config_lib.Config:
     """A network and an array that learn 32 scenes in seconds."""
     values = {
         "system.rows": 6,
@@ -226,7 +226,7 @@ def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
 def run() -> int:
     """Runs the command; returns the exit status."""
     default = config_lib.override(config_lib.Config(), {"training.seed": FLAGS.seed})
-    small = _small_config(FLAGS.seed)
+    small = small_config(FLAGS.seed)
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "devices": check_devices,
         "conditioning": lambda: check_conditioning(default),

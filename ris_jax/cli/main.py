@@ -8,9 +8,10 @@ Commands:
   import     recordings and shards of the reference, as records to train on; likewise
   evaluate   held-out scores of an estimator against the bound, or of a trained network
   localize   positions of the sources in recordings, with error bars
+  tune       search for hyper-parameters, with any number of workers
   doctor     check an installation
 
-Not there yet: tune, benchmark.
+Not there yet: benchmark.
 
   ris-jax COMMAND --help                    what a command takes, with an example
 """
@@ -20,11 +21,12 @@ import sys
 
 from absl import flags, logging
 
-_COMMANDS = ("train", "simulate", "import", "evaluate", "localize", "doctor")
-_PLANNED = ("tune", "benchmark")
+_COMMANDS = ("train", "simulate", "import", "evaluate", "localize", "tune", "doctor")
+_PLANNED = ("benchmark",)
 _MODULES = {"import": "import_records"}  # a command's module, where it cannot have its name
 _AFTER_INTERRUPTION = {
     "train": "; `train` goes on from its last checkpoint",
+    "tune": "; `tune` goes on from its last checkpoint",
     "simulate": "; the same command goes on where it stopped",
     "import_records": "; the same command goes on where it stopped",
 }

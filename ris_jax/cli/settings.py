@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from ris_jax import config as config_lib
-from ris_jax import presets
+from ris_jax import config_files, presets
 
 if TYPE_CHECKING:
     from ris_jax.data.record_dataset import Dataset
@@ -28,6 +28,13 @@ def define(values: flags.FlagValues) -> None:
         [],
         "any configuration field, as section.field=value with a JSON value; may be repeated",
         flag_values=values,
+    )
+
+
+def define_config(values: flags.FlagValues) -> None:
+    """Adds --config to a command's flags."""
+    flags.DEFINE_string(
+        "config", None, "JSON file to start from, in place of a preset", flag_values=values
     )
 
 
@@ -86,15 +93,23 @@ def fields_of(dataset: "Dataset | None") -> dict[str, Any]:
 def configuration(
     values: flags.FlagValues, given: Mapping[str, Any], data: Mapping[str, Any] | None = None
 ) -> config_lib.Config:
-    """The configuration that --preset, --set and a command's own flags describe.
+    """The configuration that --preset or --config, --set and a command's own flags describe.
 
     Args:
-      values: flags with those of `define`.
+      values: flags with those of `define`, and perhaps of `define_config`.
       given: dotted names of fields and their values; they win over --set.
       data: likewise, what the data say; --set wins over them.
+
+    Raises:
+      ConfigError: both --preset and --config are given, or what they say is no configuration.
+      OSError: the file cannot be read.
     """
     chosen = dict(data or {}) | dict(_setting(text) for text in values.set) | dict(given)
-    return config_lib.override(presets.preset(values.preset), chosen)
+    if "config" not in values or values.config is None:
+        return config_lib.override(presets.preset(values.preset), chosen)
+    if values["preset"].present:
+        raise config_lib.ConfigError("--config: need this or --preset; both given")
+    return config_lib.override(config_files.read(pathlib.Path(values.config)), chosen)
 
 
 def summary(index: "Index") -> str:

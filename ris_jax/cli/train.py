@@ -4,6 +4,7 @@ Example:
   ris-jax train --workdir=runs/quickstart
   ris-jax train --workdir=runs/wide --preset=reference --set=model.width=192 --dropout=0.1
   ris-jax train --workdir=runs/stored --data=records
+  ris-jax train --workdir=runs/best --config=runs/tune/best.json
 
 Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and figures/ into the work directory.
 The same command, given again, goes on where it stopped, bit for bit. Records (`simulate`, `import`)
@@ -33,6 +34,7 @@ flags.DEFINE_bool(
     flag_values=FLAGS,
 )  # fmt: skip
 settings.define(FLAGS)
+settings.define_config(FLAGS)
 flags.DEFINE_integer("epochs", None, "epochs", flag_values=FLAGS)
 flags.DEFINE_integer("steps_per_epoch", None, "microbatches an epoch", flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", None, "scenes a microbatch", flag_values=FLAGS)

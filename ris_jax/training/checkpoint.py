@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ris_jax import config as config_lib
-from ris_jax import errors
+from ris_jax import config_files, errors
 from ris_jax.training import state as state_lib
 
 _CONFIG_NAME = "config.json"
@@ -319,7 +319,7 @@ def open_best(workdir: pathlib.Path) -> tuple[Restored, list[str]]:
 def save_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
     """Writes `config.json`, whole or not at all."""
     temporary = workdir / (_CONFIG_NAME + ".tmp")
-    temporary.write_text(json.dumps(config_lib.to_dict(config), indent=2) + "\n")
+    temporary.write_text(config_files.text(config))
     temporary.replace(workdir / _CONFIG_NAME)
 
 
@@ -329,16 +329,7 @@ def load_config(workdir: pathlib.Path) -> config_lib.Config | None:
     Raises:
       ConfigError: `config.json` is not a configuration.
     """
-    path = workdir / _CONFIG_NAME
     try:
-        values = json.loads(path.read_text())
+        return config_files.read(workdir / _CONFIG_NAME)
     except FileNotFoundError:
         return None
-    except ValueError as error:  # not JSON, or not even text
-        raise config_lib.ConfigError(f"{path}: not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise config_lib.ConfigError(f"{path}: need a JSON object; got {type(values).__name__}")
-    try:
-        return config_lib.from_dict(values)
-    except config_lib.ConfigError as error:
-        raise config_lib.ConfigError(f"{path}: {error}") from error

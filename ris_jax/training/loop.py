@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -87,7 +87,7 @@ def _on_host(metrics: dict[str, np.ndarray]) -> dict[str, Any]:
 def _stop_if_lost(metrics: dict[str, Any], limit: int) -> None:
     """Ends a run whose microbatches or parameters are no longer finite, before it is saved."""
     if not metrics["params_finite"]:
-        raise errors.RunError(
+        raise errors.TrainingLostError(
             f"the parameters are not finite after microbatch {metrics['microbatch']} (update "
             f"{metrics['update']}): the learning rate is too high; the last checkpoint is intact"
         )
@@ -99,7 +99,7 @@ def _stop_if_lost(metrics: dict[str, Any], limit: int) -> None:
         if name.startswith("loss_") and not math.isfinite(value)
     ]
     culprit = "loss terms " + ", ".join(terms) if terms else "gradients"
-    raise errors.RunError(
+    raise errors.TrainingLostError(
         f"{limit} microbatches in a row were not finite, up to microbatch "
         f"{metrics['microbatch']} (update {metrics['update']}): {culprit}; parameters are those "
         "of the last finite one, and the last checkpoint is intact"
@@ -177,6 +177,7 @@ def train(
     config: config_lib.Config,
     workdir: pathlib.Path,
     dataset: record_dataset.Dataset | None = None,
+    after_epoch: Callable[[], object] = lambda: None,
 ) -> state_lib.TrainState:
     """Trains a configuration in a folder, from its newest good checkpoint if there is one.
 
@@ -184,6 +185,8 @@ def train(
       config: the run.
       workdir: gets config.json, metrics.jsonl, tensorboard/, checkpoints/ and figures/.
       dataset: records to train and validate on; without, scenes are simulated.
+      after_epoch: is called when an epoch's row and checkpoint are on disk; what it raises ends
+        the run, which can go on later.
 
     Returns:
       The state after the last epoch.
@@ -191,7 +194,8 @@ def train(
     Raises:
       ConfigError: the folder holds a run of another configuration or of other records, or the
         records are of another system; the fields are named.
-      RunError: training is lost, a checkpoint cannot be written, or records lack a split.
+      RunError: a checkpoint cannot be written, or records lack a split.
+      TrainingLostError: losses, gradients or parameters are no longer finite.
     """
     source = sources.Simulated(config) if dataset is None else sources.Stored(config, dataset)
     _open_workdir(config, workdir)
@@ -210,7 +214,7 @@ def train(
         if progress.epoch == training.epochs:
             recorder.line(f"all {training.epochs} epochs are done already")
             return state
-        return _run(state, source, progress, checkpoints, recorder)
+        return _run(state, source, progress, checkpoints, recorder, after_epoch)
 
 
 def _run(
@@ -219,6 +223,7 @@ def _run(
     progress: Progress,
     checkpoints: checkpoint.Checkpoints,
     recorder: record.Recorder,
+    after_epoch: Callable[[], object],
 ) -> state_lib.TrainState:
     """All epochs that are left, with a row, a line and a checkpoint for each."""
     config, training = state.config, state.config.training
@@ -256,4 +261,5 @@ def _run(
             f"{row['val_nmse']:.4f} | yardsticks: {beside} | variance ratio "
             f"{row['output_variance_ratio']:.2f} | {time.monotonic() - began:.1f} s"
         )
+        after_epoch()
     return state

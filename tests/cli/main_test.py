@@ -233,3 +233,51 @@ def test_as_a_program(arguments, status):
     )
     assert done.returncode == status
     assert len(done.stderr.splitlines()) == (status != 0)
+
+
+class TestConfigFile:
+    """`train --config`."""
+
+    def _write(self, tmp_path, content):
+        path = tmp_path / "mine.json"
+        path.write_bytes(content)
+        return path
+
+    def test_is_where_flags_start_from(self, tmp_path, monkeypatch):
+        seen = []
+        monkeypatch.setattr(
+            train_command, "run", lambda: seen.append(train_command.configuration()) or 0
+        )
+        config = config_lib.override(presets.preset("large"), {"model.depth": 3})
+        path = self._write(tmp_path, json.dumps(config_lib.to_dict(config)).encode())
+        partial = tmp_path / "partial.json"
+        partial.write_text('{"model": {"width": 96}}')
+        assert main.main(["ris-jax", "train", f"--config={path}", "--seed=5"]) == 0
+        assert main.main(["ris-jax", "train", f"--config={partial}"]) == 0
+        assert seen[0] == config_lib.override(config, {"training.seed": 5})
+        assert seen[1] == config_lib.override(config_lib.Config(), {"model.width": 96})
+
+    @pytest.mark.parametrize(
+        ("content", "part"),
+        [
+            (b"{", "not JSON"),
+            (b"\xff\xfe\x00", "not JSON"),
+            (b"[]", "need a JSON object; got list"),
+            (b'{"model": {"widht": 3}}', "unknown configuration key: widht"),
+            (b'{"model": {"width": -3}}', "model.width: need a value above zero; got -3"),
+        ],
+    )
+    def test_that_is_none(self, capsys, tmp_path, content, part):
+        path = self._write(tmp_path, content)
+        flags = [f"--workdir={tmp_path / 'run'}", f"--config={path}"]
+        status, _, err = _run(capsys, "train", *flags)
+        _assert_one_line(status, err, str(path), part)
+        assert not (tmp_path / "run").exists()
+
+    def test_that_is_not_there(self, capsys, tmp_path):
+        flags = [f"--workdir={tmp_path / 'run'}", f"--config={tmp_path / 'none.json'}"]
+        _assert_one_line(*_run(capsys, "train", *flags)[::2], "none.json")
+
+    def test_and_preset(self, capsys, tmp_path):
+        flags = [f"--workdir={tmp_path / 'run'}", "--config=x.json", "--preset=large"]
+        _assert_one_line(*_run(capsys, "train", *flags)[::2], "--preset; both given")

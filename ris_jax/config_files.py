@@ -1,0 +1,33 @@
+"""Configurations in JSON files: nested, as `config.json` of a run; what is left out is default."""
+
+import json
+import pathlib
+
+from ris_jax import config as config_lib
+
+
+def read(path: pathlib.Path) -> config_lib.Config:
+    """The configuration of a file.
+
+    Args:
+      path: a JSON object of sections, each an object of fields.
+
+    Raises:
+      ConfigError: it is not a configuration; the message names the file and the field.
+      OSError: it cannot be read.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:  # not JSON, or not even text
+        raise config_lib.ConfigError(f"{path}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise config_lib.ConfigError(f"{path}: need a JSON object; got {type(values).__name__}")
+    try:
+        return config_lib.from_dict(values)
+    except config_lib.ConfigError as error:
+        raise config_lib.ConfigError(f"{path}: {error}") from error
+
+
+def text(config: config_lib.Config) -> str:
+    """What `read` reads."""
+    return json.dumps(config_lib.to_dict(config), indent=2) + "\n"

@@ -1,0 +1,1 @@
+"""Hyper-parameter search: many runs of the trainer, kept account of in one storage."""

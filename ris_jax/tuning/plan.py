@@ -1,0 +1,87 @@
+"""What all workers of a search must agree on; kept in the storage."""
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+import optuna
+from optuna.exceptions import ExperimentalWarning
+
+from ris_jax import config as config_lib
+from ris_jax.tuning import space as space_lib
+
+Objective = Literal["val_nmse", "val_loss", "val_count_accuracy"]
+Pruner = Literal["median", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A search."""
+
+    base: config_lib.Config
+    space: space_lib.Space
+    study: str = "ris_jax"
+    objective: Objective = "val_nmse"  # of the epoch with the least val_nmse, whose network is kept
+    pruner: Pruner = "median"
+    prune_after: int = 1  # epochs that every trial gets
+    startup_trials: int = 5  # drawn at random and never pruned
+    heartbeat: int = 30  # [s] between signs of life of a trial
+
+    def __post_init__(self):
+        for name, allowed in (("objective", Objective), ("pruner", Pruner)):
+            if getattr(self, name) not in get_args(allowed):
+                known, got = ", ".join(get_args(allowed)), getattr(self, name)
+                raise config_lib.ConfigError(f"--{name}: need one of {known}; got {got!r}")
+        weights = sorted(name for name in self.space if name.startswith("loss."))
+        if self.objective == "val_loss" and weights:
+            raise config_lib.ConfigError(
+                f"--objective: val_loss of trials with unlike {', '.join(weights)} cannot be "
+                "compared; need another objective, or a search space without them"
+            )
+        space_lib.check(self.space, self.base)
+
+    @property
+    def direction(self) -> Literal["minimize", "maximize"]:
+        """Which values are better."""
+        return "maximize" if self.objective == "val_count_accuracy" else "minimize"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain["base"] = config_lib.to_dict(self.base)
+        plain["space"] = space_lib.to_dict(self.space)
+        return json.loads(json.dumps(plain))
+
+    def make_pruner(self) -> optuna.pruners.BasePruner:
+        """What ends a trial that does worse than half of those before it did at that epoch."""
+        if self.pruner == "none":
+            return optuna.pruners.NopPruner()
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=self.startup_trials, n_warmup_steps=self.prune_after
+        )
+
+    def make_sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """What draws the values of one place: a function of the seed, its number, and those before.
+
+        One sampler for all of them would draw others after a restart.
+        """
+        seed = int(np.random.SeedSequence((self.base.training.seed, number)).generate_state(1)[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return optuna.samplers.TPESampler(
+                seed=seed,
+                n_startup_trials=self.startup_trials,
+                multivariate=False,
+                constant_liar=True,  # workers keep away from what others are trying
+            )
+
+    def configuration(self, values: Mapping[str, Any]) -> config_lib.Config:
+        """The configuration of a trial.
+
+        Raises:
+          ConfigError: the values do not go together.
+        """
+        return config_lib.override(self.base, dict(values))

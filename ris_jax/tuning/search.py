@@ -1,0 +1,189 @@
+"""A worker of a search: takes places until all are settled, whoever else works or dies."""
+
+import csv
+import io
+import pathlib
+import time
+from collections.abc import Sequence
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from ris_jax import config as config_lib
+from ris_jax import config_files, errors
+from ris_jax.data import files
+from ris_jax.tuning import accounts, pulse
+from ris_jax.tuning import plan as plan_lib
+from ris_jax.tuning import trials as trials_lib
+
+BEST_NAME = "best.json"
+TABLE_NAME = "trials.csv"
+_MOST_SECONDS_BETWEEN_LOOKS = 5.0
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+def check_folder(study: optuna.Study, workdir: pathlib.Path) -> None:
+    """Runs of a search that is no longer there must not pass for those of a new one.
+
+    Raises:
+      ConfigError: the folder has runs of trials, and the study has no trials.
+    """
+    runs = workdir / trials_lib.FOLDER
+    if runs.is_dir() and any(runs.iterdir()) and not study.get_trials(deepcopy=False):
+        raise config_lib.ConfigError(
+            f"--workdir: {runs} holds runs, but study {study.study_name!r} in the storage is new; "
+            "need another folder, or the storage of those runs"
+        )
+
+
+def _tell(study: optuna.Study, number: int, state: TrialState) -> None:
+    try:
+        study.tell(number, state=state, skip_if_finished=True)
+    except (UpdateFinishedTrialError, ValueError):
+        # Between the look and the write another worker did the same, or more.
+        if not study.get_trials(deepcopy=False)[number].state.is_finished():
+            raise
+
+
+def recover(
+    study: optuna.Study, watch: pulse.Watch, count: int, retries: int
+) -> list[accounts.Place]:
+    """Fails trials whose workers are lost, queues them again; returns all places.
+
+    Every step can be done again by anyone: failing is idempotent, and of two retries of one trial
+    only the first has a place.
+    """
+    for trial in watch.lost(study.get_trials(deepcopy=False)):
+        _tell(study, trial.number, TrialState.FAIL)
+    found = accounts.places(study.get_trials(deepcopy=False), count, retries)
+    for place in found:
+        if place.outcome == "lost":
+            print(f"trial {place.number} was left by its worker; it is begun again", flush=True)
+            again = {accounts.RETRY_OF: place.last.number}
+            study.enqueue_trial(place.last.params, user_attrs=again)
+    return accounts.places(study.get_trials(deepcopy=False), count, retries)
+
+
+def _wait(found: Sequence[accounts.Place], plan: plan_lib.Plan, told: float) -> float:
+    """Sleeps while other workers train; returns when that was last told."""
+    now = time.monotonic()
+    if now - told > _SECONDS_BETWEEN_LINES:
+        told = now
+        print(f"waiting for other workers; {accounts.summary(found)}", flush=True)
+    time.sleep(min(_MOST_SECONDS_BETWEEN_LOOKS, plan.heartbeat))
+    return told
+
+
+def _run_one(
+    study: optuna.Study, plan: plan_lib.Plan, workdir: pathlib.Path, count: int, retries: int
+) -> None:
+    """Takes a place and settles it; if that is interrupted, the place is free at once.
+
+    Whatever happens, the run's own rows and checkpoint are on disk before the storage hears of it.
+    """
+    trial = study.ask()
+    number = trial.number
+    try:
+        with pulse.Pulse(trial, plan.heartbeat):
+            every = accounts.places(study.get_trials(deepcopy=False), count, retries)
+            place = accounts.place_of(trial.number, every)
+            if place is None:  # another worker was faster
+                _tell(study, trial.number, TrialState.FAIL)
+                return
+            number = place.number
+            value = trials_lib.run(trial, plan, number, workdir)
+        study.tell(trial, value, skip_if_finished=True)
+    except optuna.TrialPruned:
+        _tell(study, trial.number, TrialState.PRUNED)
+    except trials_lib.Failed as error:
+        trials_lib.fail(trial, str(error))
+        _tell(study, trial.number, TrialState.FAIL)
+    except UpdateFinishedTrialError:
+        print(f"trial {number} was taken over by another worker", flush=True)
+    except BaseException:
+        _tell(study, trial.number, TrialState.FAIL)  # without a reason of its own: tried again
+        raise
+
+
+def work(
+    study: optuna.Study, plan: plan_lib.Plan, workdir: pathlib.Path, *, count: int, retries: int
+) -> list[accounts.Place]:
+    """Trains until every place of the search is settled.
+
+    Args:
+      study: of `storage.opened`.
+      plan: the same.
+      workdir: gets a run for every place, the table of trials, and the best configuration.
+      count: places of the search, those of earlier calls included.
+      retries: of a place whose worker is lost.
+
+    Returns:
+      The places, all settled.
+
+    Raises:
+      RunError: a run cannot be written; its place is begun again by the next worker.
+    """
+    watch = pulse.Watch(pulse.MISSED_BEATS * plan.heartbeat)
+    told = -_SECONDS_BETWEEN_LINES
+    while True:
+        found = recover(study, watch, count, retries)
+        waiting = any(place.outcome == "waiting" for place in found)
+        if len(found) == count and not waiting:
+            if all(place.outcome in accounts.SETTLED for place in found):
+                return found
+            told = _wait(found, plan, told)
+            continue
+        _run_one(study, plan, workdir, count, retries)
+        found = accounts.places(study.get_trials(deepcopy=False), count, retries)
+        write_results(study, plan, workdir, found)
+        print(f"{accounts.summary(found)}; {describe_best(study, plan, found)}", flush=True)
+
+
+def describe_best(study: optuna.Study, plan: plan_lib.Plan, found: Sequence[accounts.Place]) -> str:
+    """The best trial so far in words."""
+    best = accounts.best(found, study.direction)
+    if best is None:
+        return "none complete yet"
+    return f"best: trial {best.number}, {plan.objective} {best.last.value:.5f}"
+
+
+def _table(plan: plan_lib.Plan, found: Sequence[accounts.Place]) -> str:
+    text = io.StringIO()
+    columns = ("trial", "outcome", plan.objective, "epochs", "attempts", "reason")
+    writer = csv.writer(text)
+    writer.writerow((*columns, *plan.space))
+    for place in found:
+        last = place.last
+        value = last.value if place.outcome == "complete" else None
+        row = (place.number, place.outcome, value, last.last_step or 0, len(place.attempts))
+        writer.writerow((*row, place.reason, *(last.params.get(name) for name in plan.space)))
+    return text.getvalue()
+
+
+def write_results(
+    study: optuna.Study, plan: plan_lib.Plan, workdir: pathlib.Path, found: Sequence[accounts.Place]
+) -> None:
+    """Writes the table of trials, and the best one's configuration for `train --config`."""
+    with files.replacing(workdir / TABLE_NAME) as partial:
+        partial.write_text(_table(plan, found))
+    best = accounts.best(found, study.direction)
+    if best is not None:
+        with files.replacing(workdir / BEST_NAME) as partial:
+            partial.write_text(config_files.text(plan.configuration(best.last.params)))
+
+
+def require_best(study: optuna.Study, found: Sequence[accounts.Place]) -> accounts.Place:
+    """The best trial.
+
+    Raises:
+      RunError: none was completed; the last reason is told.
+    """
+    best = accounts.best(found, study.direction)
+    if best is None:
+        reasons = [place.reason for place in found if place.reason]
+        raise errors.RunError(
+            f"{accounts.summary(found)}; none was completed"
+            + (f"; the last failed: {reasons[-1]}" if reasons else "")
+        )
+    return best

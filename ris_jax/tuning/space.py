@@ -1,0 +1,181 @@
+"""What a search varies: a table of configuration fields and where each may lie."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import types
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ris_jax import config as config_lib
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`; integers where the field is one."""
+
+    low: float
+    high: float
+    log: bool = False  # uniform in the logarithm
+    step: float | None = None  # from `low` on; None: any number, or every integer
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of some values."""
+
+    choices: tuple[Any, ...]
+
+
+Space = Mapping[str, Range | Choice]
+
+DEFAULT: Space = types.MappingProxyType(
+    {
+        "optimizer.learning_rate": Range(3e-3, 1e-1, log=True),
+        "optimizer.head_multiplier": Range(1.0, 8.0, log=True),
+        "optimizer.weight_decay": Range(1e-6, 1e-1, log=True),
+        "optimizer.warmup_fraction": Range(0.0, 0.2),
+        "model.width": Choice((32, 64, 96, 128)),
+        "model.depth": Range(1, 6),
+        # loss.covariance stays: a common factor of all weights is clipped away.
+        "loss.existence": Range(0.3, 3.0, log=True),
+        "loss.offset": Range(0.01, 1.0, log=True),
+        "loss.count": Range(0.01, 1.0, log=True),
+    }
+)
+
+# Fields that make the task another one, or trials of unlike length, are not there to be tuned.
+_SECTIONS = ("model", "covariance", "loss", "optimizer")
+_FIELDS = ("training.batch_size",)
+
+
+def _require(condition: bool, name: str, needed: str, got: Any) -> None:
+    if not condition:
+        raise config_lib.ConfigError(f"search space: {name}: need {needed}; got {got!r}")
+
+
+def _is_number(value: Any, whole: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) and (not whole or float(value).is_integer())
+
+
+def _parse_range(name: str, values: dict[str, Any], whole: bool) -> Range:
+    known = [field.name for field in dataclasses.fields(Range)]
+    unknown = sorted(values.keys() - known)
+    _require(not unknown, name, "choices, or " + ", ".join(known), ", ".join(unknown))
+    _require({"low", "high"} <= values.keys(), name, "low and high", ", ".join(values) or "neither")
+    kind = "an integer" if whole else "a finite number"
+    for key in ("low", "high", "step"):
+        value = values.get(key)
+        if key != "step" or value is not None:
+            _require(_is_number(value, whole), f"{name}: {key}", kind, value)
+    found = Range(**values)
+    _require(isinstance(found.log, bool), f"{name}: log", "true or false", found.log)
+    _require(found.low < found.high, name, "low < high", f"{found.low} and {found.high}")
+    _require(not found.log or found.low > 0, f"{name}: low", "a value above zero of log", found.low)
+    if found.step is not None:
+        _require(found.step > 0, f"{name}: step", "a value above zero", found.step)
+        _require(not found.log, f"{name}: step", "none with log", found.step)
+    cast = int if whole else float
+    step = None if found.step is None else cast(found.step)
+    return Range(cast(found.low), cast(found.high), found.log, step)
+
+
+def _parse_field(name: str, values: Any, whole: bool | None) -> Range | Choice:
+    _require(isinstance(values, dict), name, "an object of low and high, or of choices", values)
+    if "choices" not in values:
+        _require(whole is not None, name, "choices, for it is no number", ", ".join(values))
+        return _parse_range(name, values, bool(whole))
+    _require(len(values) == 1, name, "nothing beside choices", ", ".join(sorted(values)))
+    choices = values["choices"]
+    _require(isinstance(choices, list) and choices != [], name, "a list of choices", choices)
+    plain = all(value is None or isinstance(value, (bool, int, float, str)) for value in choices)
+    _require(plain, name, "choices that are numbers, text, true, false or null", choices)
+    return Choice(tuple(choices))
+
+
+def _whole(name: str, fields: Mapping[str, Any]) -> bool | None:
+    """Whether a field is an integer; None where it is no number."""
+    _require(name in fields, name, "a configuration field", name)
+    section = name.partition(".")[0]
+    tunable = section in _SECTIONS or name in _FIELDS
+    allowed = ", ".join([*(f"{section}.*" for section in _SECTIONS), *_FIELDS])
+    _require(tunable, name, f"a field of {allowed}", name)
+    value = fields[name]
+    return None if isinstance(value, (bool, str)) or value is None else isinstance(value, int)
+
+
+def parse(values: Any) -> Space:
+    """A search space from plain values: ``{"model.depth": {"low": 1, "high": 4}}``.
+
+    Args:
+      values: dotted configuration fields, each with low and high (and perhaps log, step), or with
+        choices.
+
+    Raises:
+      ConfigError: an unknown field, or one that is not to be tuned, or a wrong range, by name.
+    """
+    _require(isinstance(values, dict) and values != {}, "the table", "fields", values)
+    fields = config_lib.flatten(dataclasses.asdict(config_lib.Config()))
+    return types.MappingProxyType(
+        {name: _parse_field(name, value, _whole(name, fields)) for name, value in values.items()}
+    )
+
+
+def read(path: pathlib.Path) -> Space:
+    """The search space of a JSON file.
+
+    Raises:
+      ConfigError: it is none; the message names the file and the field.
+      OSError: it cannot be read.
+    """
+    try:
+        return parse(json.loads(path.read_text()))
+    except config_lib.ConfigError as error:
+        raise config_lib.ConfigError(f"{path}: {error}") from error
+    except ValueError as error:  # not JSON, or not even text
+        raise config_lib.ConfigError(f"{path}: not JSON: {error}") from error
+
+
+def to_dict(space: Space) -> dict[str, Any]:
+    """What `parse` reads."""
+    return json.loads(
+        json.dumps({name: dataclasses.asdict(where) for name, where in space.items()})
+    )
+
+
+def check(space: Space, base: config_lib.Config) -> None:
+    """Every field's ends, or choices, make a configuration of `base`, one at a time.
+
+    Raises:
+      ConfigError: one does not; the message says why.
+    """
+    for name, where in space.items():
+        ends = where.choices if isinstance(where, Choice) else (where.low, where.high)
+        for value in ends:
+            try:
+                config_lib.override(base, {name: value})
+            except config_lib.ConfigError as error:
+                raise config_lib.ConfigError(
+                    f"search space: {name}={value!r} cannot be: {error}"
+                ) from error
+
+
+def sample(space: Space, trial: "optuna.Trial") -> dict[str, Any]:
+    """The values of a trial, by field; drawn on the first call."""
+    found: dict[str, Any] = {}
+    for name, where in space.items():
+        if isinstance(where, Choice):
+            found[name] = trial.suggest_categorical(name, where.choices)
+        elif isinstance(where.low, int):
+            low, high, step = where.low, int(where.high), int(where.step or 1)
+            found[name] = trial.suggest_int(name, low, high, step=step, log=where.log)
+        else:
+            low, high = where.low, where.high
+            found[name] = trial.suggest_float(name, low, high, step=where.step, log=where.log)
+    return found

@@ -1,0 +1,138 @@
+"""One trial: a run of the trainer in a folder of its own, told to the storage epoch by epoch."""
+
+import contextlib
+import math
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import optuna
+
+from ris_jax import config as config_lib
+from ris_jax import errors
+from ris_jax.training import loop, record
+from ris_jax.tuning import accounts
+from ris_jax.tuning import plan as plan_lib
+from ris_jax.tuning import space as space_lib
+
+FOLDER = "trials"
+_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class Failed(Exception):
+    """A trial whose configuration cannot be trained; that is a result. The message says why."""
+
+
+def folder(workdir: pathlib.Path, number: int) -> pathlib.Path:
+    """The run of a place of the search."""
+    return workdir / FOLDER / f"{number:04d}"
+
+
+@contextlib.contextmanager
+def _alone(path: pathlib.Path) -> Iterator[None]:
+    """Waits until no other process trains in the folder, and keeps others out.
+
+    A worker that was taken for dead may only have been asleep. The lock goes with its process.
+    """
+    import fcntl
+
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".trial.lock").open("w") as file:
+        told = -math.inf
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
+                    told = time.monotonic()
+                    print(f"waiting for another process that trains in {path}", flush=True)
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        yield
+
+
+class _Reports:
+    """Tells the storage of every epoch once, in order, after its row and checkpoint are on disk."""
+
+    def __init__(self, trial: optuna.Trial, plan: plan_lib.Plan, path: pathlib.Path):
+        self._trial, self._plan, self._path = trial, plan, path
+        self._epochs = 0  # that the storage knows of
+
+    def __call__(self) -> None:
+        """Reports the epochs that are new.
+
+        Raises:
+          TrialPruned: the trial is not worth more epochs.
+        """
+        for row in record.epoch_rows(self._path):
+            if row["epoch"] <= self._epochs:
+                continue
+            self._epochs, value = row["epoch"], row.get(self._plan.objective)
+            if value is None:  # not finite
+                continue
+            self._trial.report(value, self._epochs)
+            if self._epochs < self._plan.base.training.epochs and self._trial.should_prune():
+                raise optuna.TrialPruned
+
+
+def _value(plan: plan_lib.Plan, rows: list[dict[str, Any]]) -> float:
+    """The objective in the epoch whose network `evaluate` uses."""
+    usable = [row for row in rows if None not in (row.get("val_nmse"), row.get(plan.objective))]
+    if not usable:
+        raise Failed(f"no epoch has a finite {plan.objective}")
+    return min(usable, key=lambda row: row["val_nmse"])[plan.objective]
+
+
+def _in_words(values: dict[str, Any]) -> str:
+    numbers = {n: f"{v:.4g}" if isinstance(v, float) else v for n, v in values.items()}
+    return " ".join(f"{name}={value}" for name, value in numbers.items())
+
+
+def run(trial: optuna.Trial, plan: plan_lib.Plan, number: int, workdir: pathlib.Path) -> float:
+    """Trains a trial, from its newest checkpoint if an earlier attempt has left one.
+
+    Args:
+      trial: of the study, running.
+      plan: of the search.
+      number: of its place, which names the folder.
+      workdir: of the search.
+
+    Returns:
+      The objective.
+
+    Raises:
+      TrialPruned: it was not worth more epochs.
+      Failed: its configuration cannot be trained.
+      RunError: the run cannot be read or written; that says nothing about the configuration.
+    """
+    trial.study.sampler = plan.make_sampler(number)
+    values = space_lib.sample(plan.space, trial)
+    print(f"trial {number}: {_in_words(values)}", flush=True)
+    try:
+        config = plan.configuration(values)
+    except config_lib.ConfigError as error:
+        raise Failed(str(error)) from error
+    path = folder(workdir, number)
+    report = _Reports(trial, plan, path)
+    with _alone(path):
+        report()  # what an earlier attempt has done; its worker may have died before telling
+        try:
+            loop.train(config, path, report)
+        except errors.TrainingLostError as error:
+            raise Failed(str(error)) from error
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise Failed(f"out of memory: {str(error).splitlines()[0]}") from error
+        finally:
+            jax.clear_caches()  # every configuration compiles its own programs
+        report()
+        return _value(plan, record.epoch_rows(path))
+
+
+def fail(trial: optuna.Trial, reason: str) -> None:
+    """Marks a trial so that it counts as failed for a reason, and is not tried again."""
+    trial.set_user_attr(accounts.FAILURE, reason)

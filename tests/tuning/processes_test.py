@@ -1,0 +1,212 @@
+"""Several workers on one storage, killed at random: every trial is accounted for."""
+
+import contextlib
+import json
+import os
+import pathlib
+import pwd
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import optuna
+import pytest
+
+from ris_jax.cli import main, tune
+from ris_jax.training import record
+from ris_jax.tuning import accounts, trials
+
+from_here = pathlib.Path(__file__).with_name
+SPACE = {"optimizer.learning_rate": {"low": 1e-4, "high": 1.0, "log": True}}
+_SECONDS = 240.0
+
+
+def _programs() -> pathlib.Path | None:
+    """Where PostgreSQL's server is, if it is."""
+    found = [pathlib.Path(path) for path in (shutil.which("initdb"),) if path]
+    found += sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+    return found[0].resolve().parent if found else None
+
+
+@contextlib.contextmanager
+def _server(data: pathlib.Path):
+    """A PostgreSQL server on loopback; yields the URL of an empty database."""
+    programs = _programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server here: apt-get install postgresql")
+    # The server refuses to run as root; the distribution's package brings a user for it.
+    if os.getuid() == 0 and "postgres" not in {entry.pw_name for entry in pwd.getpwall()}:
+        pytest.skip("no user postgres here, and PostgreSQL's server does not run as root")
+    user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+    if user:
+        shutil.chown(data, "postgres", "postgres")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    initdb = [programs / "initdb", "-D", data, "-U", "tune", "--auth=trust", "--no-sync"]
+    made = subprocess.run(initdb, capture_output=True, text=True, cwd="/", check=False, **user)
+    assert made.returncode == 0, made.stderr
+    options = ["-h", "127.0.0.1", "-p", str(port), "-k", "", "-F"]
+    server = subprocess.Popen(
+        [programs / "postgres", "-D", data, *options],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **user,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60.0
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+                break
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(1.0)  # it listens a moment before it serves
+        yield f"postgresql://tune@127.0.0.1:{port}/postgres"
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(60.0)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    """A fresh storage of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'study.db'}"
+        return
+    # Not in pytest's folder, which its owner alone may enter.
+    with tempfile.TemporaryDirectory() as folder, _server(pathlib.Path(folder)) as address:
+        yield address
+
+
+def _start(command, log):
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def _kill(process):
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _places(url, count):
+    """All trials, and the places of the search, as Optuna reads them."""
+    storage = optuna.storages.RDBStorage(url.replace("postgresql:", "postgresql+psycopg:"))
+    found = optuna.load_study(study_name="ris_jax", storage=storage).get_trials()
+    storage.engine.dispose()
+    return found, accounts.places(found, count, 100)
+
+
+def _finish(workers, commands, log):
+    """Lets the workers end; starts again those that were killed."""
+    deadline = time.monotonic() + _SECONDS
+    while any(worker.poll() is None for worker in workers):
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.1)
+    assert [worker.returncode for worker in workers] == [0] * len(commands), log.read_text()[-3000:]
+
+
+def test_workers_killed_at_random(url, tmp_path):
+    """Two workers, of which five times one is killed and started again."""
+    workdir, count, epochs = tmp_path / "search", 8, 5
+    (tmp_path / "space.json").write_text(json.dumps(SPACE))
+    command = [
+        sys.executable, str(from_here("worker.py")), f"--workdir={workdir}", f"--storage={url}",
+        f"--space={tmp_path / 'space.json'}", f"--trials={count}", "--heartbeat=1", "--retries=100",
+        f"--set=training.epochs={epochs}", "--pruner=none",
+    ]  # fmt: skip
+    moments, log = random.Random(5), tmp_path / "log.txt"
+    workers = [_start(command, log) for _ in range(2)]
+    try:
+        deadline = time.monotonic() + _SECONDS
+        while not any(workdir.glob("trials/*/metrics.jsonl")):  # they take seconds to start
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            assert None in [worker.poll() for worker in workers], log.read_text()[-3000:]
+            time.sleep(0.01)
+        for kill in range(5):
+            # The first two within the first trial, whoever has it; the others anywhere.
+            victim = kill if kill < 2 else moments.randrange(2)
+            _kill(workers[victim])
+            workers[victim] = _start(command, log)
+            time.sleep(moments.uniform(0.0, 5.0) * (kill > 0))
+        _finish(workers, [command] * 2, log)
+    finally:
+        for worker in workers:
+            _kill(worker)
+    every, found = _places(url, count)
+    assert [place.outcome for place in found] == ["complete"] * count
+    assert len(found[0].attempts) > 1
+    states = {trial.state.name for trial in every}
+    assert states <= {"COMPLETE", "FAIL"}  # nothing is left running or waiting
+    # Of the trials that failed each has a successor, or was never needed.
+    attempts = {trial.number for place in found for trial in place.attempts}
+    unneeded = [t for t in every if t.number not in attempts]
+    assert all(not trial.params for trial in unneeded if accounts.RETRY_OF not in trial.user_attrs)
+    for place in found:
+        rows = record.epoch_rows(trials.folder(workdir, place.number))
+        assert [row["epoch"] for row in rows] == list(range(1, epochs + 1))
+        scores = {row["epoch"]: row["val_nmse"] for row in rows}
+        assert place.last.intermediate_values == scores
+        assert place.last.value == min(scores.values())
+
+
+TINY = {
+    "system.rows": 4, "system.columns": 4, "system.num_antennas": 4, "system.num_snapshots": 6,
+    "scene.max_sources": 2, "model.rounds": 1, "model.candidates": 4, "model.iterations": 1,
+    "model.width": 16, "model.depth": 1, "model.num_heads": 2, "training.epochs": 3,
+    "training.steps_per_epoch": 3, "training.batch_size": 8, "training.validation_scenes": 12,
+    "training.log_every": 2,
+}  # fmt: skip
+
+
+@pytest.mark.timeout(900)
+def test_the_trainer_itself(tmp_path):
+    """A worker killed while it trains; another goes on, and the run is that of an unkilled one."""
+    workdir, log = tmp_path / "search", tmp_path / "log.txt"
+    workdir.mkdir()
+    # One configuration for all trials: it is compiled once, and all rows must be the same.
+    space = tmp_path / "space.json"
+    space.write_text(json.dumps({"model.depth": {"choices": [1]}}))
+    (workdir / "gate.json").write_text(json.dumps({"passed": tune._installation()}))
+    flags = [f"--set={name}={value}" for name, value in TINY.items()]
+    command = [
+        sys.executable, "-m", "ris_jax", "tune", f"--workdir={workdir}", f"--space={space}",
+        "--trials=2", "--heartbeat=2", "--retries=9", *flags,
+    ]  # fmt: skip
+    cache = jax.config.jax_compilation_cache_dir or str(tmp_path / "jax")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", cache)
+        patch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+        first = _start(command, log)
+        checkpoints = trials.folder(workdir, 0) / "checkpoints"
+        try:
+            deadline = time.monotonic() + 2 * _SECONDS
+            while not (checkpoints / "1.sha256.json").exists():
+                assert time.monotonic() < deadline
+                assert first.poll() is None, log.read_text()[-3000:]
+                time.sleep(0.001)
+        finally:
+            _kill(first)
+        second = _start(command, log)
+        try:
+            assert second.wait(2 * _SECONDS) == 0, log.read_text()[-3000:]
+        finally:
+            _kill(second)
+    _, found = _places(f"sqlite:///{workdir / 'study.db'}", 2)
+    assert [place.outcome for place in found] == ["complete"] * 2
+    assert [len(place.attempts) for place in found] == [2, 1]
+    assert "going on after epoch 1 of 3" in log.read_text()
+    runs = [record.read_rows(trials.folder(workdir, place.number)) for place in found]
+    assert runs[0] == runs[1]
+    best = trials.folder(workdir, 0)
+    # `train` takes what was written, and finds the trial to be that very run.
+    written = f"--config={workdir / 'best.json'}"
+    assert main.main(["ris-jax", "train", f"--workdir={best}", written]) == 0
+    assert record.read_rows(best) == runs[0]
