@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from ris_jax import config as config_lib
 from ris_jax import errors
+from ris_jax.training import relay
 
 # After this long without a word a process counts as gone, and the others stop.
 _HEARTBEAT_SECONDS = 20
@@ -76,19 +78,20 @@ def joined(
     """
     _require_whole(coordinator, num_processes, process_id)
     _connect(coordinator, num_processes, process_id, timeout_seconds)
-    try:
-        yield
-    except BaseException as error:
-        # Those who leave in good order wait for each other: not now.
-        atexit.register(_leave_at_once, 1)
-        if not _tells_of_loss(error):
-            raise
-        raise errors.RunError(
-            f"process {jax.process_index()} of {jax.process_count()} stops, because another one "
-            "did; the same commands go on from the last checkpoint when all are started again "
-            f"({_short(error)})"
-        ) from error
-    jax.distributed.shutdown()
+    stops = (
+        f"process {jax.process_index()} of {jax.process_count()} stops, because another one did; "
+        "the same commands go on from the last checkpoint when all are started again"
+    )
+    with _through_relay(stops):
+        try:
+            yield
+        except BaseException as error:
+            # Those who leave in good order wait for each other: not now.
+            atexit.register(_leave_at_once, 1)
+            if not _tells_of_loss(error):
+                raise
+            raise errors.RunError(f"{stops} ({_short(error)})") from error
+        jax.distributed.shutdown()
 
 
 def _require_whole(
@@ -139,6 +142,23 @@ def _connect(
             f"--distributed: the processes did not find each other at {where} within "
             f"{timeout_seconds} s: {_short(error)}"
         ) from error
+
+
+@contextlib.contextmanager
+def _through_relay(last_word: str) -> Iterator[None]:
+    """Standard error goes through `relay` until this ends well, or the process does."""
+    own = os.dup(2)
+    command = [sys.executable, "-I", "-S", relay.__file__, last_word]
+    # Its own session: Ctrl-C is for us, and what we then say must still get through.
+    helper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    assert helper.stdin is not None
+    os.dup2(helper.stdin.fileno(), 2)
+    helper.stdin.close()
+    yield
+    sys.stderr.flush()
+    os.dup2(own, 2)
+    os.close(own)
+    helper.wait()
 
 
 def _tells_of_loss(error: BaseException | None) -> bool:

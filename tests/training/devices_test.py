@@ -44,10 +44,14 @@ def config(tiny_config) -> config_lib.Config:
 
 def _environment(num_devices: int) -> dict[str, str]:
     cache = jax.config.jax_compilation_cache_dir
-    kept = {"JAX_COMPILATION_CACHE_DIR": cache} if cache else {}
-    return os.environ | kept | {
+    kept = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    kept |= {"JAX_COMPILATION_CACHE_DIR": cache} if cache else {}
+    return kept | {
         "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+        # Eight devices of two busy cores wait for each other for longer than XLA likes.
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices} "
+        "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300 "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=900",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }  # fmt: skip
@@ -191,7 +195,7 @@ def test_a_lost_process_stops_the_others_with_one_line_and_the_run_goes_on(confi
             for process in started:
                 process.kill()
             first_output, _ = started[victim].communicate()
-        assert started[1 - victim].returncode == 1, complaint
+        assert started[1 - victim].returncode != 0, complaint
         (line,) = complaint.splitlines()
         assert line.startswith(f"ris-jax: process {1 - victim} of 2 stops, because another one did")
         told = output if victim == 1 else first_output
