@@ -51,6 +51,7 @@ def main():
     given = json.loads(sys.argv[1])
     _spoil(given["bad"])
     _stop_after(given["stop_after"])
+    loop.dead_parameters = lambda *_: []  # a program as large as the step
     who = given["processes"]
     with processes.joined(*who) if who else contextlib.nullcontext():
         placement = devices.all_devices(shard_optimizer=given["shard_optimizer"])
