@@ -149,11 +149,12 @@ def _through_relay(last_word: str) -> Iterator[None]:
     """Standard error goes through `relay` until this ends well, or the process does."""
     own = os.dup(2)
     command = [sys.executable, "-I", "-S", relay.__file__, last_word]
+    reads, writes = os.pipe()
     # Its own session: Ctrl-C is for us, and what we then say must still get through.
-    helper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-    assert helper.stdin is not None
-    os.dup2(helper.stdin.fileno(), 2)
-    helper.stdin.close()
+    helper = subprocess.Popen(command, stdin=reads, start_new_session=True)
+    os.dup2(writes, 2)
+    os.close(reads)
+    os.close(writes)
     yield
     sys.stderr.flush()
     os.dup2(own, 2)
