@@ -227,7 +227,7 @@ def test_a_batch_that_the_devices_cannot_share_is_an_error(config, tmp_path):
 def test_scenes_are_drawn_where_the_step_is(config):
     state = state_lib.create_train_state(config)
     batch = step_lib.draw_batch(config, state.step)
-    assert {leaf.sharding for leaf in jax.tree.leaves(batch)} == {state.placement.batch}
+    assert {leaf.sharding.mesh for leaf in jax.tree.leaves(batch)} == {state.placement.mesh}
     assert devices.batch_beside(np.int32(3)) is None
     assert (
         jax.eval_shape(lambda s: step_lib.draw_batch(config, s), state.step).signals.shape[0] == 8
