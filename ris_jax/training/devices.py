@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ris_jax import config as config_lib
@@ -57,7 +58,7 @@ class Placement:
         return kind + f" of {processes} processes" * (processes > 1) + sharded
 
 
-def _placement(devices: list[jax.Device], shard_optimizer: bool) -> Placement:
+def _placement(devices: list[Any], shard_optimizer: bool) -> Placement:
     # Auto: XLA decides how what is in between is split.
     mesh = Mesh(np.array(devices), (_AXIS,), axis_types=(AxisType.Auto,))
     return Placement(mesh, shard_optimizer)
@@ -92,7 +93,7 @@ def require_shares(config: config_lib.Config, placement: Placement) -> None:
 
 def batch_beside(array: Any) -> NamedSharding | None:
     """How a batch is split over the devices that hold `array`; None where they are no mesh."""
-    traced = isinstance(array, jax.core.Tracer)
+    traced = isinstance(array, Tracer)
     sharding = None if traced else getattr(array, "sharding", None)
     if isinstance(sharding, NamedSharding) and _AXIS in sharding.mesh.axis_names:
         return NamedSharding(sharding.mesh, PartitionSpec(_AXIS))
