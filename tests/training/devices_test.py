@@ -108,7 +108,7 @@ def alone(config, tmp_path_factory) -> _Run:
 
 
 def _assert_same_run(ours: _Run, theirs: _Run):
-    """The parameters to 1e-6, the moments to 1e-5, the counts exactly, and every epoch's losses to rounding."""
+    """Parameters to 1e-6, moments to 1e-5, counts exactly, every epoch's losses to rounding."""
     assert ours.arrays.keys() == theirs.arrays.keys()
     for name, here in ours.arrays.items():
         there = theirs.arrays[name]
