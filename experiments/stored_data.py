@@ -43,7 +43,7 @@ from absl import app, flags
 from ris_jax import config as config_lib
 from ris_jax.data import record_dataset, records, simulation
 from ris_jax.reports import tables
-from ris_jax.training import sources
+from ris_jax.training import devices, sources
 
 _SCENES = flags.DEFINE_integer("scenes", 100_000, "scenes to train on", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch_size", 64, "scenes a batch", lower_bound=1)
@@ -82,7 +82,7 @@ def passes(dataset: record_dataset.Dataset, *, on_device: bool) -> Iterator[floa
     for number in range(1, count + 1):
         batch = next(batches)
         if on_device:
-            jax.block_until_ready(sources.as_scene(batch))
+            jax.block_until_ready(sources.as_scene(batch, devices.one_device()))
         if number % between == 0 or number == count:
             yield private_memory()
 

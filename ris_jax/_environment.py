@@ -5,6 +5,7 @@ left alone.
 """
 
 import os
+import re
 
 # JAX calls LAPACK through SciPy's OpenBLAS, whose threads spin against each other inside every
 # small matrix: one thread per call is 2-4 times faster idle and thousands of times faster loaded.
@@ -13,6 +14,9 @@ _BLAS_THREADS = "1"
 # With a pool of two threads, two batched LAPACK calls of one program can each wait for the other
 # on jaxlib 0.10 (`ParallelBatchMap`), for ever. XLA sizes the pool by NPROC at its first use.
 _MIN_POOL_THREADS = 4
+# Devices that XLA makes of one processor wait for each other on threads of that pool, too.
+_THREADS_A_FAKE_DEVICE = 3
+_FAKE_DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 
 
 def available_cores() -> int:
@@ -25,5 +29,7 @@ def available_cores() -> int:
 def configure_environment() -> None:
     """Sets ``OPENBLAS_NUM_THREADS`` and, on machines of few cores, ``NPROC``."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", _BLAS_THREADS)
-    if available_cores() < _MIN_POOL_THREADS:
-        os.environ.setdefault("NPROC", str(_MIN_POOL_THREADS))
+    fake = _FAKE_DEVICES.findall(os.environ.get("XLA_FLAGS", ""))
+    threads = max([_MIN_POOL_THREADS, *(_THREADS_A_FAKE_DEVICE * int(number) for number in fake)])
+    if available_cores() < threads:
+        os.environ.setdefault("NPROC", str(threads))

@@ -29,6 +29,11 @@ class EnvironmentTest(parameterized.TestCase):
         shown = _printed(f"import ris_jax; {_SHOW}", OPENBLAS_NUM_THREADS="3", NPROC="7")
         self.assertEqual(shown, ["3", "7"])
 
+    def test_devices_that_are_made_of_one_have_threads_to_wait_on(self):
+        flags = "--xla_a=1 --xla_force_host_platform_device_count=800"
+        shown = _printed(f"import ris_jax; {_SHOW}", XLA_FLAGS=flags)
+        self.assertEqual(shown, ["1", "2400"])
+
     def test_cores_are_those_of_the_process(self):
         first = min(os.sched_getaffinity(0))
         code = f"import os; os.sched_setaffinity(0, [{first}]); import ris_jax; {_SHOW}"

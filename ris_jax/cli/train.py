@@ -9,8 +9,16 @@ Example:
 Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and figures/ into the work directory.
 The same command, given again, goes on where it stopped, bit for bit. Records (`simulate`, `import`)
 say what the system is; all of them are checked before the first step.
+
+All devices that JAX sees share every microbatch. Several processes, on one machine or on several
+with a common work directory, each get the same command; of SLURM, Kubernetes, Open MPI, Cloud TPU
+it is known who they are, elsewhere one says it:
+  ris-jax train --workdir=runs/wide --distributed
+  ris-jax train --workdir=runs/wide --coordinator=host0:5000 --num_processes=2 --process_id=0
 """
 
+import contextlib
+import os
 import pathlib
 import sys
 import time
@@ -43,6 +51,17 @@ flags.DEFINE_float("learning_rate", None, "peak rate of the backbone", flag_valu
 flags.DEFINE_float("dropout", None, "dropout of the network", flag_values=FLAGS)
 flags.DEFINE_integer("seed", None, "root of all randomness", flag_values=FLAGS)
 flags.DEFINE_string("compute_dtype", None, "float32 or bfloat16", flag_values=FLAGS)
+flags.DEFINE_bool(
+    "distributed", False, "join the processes of a job that a cluster's manager has started",
+    flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_string("coordinator", None, "host:port of the first process", flag_values=FLAGS)
+flags.DEFINE_integer("num_processes", None, "processes of the run", flag_values=FLAGS)
+flags.DEFINE_integer("process_id", None, "which of them this is, from 0", flag_values=FLAGS)
+flags.DEFINE_bool(
+    "shard_optimizer", False, "share the optimizer's state out among the devices",
+    flag_values=FLAGS,
+)  # fmt: skip
 
 _FIELDS = {
     "epochs": "training.epochs",
@@ -70,17 +89,35 @@ def run() -> int:
         raise config_lib.ConfigError("--workdir: need the folder of the run, none given")
     if FLAGS.skip_damaged and not FLAGS.data:
         raise config_lib.ConfigError("--skip_damaged: goes with --data; none given")
-    dataset = _dataset(pathlib.Path(FLAGS.data)) if FLAGS.data else None
-    config = configuration(dataset)
-    from ris_jax.reports import figures
-    from ris_jax.training import loop
-
-    workdir = pathlib.Path(FLAGS.workdir)
-    began = time.monotonic()
-    loop.train(config, workdir, dataset)
-    path = figures.save_loss_curves(workdir)
-    print(f"done in {time.monotonic() - began:.0f} s; loss curves: {path}")
+    with _together():
+        # The processes that share the run must be joined before anything asks for devices.
+        dataset = _dataset(pathlib.Path(FLAGS.data)) if FLAGS.data else None
+        _train(configuration(dataset), pathlib.Path(FLAGS.workdir), dataset)
     return 0
+
+
+def _train(config: config_lib.Config, workdir: pathlib.Path, dataset: "Dataset | None") -> None:
+    from ris_jax.reports import figures
+    from ris_jax.training import devices, loop, processes
+
+    began = time.monotonic()
+    placement = devices.all_devices(shard_optimizer=FLAGS.shard_optimizer)
+    loop.train(config, workdir, dataset, placement=placement)
+    if processes.is_first():
+        path = figures.save_loss_curves(workdir)
+        print(f"done in {time.monotonic() - began:.0f} s; loss curves: {path}")
+
+
+def _together() -> contextlib.AbstractContextManager[None]:
+    """The processes that the flags speak of, joined; nothing where they speak of none."""
+    who = (FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    if not FLAGS.distributed and who == (None, None, None):
+        return contextlib.nullcontext()
+    # The service between the processes tells of a lost one in pages; before JAX is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from ris_jax.training import processes
+
+    return processes.joined(*who)
 
 
 def _dataset(folder: pathlib.Path) -> "Dataset":

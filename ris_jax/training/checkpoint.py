@@ -4,9 +4,13 @@ A step on disk counts only once its manifest stands beside it (`<step>.sha256.js
 every file and the score, written last and renamed into place), so a save that was cut short is
 never read, and a flipped byte is never used. Older steps go only after that. Orbax itself keeps no
 score beside a preservation policy, so which steps stay is decided here.
+
+Of several processes each writes and reads its part of the arrays; the first alone writes manifests,
+removes things and says what is whole, and the others wait for it. The folder is one for all.
 """
 
 import contextlib
+import functools
 import gc
 import hashlib
 import json
@@ -18,7 +22,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +31,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ris_jax import config as config_lib
 from ris_jax import config_files, errors
+from ris_jax.training import processes
 from ris_jax.training import state as state_lib
 
 _CONFIG_NAME = "config.json"
@@ -69,7 +74,15 @@ class Checkpoints:
             raise errors.RunError(f"no checkpoints in {workdir}")
         self._manager = ocp.CheckpointManager(self._root, options=options)
         if not read_only:
-            self._sweep()
+            self._alone(self._sweep)
+
+    def _alone(self, change: Callable[[], None]) -> None:
+        """Has the first process change something, while the others wait and look again."""
+        if processes.is_first():
+            change()
+        processes.wait("checkpoints changed")
+        if not processes.is_first():
+            self._manager.reload()
 
     def save(
         self, state: state_lib.TrainState, epoch: int, progress: dict[str, Any], val_nmse: float
@@ -93,14 +106,16 @@ class Checkpoints:
         try:
             with _one_report_of_failure():
                 self._manager.save(epoch, args=items)
-            self._write_manifest(epoch, val_nmse)
+            if processes.is_first():
+                self._write_manifest(epoch, val_nmse)
         except _STORAGE_ERRORS as error:
-            self._discard(epoch)
+            if processes.is_first():  # the others may have stopped: nobody waits
+                self._discard(epoch)
             raise errors.RunError(
                 f"checkpoint of epoch {epoch} cannot be written to {self._root}: "
                 f"{_first_line(error)}; those before it are intact"
             ) from error
-        self._drop_superseded()
+        self._alone(self._drop_superseded)
 
     def restore_newest(self, template: state_lib.TrainState) -> tuple[Restored | None, list[str]]:
         """The newest checkpoint that is whole, and a warning for each one passed over.
@@ -115,12 +130,12 @@ class Checkpoints:
           RunError: a checkpoint is whole and yet cannot be restored, for want of memory say.
         """
         warnings = []
-        for epoch in sorted(self._manager.all_steps(), reverse=True):
+        for epoch in processes.agreed(sorted(self._manager.all_steps(), reverse=True)):
             restored, problem = self._try_restore(epoch, template)
             if restored is not None:
                 return restored, warnings
             warnings.append(f"checkpoint of epoch {epoch} is not used: {problem}")
-            self._discard(epoch)
+            self._alone(functools.partial(self._discard, epoch))
         return None, warnings
 
     def restore_best(self, template: state_lib.TrainState) -> tuple[Restored, list[str]]:
@@ -142,7 +157,7 @@ class Checkpoints:
         self, epoch: int, template: state_lib.TrainState
     ) -> tuple[Restored | None, str]:
         """A checkpoint, or None and what is wrong with it."""
-        if problem := self._damage(epoch):
+        if problem := processes.agreed(self._damage(epoch) if processes.is_first() else ""):
             return None, problem
         items = self._read(epoch, config=ocp.args.JsonRestore(), progress=ocp.args.JsonRestore())
         saved_config = config_lib.from_dict(items.config)

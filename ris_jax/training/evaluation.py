@@ -11,6 +11,7 @@ from jaxtyping import Array, Complex, Float
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
 from ris_jax import losses, scenes
+from ris_jax.training import devices
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
@@ -36,17 +37,35 @@ class Evaluation(NamedTuple):
         return float(np.mean(self.scores[name], dtype=np.float64))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _draw_prepared(config: config_lib.Config, stream: str, indices: Array):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _draw_prepared(
+    config: config_lib.Config,
+    stream: str,
+    sharding: jax.sharding.NamedSharding | None,
+    start: Array,
+):
+    indices = start + jnp.arange(config.training.batch_size)
     batch = scenes.scenes_at(scenes.stream_key(config.training.seed, stream), indices, config)
-    return step_lib.prepare(batch, config)
+    return devices.split(step_lib.prepare(batch, config), sharding)
 
 
-def draw_heldout(config: config_lib.Config, stream: str, num_scenes: int) -> Heldout:
-    """The first scenes of a named stream, drawn and prepared on the device."""
+def draw_heldout(
+    config: config_lib.Config,
+    stream: str,
+    num_scenes: int,
+    sharding: jax.sharding.NamedSharding | None = None,
+) -> Heldout:
+    """The first scenes of a named stream, drawn and prepared on the device.
+
+    Args:
+      config: the run.
+      stream: its name.
+      num_scenes: how many.
+      sharding: `Placement.batch` of the state that is to be scored; one device if not given.
+    """
     size = config.training.batch_size
     starts = range(0, num_scenes, size)
-    batches = [_draw_prepared(config, stream, start + jnp.arange(size)) for start in starts]
+    batches = [_draw_prepared(config, stream, sharding, np.int32(start)) for start in starts]
     return Heldout(batches, num_scenes)
 
 
@@ -57,11 +76,9 @@ def validation_stream(config: config_lib.Config) -> str:
 
 def evaluate(state: state_lib.TrainState, heldout: Heldout) -> Evaluation:
     """Scores a state's averaged parameters on held-out scenes."""
-    results = [step_lib.eval_step(state, *batch) for batch in heldout.batches]
+    results = devices.to_host([step_lib.eval_step(state, *batch) for batch in heldout.batches])
     scores = _gather([scores for scores, _ in results], heldout.num_scenes)
-    moments = jax.tree.map(
-        lambda *parts: sum(np.asarray(p) for p in parts), *[m for _, m in results]
-    )
+    moments = jax.tree.map(lambda *parts: sum(parts), *[m for _, m in results])
     count = len(heldout.batches) * heldout.batches[0][1].snr.shape[0]
 
     def variance(total, power):
@@ -72,9 +89,8 @@ def evaluate(state: state_lib.TrainState, heldout: Heldout) -> Evaluation:
     return Evaluation(scores, float(predicted / max(true, 1e-12)))
 
 
-def _gather(parts: list[dict[str, Array]], num_scenes: int) -> dict[str, np.ndarray]:
+def _gather(host: list[dict[str, np.ndarray]], num_scenes: int) -> dict[str, np.ndarray]:
     """Batches of scores as one array a score, the padding of the last batch cut off."""
-    host = jax.device_get(parts)
     return {name: np.concatenate([p[name] for p in host])[:num_scenes] for name in host[0]}
 
 
@@ -86,12 +102,12 @@ def _constant_sums(target: losses.Target) -> tuple[Complex[Array, "N N"], Float[
     return jnp.einsum("bnk,bmk->nm", weighted, truth.factor.conj()), jnp.sum(weight)
 
 
-def best_constant(training_scenes: Heldout) -> Complex[Array, "N N"]:
+def best_constant(training_scenes: Heldout) -> Complex[np.ndarray, "N N"]:
     """The covariance of least mean NMSE among all that do not look at the input.
 
     Learned on scenes to train on; the strictest form of the constant predictor.
     """
-    sums = [_constant_sums(target) for _, target in training_scenes.batches]
+    sums = devices.to_host([_constant_sums(target) for _, target in training_scenes.batches])
     total, weight = jax.tree.map(lambda *parts: sum(parts), *sums)
     return total / weight
 
@@ -125,6 +141,9 @@ def yardsticks(
       heldout: scenes to score.
       training_scenes: what the constant is learned on; the stream `train` if not given.
     """
-    constant = best_constant(training_scenes or draw_heldout(config, "train", CONSTANT_SCENES))
+    if training_scenes is None:
+        sharding = devices.batch_beside(heldout.batches[0][1].snr)
+        training_scenes = draw_heldout(config, "train", CONSTANT_SCENES, sharding)
+    constant = best_constant(training_scenes)
     parts = [_yardsticks(config, constant, target) for _, target in heldout.batches]
-    return _gather(parts, heldout.num_scenes)
+    return _gather(devices.to_host(parts), heldout.num_scenes)

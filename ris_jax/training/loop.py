@@ -14,7 +14,7 @@ import numpy as np
 from ris_jax import config as config_lib
 from ris_jax import errors, scenes
 from ris_jax.data import record_dataset
-from ris_jax.training import checkpoint, evaluation, record, sources
+from ris_jax.training import checkpoint, devices, evaluation, processes, record, sources
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
@@ -47,17 +47,21 @@ def dead_parameters(state: state_lib.TrainState, batch: scenes.Scene) -> list[st
 
         return jax.tree.map(lambda g: jnp.max(jnp.abs(g)), jax.grad(loss_fn)(state.params))
 
-    flat = jax.tree_util.tree_leaves_with_path(jax.device_get(largest(state, batch)))
+    flat = jax.tree_util.tree_leaves_with_path(devices.to_host(largest(state, batch)))
     return [jax.tree_util.keystr(path) for path, value in flat if value == 0.0]
 
 
 def _open_workdir(config: config_lib.Config, workdir: pathlib.Path) -> None:
     """Makes the run's folder, or checks that it belongs to the same configuration."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    if processes.is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        if checkpoint.load_config(workdir) is None:
+            checkpoint.save_config(workdir, config)
+    processes.wait("work directory")
     existing = checkpoint.load_config(workdir)
     if existing is None:
-        checkpoint.save_config(workdir, config)
-    elif existing != config:
+        raise errors.RunError(f"{workdir}: need a folder that all processes share; got another one")
+    if existing != config:
         raise config_lib.ConfigError(
             f"{workdir} holds a run of another configuration; here: "
             + ", ".join(config_lib.difference(config, existing))
@@ -69,7 +73,7 @@ def _microbatches(
 ) -> Iterator[tuple[state_lib.TrainState, list[dict[str, Any]]]]:
     """Runs `count` microbatches, yielding the state and the metrics of each, `chunk` at a time.
 
-    Metrics wait on the device and come over together.
+    Metrics wait on the devices and come over together.
     """
     pending = []
     for number in range(1, count + 1):
@@ -177,7 +181,9 @@ def train(
     config: config_lib.Config,
     workdir: pathlib.Path,
     dataset: record_dataset.Dataset | None = None,
+    *,
     after_epoch: Callable[[], object] = lambda: None,
+    placement: devices.Placement | None = None,
 ) -> state_lib.TrainState:
     """Trains a configuration in a folder, from its newest good checkpoint if there is one.
 
@@ -187,20 +193,30 @@ def train(
       dataset: records to train and validate on; without, scenes are simulated.
       after_epoch: is called when an epoch's row and checkpoint are on disk; what it raises ends
         the run, which can go on later.
+      placement: the devices that share every microbatch; all there are if not given. It is not
+        part of the run: the next start may have others.
 
     Returns:
       The state after the last epoch.
 
     Raises:
       ConfigError: the folder holds a run of another configuration or of other records, or the
-        records are of another system; the fields are named.
-      RunError: a checkpoint cannot be written, or records lack a split.
+        records are of another system, the fields are named; or the devices cannot share a
+        microbatch evenly.
+      RunError: a checkpoint cannot be written, records lack a split, or the processes of the run
+        do not share a folder.
       TrainingLostError: losses, gradients or parameters are no longer finite.
     """
-    source = sources.Simulated(config) if dataset is None else sources.Stored(config, dataset)
+    placement = placement or devices.all_devices()
+    devices.require_shares(config, placement)
+    source = (
+        sources.Simulated(config, placement)
+        if dataset is None
+        else sources.Stored(config, dataset, placement)
+    )
     _open_workdir(config, workdir)
     training = config.training
-    state = state_lib.create_train_state(config)
+    state = state_lib.create_train_state(config, placement)
     checkpoints = checkpoint.Checkpoints(workdir, training.keep_checkpoints)
     restored, warnings = checkpoints.restore_newest(state)
     progress = Progress()
@@ -208,7 +224,8 @@ def train(
         state, progress = restored.state, Progress(**restored.progress)
         source.restore(progress.data)
     total = training.epochs * training.steps_per_epoch
-    with record.Recorder(workdir, progress.epoch, total) as recorder:
+    first = processes.is_first()
+    with record.Recorder(workdir, progress.epoch, total) if first else record.Silent() as recorder:
         for warning in warnings:
             recorder.line(f"warning: {warning}")
         if progress.epoch == training.epochs:
@@ -230,7 +247,7 @@ def _run(
     size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     recorder.line(
         f"{size} parameters; {training.epochs} epochs of {training.steps_per_epoch} microbatches "
-        f"of {training.batch_size} scenes on {jax.devices()[0]}; compiling"
+        f"of {training.batch_size} scenes on {state.placement}; compiling"
     )
     heldout = source.heldout(evaluation.validation_stream(config), training.validation_scenes)
     training_scenes = source.heldout("train", evaluation.CONSTANT_SCENES)

@@ -200,3 +200,28 @@ class Recorder:
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self.line(f"epoch {epoch} loss {loss:.4f}")
+
+
+class Silent(Recorder):
+    """Writes and prints nothing: of several processes one records."""
+
+    def __init__(self):
+        """Opens nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        """Closes nothing."""
+
+    def line(self, text: str) -> None:
+        """Prints nothing."""
+
+    def row(self, kind: str, position: int, values: dict[str, Any]) -> None:
+        """Appends nothing."""
+
+    def sync(self) -> None:
+        """Waits for nothing."""
+
+    def skip(self, microbatches: int) -> None:
+        """Moves no bar."""
+
+    def advance(self, microbatches: int, epoch: int, loss: float) -> None:
+        """Moves no bar."""

@@ -11,7 +11,7 @@ from jaxtyping import Array, UInt32
 from ris_jax import config as config_lib
 from ris_jax import scenes
 from ris_jax.data import record_dataset
-from ris_jax.training import evaluation
+from ris_jax.training import devices, evaluation
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
@@ -48,8 +48,8 @@ class Source(Protocol):
 class Simulated:
     """Scenes drawn on the device; which ones follows from the state's step alone."""
 
-    def __init__(self, config: config_lib.Config):
-        self._config = config
+    def __init__(self, config: config_lib.Config, placement: devices.Placement):
+        self._config, self._placement = config, placement
 
     def draw(self, state: state_lib.TrainState) -> scenes.Scene:
         """The microbatch of the state's step."""
@@ -57,7 +57,7 @@ class Simulated:
 
     def heldout(self, name: str, num_scenes: int) -> evaluation.Heldout:
         """The first scenes of a stream."""
-        return evaluation.draw_heldout(self._config, name, num_scenes)
+        return evaluation.draw_heldout(self._config, name, num_scenes, self._placement.batch)
 
     def position(self) -> None:
         """Nothing but the step."""
@@ -77,19 +77,25 @@ class Simulated:
 class Stored:
     """Scenes of records, each once a pass; which ones come next is in the iterator's state."""
 
-    def __init__(self, config: config_lib.Config, dataset: record_dataset.Dataset):
+    def __init__(
+        self,
+        config: config_lib.Config,
+        dataset: record_dataset.Dataset,
+        placement: devices.Placement,
+    ):
         """Opens an iterator at its first microbatch.
 
         Args:
           config: the run; its system and number of sources must be those of the records.
           dataset: of the run.
+          placement: the devices that share every microbatch.
 
         Raises:
           ConfigError: they are others, or the configuration asks for `fixed_scenes`.
           RunError: there are no scenes to train on, or none to validate on.
         """
         _require_alike(config, dataset)
-        self._config, self._dataset = config, dataset
+        self._config, self._dataset, self._placement = config, dataset, placement
         for name in (_TRAIN, evaluation.validation_stream(config)):
             dataset.split(name)
         self._batches = record_dataset.batches(
@@ -101,9 +107,9 @@ class Stored:
         )
 
     def draw(self, state: state_lib.TrainState) -> scenes.Scene:
-        """The next microbatch, on its way to the device."""
+        """The next microbatch, on its way to the devices; each process has read its rows."""
         del state
-        return as_scene(next(self._batches))
+        return as_scene(next(self._batches), self._placement)
 
     def heldout(self, name: str, num_scenes: int) -> evaluation.Heldout:
         """The first scenes of a split, prepared on the device; fewer if it has fewer."""
@@ -111,10 +117,15 @@ class Stored:
         count = min(num_scenes, len(split))
         # The last batch is filled from the beginning: one shape, and what is beyond is cut off.
         batches = [
-            _prepare(as_scene(split.gather((start + np.arange(size)) % count)), self._config)
+            _prepare(self._rows(split, (start + np.arange(size)) % count), self._config)
             for start in range(0, count, size)
         ]
         return evaluation.Heldout(batches, count)
+
+    def _rows(self, split: record_dataset.Split, indices: np.ndarray) -> scenes.Scene:
+        """Scenes of a batch, of which this process reads its share."""
+        mine = np.array_split(indices, jax.process_count())[jax.process_index()]
+        return as_scene(split.gather(mine), self._placement)
 
     def position(self) -> Position:
         """The iterator's state, and whose it is."""
@@ -156,19 +167,31 @@ def _require_alike(config: config_lib.Config, dataset: record_dataset.Dataset) -
         )
 
 
-def as_scene(batch: record_dataset.Batch) -> scenes.Scene:
-    """What came from disk, on the device; the signals, which are not stored, are of no source."""
+def as_scene(batch: record_dataset.Batch, placement: devices.Placement) -> scenes.Scene:
+    """What came from disk, on the devices; the signals, which are not stored, are of no source.
+
+    Args:
+      batch: this process's rows of a batch.
+      placement: the devices of all processes.
+    """
     stored = batch.scenes
     # As plain words: one transfer, not one a field.
     words = stored.view(np.uint32).reshape(len(stored), -1)
-    return _unpacked(stored.dtype, words, batch.codes)
+    shared = len(batch.codes) == 1 < len(stored)
+    put = jax.make_array_from_process_local_data
+    return _unpacked(
+        stored.dtype,
+        put(placement.batch, words),
+        put(placement.replicated if shared else placement.batch, batch.codes),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _unpacked(dtype: np.dtype, words: UInt32[Array, "B W"], codes: Array) -> scenes.Scene:
     """The fields of a `records.scene_dtype`; codes that all scenes share are repeated here."""
     size = words.shape[0]
-    fields, layout = {}, dict(dtype.fields or {})
+    fields = {}
+    layout: dict[Any, Any] = dict(dtype.fields or {})
     for name in dtype.names or ():
         kind, offset = layout[name][:2]
         taken = words[:, offset // 4 : (offset + kind.itemsize) // 4]

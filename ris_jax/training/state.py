@@ -1,6 +1,7 @@
 """Training state: one immutable pytree, an argument and a result of every step."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jaxtyping import Array, Int
 from ris_jax import config as config_lib
 from ris_jax import losses, scenes
 from ris_jax.models import learned_pursuit
-from ris_jax.training import optimizer
+from ris_jax.training import devices, optimizer
 
 
 class TrainState(struct.PyTreeNode):
@@ -25,6 +26,7 @@ class TrainState(struct.PyTreeNode):
     config: config_lib.Config = struct.field(pytree_node=False)
     graphdef: Any = struct.field(pytree_node=False)
     tx: optax.GradientTransformation = struct.field(pytree_node=False)
+    placement: devices.Placement = struct.field(pytree_node=False)
 
 
 @functools.cache
@@ -52,21 +54,38 @@ def _model(config: config_lib.Config, key: jax.Array) -> learned_pursuit.Learned
     return learned_pursuit.LearnedPursuit(config, rngs=nnx.Rngs(params=key))
 
 
-def create_train_state(config: config_lib.Config) -> TrainState:
+def create_train_state(
+    config: config_lib.Config, placement: devices.Placement | None = None
+) -> TrainState:
     """The state before the first step, a function of the configuration alone.
 
     Args:
       config: the run.
+      placement: where it lives, and where its steps are computed; one device if not given.
 
     Returns:
-      A `TrainState`; its parameters come from `config.training.seed`. It is committed to the first
-      device, as a restored one is: otherwise the two would compile the step twice.
+      A `TrainState`; its parameters come from `config.training.seed`. It is committed to its
+      devices, as a restored one is: otherwise the two would compile the step twice.
     """
-    return jax.device_put(_initial_state(config), jax.devices()[0])
+    return _maker(config, placement or devices.one_device())()
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _initial_state(config: config_lib.Config) -> TrainState:
+@functools.cache
+def _maker(config: config_lib.Config, placement: devices.Placement) -> Callable[[], TrainState]:
+    make = functools.partial(_initial_state, config, placement)
+    return jax.jit(make, out_shardings=shardings(jax.eval_shape(make)))
+
+
+def shardings(state: TrainState) -> TrainState:
+    """Where every array of a state lives, in the place of the array."""
+    placement = state.placement
+    everywhere = jax.tree.map(lambda _: placement.replicated, state)
+    return everywhere.replace(
+        opt_state=jax.tree.map(lambda leaf: placement.optimizer(leaf.shape), state.opt_state)
+    )
+
+
+def _initial_state(config: config_lib.Config, placement: devices.Placement) -> TrainState:
     key = jax.random.fold_in(jax.random.key(config.training.seed), 0)
     params = nnx.split(_model(config, key), nnx.Param)[1]
     tx = _optimizer(config)
@@ -78,6 +97,7 @@ def _initial_state(config: config_lib.Config) -> TrainState:
         config=config,
         graphdef=graphdef(config),
         tx=tx,
+        placement=placement,
     )
 
 

@@ -18,7 +18,7 @@ from ris_jax import arrays, losses, measurement, scenes
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
 from ris_jax.models import situation
-from ris_jax.training import optimizer
+from ris_jax.training import devices, optimizer
 from ris_jax.training import state as state_lib
 
 Metrics = dict[str, Float[Array, "..."]]
@@ -160,16 +160,24 @@ def train_step(
     next_state = state.replace(
         step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
     )
+    # Where the state was: XLA would else leave parts of it wherever they were computed.
+    next_state = jax.lax.with_sharding_constraint(next_state, state_lib.shardings(next_state))
     return next_state, metrics
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def draw_batch(config: config_lib.Config, step: Array) -> scenes.Scene:
-    """The training scenes of microbatch `step`, drawn on the device.
+    """The training scenes of microbatch `step`, drawn on the devices that hold `step`.
 
     With `fixed_scenes`, those scenes in an order shuffled anew for every pass; otherwise fresh
-    ones for ever.
+    ones for ever. Each device draws its share, whichever process it belongs to.
     """
+    return _draw_batch(config, devices.batch_beside(step), step)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _draw_batch(
+    config: config_lib.Config, sharding: jax.sharding.NamedSharding | None, step: Array
+) -> scenes.Scene:
     training = config.training
     position = step * training.batch_size + jnp.arange(training.batch_size)
     if training.fixed_scenes:
@@ -185,7 +193,8 @@ def draw_batch(config: config_lib.Config, step: Array) -> scenes.Scene:
         position = orders[
             position // training.fixed_scenes - first, position % training.fixed_scenes
         ]
-    return scenes.scenes_at(scenes.stream_key(training.seed, "train"), position, config)
+    batch = scenes.scenes_at(scenes.stream_key(training.seed, "train"), position, config)
+    return devices.split(batch, sharding)
 
 
 class Moments(NamedTuple):

@@ -7,7 +7,7 @@ import pytest
 
 from ris_jax import config as config_lib
 from ris_jax.data import record_dataset, simulation
-from ris_jax.training import checkpoint, evaluation, loop, record, sources
+from ris_jax.training import checkpoint, devices, evaluation, loop, record, sources
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
@@ -41,7 +41,7 @@ def test_scenes_reach_the_device_bit_for_bit(dataset, shared):
     if not shared:
         codes = batch.codes * np.array([1, 1j, -1])[:, None, None]
         batch = batch._replace(codes=codes.astype(np.complex64))
-    scene = jax.device_get(sources.as_scene(batch))
+    scene = jax.device_get(sources.as_scene(batch, devices.one_device()))
     fields = scene.measurement._asdict() | scene.truth._asdict()
     codes = fields.pop("codes")
     np.testing.assert_array_equal(codes, np.broadcast_to(batch.codes, codes.shape))
@@ -103,9 +103,9 @@ def test_the_checkpoint_says_which_scenes_and_which_comes_next(config, dataset, 
 def test_other_scenes_are_refused(config, dataset, tmp_path):
     other_folder = tmp_path / "other"
     simulation.simulate(config, other_folder, {**COUNTS, "train": 49}, shard_scenes=20)
-    other = sources.Stored(config, record_dataset.open_dataset(other_folder))
-    ours = sources.Stored(config, dataset)
-    simulated = sources.Simulated(config)
+    other = sources.Stored(config, record_dataset.open_dataset(other_folder), devices.one_device())
+    ours = sources.Stored(config, dataset, devices.one_device())
+    simulated = sources.Simulated(config, devices.one_device())
     with pytest.raises(config_lib.ConfigError, match=rf"\(records {dataset.identity[:12]}\); got"):
         other.restore(ours.position())
     with pytest.raises(config_lib.ConfigError, match=r"began with \(simulated scenes\); got"):
@@ -131,7 +131,7 @@ def test_configurations_of_other_records_are_refused(config, dataset, tmp_path, 
 
 @pytest.mark.parametrize("count", [5, 1000])
 def test_heldout_scenes_are_the_first_of_their_split(config, dataset, count):
-    source = sources.Stored(config, dataset)
+    source = sources.Stored(config, dataset, devices.one_device())
     heldout = source.heldout("validation", count)
     assert heldout.num_scenes == min(count, 20)
     assert {len(target.snr) for _, target in heldout.batches} == {8}

@@ -1,0 +1,74 @@
+"""One process of a run in which one microbatch is not finite; `devices_test` starts it.
+
+Its only argument is a JSON object: `config` (nested), `workdir`, `bad` (which microbatch, from 0),
+`out` (an .npz of the parameters in the end), `stop_after` (an epoch, or null),
+`shard_optimizer`, `processes` (coordinator, number, which; or null).
+"""
+
+import contextlib
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from ris_jax import config as config_lib
+from ris_jax.training import checkpoint, devices, loop, processes
+from ris_jax.training import step as step_lib
+
+
+def _spoil(bad):
+    """Has the scenes of one microbatch be NaN."""
+    draw = step_lib.draw_batch
+
+    @jax.jit
+    def spoiled(batch):
+        snapshots = batch.measurement.snapshots * np.nan
+        return batch._replace(measurement=batch.measurement._replace(snapshots=snapshots))
+
+    def drawn(config, step):
+        batch = draw(config, step)
+        return spoiled(batch) if int(step) == bad else batch
+
+    step_lib.draw_batch = drawn
+
+
+def _stop_after(epoch):
+    """Ends the process once the checkpoint of an epoch is there."""
+    save = checkpoint.Checkpoints.save
+
+    def stopping(self, state, at, progress, val_nmse):
+        save(self, state, at, progress, val_nmse)
+        if at == epoch:
+            raise SystemExit(0)
+
+    checkpoint.Checkpoints.save = stopping
+
+
+def main():
+    """Runs it."""
+    given = json.loads(sys.argv[1])
+    _spoil(given["bad"])
+    _stop_after(given["stop_after"])
+    loop.dead_parameters = lambda *_: []  # a program as large as the step
+    who = given["processes"]
+    with processes.joined(*who) if who else contextlib.nullcontext():
+        placement = devices.all_devices(shard_optimizer=given["shard_optimizer"])
+        config = config_lib.from_dict(given["config"])
+        state = loop.train(config, pathlib.Path(given["workdir"]), placement=placement)
+        host = devices.to_host({"params": state.params, "opt_state": state.opt_state})
+        if processes.is_first():
+            flat = jax.tree_util.tree_leaves_with_path(host)
+            np.savez(given["out"], **{jax.tree_util.keystr(path): leaf for path, leaf in flat})
+        local = jax.tree.leaves(state.opt_state)
+        held = sum(leaf.addressable_shards[0].data.size for leaf in local)
+        # How many times the step was compiled; the share of the optimizer's state on a device.
+        print(json.dumps({
+            "programs": step_lib.train_step._cache_size(),
+            "held": held / sum(leaf.size for leaf in local),
+        }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
