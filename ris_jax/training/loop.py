@@ -177,6 +177,7 @@ def train(
     config: config_lib.Config,
     workdir: pathlib.Path,
     dataset: record_dataset.Dataset | None = None,
+    *,
     after_epoch: Callable[[], object] = lambda: None,
 ) -> state_lib.TrainState:
     """Trains a configuration in a folder, from its newest good checkpoint if there is one.

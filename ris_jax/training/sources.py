@@ -168,7 +168,8 @@ def as_scene(batch: record_dataset.Batch) -> scenes.Scene:
 def _unpacked(dtype: np.dtype, words: UInt32[Array, "B W"], codes: Array) -> scenes.Scene:
     """The fields of a `records.scene_dtype`; codes that all scenes share are repeated here."""
     size = words.shape[0]
-    fields, layout = {}, dict(dtype.fields or {})
+    fields = {}
+    layout: dict[Any, Any] = dict(dtype.fields or {})
     for name in dtype.names or ():
         kind, offset = layout[name][:2]
         taken = words[:, offset // 4 : (offset + kind.itemsize) // 4]

@@ -120,7 +120,7 @@ def run(trial: optuna.Trial, plan: plan_lib.Plan, number: int, workdir: pathlib.
     with _alone(path):
         report()  # what an earlier attempt has done; its worker may have died before telling
         try:
-            loop.train(config, path, report)
+            loop.train(config, path, after_epoch=report)
         except errors.TrainingLostError as error:
             raise Failed(str(error)) from error
         except jax.errors.JaxRuntimeError as error:
