@@ -87,9 +87,9 @@ def test_goes_on_as_if_it_had_never_stopped(tmp_path):
 def test_the_best_is_a_configuration_and_its_trial_is_that_run(tmp_path, monkeypatch):
     plan, configs, train = _plan(objective="val_count_accuracy"), [], loop.train
 
-    def seen(config, *arguments):
+    def seen(config, *arguments, **settings):
         configs.append(config)
-        train(config, *arguments)
+        train(config, *arguments, **settings)
 
     monkeypatch.setattr(loop, "train", seen)
     study, found = _search(tmp_path, 6, plan)
