@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 # Median of |error| / standard deviation of an efficient estimator with Gaussian errors.
 EFFICIENT_MEDIAN = float(scipy.special.ndtri(0.75))
@@ -188,12 +188,20 @@ def ellipse_coverage(
     return Coverage(share(inside, trials), *binomial_interval(inside, trials))
 
 
-def expected_calibration_error(
-    confidence: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"], bins: int = 15
-) -> float:
-    """Mean distance between how sure a classifier is and how often it is right.
+class Reliability(NamedTuple):
+    """How sure a classifier is and how often it is right, by bin of confidence; NaN where empty."""
 
-    Guo et al., *On calibration of modern neural networks*, ICML 2017, Eq. (3).
+    confidence: Float[np.ndarray, "bins"]  # mean of the bin's entries
+    right: Float[np.ndarray, "bins"]  # share of them
+    count: Int[np.ndarray, "bins"]
+
+
+def reliability(
+    confidence: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"], bins: int = 15
+) -> Reliability:
+    """The bins of a reliability diagram.
+
+    Guo et al., *On calibration of modern neural networks*, ICML 2017, Eqs. (1) and (2).
 
     Args:
       confidence: [n] probability of the class that was chosen, 0 to 1.
@@ -209,8 +217,22 @@ def expected_calibration_error(
     if not np.all((confidence >= 0) & (confidence <= 1 + 1e-6)):
         raise ValueError("confidence: need probabilities, 0 to 1")
     index = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(index, confidence - right, minlength=bins)
-    return float(np.sum(np.abs(gaps)) / confidence.size)
+    count = np.bincount(index, minlength=bins)
+    entries = np.where(count > 0, count, np.nan)
+    means = (np.bincount(index, values, minlength=bins) / entries for values in (confidence, right))
+    return Reliability(*means, count)
+
+
+def expected_calibration_error(
+    confidence: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"], bins: int = 15
+) -> float:
+    """Mean distance between how sure a classifier is and how often it is right.
+
+    Guo et al., as above, Eq. (3); arguments and errors as for `reliability`.
+    """
+    found = reliability(confidence, right, bins)
+    gaps = np.abs(found.confidence - found.right) * found.count
+    return float(np.nansum(gaps) / found.count.sum())
 
 
 def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:

@@ -31,6 +31,7 @@ class Evaluation(NamedTuple):
 
     scores: dict[str, np.ndarray]
     output_variance_ratio: float  # variance of predicted over variance of true covariances
+    first: losses.Prediction  # of the scenes of the first batch, on the host
 
     def mean(self, name: str) -> float:
         """Mean of a score over scenes."""
@@ -76,9 +77,13 @@ def validation_stream(config: config_lib.Config) -> str:
 
 def evaluate(state: state_lib.TrainState, heldout: Heldout) -> Evaluation:
     """Scores a state's averaged parameters on held-out scenes."""
-    results = devices.to_host([step_lib.eval_step(state, *batch) for batch in heldout.batches])
-    scores = _gather([scores for scores, _ in results], heldout.num_scenes)
-    moments = jax.tree.map(lambda *parts: sum(parts), *[m for _, m in results])
+    results = []
+    for number, batch in enumerate(heldout.batches):
+        result = step_lib.eval_step(state, *batch)
+        results.append(result if number == 0 else result._replace(prediction=()))
+    results = devices.to_host(results)
+    scores = _gather([result.scores for result in results], heldout.num_scenes)
+    moments = jax.tree.map(lambda *parts: sum(parts), *[result.moments for result in results])
     count = len(heldout.batches) * heldout.batches[0][1].snr.shape[0]
 
     def variance(total, power):
@@ -86,7 +91,8 @@ def evaluate(state: state_lib.TrainState, heldout: Heldout) -> Evaluation:
 
     predicted = variance(moments.predicted, moments.predicted_power)
     true = variance(moments.true, moments.true_power)
-    return Evaluation(scores, float(predicted / max(true, 1e-12)))
+    ratio = float(predicted / max(true, 1e-12))
+    return Evaluation(scores, ratio, results[0].prediction)
 
 
 def _gather(host: list[dict[str, np.ndarray]], num_scenes: int) -> dict[str, np.ndarray]:

@@ -14,7 +14,15 @@ import numpy as np
 from ris_jax import config as config_lib
 from ris_jax import errors, scenes
 from ris_jax.data import record_dataset
-from ris_jax.training import checkpoint, devices, evaluation, processes, record, sources
+from ris_jax.training import (
+    checkpoint,
+    devices,
+    evaluation,
+    observers,
+    processes,
+    record,
+    sources,
+)
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
@@ -164,14 +172,17 @@ def _start(
     source: sources.Source,
     recorder: record.Recorder,
     heldout: evaluation.Heldout,
+    watching: observers.Observers,
 ) -> None:
     """What is told before the first step: dead parameters, and the score of knowing nothing."""
     before = source.position()
     for path in dead_parameters(state, source.draw(state)):
         recorder.line(f"warning: the gradient of {path} is identically zero")
     source.restore(before)  # the first microbatch is still to come
-    first = _validation_row(evaluation.evaluate(state, heldout))
+    result = evaluation.evaluate(state, heldout)
+    first = _validation_row(result)
     recorder.row("start", 0, {"epoch": 0} | first)
+    recorder.images(watching.figures(observers.Look(0, result, heldout)), 0)
     recorder.line(
         f"before training: val_loss {first['val_loss']:.4f}, val_nmse {first['val_nmse']:.4f}"
     )
@@ -184,6 +195,7 @@ def train(
     *,
     after_epoch: Callable[[], object] = lambda: None,
     placement: devices.Placement | None = None,
+    watching: observers.Observers | None = None,
 ) -> state_lib.TrainState:
     """Trains a configuration in a folder, from its newest good checkpoint if there is one.
 
@@ -195,6 +207,7 @@ def train(
         the run, which can go on later.
       placement: the devices that share every microbatch; all there are if not given. It is not
         part of the run: the next start may have others.
+      watching: who draws figures and who takes times; nobody if not given.
 
     Returns:
       The state after the last epoch.
@@ -214,6 +227,8 @@ def train(
         if dataset is None
         else sources.Stored(config, dataset, placement)
     )
+    watching = watching or observers.Observers()
+    source = watching.source(source)
     _open_workdir(config, workdir)
     training = config.training
     state = state_lib.create_train_state(config, placement)
@@ -231,7 +246,7 @@ def train(
         if progress.epoch == training.epochs:
             recorder.line(f"all {training.epochs} epochs are done already")
             return state
-        return _run(state, source, progress, checkpoints, recorder, after_epoch)
+        return _run(state, source, progress, checkpoints, recorder, after_epoch, watching)
 
 
 def _run(
@@ -241,6 +256,7 @@ def _run(
     checkpoints: checkpoint.Checkpoints,
     recorder: record.Recorder,
     after_epoch: Callable[[], object],
+    watching: observers.Observers,
 ) -> state_lib.TrainState:
     """All epochs that are left, with a row, a line and a checkpoint for each."""
     config, training = state.config, state.config.training
@@ -259,19 +275,26 @@ def _run(
         recorder.line(f"going on after epoch {progress.epoch} of {training.epochs}")
         recorder.skip(progress.epoch * training.steps_per_epoch)
     else:
-        _start(state, source, recorder, heldout)
+        _start(state, source, recorder, heldout, watching)
     for epoch in range(progress.epoch + 1, training.epochs + 1):
         if 0 < training.early_stopping_epochs <= progress.epoch - progress.best_epoch:
             recorder.line(f"no better val_nmse for {training.early_stopping_epochs} epochs")
             break
         began = time.monotonic()
         state, row = _run_epoch(state, source, epoch, recorder)
-        row |= _validation_row(evaluation.evaluate(state, heldout))
+        result = watching.timed("evaluation", evaluation.evaluate, state, heldout)
+        row |= _validation_row(result)
         progress = progress.after(epoch, row["val_nmse"], source.position())
         row |= {"constant_nmse": constant, "snapshots_nmse": snapshots}
-        recorder.row("epoch", epoch * training.steps_per_epoch, {"epoch": epoch} | row)
+        position = epoch * training.steps_per_epoch
+        recorder.row("epoch", position, {"epoch": epoch} | row)
+        look = observers.Look(epoch, result, heldout)
+        recorder.images(watching.timed("figures", watching.figures, look), position)
         recorder.sync()
-        checkpoints.save(state, epoch, dataclasses.asdict(progress), row["val_nmse"])
+        watching.timed(
+            "checkpoint",
+            checkpoints.save, state, epoch, dataclasses.asdict(progress), row["val_nmse"],
+        )  # fmt: skip
         recorder.line(
             f"epoch {epoch}/{training.epochs}: loss train {row['train_loss']:.4f} val "
             f"{row['val_loss']:.4f} | NMSE train {row['train_nmse']:.4f} val "

@@ -1,5 +1,6 @@
-"""What a run writes for people and programs: metrics.jsonl, TensorBoard events, lines, a bar."""
+"""What a run writes for people and programs: metrics.jsonl, run.log, TensorBoard events, a bar."""
 
+import datetime
 import json
 import math
 import os
@@ -8,11 +9,14 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ris_jax import errors
 
 METRICS_NAME = "metrics.jsonl"
+LOG_NAME = "run.log"
+WARNING = "warning: "
+_STARTED = "started after epoch "
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_FLUSHES = 30.0  # of TensorBoard events
 _FULLY_LOGGED_MICROBATCHES = 3
@@ -46,8 +50,35 @@ def epoch_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
     return [row for row in read_rows(workdir) if row["kind"] == "epoch"]
 
 
+class LogLine(NamedTuple):
+    """A line of `run.log`."""
+
+    when: str  # ISO 8601, in UTC
+    text: str
+
+
+def read_log(workdir: pathlib.Path) -> list[LogLine]:
+    """What was printed in all starts of a run, and when; nothing where there is no log."""
+    path = workdir / LOG_NAME
+    if not path.exists():
+        return []
+    lines = path.read_text(errors="replace").splitlines()
+    return [LogLine(when, text) for when, space, text in (x.partition(" ") for x in lines) if space]
+
+
+def starts(log: list[LogLine]) -> list[int]:
+    """After how many epochs each start of a run began."""
+    texts = [line.text.removeprefix(_STARTED) for line in log if line.text.startswith(_STARTED)]
+    return [int(text) for text in texts if text.isdigit()]
+
+
+def warnings(log: list[LogLine]) -> list[LogLine]:
+    """What a run complained about."""
+    return [line for line in log if line.text.startswith(WARNING)]
+
+
 class _Events:
-    """TensorBoard scalars, written by the thread that asks for it.
+    """TensorBoard scalars and images, written by the thread that asks for it.
 
     `tensorboardX.SummaryWriter` writes from a thread of its own, which a full disk ends; the
     queue to it then fills up and the run waits for ever.
@@ -85,6 +116,18 @@ class _Events:
         if time.monotonic() - self._last_flush > _SECONDS_BETWEEN_FLUSHES:
             self.flush()
 
+    def images(self, pictures: Mapping[str, bytes], position: int) -> None:
+        """Writes one PNG a name."""
+        values = []
+        for name, png in pictures.items():
+            # The first chunk of every PNG says how large it is.
+            width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
+            image = self._summary.Image(
+                width=width, height=height, colorspace=4, encoded_image_string=png
+            )
+            values.append(self._summary.Value(tag=name, image=image))
+        self._write(step=position, summary=self._summary(value=values), wall_time=time.time())
+
     def flush(self) -> None:
         """Waits until the events are on disk."""
         self._last_flush = time.monotonic()
@@ -112,6 +155,7 @@ class Recorder:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         temporary.replace(self._path)
         self._file = self._path.open("a")
+        self._log = (workdir / LOG_NAME).open("a")
         done = max((row.get("microbatch", 0) for row in kept), default=-1)
         self._events = _Events(workdir / "tensorboard", done + 1)
         self._bar = None
@@ -120,9 +164,10 @@ class Recorder:
             from tqdm import tqdm
 
             self._bar = tqdm(total=total_microbatches, unit="mb", dynamic_ncols=True)
+        self._note(f"{_STARTED}{epochs_done}")
         missing = epochs_done - sum(row["kind"] == "epoch" for row in kept)
         if missing > 0:
-            self.line(f"warning: {METRICS_NAME} lacks the rows of {missing} finished epochs")
+            self.line(f"{WARNING}{METRICS_NAME} lacks the rows of {missing} finished epochs")
 
     def __enter__(self) -> "Recorder":
         return self
@@ -130,7 +175,7 @@ class Recorder:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        for stream in (self._file, self._events):
+        for stream in (self._file, self._log, self._events):
             try:
                 stream.close()
             except OSError as error:
@@ -145,11 +190,20 @@ class Recorder:
         )
 
     def line(self, text: str) -> None:
-        """Prints a line, above the bar if there is one."""
+        """Prints a line, above the bar if there is one, and keeps it in the log."""
+        self._note(text)
         if self._bar is not None:
             self._bar.write(text)
         else:
             print(text, flush=True)
+
+    def _note(self, text: str) -> None:
+        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        try:
+            self._log.write(f"{when} {' '.join(text.splitlines())}\n")
+            self._log.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def row(self, kind: str, position: int, values: dict[str, Any]) -> None:
         """Appends a row to metrics.jsonl and its numbers to TensorBoard."""
@@ -163,6 +217,13 @@ class Recorder:
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
             self._events.scalars(numbers, position)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def images(self, pictures: Mapping[str, bytes], position: int) -> None:
+        """Adds figures, PNG by name, to TensorBoard; the caller syncs."""
+        try:
+            self._events.images(pictures, position)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -216,6 +277,9 @@ class Silent(Recorder):
 
     def row(self, kind: str, position: int, values: dict[str, Any]) -> None:
         """Appends nothing."""
+
+    def images(self, pictures: Mapping[str, bytes], position: int) -> None:
+        """Adds nothing."""
 
     def sync(self) -> None:
         """Waits for nothing."""

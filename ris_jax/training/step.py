@@ -206,10 +206,18 @@ class Moments(NamedTuple):
     true_power: Float[Array, ""]
 
 
+class Evaluated(NamedTuple):
+    """A batch of held-out scenes."""
+
+    scores: Metrics  # of every scene
+    moments: Moments
+    prediction: losses.Prediction  # without the decisions that led to it
+
+
 @jax.jit
 def eval_step(
     state: state_lib.TrainState, features: scenes.Measurement, target: losses.Target
-) -> tuple[Metrics, Moments]:
+) -> Evaluated:
     """Loss, terms and scores of every scene of a batch, with the averaged parameters.
 
     Args:
@@ -218,8 +226,9 @@ def eval_step(
       target: of the same scenes.
 
     Returns:
-      [B] each: `loss`, `loss_<term>`, `nmse`, `effective_nmse`, `count_correct`,
-      `count_confidence`, the probability of the count that is most probable; and the moments.
+      The prediction, the moments, and scores [B]: `loss`, `loss_<term>`, `nmse`,
+      `effective_nmse`, `count_correct`, `count_confidence`, the probability of the count that is
+      most probable.
     """
     config = state.config
     prediction = state_lib.predict(state.graphdef, state.ema_params, features)
@@ -234,13 +243,14 @@ def eval_step(
             _outer_sum(true.factor),
             jnp.sum(cov.inner(true, true)),
         )
-    return (
+    scores = (
         {"loss": sum(terms.values(), jnp.zeros(()))}
         | {f"loss_{name}": term for name, term in terms.items()}
         | scores
         | {"count_correct": (count == target.num_sources).astype(jnp.float32)}
         | {"count_confidence": jnp.max(jax.nn.softmax(prediction.count_logits), axis=-1)}
-    ), moments
+    )
+    return Evaluated(scores, moments, prediction._replace(decisions=()))
 
 
 def _outer_sum(factor: Complex[Array, "B N K"]) -> Complex[Array, "N N"]:

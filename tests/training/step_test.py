@@ -200,9 +200,9 @@ def test_validation_and_training_share_the_score(tiny_config):
     """eval_step with the initial parameters equals the loss of a training step on that batch."""
     state = state_lib.create_train_state(tiny_config)
     batch = _batch(tiny_config, 0)
-    scores, _ = step_lib.eval_step(
+    scores = step_lib.eval_step(
         state, *jax.jit(step_lib.prepare, static_argnums=1)(batch, tiny_config)
-    )
+    ).scores
     _, metrics = step_lib.train_step(state, batch)
     for name in ("loss", "nmse", "loss_covariance", "loss_existence", "loss_offset", "loss_count"):
         np.testing.assert_allclose(np.mean(scores[name]), metrics[name], rtol=1e-5)
