@@ -206,6 +206,14 @@ class CalibrationTest(parameterized.TestCase):
         found = statistics.expected_calibration_error(confidence, right, bins=2)
         self.assertAlmostEqual(found, 1.1 / 4)
 
+    def test_bins_by_hand(self):
+        """The same four entries, and a bin in between that has none."""
+        confidence, right = np.array([0.1, 0.3, 0.7, 1.0]), np.array([True, False, False, True])
+        found = statistics.reliability(confidence, right, bins=3)
+        np.testing.assert_allclose(found.confidence, [0.2, np.nan, 0.85])
+        np.testing.assert_allclose(found.right, [0.5, np.nan, 0.5])
+        np.testing.assert_array_equal(found.count, [2, 0, 2])
+
     def test_doubts_do_not_make_up_for_sureness(self):
         """Half right in either bin: 0.25 too sure, 0.25 too timid; one bin would hide it."""
         confidence = np.repeat([0.25, 0.75], 10)

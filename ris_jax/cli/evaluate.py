@@ -101,7 +101,6 @@ def _evaluate_network() -> int:
             raise config_lib.ConfigError(f"--{flag}: goes with --estimator; none given")
     network = settings.network(FLAGS)
     assert network is not None
-    from ris_jax import statistics
     from ris_jax.reports import covariance_scores, figures, provenance, tables
     from ris_jax.training import evaluation
     from ris_jax.training import state as state_lib
@@ -112,19 +111,9 @@ def _evaluate_network() -> int:
     print(provenance.header(config))
     state = state_lib.create_train_state(config).replace(ema_params=network.params)
     heldout = evaluation.draw_heldout(config, "test", num_scenes)
-    result = evaluation.evaluate(state, heldout)
-    scores = result.scores | evaluation.yardsticks(config, heldout)
-    truths = [(target.num_sources, target.snr_db) for _, target in heldout.batches]
-    num_sources, snr_db = (
-        np.concatenate([np.asarray(t) for t in column])[:num_scenes]
-        for column in zip(*truths, strict=True)
-    )
-    rows = covariance_scores.score_rows(scores, num_sources, snr_db, config.scene)
+    result, rows, error = covariance_scores.score(state, heldout)
     header = covariance_scores.HEADER
     print(tables.as_text(header, rows))
-    error = statistics.expected_calibration_error(
-        scores["count_confidence"], scores["count_correct"] > 0
-    )
     print(f"expected calibration error of the count: {error:.3f}")
     print(f"variance of outputs over variance of truth: {result.output_variance_ratio:.3f}")
     out.mkdir(parents=True, exist_ok=True)

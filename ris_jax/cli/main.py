@@ -8,6 +8,7 @@ Commands:
   import     recordings and shards of the reference, as records to train on; likewise
   evaluate   held-out scores of an estimator against the bound, or of a trained network
   localize   positions of the sources in recordings, with error bars
+  report     one page of a run, finished or not
   tune       search for hyper-parameters, with any number of workers
   doctor     check an installation
 
@@ -21,7 +22,9 @@ import sys
 
 from absl import flags, logging
 
-_COMMANDS = ("train", "simulate", "import", "evaluate", "localize", "tune", "doctor")
+_COMMANDS = (
+    "train", "simulate", "import", "evaluate", "localize", "report", "tune", "doctor"
+)  # fmt: skip
 _PLANNED = ("benchmark",)
 _MODULES = {"import": "import_records"}  # a command's module, where it cannot have its name
 _AFTER_INTERRUPTION = {

@@ -132,3 +132,21 @@ def progress(total: int | None, what: str, unit: str = "scene") -> Iterator[Call
         total=total, desc=what, unit=unit, unit_scale=scaled, disable=None, dynamic_ncols=True
     ) as bar:
         yield bar.update
+
+
+def dataset(folder: pathlib.Path, *, skip_damaged: bool = False) -> "Dataset":
+    """The records of a folder, all of them checked; says what they are.
+
+    Raises:
+      RunError: there are none, or some are damaged and not to be skipped.
+    """
+    from ris_jax.data import record_dataset, records
+
+    total = records.require_index(folder).num_bytes
+    with progress(total, "checking records", "B") as tell:
+        found = record_dataset.open_dataset(folder, skip_damaged=skip_damaged, progress=tell)
+    for problem in found.skipped:
+        print(f"skipped: {problem}", file=sys.stderr)
+    counts = ", ".join(f"{len(split)} {name}" for name, split in found.splits.items())
+    print(f"{folder}: {counts} scenes; {len(found.skipped)} damaged shards skipped", flush=True)
+    return found

@@ -6,7 +6,10 @@ Example:
   ris-jax train --workdir=runs/stored --data=records
   ris-jax train --workdir=runs/best --config=runs/tune/best.json
 
-Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and figures/ into the work directory.
+Writes config.json, metrics.jsonl, run.log, tensorboard/, checkpoints/, figures/ and report.html
+into the work directory: `tensorboard --logdir=DIR/tensorboard` shows the scalars and, ten times a
+run, spectra, a map and the calibration of the count; the page is for the end (`--nofigures`: none
+of these). --profile says where the time of an epoch goes and writes a trace into profile/.
 The same command, given again, goes on where it stopped, bit for bit. Records (`simulate`, `import`)
 say what the system is; all of them are checked before the first step.
 
@@ -18,9 +21,9 @@ it is known who they are, elsewhere one says it:
 """
 
 import contextlib
+import dataclasses
 import os
 import pathlib
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -31,6 +34,8 @@ from ris_jax.cli import settings
 
 if TYPE_CHECKING:
     from ris_jax.data.record_dataset import Dataset
+    from ris_jax.training.observers import Observers
+    from ris_jax.training.profiling import Profile
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "folder of the run", flag_values=FLAGS)
@@ -63,6 +68,14 @@ flags.DEFINE_bool(
     flag_values=FLAGS,
 )  # fmt: skip
 
+flags.DEFINE_bool(
+    "figures", True, "draw figures for TensorBoard on the way, and the page at the end",
+    flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_bool(
+    "profile", False, "say where the time goes, and trace some microbatches", flag_values=FLAGS
+)
+
 _FIELDS = {
     "epochs": "training.epochs",
     "steps_per_epoch": "training.steps_per_epoch",
@@ -91,21 +104,74 @@ def run() -> int:
         raise config_lib.ConfigError("--skip_damaged: goes with --data; none given")
     with _together():
         # The processes that share the run must be joined before anything asks for devices.
-        dataset = _dataset(pathlib.Path(FLAGS.data)) if FLAGS.data else None
+        dataset = None
+        if FLAGS.data:
+            folder = pathlib.Path(FLAGS.data)
+            dataset = settings.dataset(folder, skip_damaged=FLAGS.skip_damaged)
         _train(configuration(dataset), pathlib.Path(FLAGS.workdir), dataset)
     return 0
 
 
 def _train(config: config_lib.Config, workdir: pathlib.Path, dataset: "Dataset | None") -> None:
-    from ris_jax.reports import figures
     from ris_jax.training import devices, loop, processes
 
     began = time.monotonic()
     placement = devices.all_devices(shard_optimizer=FLAGS.shard_optimizer)
-    loop.train(config, workdir, dataset, placement=placement)
-    if processes.is_first():
-        path = figures.save_loss_curves(workdir)
-        print(f"done in {time.monotonic() - began:.0f} s; loss curves: {path}")
+    profile = _profile(config, workdir)
+    watching = _observers(config, profile)
+    loop.train(config, workdir, dataset, placement=placement, watching=watching)
+    seconds = f"done in {time.monotonic() - began:.0f} s"
+    if profile is not None:
+        _tell_profile(profile)
+    if FLAGS.figures:
+        from ris_jax.reports import figures, run_page
+
+        # All processes score, one writes.
+        report = run_page.gather(workdir, config, run_page.held_out(config, dataset, placement))
+        if processes.is_first():
+            curves, path = figures.save_loss_curves(workdir), workdir / run_page.NAME
+            run_page.write(report, path)
+            print(f"{seconds}; report: {path}; loss curves: {curves}")
+    elif processes.is_first():
+        print(seconds)
+
+
+def _profile(config: config_lib.Config, workdir: pathlib.Path) -> "Profile | None":
+    """What takes times and a trace, if that is asked for."""
+    if not FLAGS.profile:
+        return None
+    from ris_jax.training import profiling
+
+    return profiling.Profile(workdir, config.training.log_every)
+
+
+def _observers(config: config_lib.Config, profile: "Profile | None") -> "Observers":
+    """Those who look on while the run trains."""
+    from ris_jax.training import observers
+
+    watching = observers.Observers()
+    if profile is not None:
+        watching = observers.Observers(timed=profile.timed, source=profile.source)
+    if not FLAGS.figures:
+        return watching
+    from ris_jax.reports import run_figures
+
+    return dataclasses.replace(watching, figures=run_figures.watcher(config))
+
+
+def _tell_profile(profile: "Profile") -> None:
+    """Prints where the time went, and how to look at the trace; the first process does."""
+    from ris_jax.reports import profile_table
+    from ris_jax.training import processes
+
+    found = profile.finish()
+    if not processes.is_first():
+        return
+    if found is None:
+        print("profile: no epoch was left to be trained, nothing was measured")
+        return
+    print(profile_table.as_text(found))
+    print(profile_table.how_to_look(profile.folder))
 
 
 def _together() -> contextlib.AbstractContextManager[None]:
@@ -118,19 +184,3 @@ def _together() -> contextlib.AbstractContextManager[None]:
     from ris_jax.training import processes
 
     return processes.joined(*who)
-
-
-def _dataset(folder: pathlib.Path) -> "Dataset":
-    """The records, all of them checked."""
-    from ris_jax.data import record_dataset, records
-
-    total = records.require_index(folder).num_bytes
-    with settings.progress(total, "checking records", "B") as progress:
-        dataset = record_dataset.open_dataset(
-            folder, skip_damaged=FLAGS.skip_damaged, progress=progress
-        )
-    for problem in dataset.skipped:
-        print(f"skipped: {problem}", file=sys.stderr)
-    counts = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
-    print(f"{folder}: {counts} scenes; {len(dataset.skipped)} damaged shards skipped", flush=True)
-    return dataset

@@ -1,10 +1,14 @@
 """Held-out covariance scores by number of sources and SNR, beside the yardsticks."""
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 
 from ris_jax import config as config_lib
+from ris_jax import statistics
+from ris_jax.training import devices, evaluation
+from ris_jax.training import state as state_lib
 
 HEADER = (
     "scenes of",
@@ -58,3 +62,38 @@ def score_rows(
         if (bins == number).any():
             rows.append(_row(f"{low:g} to {high:g} dB", scores, bins == number))
     return rows
+
+
+class Scored(NamedTuple):
+    """A network on held-out scenes."""
+
+    result: evaluation.Evaluation
+    rows: list[tuple]  # of `HEADER`
+    calibration_error: float  # expected, of the number of sources
+
+
+def score(
+    state: state_lib.TrainState,
+    heldout: evaluation.Heldout,
+    training_scenes: evaluation.Heldout | None = None,
+) -> Scored:
+    """Scores a state's averaged parameters, and the yardsticks beside them.
+
+    Args:
+      state: of the run; every process of one must call this.
+      heldout: scenes to score.
+      training_scenes: as for `evaluation.yardsticks`.
+    """
+    result = evaluation.evaluate(state, heldout)
+    scores = result.scores | evaluation.yardsticks(state.config, heldout, training_scenes)
+    truths = devices.to_host([(t.num_sources, t.snr_db) for _, t in heldout.batches])
+    num_sources, snr_db = (
+        np.concatenate(column)[: heldout.num_scenes] for column in zip(*truths, strict=True)
+    )
+    return Scored(
+        result,
+        score_rows(scores, num_sources, snr_db, state.config.scene),
+        statistics.expected_calibration_error(
+            scores["count_confidence"], scores["count_correct"] > 0
+        ),
+    )

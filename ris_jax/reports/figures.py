@@ -1,47 +1,56 @@
-"""Figures. Each function draws from numbers that are already there and returns or saves them."""
+"""Figures of a run's rows and scores. Each function draws numbers that are there."""
 
+import math
 import pathlib
+from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-import matplotlib.figure
-import matplotlib.pyplot as plt
-
+from ris_jax.reports import localization_figures, provenance
 from ris_jax.reports.covariance_scores import HEADER
 from ris_jax.training import record
 
 _BARS = ("network", "snapshots", "constant")
 
 
-def loss_curves(rows: list[dict]) -> matplotlib.figure.Figure:
-    """NMSE of training and held-out scenes by epoch, between the yardsticks.
+def loss_curves(rows: list[dict[str, Any]]) -> Figure:
+    """Loss, and NMSE between the yardsticks, of training and held-out scenes by epoch.
 
     Args:
-      rows: rows of `metrics.jsonl`: one of kind `start` and those of kind `epoch`.
+      rows: rows of `metrics.jsonl`; what is null in them is not drawn.
     """
     epochs = [row for row in rows if row["kind"] == "epoch"]
-    numbers = [row["epoch"] for row in epochs]
     held_out = [row for row in rows if row["kind"] in ("start", "epoch")]
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    axes.plot(numbers, [row["train_nmse"] for row in epochs], "o-", ms=3, label="training scenes")
-    axes.plot(
-        [row["epoch"] for row in held_out],
-        [row["val_nmse"] for row in held_out],
-        "s-",
-        ms=3,
-        label="held-out scenes",
-    )
+    figure = Figure(figsize=(10.0, 4.0), layout="constrained")
+    panels = figure.subplots(1, 2)
+    windows = [row for row in rows if row["kind"] == "microbatch" and "window_loss" in row]
     if epochs:
-        axes.axhline(epochs[-1]["snapshots_nmse"], color="0.4", ls="--", lw=1, label="snapshots")
-        axes.axhline(epochs[-1]["constant_nmse"], color="0.4", ls=":", lw=1, label="best constant")
-    axes.set(xlabel="epoch", ylabel="covariance NMSE", yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
+        per_epoch = epochs[-1]["microbatches"]
+        places = [row["microbatch"] / per_epoch for row in windows]
+        panels[0].plot(places, _column(windows, "window_loss"), color="0.75", lw=1, label="windows")
+    for axes, name in zip(panels, ("loss", "nmse"), strict=True):
+        for what, chosen, style in (("train", epochs, "C0o-"), ("val", held_out, "C1s-")):
+            label = "training scenes" if what == "train" else "held-out scenes"
+            places = [row["epoch"] for row in chosen]
+            axes.plot(places, _column(chosen, f"{what}_{name}"), style, ms=3, label=label)
+    if epochs:
+        for name, style in (("snapshots", "--"), ("constant", ":")):
+            label = "best constant" if name == "constant" else name
+            level = epochs[-1][f"{name}_nmse"]
+            panels[1].axhline(level, color="0.4", ls=style, lw=1, label=label)
+    panels[0].set(xlabel="epoch", ylabel="loss")
+    panels[1].set(xlabel="epoch", ylabel="covariance NMSE", yscale="log")
+    for axes in panels:
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize="small")
     return figure
 
 
-def covariance_score_bars(rows: list[tuple]) -> matplotlib.figure.Figure:
+def _column(rows: list[dict[str, Any]], name: str) -> list[float]:
+    return [math.nan if row.get(name) is None else row[name] for row in rows]
+
+
+def covariance_score_bars(rows: list[tuple]) -> Figure:
     """NMSE of network, snapshots and constant, by number of sources and by SNR.
 
     Args:
@@ -49,7 +58,8 @@ def covariance_score_bars(rows: list[tuple]) -> matplotlib.figure.Figure:
     """
     labels = [row[0] for row in rows]
     columns = {name: [row[HEADER.index(name)] for row in rows] for name in _BARS}
-    figure, axes = plt.subplots(figsize=(8.0, 3.6), layout="constrained")
+    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
+    axes = figure.subplots()
     width = 0.8 / len(columns)
     for number, (name, values) in enumerate(columns.items()):
         places = [place + (number - 1) * width for place in range(len(rows))]
@@ -61,11 +71,10 @@ def covariance_score_bars(rows: list[tuple]) -> matplotlib.figure.Figure:
     return figure
 
 
-def _save(figure: matplotlib.figure.Figure, workdir: pathlib.Path, name: str) -> pathlib.Path:
+def _save(figure: Figure, workdir: pathlib.Path, name: str) -> pathlib.Path:
     path = workdir / "figures" / name
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    provenance.write_whole(path, localization_figures.png(figure))
     return path
 
 

@@ -93,10 +93,10 @@ def scene_map(
 
 def _draw_above(axes: Axes, found: np.ndarray, covariances: np.ndarray, true: np.ndarray) -> None:
     near, far = (np.isfinite(found[:, 2]) == finite for finite in (True, False))
-    axes.scatter(*_ground(true).T, **_TRUTH)
+    axes.scatter(*_ground(true[np.isfinite(true[:, 2])]).T, **_TRUTH)
     axes.scatter(*_ground(found[near]).T, **_FOUND)
     axes.plot(0, 0, "ks", ms=8)
-    axes.annotate("surface", (0, 0), xytext=(6, -12), textcoords="offset points")
+    axes.annotate("surface", (0, 0), xytext=(8, -4), textcoords="offset points")
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.15)
     reach = np.max(np.abs(np.concatenate([axes.get_xlim(), axes.get_ylim()])))
@@ -121,7 +121,8 @@ def _draw_front(axes: Axes, found: np.ndarray, covariances: np.ndarray, true: np
         outline = ellipse(place[:2], covariance[:2, :2])
         if outline is not None:
             axes.plot(*np.rad2deg(outline), "C0-", lw=1, scalex=False, scaley=False)
-    axes.plot([], [], "C0-", lw=1, label="95 % ellipse")
+    if np.isfinite(covariances[:, :2, :2]).all(axis=(1, 2)).any():
+        axes.plot([], [], "C0-", lw=1, label="95 % ellipse")
     axes.set(xlabel="azimuth [deg]", ylabel="elevation [deg]", title="as the surface sees it")
     axes.grid(alpha=0.3)
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 Row = Sequence[str | int | float | None]
 
 
-def _cell(value: str | int | float | None) -> str:
+def cell(value: str | int | float | None) -> str:
+    """A value as it is shown to people; what is not known is a dash."""
     if value is None or value != value:  # not a number
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
@@ -15,7 +16,7 @@ def _cell(value: str | int | float | None) -> str:
 
 def as_text(header: Sequence[str], rows: Sequence[Row]) -> str:
     """Columns of equal width, right-aligned."""
-    cells = [list(header), *[[_cell(value) for value in row] for row in rows]]
+    cells = [list(header), *[[cell(value) for value in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
@@ -36,7 +37,7 @@ def as_latex(header: Sequence[str], rows: Sequence[Row]) -> str:
     def line(cells):
         return " & ".join(c.replace("_", r"\_").replace("%", r"\%") for c in cells) + r" \\"
 
-    body = [line([_cell(value) for value in row]) for row in rows]
+    body = [line([cell(value) for value in row]) for row in rows]
     frame = r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}"
     return "\n".join(
         [frame, r"\toprule", line(header), r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""]

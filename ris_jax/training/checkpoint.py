@@ -31,7 +31,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ris_jax import config as config_lib
 from ris_jax import config_files, errors
-from ris_jax.training import processes
+from ris_jax.training import devices, processes
 from ris_jax.training import state as state_lib
 
 _CONFIG_NAME = "config.json"
@@ -48,6 +48,14 @@ class Restored(NamedTuple):
     state: state_lib.TrainState
     epoch: int
     progress: dict[str, Any]  # what the loop knows of the run so far
+
+
+class Entry(NamedTuple):
+    """A checkpoint on disk."""
+
+    epoch: int
+    val_nmse: float  # infinite where it is not known or not finite
+    problem: str  # what is wrong with its files; empty if nothing is
 
 
 class Checkpoints:
@@ -152,6 +160,14 @@ class Checkpoints:
                 return restored, warnings
             warnings.append(f"checkpoint of epoch {epoch} is not used: {problem}")
         raise errors.RunError("; ".join([f"no usable checkpoint in {self._root}", *warnings]))
+
+    def inventory(self) -> list["Entry"]:
+        """What there is, by epoch; all processes must ask."""
+        found = []
+        if processes.is_first():
+            steps = sorted(self._manager.all_steps())
+            found = [(epoch, self._score(epoch), self._damage(epoch)) for epoch in steps]
+        return [Entry(*entry) for entry in processes.agreed(found)]
 
     def _try_restore(
         self, epoch: int, template: state_lib.TrainState
@@ -317,8 +333,14 @@ def _first_line(error: BaseException) -> str:
     return f"{text[:half]} ... {text[-half:]}"
 
 
-def open_best(workdir: pathlib.Path) -> tuple[Restored, list[str]]:
+def open_best(
+    workdir: pathlib.Path, placement: devices.Placement | None = None
+) -> tuple[Restored, list[str]]:
     """The best checkpoint of a run, and a warning for each one passed over.
+
+    Args:
+      workdir: the run's folder.
+      placement: where its state is to live; one device if not given.
 
     Raises:
       ConfigError: the folder's `config.json` is not a configuration.
@@ -328,7 +350,7 @@ def open_best(workdir: pathlib.Path) -> tuple[Restored, list[str]]:
     if config is None:
         raise errors.RunError(f"no run in {workdir}: {_CONFIG_NAME} is not there")
     checkpoints = Checkpoints(workdir, config.training.keep_checkpoints, read_only=True)
-    return checkpoints.restore_best(state_lib.create_train_state(config))
+    return checkpoints.restore_best(state_lib.create_train_state(config, placement))
 
 
 def save_config(workdir: pathlib.Path, config: config_lib.Config) -> None:

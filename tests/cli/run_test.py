@@ -1,7 +1,9 @@
 """Train, evaluate and doctor, one after the other, as a user would."""
 
+import base64
 import csv
 import json
+import re
 import shutil
 
 import jax
@@ -12,6 +14,7 @@ from ris_jax import arrays, metrics, networks, scenes
 from ris_jax import config as config_lib
 from ris_jax.cli import doctor, main
 from ris_jax.data import containers
+from ris_jax.training import profiling
 
 SMALL = (
     "system.rows=4", "system.columns=4", "system.num_antennas=4", "system.num_snapshots=6",
@@ -26,12 +29,103 @@ def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "small"
     settings = [f"--set={setting}" for setting in SMALL]
     sizes = ["--epochs=2", "--steps_per_epoch=30", "--batch_size=16"]
-    assert main.main(["ris-jax", "train", f"--workdir={folder}", *sizes, *settings]) == 0
+    command = ["ris-jax", "train", f"--workdir={folder}", "--profile", *sizes, *settings]
+    assert main.main(command) == 0
     return folder
 
 
 def test_train_draws_its_loss_curves(workdir):
     assert (workdir / "figures" / "loss.png").stat().st_size > 10_000
+
+
+def _embedded(text):
+    """The pictures of a page, by what it says that they show."""
+    pictures = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,([^"]*)">', text)
+    return {shows: base64.b64decode(data) for shows, data in pictures}
+
+
+def test_train_ends_with_a_page(workdir):
+    text = (workdir / "report.html").read_text()
+    pictures = _embedded(text)
+    assert len(pictures) == 5
+    assert all(png.startswith(b"\x89PNG") for png in pictures.values())
+    assert "<script" not in text
+    assert not re.findall(r'(?:src|href)="(?!data:)', text)
+    for part in (
+        "Finished: all 2 epochs.",
+        "on 2000 simulated scenes of the stream &#x27;test&#x27;",
+        "<td>model.width</td><td>16</td><td>64</td>",  # here, and in the nearest preset
+        "<td>K = 2</td>",
+        "Where the time went",
+        "(the one that is used)",
+        f"ris-jax localize --data=recordings.npz --out=positions.csv --workdir={workdir}",
+    ):
+        assert part in text
+    assert "Warnings" not in text
+
+
+def test_train_profile(workdir):
+    found = profiling.read(workdir)
+    assert found is not None
+    calls = {part.name: part.calls for part in found.parts}
+    assert calls == {
+        "drawing scenes": 30, "forward, backward and optimizer": 30,
+        "host: rows, events, lines": 2, "evaluation": 1, "figures": 1, "checkpoint": 1,
+    }  # fmt: skip
+    assert found.step_flops > 0
+    assert found.argument_bytes > 0
+    # The trace has the steps, and what took longest in them has a name.
+    assert any(name.startswith("jit_train_step: ") for name, _ in found.operations)
+    assert 0.0 < sum(share for _, share in found.operations) <= 1.0
+    assert list(workdir.glob("profile/plugins/profile/*/perfetto_trace.json.gz"))
+
+
+def test_report_of_a_run_that_has_troubles(workdir, tmp_path, capsys):
+    """Started again, an epoch behind, a microbatch skipped, a damaged checkpoint, a rude name."""
+    copy = shutil.copytree(workdir, tmp_path / "<b>&'run'")
+    shutil.rmtree(copy / "profile")
+    rows = (copy / "metrics.jsonl").read_text().splitlines()
+    kept = [row for row in rows if '"epoch": 2' not in row]
+    kept = [row.replace('"skipped": 0', '"skipped": 3') for row in kept]
+    (copy / "metrics.jsonl").write_text("\n".join(kept))
+    with (copy / "run.log").open("a") as log:
+        log.write("2026-01-01T00:00:00+00:00 started after epoch 1\nnonsense\n")
+        log.write("2026-01-01T00:00:01+00:00 warning: <i>the disk</i> is slow\n")
+    for manifest in (copy / "checkpoints").glob("*.sha256.json"):
+        manifest.unlink()
+    assert main.main(["ris-jax", "report", f"--workdir={copy}"]) == 0
+    assert capsys.readouterr().out == f"written: {copy / 'report.html'}\n"
+    text = (copy / "report.html").read_text()
+    for part in (
+        "ris_jax run &lt;b&gt;&amp;&#x27;run&#x27;",
+        "Not finished: 1 of 2 epochs.",
+        "3 of 30 microbatches were not finite and were skipped.",
+        "Started again 1 times, after epochs 1.",
+        "2026-01-01T00:00:01+00:00: warning: &lt;i&gt;the disk&lt;/i&gt; is slow",
+        "no usable checkpoint in",
+        "it was cut short while it was written",
+        "There is no network to score yet.",
+    ):
+        assert part in text, part
+    assert len(_embedded(text)) == 1  # the curves
+    assert "Where the time went" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--workdir: need the folder of a run"),
+        (["--workdir=/nonexistent"], "--workdir: need a folder that exists; got /nonexistent"),
+        (["--workdir=/"], "no run in /"),
+        (["--workdir=/", "--out=/none/x.html"], "--out: need a folder that exists; got /none"),
+        (["--workdir=/", "--num_scenes=1"], "num_scenes"),
+    ],
+)
+def test_report_refuses(arguments, message, capsys):
+    assert main.main(["ris-jax", "report", *arguments]) != 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
 
 
 def test_evaluate(workdir, capsys):

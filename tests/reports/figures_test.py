@@ -1,26 +1,39 @@
 """Figures show what the rows say."""
 
+import numpy as np
+
 from ris_jax.reports import figures
 
 
 def _row(kind, epoch, train, val):
-    yardsticks = {"snapshots_nmse": 1.2, "constant_nmse": 0.9}
-    return {"kind": kind, "epoch": epoch, "train_nmse": train, "val_nmse": val} | yardsticks
+    yardsticks = {"snapshots_nmse": 1.2, "constant_nmse": 0.9, "microbatches": 10}
+    scores = {"train_nmse": train, "val_nmse": val, "train_loss": 2 * train, "val_loss": 2 * val}
+    return {"kind": kind, "epoch": epoch} | scores | yardsticks
 
 
 def test_loss_curves():
     rows = [
-        {"kind": "start", "epoch": 0, "val_nmse": 1.4},
+        {"kind": "start", "epoch": 0, "val_nmse": 1.4, "val_loss": 2.8},
+        {"kind": "microbatch", "epoch": 1, "microbatch": 5, "window_loss": 1.5},
         _row("epoch", 1, 0.5, 0.4),
-        {"kind": "microbatch", "epoch": 2},
+        {"kind": "microbatch", "epoch": 2, "microbatch": 15, "window_loss": None},
         _row("epoch", 2, 0.3, 0.25),
     ]
-    (axes,) = figures.loss_curves(rows).axes
-    drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    loss, nmse = figures.loss_curves(rows).axes
+    drawn = {line.get_label(): list(line.get_ydata()) for line in nmse.lines}
     assert drawn == {
         "training scenes": [0.5, 0.3],
         "held-out scenes": [1.4, 0.4, 0.25],
         "snapshots": [1.2, 1.2],
         "best constant": [0.9, 0.9],
     }
-    assert axes.get_ylabel() == "covariance NMSE"
+    assert nmse.get_ylabel() == "covariance NMSE"
+    windows, train, held_out = loss.lines
+    np.testing.assert_array_equal(windows.get_xydata(), [[0.5, 1.5], [1.5, np.nan]])
+    assert list(train.get_ydata()) == [1.0, 0.6]
+    assert list(held_out.get_xydata()[0]) == [0.0, 2.8]
+
+
+def test_loss_curves_before_the_first_epoch():
+    loss, _ = figures.loss_curves([{"kind": "microbatch", "epoch": 1, "microbatch": 5}]).axes
+    assert all(not len(line.get_xdata()) for line in loss.lines)

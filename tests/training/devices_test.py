@@ -161,7 +161,8 @@ def _commands(config, workdir, coordinator) -> list[list[str]]:
     defaults = config_lib.flatten(config_lib.to_dict(config_lib.Config()))
     values = config_lib.flatten(config_lib.to_dict(config))
     settings = [f"--set={k}={json.dumps(v)}" for k, v in values.items() if v != defaults[k]]
-    command = [sys.executable, "-m", "ris_jax", "train", f"--workdir={workdir}", *settings]
+    command = [sys.executable, "-m", "ris_jax", "train", f"--workdir={workdir}", "--nofigures"]
+    command += settings
     together = [f"--coordinator={coordinator}", "--num_processes=2"]
     return [[*command, *together, f"--process_id={number}"] for number in range(2)]
 

@@ -1,5 +1,6 @@
 """A run that was stopped anywhere goes on bit for bit like one that never was."""
 
+import base64
 import errno
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.training import checkpoint, loop, record
+from ris_jax.training import checkpoint, loop, observers, record
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
@@ -95,11 +96,11 @@ def _stop_inside(monkeypatch, epoch):
     monkeypatch.setattr(step_lib, "draw_batch", stopping)
 
 
-def _train_until(stop, epoch, config, workdir):
+def _train_until(stop, epoch, config, workdir, **options):
     with pytest.MonkeyPatch.context() as patch:
         stop(patch, epoch)
         with pytest.raises(_Stopped):
-            loop.train(config, workdir)
+            loop.train(config, workdir, **options)
 
 
 def _assert_same_state(ours, theirs):
@@ -242,15 +243,41 @@ def _events(path: pathlib.Path) -> list:
     return found
 
 
+_PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+)
+
+
+def _a_figure(look):
+    """One grey pixel at the start and after every second epoch."""
+    return {"figures/pixel": _PIXEL} if look.epoch % 2 == 0 else {}
+
+
 def test_events_of_epochs_that_run_again_are_hidden(config, tmp_path):
-    _train_until(_stop_before_save, 3, config, tmp_path)
-    loop.train(config, tmp_path)
+    """Scalars and figures: the run is stopped when epoch 4 is drawn and not yet saved."""
+    watching = observers.Observers(figures=_a_figure)
+    _train_until(_stop_before_save, 4, config, tmp_path, watching=watching)
+    loop.train(config, tmp_path, watching=watching)
     first, second = (_events(path) for path in sorted((tmp_path / "tensorboard").iterdir()))
     assert second[1].session_log.status == second[1].session_log.START
-    assert second[1].step == 2 * _STEPS + 1
+    assert second[1].step == 3 * _STEPS + 1
+    drawn = [e.step for e in first for value in e.summary.value if value.tag == "figures/pixel"]
+    assert drawn == [0, 2 * _STEPS, 4 * _STEPS]  # the last one will be drawn again
     visible = [e for e in first if e.step < second[1].step] + second
     tags = [(value.tag, e.step) for e in visible for value in e.summary.value]
     assert len(tags) == len(set(tags))
+    assert [step for tag, step in tags if tag == "figures/pixel"] == drawn
+    from tensorboardX.proto import summary_pb2
+
+    (pixel,) = {
+        v.image.SerializeToString() for e in visible for v in e.summary.value if v.image.width
+    }
+    assert (
+        pixel
+        == summary_pb2.Summary.Image(
+            height=1, width=1, colorspace=4, encoded_image_string=_PIXEL
+        ).SerializeToString()
+    )
     assert [step for tag, step in tags if tag == "epoch/val_nmse"] == [
         _STEPS * epoch for epoch in range(1, _EPOCHS + 1)
     ]
@@ -260,7 +287,15 @@ def _train_command(config: config_lib.Config, workdir: pathlib.Path) -> list[str
     defaults = config_lib.flatten(config_lib.to_dict(config_lib.Config()))
     values = config_lib.flatten(config_lib.to_dict(config))
     settings = [f"--set={k}={json.dumps(v)}" for k, v in values.items() if v != defaults[k]]
-    return [sys.executable, "-m", "ris_jax", "train", f"--workdir={workdir}", *settings]
+    return [
+        sys.executable,
+        "-m",
+        "ris_jax",
+        "train",
+        f"--workdir={workdir}",
+        "--nofigures",
+        *settings,
+    ]
 
 
 def test_killed_processes(config, whole, tmp_path):

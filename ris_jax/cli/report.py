@@ -1,0 +1,46 @@
+"""One HTML page of a run, finished or not: configuration, curves, scores, figures, warnings.
+
+Example:
+  ris-jax report --workdir=runs/quickstart
+  ris-jax report --workdir=runs/stored --data=records --out=stored.html
+
+Writes report.html into the work directory, or --out; one file that needs no network to be read.
+`train` writes the same page when it ends. The best network is scored on simulated scenes of the
+stream `test`, or on the split `test` of --data, which no training and no validation draws from.
+"""
+
+import pathlib
+
+from absl import flags
+
+from ris_jax import config as config_lib
+from ris_jax import errors
+from ris_jax.cli import settings
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("workdir", None, "folder of the run", flag_values=FLAGS)
+flags.DEFINE_string("data", None, "folder of records to score on", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "num_scenes", 2000, "scenes to score, at most", lower_bound=2, flag_values=FLAGS
+)
+flags.DEFINE_string("out", None, "the page; report.html of the run if not given", flag_values=FLAGS)
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
+    if not FLAGS.workdir:
+        raise config_lib.ConfigError("--workdir: need the folder of a run, none given")
+    workdir = pathlib.Path(FLAGS.workdir)
+    from ris_jax.reports import provenance, run_page
+    from ris_jax.training import checkpoint, devices
+
+    out = pathlib.Path(FLAGS.out) if FLAGS.out else workdir / run_page.NAME
+    provenance.require_folder("--out" if FLAGS.out else "--workdir", out)
+    config = checkpoint.load_config(workdir)
+    if config is None:
+        raise errors.RunError(f"no run in {workdir}: config.json is not there")
+    dataset = settings.dataset(pathlib.Path(FLAGS.data)) if FLAGS.data else None
+    on = run_page.held_out(config, dataset, devices.one_device())
+    run_page.write(run_page.gather(workdir, config, on, num_scenes=FLAGS.num_scenes), out)
+    print(f"written: {out}")
+    return 0

@@ -1,0 +1,162 @@
+"""Figures of a run: what the network makes of one scene, and how well it knows what it knows."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
+
+from ris_jax import arrays, losses, metrics, statistics
+from ris_jax import config as config_lib
+from ris_jax.estimators import network_start
+from ris_jax.estimators.estimate import Estimate
+from ris_jax.models import situation
+from ris_jax.reports import localization_figures, spectra
+from ris_jax.training import devices, evaluation, observers, processes
+
+_FIGURES_A_RUN = 10
+
+
+class Shown(NamedTuple):
+    """The scene of a held-out batch that is drawn, always the same."""
+
+    index: int
+    target: losses.Target  # of the batch, on the host
+
+
+def shown(config: config_lib.Config, heldout: evaluation.Heldout) -> Shown:
+    """The scene in the middle of what is drawn: its number of sources first, then its SNR.
+
+    Every process of a run must call this.
+    """
+    target = devices.to_host(heldout.batches[0][1])
+    scene = config.scene
+    middle = -(-(scene.min_sources + scene.max_sources) // 2)
+    by_count = np.abs(target.num_sources - middle)
+    by_snr = np.abs(target.snr_db - (scene.snr_min_db + scene.snr_max_db) / 2)
+    return Shown(int(np.lexsort((by_snr, by_count))[0]), target)
+
+
+def _truth(config: config_lib.Config, target: losses.Target) -> metrics.Sources:
+    """The sources of a batch; of plane waves no range is known."""
+    unit = situation.resolution(config.system)
+    coordinates = target.coordinates * np.where(np.isfinite(unit), unit, 0.0)
+    return _sources(coordinates, target.num_sources)
+
+
+def _sources(coordinates: Float[np.ndarray, "B K 3"], num_sources: np.ndarray) -> metrics.Sources:
+    with np.errstate(divide="ignore"):
+        places = (np.asarray(part, float) for part in arrays.from_coordinates(coordinates))
+    return metrics.Sources(*places, num_sources=num_sources)
+
+
+def _found(prediction: losses.Prediction) -> Estimate:
+    """The sources that a network is sure of, the surest first; it gives no error bars."""
+    order = np.argsort(-prediction.existence, axis=-1)
+    coordinates = np.take_along_axis(prediction.coordinates, order[..., None], axis=1)
+    count = np.sum(prediction.existence > network_start.SURE, axis=1)
+    places = _sources(coordinates, count)
+    unknown = np.full((*order.shape, 3, 3), np.inf)
+    return Estimate(*places[:3], np.zeros(order.shape), count, unknown, np.zeros(len(order)))
+
+
+def scene_figures(
+    config: config_lib.Config, prediction: losses.Prediction, scene: Shown
+) -> dict[str, Figure]:
+    """Spectra and map of one scene.
+
+    Args:
+      config: the run.
+      prediction: of the batch that the scene is in, on the host.
+      scene: from `shown`.
+    """
+    at, target = scene
+    true_count = int(target.num_sources[at])
+    count = 1 + int(np.argmax(prediction.count_logits[at]))
+    truth, found = _truth(config, target), _found(prediction)
+    factors = [prediction.factor[at], target.factor[at], target.sample_factor[at]]
+    widest = max(factor.shape[1] for factor in factors)
+    padded = np.stack([np.pad(f, [(0, 0), (0, widest - f.shape[1])]) for f in factors])
+    ranks = np.array([count, true_count, true_count])
+    of_scene = f"a held-out scene of {true_count} sources at {target.snr_db[at]:.1f} dB"
+    return {
+        "spectra": spectra.figure(
+            spectra.spectra(padded, ranks, config),
+            [f"network (K = {count})", "truth", "snapshots"],
+            truth.azimuth[at][:true_count],
+            truth.elevation[at][:true_count],
+            f"MUSIC spectra of covariances: {of_scene}",
+        ),
+        "map": localization_figures.scene_map(
+            found, at, truth, f"{of_scene}; the network is sure of {found.num_sources[at]}"
+        ),
+    }
+
+
+def calibration(confidence: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"]) -> Figure:
+    """Reliability diagram of the number of sources, with its expected calibration error.
+
+    Guo et al., *On calibration of modern neural networks*, ICML 2017, Fig. 1.
+
+    Args:
+      confidence: [n] probability of the number that is most probable.
+      right: [n] whether it is right.
+    """
+    bins = statistics.reliability(confidence, right)
+    edges = np.linspace(0.0, 1.0, len(bins.count) + 1)
+    filled = bins.count > 0
+    right_in_bin = np.rint(bins.right[filled] * bins.count[filled]).astype(int)
+    trials = zip(right_in_bin.tolist(), bins.count[filled].tolist(), strict=True)
+    ends = np.array([statistics.binomial_interval(*pair) for pair in trials]).T
+    bars = np.abs(ends - bins.right[filled])
+    figure = Figure(figsize=(4.8, 5.2), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], color="0.4", ls="--", lw=1, label="as sure as right")
+    upper.errorbar(
+        bins.confidence[filled], bins.right[filled], bars,
+        fmt="o", ms=4, lw=1, capsize=2, color="C0", label="network, 95 % intervals",
+    )  # fmt: skip
+    error = statistics.expected_calibration_error(confidence, right)
+    upper.set(
+        ylabel="share of scenes counted right",
+        ylim=(-0.02, 1.02),
+        title=f"number of sources: expected calibration error {error:.3f}",
+    )
+    upper.legend(loc="lower right", fontsize="small")
+    lower.bar(edges[:-1], bins.count / len(confidence), np.diff(edges), align="edge", color="0.6")
+    lower.set(xlabel="how sure the network is of the number", ylabel="share of scenes", xlim=(0, 1))
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def draw(
+    config: config_lib.Config, result: evaluation.Evaluation, scene: Shown
+) -> dict[str, Figure]:
+    """All figures of an evaluation: `spectra`, `map` and `calibration`."""
+    right = result.scores["count_correct"] > 0
+    confidence = calibration(result.scores["count_confidence"], right)
+    return scene_figures(config, result.first, scene) | {"calibration": confidence}
+
+
+def watcher(config: config_lib.Config) -> Callable[[observers.Look], Mapping[str, bytes]]:
+    """Draws the figures of a run: before it, some ten times on the way, and at its end.
+
+    Of several processes the first one draws.
+    """
+    epochs = config.training.epochs
+    every = max(1, epochs // _FIGURES_A_RUN)
+    scenes: list[Shown] = []
+
+    def look_at(look: observers.Look) -> Mapping[str, bytes]:
+        if look.epoch % every and look.epoch != epochs:
+            return {}
+        if not scenes:
+            scenes.append(shown(config, look.heldout))
+        if not processes.is_first():
+            return {}
+        drawn = draw(config, look.evaluation, scenes[0])
+        return {f"figures/{name}": localization_figures.png(drawn[name]) for name in drawn}
+
+    return look_at

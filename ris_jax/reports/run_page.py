@@ -1,0 +1,286 @@
+"""One page of a run, finished or not: what was trained, how well, and how to use it."""
+
+import math
+import pathlib
+import shlex
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ris_jax import config as config_lib
+from ris_jax import errors, presets
+from ris_jax.data import record_dataset
+from ris_jax.reports import (
+    covariance_scores,
+    figures,
+    localization_figures,
+    page,
+    profile_table,
+    provenance,
+    run_figures,
+)
+from ris_jax.training import checkpoint, devices, evaluation, processes, record, sources
+from ris_jax.training import state as state_lib
+
+NAME = "report.html"
+_TEST = "test"  # the stream or split that no training and no validation draws from
+_NUM_SCENES = 2000
+
+
+class HeldOut(NamedTuple):
+    """Scenes that neither training nor validation draws from, and the devices to score them on."""
+
+    source: sources.Source
+    split: str  # of the source
+    words: str  # what they are
+    placement: devices.Placement
+
+
+def held_out(
+    config: config_lib.Config,
+    dataset: record_dataset.Dataset | None,
+    placement: devices.Placement,
+) -> HeldOut:
+    """What a run is scored on: simulated scenes, or records.
+
+    Args:
+      config: the run.
+      dataset: records; those that are validated on where they have none to test on.
+      placement: the devices; all processes of a run must share them.
+
+    Raises:
+      ConfigError: the records are of another system.
+    """
+    if dataset is None:
+        simulated = sources.Simulated(config, placement)
+        return HeldOut(simulated, _TEST, f"simulated scenes of the stream {_TEST!r}", placement)
+    stored = sources.Stored(config, dataset, placement)
+    split = _TEST if _TEST in dataset.splits else evaluation.validation_stream(config)
+    return HeldOut(stored, split, f"stored scenes of the split {split!r}", placement)
+
+
+class Scores(NamedTuple):
+    """The network that is kept, on scenes that it has never seen."""
+
+    epoch: int
+    scored: covariance_scores.Scored
+    scenes: str  # in words
+    drawn: Mapping[str, bytes]  # PNG by name
+
+
+class Report(NamedTuple):
+    """What the page says."""
+
+    workdir: pathlib.Path
+    config: config_lib.Config
+    rows: list[dict[str, Any]]  # of metrics.jsonl
+    log: list[record.LogLine]
+    checkpoints: list[checkpoint.Entry]
+    scores: Scores | None  # None: `problems` say why
+    problems: list[str]
+
+
+def gather(
+    workdir: pathlib.Path,
+    config: config_lib.Config,
+    on: HeldOut,
+    *,
+    num_scenes: int = _NUM_SCENES,
+) -> Report:
+    """Reads a run and scores its best network; every process of a run must call this.
+
+    Args:
+      workdir: the run's folder.
+      config: the run's.
+      on: the scenes to score on, at most `num_scenes` of them.
+      num_scenes: 2 or more.
+    """
+    scores, entries = None, []
+    try:
+        kept = checkpoint.Checkpoints(workdir, config.training.keep_checkpoints, read_only=True)
+        entries = kept.inventory()
+        restored, problems = kept.restore_best(state_lib.create_train_state(config, on.placement))
+    except errors.RunError as error:  # not yet, or not any more: the rest can be told
+        problems = [str(error)]
+    else:
+        scores = _score(restored, on, num_scenes)
+        problems += _other_scenes(restored, on)
+    rows, log = record.read_rows(workdir), record.read_log(workdir)
+    return Report(workdir, config, rows, log, entries, scores, problems)
+
+
+def _score(restored: checkpoint.Restored, on: HeldOut, num_scenes: int) -> Scores:
+    config, heldout = restored.state.config, on.source.heldout(on.split, num_scenes)
+    scene = run_figures.shown(config, heldout)
+    constant_from = on.source.heldout("train", evaluation.CONSTANT_SCENES)
+    scored = covariance_scores.score(restored.state, heldout, constant_from)
+    drawn = {}
+    if processes.is_first():
+        drawn = run_figures.draw(config, scored.result, scene)
+        drawn["bars"] = figures.covariance_score_bars(scored.rows)
+    pictures = {name: localization_figures.png(drawn[name]) for name in drawn}
+    return Scores(restored.epoch, scored, f"{heldout.num_scenes} {on.words}", pictures)
+
+
+def _other_scenes(restored: checkpoint.Restored, on: HeldOut) -> list[str]:
+    """A warning where a run on records is scored on scenes that are not theirs, or the reverse."""
+    ours, theirs = on.source.position(), restored.progress["data"]
+    if (ours or {}).get("identity") == (theirs or {}).get("identity"):
+        return []
+    trained = "simulated scenes" if theirs is None else f"records {theirs['identity'][:12]}"
+    return [f"trained on {trained}, and not scored on scenes of theirs; --data names records"]
+
+
+def write(report: Report, path: pathlib.Path) -> None:
+    """Writes the page, whole or not at all."""
+    provenance.write_whole(path, render(report))
+
+
+def render(report: Report) -> str:
+    """The page as HTML."""
+    name = report.workdir.resolve().name
+    return page.render(
+        f"ris_jax run {name}",
+        [
+            ("Result", _result(report)),
+            ("Warnings", _warnings(report)),
+            ("Configuration", _configuration(report.config)),
+            ("Training", _curves(report)),
+            ("Held-out scores", _scores(report)),
+            ("One scene", _pictures(report, "spectra", "map")),
+            ("Calibration of the number of sources", _pictures(report, "calibration")),
+            ("Checkpoints", _checkpoints(report)),
+            ("Where the time went", profile_table.as_html(report.workdir)),
+            ("Use it", _commands(report.workdir)),
+            ("Made with", page.preformatted(provenance.header(report.config))),
+        ],
+    )
+
+
+def _epochs(report: Report) -> list[dict[str, Any]]:
+    return [row for row in report.rows if row["kind"] == "epoch"]
+
+
+def _state_of(report: Report) -> str:
+    """How far the run is."""
+    training, epochs = report.config.training, _epochs(report)
+    done = epochs[-1]["epoch"] if epochs else 0
+    if done == training.epochs:
+        return f"Finished: all {done} epochs."
+    finite = [(row["val_nmse"], row["epoch"]) for row in epochs if row["val_nmse"] is not None]
+    best = min(finite)[1] if finite else 0
+    if 0 < training.early_stopping_epochs <= done - best:
+        return f"Stopped early after epoch {done} of {training.epochs}: epoch {best} was the best."
+    return f"Not finished: {done} of {training.epochs} epochs."
+
+
+def _result(report: Report) -> str:
+    lines = [_state_of(report)]
+    if report.scores is not None:
+        epoch, scored, scenes, _ = report.scores
+        whole = dict(zip(covariance_scores.HEADER, scored.rows[0], strict=True))
+        lines.append(
+            f"The network of epoch {epoch}, on {scenes}: covariance NMSE "
+            f"{whole['network']:.4f} ± {whole['std. error']:.4f} (snapshots alone "
+            f"{whole['snapshots']:.3f}, best constant {whole['constant']:.3f}); number of sources "
+            f"right in {whole['count right']:.1%}, expected calibration error "
+            f"{scored.calibration_error:.3f}; variance of outputs over variance of truth "
+            f"{scored.result.output_variance_ratio:.2f}."
+        )
+    return page.listed(lines)
+
+
+def _warnings(report: Report) -> str:
+    """Everything that was not as it should be; empty where nothing was."""
+    found = list(report.problems)
+    if skipped := sum(row["skipped"] for row in _epochs(report)):
+        total = sum(row["microbatches"] for row in _epochs(report))
+        found.append(f"{skipped} of {total} microbatches were not finite and were skipped.")
+    begun = record.starts(report.log)
+    if len(begun) > 1:
+        after = ", ".join(str(epochs) for epochs in begun[1:])
+        found.append(f"Started again {len(begun) - 1} times, after epochs {after}.")
+    found += [f"{line.when}: {line.text}" for line in record.warnings(report.log)]
+    found += [
+        f"Checkpoint of epoch {e.epoch}: {e.problem}" for e in report.checkpoints if e.problem
+    ]
+    return page.listed(found, "warning")
+
+
+def nearest_preset(config: config_lib.Config) -> str:
+    """The name of the preset that differs in the fewest fields."""
+    return min(
+        presets.NAMES,
+        key=lambda name: len(config_lib.difference(config, presets.preset(name))),
+    )
+
+
+def _configuration(config: config_lib.Config) -> str:
+    """What differs from the nearest preset, then everything."""
+    name = nearest_preset(config)
+    here, there = (
+        config_lib.flatten(config_lib.to_dict(c)) for c in (config, presets.preset(name))
+    )
+    changed = [(k, repr(here[k]), repr(there[k])) for k in here if here[k] != there[k]]
+    first = page.paragraph(f"Preset {name!r}, unchanged.")
+    if changed:
+        first = page.paragraph(f"Preset {name!r}, the nearest one, but for:")
+        first += page.table(("field", "here", "preset"), changed)
+    everything = page.table(("field", "value"), [(k, repr(v)) for k, v in here.items()])
+    return first + page.folded("all fields", everything)
+
+
+def _curves(report: Report) -> str:
+    if not _epochs(report):
+        return page.paragraph("No epoch has ended yet.")
+    curves = localization_figures.png(figures.loss_curves(report.rows))
+    return page.image(curves, "loss and NMSE of training and held-out scenes by epoch")
+
+
+def _scores(report: Report) -> str:
+    if report.scores is None:
+        return page.paragraph("There is no network to score yet.")
+    about = page.paragraph(
+        f"The network of epoch {report.scores.epoch} on {report.scores.scenes}. NMSE is that of "
+        "covariances at trace N; count right is a share of scenes."
+    )
+    rows = report.scores.scored.rows
+    return about + page.table(covariance_scores.HEADER, rows) + _pictures(report, "bars")
+
+
+_SHOWS = {
+    "bars": "NMSE of network, snapshots and best constant by number of sources and SNR",
+    "spectra": "MUSIC spectra of the network's, the true and the snapshots' covariance",
+    "map": "true sources and those that the network found, from above and from the surface",
+    "calibration": "how often the number of sources is right, by how sure the network is",
+}
+
+
+def _pictures(report: Report, *names: str) -> str:
+    drawn = {} if report.scores is None else report.scores.drawn
+    return "".join(page.image(drawn[name], _SHOWS[name]) for name in names if name in drawn)
+
+
+def _checkpoints(report: Report) -> str:
+    if not report.checkpoints:
+        return ""
+    kept = None if report.scores is None else report.scores.epoch
+    rows = [
+        (
+            str(entry.epoch) + " (the one that is used)" * (entry.epoch == kept),
+            entry.val_nmse if math.isfinite(entry.val_nmse) else None,
+            entry.problem or "whole",
+        )
+        for entry in report.checkpoints
+    ]
+    return page.table(("epoch", "val_nmse", "files"), rows)
+
+
+def _commands(workdir: pathlib.Path) -> str:
+    folder = f"--workdir={shlex.quote(str(workdir))}"
+    return page.preformatted(
+        f"ris-jax localize --data=recordings.npz --out=positions.csv {folder}\n"
+        f"ris-jax evaluate {folder}                       # covariances and counts\n"
+        f"ris-jax evaluate {folder} --estimator=network   # positions, against the bound\n"
+        f"ris-jax report {folder}                         # this page again\n"
+        f"tensorboard --logdir={shlex.quote(str(workdir / 'tensorboard'))}"
+    )

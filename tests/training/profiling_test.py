@@ -1,0 +1,94 @@
+"""Times are those that passed; looking on changes nothing."""
+
+import time
+
+import pytest
+
+from ris_jax import config as config_lib
+from ris_jax.reports import run_figures
+from ris_jax.training import loop, observers, profiling, record
+from ris_jax.training import step as step_lib
+
+
+def test_who_looks_on_changes_no_bit_and_compiles_no_step(tiny_config, tmp_path):
+    config = config_lib.override(tiny_config, {"training.seed": 5})
+    profile = profiling.Profile(tmp_path / "watched", config.training.log_every)
+    watching = observers.Observers(
+        figures=run_figures.watcher(config), timed=profile.timed, source=profile.source
+    )
+    (tmp_path / "watched").mkdir()
+    before = [step_lib.train_step._cache_size(), step_lib.eval_step._cache_size()]
+    loop.train(config, tmp_path / "alone")
+    loop.train(config, tmp_path / "watched", watching=watching)
+    after = [step_lib.train_step._cache_size(), step_lib.eval_step._cache_size()]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
+    rows = record.read_rows(tmp_path / "watched")
+    assert rows == record.read_rows(tmp_path / "alone")
+    assert len(rows) > 4
+    assert len(profile._moments) == config.training.steps_per_epoch
+
+
+def _told(profile, *, compilation, drawing, step, row, microbatches):
+    """A profile of a run whose clock is made up."""
+    now = 0.0
+    for number in range(microbatches):
+        waited, now = now, now + drawing + compilation * (number == 0)
+        profile._moments[number] = profiling._Moment(waited, waited, now)
+        now += step + row * ((number + 1) % profile._log_every == 0)
+    profile._traced = [3, 4]
+    profile._seconds = {"evaluation": [9.0, 2.0, 4.0], "checkpoint": [0.5]}
+
+
+@pytest.mark.parametrize("microbatches", [2, 3, 7, 40])
+def test_parts(tmp_path, microbatches):
+    profile = profiling.Profile(tmp_path, log_every=4)
+    made_up = {"compilation": 30.0, "drawing": 0.25, "step": 2.0, "row": 1.0}
+    _told(profile, **made_up, microbatches=microbatches)
+    parts, compilation = profile._parts()
+    seconds = {part.name: part.seconds for part in parts}
+    assert compilation == pytest.approx(30.0)
+    assert seconds["drawing scenes"] == pytest.approx(0.25 * microbatches)
+    assert seconds["forward, backward and optimizer"] == pytest.approx(2.0 * microbatches)
+    # The row at the end of an epoch is not seen, but it is counted as one.
+    rows = -(-microbatches // 4) if microbatches > 8 else 0.0
+    assert seconds["host: rows, events, lines"] == pytest.approx(rows)
+    assert (seconds["evaluation"], seconds["checkpoint"]) == (3.0, 0.5)  # the first compiles
+
+
+def test_timed_passes_results_on(tmp_path):
+    profile = profiling.Profile(tmp_path, log_every=4)
+    assert profile.timed("evaluation", divmod, 17, 5) == (3, 2)
+    profile.timed("evaluation", time.sleep, 0.01)
+    assert profile._seconds["evaluation"][1] >= 0.01
+
+
+def test_nothing_trained_nothing_measured(tmp_path):
+    assert profiling.Profile(tmp_path, log_every=4).finish() is None
+    assert profiling.read(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"parts": [{"name": 3}], "operations": []}'])
+def test_numbers_that_are_damaged_are_none(tmp_path, content):
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "profile.json").write_text(content)
+    assert profiling.read(tmp_path) is None
+
+
+class TestLog:
+    def test_keeps_lines_starts_and_warnings(self, tmp_path):
+        for epochs_done in (0, 2):
+            with record.Recorder(tmp_path, epochs_done, 10) as recorder:
+                recorder.line("warning: two\nlines" if epochs_done == 0 else "all is well")
+        log = record.read_log(tmp_path)
+        assert record.starts(log) == [0, 2]
+        first, second = record.warnings(log)
+        assert first.text == "warning: two lines"
+        assert second.text.startswith("warning: metrics.jsonl lacks the rows of 2")
+        assert first.when < "9999" and first.when.endswith("+00:00")  # noqa: PT018
+
+    def test_that_is_not_there_or_torn(self, tmp_path):
+        assert record.read_log(tmp_path) == []
+        (tmp_path / "run.log").write_bytes(b"2026 started after epoch x\n2026 started aft\xff")
+        log = record.read_log(tmp_path)
+        assert len(log) == 2
+        assert record.starts(log) == []
