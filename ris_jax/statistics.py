@@ -219,8 +219,8 @@ def reliability(
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     count = np.bincount(index, minlength=bins)
     entries = np.where(count > 0, count, np.nan)
-    means = (np.bincount(index, values, minlength=bins) / entries for values in (confidence, right))
-    return Reliability(*means, count)
+    sure, often = (np.bincount(index, values, minlength=bins) for values in (confidence, right))
+    return Reliability(sure / entries, often / entries, count)
 
 
 def expected_calibration_error(

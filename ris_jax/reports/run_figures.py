@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 from matplotlib.figure import Figure
 
 from ris_jax import arrays, losses, metrics, statistics
@@ -41,24 +42,30 @@ def shown(config: config_lib.Config, heldout: evaluation.Heldout) -> Shown:
 def _truth(config: config_lib.Config, target: losses.Target) -> metrics.Sources:
     """The sources of a batch; of plane waves no range is known."""
     unit = situation.resolution(config.system)
-    coordinates = target.coordinates * np.where(np.isfinite(unit), unit, 0.0)
+    coordinates = target.coordinates * jnp.where(jnp.isfinite(unit), unit, 0.0)
     return _sources(coordinates, target.num_sources)
 
 
-def _sources(coordinates: Float[np.ndarray, "B K 3"], num_sources: np.ndarray) -> metrics.Sources:
-    with np.errstate(divide="ignore"):
-        places = (np.asarray(part, float) for part in arrays.from_coordinates(coordinates))
-    return metrics.Sources(*places, num_sources=num_sources)
+def _sources(coordinates: Float[Array, "B K 3"], num_sources: Int[Array, "B"]) -> metrics.Sources:
+    places = (np.asarray(part, float) for part in arrays.from_coordinates(coordinates))
+    return metrics.Sources(*places, num_sources=np.asarray(num_sources))
 
 
 def _found(prediction: losses.Prediction) -> Estimate:
     """The sources that a network is sure of, the surest first; it gives no error bars."""
-    order = np.argsort(-prediction.existence, axis=-1)
-    coordinates = np.take_along_axis(prediction.coordinates, order[..., None], axis=1)
-    count = np.sum(prediction.existence > network_start.SURE, axis=1)
-    places = _sources(coordinates, count)
-    unknown = np.full((*order.shape, 3, 3), np.inf)
-    return Estimate(*places[:3], np.zeros(order.shape), count, unknown, np.zeros(len(order)))
+    existence = jnp.asarray(prediction.existence)
+    order = jnp.argsort(-existence, axis=-1)
+    coordinates = jnp.take_along_axis(jnp.asarray(prediction.coordinates), order[..., None], axis=1)
+    azimuth, elevation, source_range = arrays.from_coordinates(coordinates)
+    return Estimate(
+        azimuth=azimuth,
+        elevation=elevation,
+        source_range=source_range,
+        power=jnp.full(order.shape, jnp.nan),
+        num_sources=jnp.sum(existence > network_start.SURE, axis=1),
+        covariance=jnp.full((*order.shape, 3, 3), jnp.inf),
+        noise_variance=jnp.full(len(order), jnp.nan),
+    )
 
 
 def scene_figures(

@@ -76,7 +76,7 @@ def spectra(
     ranges = 1 if system.wavefront == "planar" else 2 * grids.natural_shape(region, resolution)[2]
     cells = (1, 1, max(ranges, _LEAST_RANGES) if ranges > 1 else 1)
     inverse_ranges = grids.axes_of(region, cells)[2] * (ranges > 1)
-    unit = arrays.direction(*(x.ravel() for x in np.meshgrid(azimuth, elevation)))
+    unit = arrays.direction(*(jnp.ravel(x) for x in jnp.meshgrid(azimuth, elevation)))
     level = _over_directions(
         factors, ranks, positions, unit, inverse_ranges,
         wavelength=system.wavelength, wavefront=system.wavefront,

@@ -4,15 +4,16 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ris_jax.training import evaluation, sources
+from ris_jax.training import evaluation as evaluation_lib
+from ris_jax.training import sources
 
 
 class Look(NamedTuple):
     """What there is to see before the first step, as epoch 0, and after each epoch."""
 
     epoch: int
-    evaluation: evaluation.Evaluation
-    heldout: evaluation.Heldout  # the same scenes every time
+    evaluation: evaluation_lib.Evaluation
+    heldout: evaluation_lib.Heldout  # the same scenes every time
 
 
 def _no_figures(look: Look) -> Mapping[str, bytes]:
