@@ -228,7 +228,8 @@ def operations(folder: pathlib.Path, most: int = 8) -> list[tuple[str, float]]:
       most: how many are named.
 
     Returns:
-      Name and share of the time of all operations, the longest first; none without a trace.
+      Program and operation, and its share of the time of all; what others take within an
+      operation is theirs. The longest first; none without a trace.
     """
     traces = sorted(folder.glob("plugins/profile/*/*.xplane.pb"), key=lambda p: p.parent.name)
     if not traces:
@@ -236,11 +237,30 @@ def operations(folder: pathlib.Path, most: int = 8) -> list[tuple[str, float]]:
     seconds: dict[str, float] = {}
     for plane in jax.profiler.ProfileData.from_file(str(traces[-1])).planes:
         for line in plane.lines:
-            for event in line.events:
-                stats = dict(event.stats)
-                if "hlo_op" in stats:
-                    name = f"{stats.get('hlo_module', '?')}: {stats['hlo_op']}"
-                    seconds[name] = seconds.get(name, 0.0) + event.duration_ns * 1e-9
+            _add_own_time(_operations_of(line), seconds)
     total = sum(seconds.values())
     longest = sorted(seconds.items(), key=lambda pair: -pair[1])[:most]
     return [(name, value / total) for name, value in longest if total > 0]
+
+
+def _operations_of(line: Any) -> list[tuple[float, float, str]]:
+    """Start [ns], end [ns] and name of the operations of a thread or a stream."""
+    found = []
+    for event in line.events:
+        stats = dict(event.stats)
+        if "hlo_op" in stats:
+            name = f"{stats.get('hlo_module', '?')}: {stats['hlo_op']}"
+            found.append((event.start_ns, event.start_ns + event.duration_ns, name))
+    return found
+
+
+def _add_own_time(events: list[tuple[float, float, str]], seconds: dict[str, float]) -> None:
+    """Adds to each name the time of its events less that of the events within them [s]."""
+    around: list[tuple[float, str]] = []
+    for start, end, name in sorted(events, key=lambda event: (event[0], -event[1])):
+        while around and around[-1][0] <= start:
+            around.pop()
+        if around:
+            seconds[around[-1][1]] -= (end - start) * 1e-9
+        seconds[name] = seconds.get(name, 0.0) + (end - start) * 1e-9
+        around.append((end, name))

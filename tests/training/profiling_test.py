@@ -55,6 +55,13 @@ def test_parts(tmp_path, microbatches):
     assert (seconds["evaluation"], seconds["checkpoint"]) == (3.0, 0.5)  # the first compiles
 
 
+def test_an_operation_has_the_time_that_others_in_it_do_not_take():
+    seconds = {"a": 1e-9}
+    events = [(0, 10, "a"), (1, 4, "b"), (2, 3, "c"), (4, 9, "b"), (10, 12, "c")]
+    profiling._add_own_time(events, seconds)
+    assert seconds == pytest.approx({"a": 3e-9, "b": 7e-9, "c": 3e-9})
+
+
 def test_timed_passes_results_on(tmp_path):
     profile = profiling.Profile(tmp_path, log_every=4)
     assert profile.timed("evaluation", divmod, 17, 5) == (3, 2)
