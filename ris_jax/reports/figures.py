@@ -10,7 +10,7 @@ from ris_jax.reports import localization_figures, provenance
 from ris_jax.reports.covariance_scores import HEADER
 from ris_jax.training import record
 
-_BARS = ("network", "snapshots", "constant")
+_BARS = {"network": "C0", "snapshots": "C1", "constant": "0.65"}  # and their colours
 
 
 def loss_curves(rows: list[dict[str, Any]]) -> Figure:
@@ -27,7 +27,8 @@ def loss_curves(rows: list[dict[str, Any]]) -> Figure:
     if epochs:
         per_epoch = epochs[-1]["microbatches"]
         places = [row["microbatch"] / per_epoch for row in windows]
-        panels[0].plot(places, _column(windows, "window_loss"), color="0.75", lw=1, label="windows")
+        label = "training scenes, in windows"
+        panels[0].plot(places, _column(windows, "window_loss"), color="0.75", lw=1, label=label)
     for axes, name in zip(panels, ("loss", "nmse"), strict=True):
         for what, chosen, style in (("train", epochs, "C0o-"), ("val", held_out, "C1s-")):
             label = "training scenes" if what == "train" else "held-out scenes"
@@ -41,6 +42,7 @@ def loss_curves(rows: list[dict[str, Any]]) -> Figure:
     panels[0].set(xlabel="epoch", ylabel="loss")
     panels[1].set(xlabel="epoch", ylabel="covariance NMSE", yscale="log")
     for axes in panels:
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize="small")
     return figure
@@ -63,7 +65,7 @@ def covariance_score_bars(rows: list[tuple]) -> Figure:
     width = 0.8 / len(columns)
     for number, (name, values) in enumerate(columns.items()):
         places = [place + (number - 1) * width for place in range(len(rows))]
-        axes.bar(places, values, width, label=name)
+        axes.bar(places, values, width, label=name, color=_BARS[name])
     axes.set_xticks(range(len(rows)), labels, rotation=30, ha="right")
     axes.set(ylabel="covariance NMSE", yscale="log")
     axes.grid(axis="y", alpha=0.3)

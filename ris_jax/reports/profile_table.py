@@ -16,12 +16,17 @@ def _rows(found: profiling.Measured) -> list[tuple[str, int, str, str, str]]:
         (
             part.name,
             part.calls,
-            f"{1e3 * part.seconds_a_call:.3g}",
-            f"{part.seconds:.3g}",
+            _short(1e3 * part.seconds_a_call),
+            _short(part.seconds),
             f"{part.seconds / total:.1%}",
         )
         for part in ordered
     ]
+
+
+def _short(value: float) -> str:
+    """Three digits or more, without a power of ten where it is large."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _summary(found: profiling.Measured) -> list[str]:
