@@ -69,7 +69,7 @@ def read_log(workdir: pathlib.Path) -> list[LogLine]:
 def starts(log: list[LogLine]) -> list[int]:
     """After how many epochs each start of a run began."""
     texts = [line.text.removeprefix(_STARTED) for line in log if line.text.startswith(_STARTED)]
-    return [int(text) for text in texts if text.isdigit()]
+    return [int(text) for text in texts if text.isdecimal()]
 
 
 def warnings(log: list[LogLine]) -> list[LogLine]:
