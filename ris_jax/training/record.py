@@ -222,6 +222,8 @@ class Recorder:
 
     def images(self, pictures: Mapping[str, bytes], position: int) -> None:
         """Adds figures, PNG by name, to TensorBoard; the caller syncs."""
+        if not pictures:
+            return
         try:
             self._events.images(pictures, position)
         except OSError as error:
