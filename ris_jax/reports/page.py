@@ -16,7 +16,7 @@ th, td { padding: 0.15rem 0.6rem; text-align: right; border-bottom: 1px solid #e
 th:first-child, td:first-child { text-align: left; }
 thead th { border-bottom: 1px solid #555; }
 img { max-width: 100%; height: auto; }
-pre { background: #f4f4f4; padding: 0.6rem; overflow-x: auto; font-size: 0.8rem; }
+pre { background: #f4f4f4; padding: 0.6rem; white-space: pre-wrap; font-size: 0.8rem; }
 .warning { border-left: 4px solid #b35900; padding-left: 0.6rem; }
 @media print { body { margin: 0; max-width: none; } h2, img, table { break-inside: avoid; } }
 """

@@ -151,7 +151,7 @@ def render(report: Report) -> str:
             ("Checkpoints", _checkpoints(report)),
             ("Where the time went", profile_table.as_html(report.workdir)),
             ("Use it", _commands(report.workdir)),
-            ("Made with", page.preformatted(provenance.header(report.config))),
+            ("Made with", _made_with(report.config)),
         ],
     )
 
@@ -182,7 +182,7 @@ def _result(report: Report) -> str:
             f"The network of epoch {epoch}, on {scenes}: covariance NMSE "
             f"{whole['network']:.4f} ± {whole['std. error']:.4f} (snapshots alone "
             f"{whole['snapshots']:.3f}, best constant {whole['constant']:.3f}); number of sources "
-            f"right in {whole['count right']:.1%}, expected calibration error "
+            f"right in {whole['count right']:.1%} of scenes, expected calibration error "
             f"{scored.calibration_error:.3f}; variance of outputs over variance of truth "
             f"{scored.result.output_variance_ratio:.2f}."
         )
@@ -215,7 +215,7 @@ def nearest_preset(config: config_lib.Config) -> str:
 
 
 def _configuration(config: config_lib.Config) -> str:
-    """What differs from the nearest preset, then everything."""
+    """What differs from the nearest preset."""
     name = nearest_preset(config)
     here, there = (
         config_lib.flatten(config_lib.to_dict(c)) for c in (config, presets.preset(name))
@@ -225,8 +225,15 @@ def _configuration(config: config_lib.Config) -> str:
     if changed:
         first = page.paragraph(f"Preset {name!r}, the nearest one, but for:")
         first += page.table(("field", "here", "preset"), changed)
-    everything = page.table(("field", "value"), [(k, repr(v)) for k, v in here.items()])
-    return first + page.folded("all fields", everything)
+    return first
+
+
+def _made_with(config: config_lib.Config) -> str:
+    """Where this page was made, and every field of the configuration."""
+    fields = config_lib.flatten(config_lib.to_dict(config))
+    everything = page.table(("field", "value"), [(k, repr(v)) for k, v in fields.items()])
+    header = page.preformatted(provenance.header(config))
+    return header + page.folded("the whole configuration", everything)
 
 
 def _curves(report: Report) -> str:
