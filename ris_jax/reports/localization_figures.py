@@ -108,7 +108,8 @@ def _draw_above(axes: Axes, found: np.ndarray, covariances: np.ndarray, true: np
             axes.plot(*outline, "C0-", lw=1, scalex=False, scaley=False)
     for azimuth, elevation, _ in found[far]:
         end = _ground(np.array([azimuth, elevation, reach]))
-        axes.plot([0, end[0]], [0, end[1]], "C0--", lw=1, scalex=False, scaley=False)
+        ray = axes.plot([0, end[0]], [0, end[1]], "C0--", lw=1, scalex=False, scaley=False)
+        axes.legend(ray, ["estimate, range without limit"])
     axes.set(xlabel="x [m]", ylabel="z, boresight [m]", title="from above")
     axes.grid(alpha=0.3)
 
