@@ -25,33 +25,42 @@ measured yet: 50 000 scenes/s by the clock are not shown by this run, only 96 00
 core.
 """
 
+import contextlib
 import os
 import pathlib
 import platform
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 
 import ris_jax  # noqa: F401  Before jax: it sets the process's BLAS and pool threads.
 
 # isort: split
+import grain  # noqa: F401  Slow to import, and not what is timed.
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from ris_jax import config as config_lib
+from ris_jax.cli import settings
 from ris_jax.data import record_dataset, records, simulation
 from ris_jax.reports import tables
-from ris_jax.training import devices, sources
+from ris_jax.training import devices, loop, record, sources
 
-_SCENES = flags.DEFINE_integer("scenes", 100_000, "scenes to train on", lower_bound=1)
+_SCENES = flags.DEFINE_integer("scenes", 102_400, "scenes to train on", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch_size", 64, "scenes a batch", lower_bound=1)
 _PASSES = flags.DEFINE_integer("passes", 3, "how often all scenes are read", lower_bound=1)
 _FOLDER = flags.DEFINE_string("folder", None, "the records; a temporary folder if not given")
-_FIGURE = flags.DEFINE_string("figure", None, "memory over the passes, .png")
+_TRAIN = flags.DEFINE_bool("train", True, "train on all scenes once, too")
+settings.define(flags.FLAGS)  # of the training
+_FIGURE = flags.DEFINE_string("figure", None, "memory over the passes and the epoch, .png")
 
 _SAMPLES = 100  # of memory, a pass
+_SECONDS_BETWEEN_SAMPLES = 1.0  # while training
+
+Curve = list[tuple[float, float]]  # where it was taken, and the memory [MB]
 
 
 def private_memory() -> float:
@@ -73,27 +82,91 @@ def read_back(folder: pathlib.Path) -> int:
     return total
 
 
-def passes(dataset: record_dataset.Dataset, *, on_device: bool) -> Iterator[float]:
-    """Reads all scenes again and again; yields the memory [MB] now and then."""
+def forget(folder: pathlib.Path) -> None:
+    """Has the system drop what it keeps of the files in memory."""
+    for path in folder.glob("*/*.npy"):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def passes(
+    dataset: record_dataset.Dataset, number_of_passes: int, *, on_device: bool
+) -> Iterator[tuple[float, float]]:
+    """Reads all scenes again and again; yields the pass and the memory [MB] now and then."""
     split = dataset.split("train")
     batches = record_dataset.batches(split, _BATCH.value, seed=0)
-    count = _PASSES.value * len(split) // _BATCH.value
+    count = number_of_passes * len(split) // _BATCH.value
     between = max(len(split) // _BATCH.value // _SAMPLES, 1)
     for number in range(1, count + 1):
         batch = next(batches)
         if on_device:
             jax.block_until_ready(sources.as_scene(batch, devices.one_device()))
         if number % between == 0 or number == count:
-            yield private_memory()
+            yield number * _BATCH.value / len(split), private_memory()
 
 
-def draw_memory(memory: list[float], path: pathlib.Path) -> None:
-    """Private memory over the passes."""
+@contextlib.contextmanager
+def sampled_memory(progress: Callable[[], float]) -> Iterator[Curve]:
+    """Memory while something else runs, beside how far that has come."""
+    curve: Curve = []
+    ended = threading.Event()
+
+    def sample():
+        while not ended.wait(_SECONDS_BETWEEN_SAMPLES):
+            curve.append((progress(), private_memory()))
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield curve
+    finally:
+        ended.set()
+        thread.join()
+
+
+def train(dataset: record_dataset.Dataset, workdir: pathlib.Path) -> Curve:
+    """One epoch in which every scene is a training scene once; memory over the share of it."""
+    steps = len(dataset.split("train")) // _BATCH.value
+    stored = config_lib.flatten(records.stored_config(dataset.config))
+    sizes = {
+        "training.epochs": 1,
+        "training.steps_per_epoch": steps,
+        "training.batch_size": _BATCH.value,
+    }
+    config = settings.configuration(flags.FLAGS, sizes, stored)
+
+    def share():
+        rows = record.read_rows(workdir)
+        return max((row.get("microbatch", 0) for row in rows), default=0) / steps
+
+    with sampled_memory(share) as curve:
+        loop.train(config, workdir, dataset)
+    return curve
+
+
+def told(name: str, curve: Curve) -> str:
+    """Memory once everything is compiled, and what it is from there on."""
+    later = [memory for at, memory in curve if at >= 0.1 * curve[-1][0]]
+    return (
+        f"{name}: private memory after the first tenth {later[0]:.0f} MB, from there on "
+        f"{min(later):.0f} to {max(later):.0f} MB, in the end {later[-1]:.0f} MB"
+    )
+
+
+def draw_memory(curves: dict[str, Curve], path: pathlib.Path) -> None:
+    """Private memory over what was read, a panel each."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(5.0, 2.6), layout="constrained")
-    axes.plot(np.linspace(0, _PASSES.value, len(memory)), memory)
-    axes.set(xlabel="passes over the records", ylabel="private memory [MB]", ylim=(0, None))
+    figure, panels = pyplot.subplots(
+        1, len(curves), figsize=(3.6 * len(curves), 2.6), layout="constrained", squeeze=False
+    )
+    for axes, (name, curve) in zip(panels[0], curves.items(), strict=True):
+        axes.plot(*zip(*curve, strict=True))
+        axes.set(xlabel=name, ylim=(0, None))
+    panels[0][0].set_ylabel("private memory [MB]")
     figure.savefig(path, dpi=150)
 
 
@@ -102,48 +175,63 @@ class Stopwatch:
 
     def __init__(self):
         self.rows: list[tuple[str, float, float]] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """A stage begins."""
         self._began = time.perf_counter(), time.process_time()
 
     def row(self, name: str, scenes: int) -> None:
-        """Ends a stage."""
-        clock, cores = (
-            now - then
-            for now, then in zip(
-                (time.perf_counter(), time.process_time()), self._began, strict=True
-            )
-        )
+        """A stage ends, and the next one begins."""
+        clock, cores = self._began
+        clock, cores = time.perf_counter() - clock, time.process_time() - cores
         self.rows.append((name, scenes / clock, scenes / cores))
-        self._began = time.perf_counter(), time.process_time()
+        print(
+            f"{name}: {clock:.1f} s, {cores:.1f} s of the cores, load {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
+        self.restart()
 
 
 def main(_) -> None:
     """Measures every row and prints the table."""
+    logging.set_verbosity(logging.ERROR)  # orbax tells absl what it does at every step
     config, watch = config_lib.Config(), Stopwatch()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = pathlib.Path(_FOLDER.value or temporary)
-        counts = {"train": _SCENES.value, "validation": 1024, "test": 1024}
+        folder = pathlib.Path(_FOLDER.value or f"{temporary}/records")
+        there = (folder / records.INDEX_NAME).exists()
+        counts = {"train": _SCENES.value, "validation": 4096, "test": 4096}
         index = simulation.simulate(config, folder, counts, shard_scenes=4096)
         total = sum(counts.values())
-        watch.row("simulate and write", total)
+        watch.row("find what was written before" if there else "simulate and write", total)
         dataset = record_dataset.open_dataset(folder)
         watch.row("check before training", total)
         watch.row("read back by hash", read_back(folder))
-        memory: list[float] = []
-        for name, on_device in (("batches to host", False), ("batches to the device", True)):
-            memory = list(passes(dataset, on_device=on_device))
-            watch.row(name, _PASSES.value * len(dataset.split("train")))
+        curves: dict[str, Curve] = {}
+        forget(folder)
+        watch.restart()
+        for name, count, on_device in (
+            ("batches to host, first pass", 1, False),
+            ("batches to host", _PASSES.value, False),
+            ("batches to the device", _PASSES.value, True),
+        ):
+            curves["passes of reading"] = list(passes(dataset, count, on_device=on_device))
+            watch.row(name, count * len(dataset.split("train")))
+        if _TRAIN.value:
+            curves["epoch of training"] = train(dataset, pathlib.Path(temporary) / "run")
+            watch.row("train one epoch", len(dataset.split("train")))
         print(
             f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
             f"jax {jax.__version__}, grain {metadata.version('grain')}; load "
             f"{os.getloadavg()[0]:.1f}\n{total} scenes, {index.num_bytes / 1e9:.2f} GB, "
             f"{index.num_bytes / total:.0f} bytes a scene; batches of {_BATCH.value}, "
-            f"{_PASSES.value} passes; private memory after the first tenth "
-            f"{memory[len(memory) // 10]:.0f} MB, most after it "
-            f"{max(memory[len(memory) // 10 :]):.0f} MB, in the end {memory[-1]:.0f} MB"
+            f"{_PASSES.value} passes"
         )
+        for name, curve in curves.items():
+            print(told(name, curve))
         print(tables.as_text(("stage", "scenes/s", "scenes/core s"), watch.rows))
         if _FIGURE.value:
-            draw_memory(memory, pathlib.Path(_FIGURE.value))
+            draw_memory(curves, pathlib.Path(_FIGURE.value))
 
 
 if __name__ == "__main__":
