@@ -92,6 +92,7 @@ def take_turns(config: config_lib.Config, ways: dict[str, Draw]) -> Iterator[dic
 
     for name in ways:
         turn(name, 2)
+    print("compiled", flush=True)
     names = list(ways)
     for number in range(_ROUNDS.value):
         order = names[number % len(names) :] + names[: number % len(names)]
