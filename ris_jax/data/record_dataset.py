@@ -15,8 +15,8 @@ from ris_jax import _environment, errors
 from ris_jax import config as config_lib
 from ris_jax.data import records
 
-# Copying scenes holds the interpreter's lock, waiting for a page from disk included: two threads are
-# slower than one, for half the rate a second of a core.
+# Copying scenes holds the interpreter's lock, also while a page comes from disk: two threads read
+# less than one, and take twice its processor time.
 _READ_THREADS = 1
 _PREFETCHED_BATCHES = 8
 
