@@ -63,8 +63,12 @@ def _options(config: config_lib.Config) -> dict[str, Any]:
     }
 
 
-def _limits(config: config_lib.Config) -> tuple[float, float]:
-    return config.scene.snr_min_db, config.scene.snr_max_db
+def _snr_limits(config: config_lib.Config, snr_db: np.ndarray) -> tuple[float, float]:
+    """Ends of the bins of SNR: what is configured, or what imported scenes have beyond it."""
+    low, high = config.scene.snr_min_db, config.scene.snr_max_db
+    if low <= snr_db.min() and snr_db.max() <= high:
+        return low, high
+    return float(np.floor(snr_db.min())), float(np.floor(snr_db.max()) + 1.0)
 
 
 def simulated(config: config_lib.Config, num_scenes: int, chunk_size: int) -> Case:
@@ -92,7 +96,7 @@ def simulated(config: config_lib.Config, num_scenes: int, chunk_size: int) -> Ca
         positions=np.asarray(positions),
         truth=batch.truth,
         snr_db=batch.truth.snr_db,
-        snr_limits_db=_limits(config),
+        snr_limits_db=_snr_limits(config, batch.truth.snr_db),
         bound=bound,
         options=_options(config),
     )
@@ -121,7 +125,7 @@ def stored(config: config_lib.Config, dataset: "Dataset", num_scenes: int | None
         positions=np.asarray(arrays.element_positions(config.system)),
         truth=truth,
         snr_db=fields["snr_db"],
-        snr_limits_db=_limits(config),
+        snr_limits_db=_snr_limits(config, fields["snr_db"]),
         bound=None,
         options=_options(config),
     )
@@ -199,7 +203,7 @@ def stored_for_network(
         train = dataset.split(_TRAIN)
         few = min(evaluation.CONSTANT_SCENES, len(train))
         training_scenes = _heldout(config, train.gather, few)
-    return NetworkCase(config, _heldout(config, test.gather, count), training_scenes)
+    return _network_case(config, _heldout(config, test.gather, count), training_scenes)
 
 
 def recorded_for_network(
@@ -221,19 +225,22 @@ def recorded_for_network(
     ratios = scenes.scenes["snr_db"]
     if not len(ratios):
         raise config_lib.ConfigError(f"--data: need a scene with a source in {path}; got none")
-    theirs = config_lib.override(
-        theirs,
-        {
-            "scene.snr_min_db": float(np.floor(ratios.min())),
-            "scene.snr_max_db": float(np.floor(ratios.max()) + 1),
-        },
-    )
     count = min(num_scenes or len(ratios), len(ratios))
 
     def gather(indices):
         return record_dataset.Batch(*scenes.at(indices))
 
-    return NetworkCase(theirs, _heldout(theirs, gather, count), None)
+    return _network_case(theirs, _heldout(theirs, gather, count), None)
+
+
+def _network_case(
+    config: config_lib.Config, heldout: "Heldout", training_scenes: "Heldout | None"
+) -> NetworkCase:
+    """With the limits of SNR that the scenes have."""
+    ratios = [np.asarray(target.snr_db) for _, target in heldout.batches]
+    low, high = _snr_limits(config, np.concatenate(ratios))
+    limits = {"scene.snr_min_db": low, "scene.snr_max_db": high}
+    return NetworkCase(config_lib.override(config, limits), heldout, training_scenes)
 
 
 def _require_same_count(ours: config_lib.Config, theirs: config_lib.Config, name: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ris_jax import config as config_lib
 from ris_jax import metrics, scenes
-from ris_jax.cli import main
+from ris_jax.cli import cases, main
 from ris_jax.data import containers, record_dataset, simulation
 from ris_jax.estimators import localization
 from ris_jax.estimators.estimate import Estimate
@@ -132,6 +132,15 @@ class TestRecorded:
         status, _, err = _run(capsys, "--estimator=auto", *flags)
         _assert_one_line(status, err, "--data", "hold the truth", "without.npz")
         assert not (data / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("snr_db", "limits"),
+    [((10.0, 20.0), (10, 20)), ((12.0, 13.0), (10, 20)), ((-7.2, 13.0), (-8, 14)),
+     ((10.5, 31.0), (10, 32))],
+)  # fmt: skip
+def test_bins_of_snr_hold_all_scenes(snr_db, limits):
+    assert cases._snr_limits(CONFIG, np.array(snr_db)) == limits
 
 
 @pytest.fixture(name="folder", scope="module")
