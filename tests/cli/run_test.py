@@ -94,7 +94,7 @@ def test_evaluate_on_records(workdir, drawn, records, capsys):
     assert f"4 scenes of {records}" in capsys.readouterr().out
     stored = _scores(workdir)
     for name in ("scenes", "network", "effective", "snapshots", "count right"):
-        assert float(stored[name]) == pytest.approx(float(drawn[name]), rel=1e-4)
+        assert float(stored[name]) == pytest.approx(float(drawn[name]), rel=1e-3)
     # Learned on the sixteen that are stored to train on, not on the stream.
     assert stored["constant"] != drawn["constant"]
 
@@ -115,7 +115,7 @@ def test_evaluate_on_recordings(workdir, drawn, recordings, capsys):
     found = _scores(workdir)
     assert found["scenes"] == "4"
     assert float(found["snapshots"]) == pytest.approx(float(drawn["snapshots"]), rel=1e-3)
-    assert float(found["network"]) == pytest.approx(float(drawn["network"]), rel=0.2)
+    assert float(found["network"]) == pytest.approx(float(drawn["network"]), rel=0.5)
 
 
 @pytest.fixture(scope="module")
