@@ -31,7 +31,7 @@ def test_header_names_what_differs():
 
 
 def test_header_leaves_long_values_out():
-    places = np.random.default_rng(0).normal(size=(9, 3)).tolist()
+    places = np.random.default_rng(0).normal(size=(20, 3)).tolist()
     config = config_lib.override(config_lib.Config(), {"system.element_positions": places})
     (*_, seed) = provenance.header(config).splitlines()
     assert seed == "seed: 0; configuration: system.element_positions given"
