@@ -20,6 +20,7 @@ from ris_jax.cli import settings
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "folder of the run", flag_values=FLAGS)
 flags.DEFINE_string("data", None, "folder of records to score on", flag_values=FLAGS)
+settings.define_skip_damaged(FLAGS)
 flags.DEFINE_integer(
     "num_scenes", 2000, "scenes to score, at most", lower_bound=2, flag_values=FLAGS
 )
@@ -30,6 +31,7 @@ def run() -> int:
     """Runs the command; returns the exit status."""
     if not FLAGS.workdir:
         raise config_lib.ConfigError("--workdir: need the folder of a run, none given")
+    settings.require_data(FLAGS)
     workdir = pathlib.Path(FLAGS.workdir)
     from ris_jax.reports import provenance, run_page
     from ris_jax.training import checkpoint, devices
@@ -39,7 +41,7 @@ def run() -> int:
     config = checkpoint.load_config(workdir)
     if config is None:
         raise errors.RunError(f"no run in {workdir}: config.json is not there")
-    dataset = settings.dataset(pathlib.Path(FLAGS.data)) if FLAGS.data else None
+    dataset = settings.dataset(FLAGS) if FLAGS.data else None
     on = run_page.held_out(config, dataset, devices.one_device())
     run_page.write(run_page.gather(workdir, config, on, num_scenes=FLAGS.num_scenes), out)
     print(f"written: {out}")

@@ -42,10 +42,7 @@ flags.DEFINE_string("workdir", None, "folder of the run", flag_values=FLAGS)
 flags.DEFINE_string(
     "data", None, "folder of records; without, scenes are simulated", flag_values=FLAGS
 )
-flags.DEFINE_bool(
-    "skip_damaged", False, "leave damaged shards of --data out, instead of stopping",
-    flag_values=FLAGS,
-)  # fmt: skip
+settings.define_skip_damaged(FLAGS)
 settings.define(FLAGS)
 settings.define_config(FLAGS)
 flags.DEFINE_integer("epochs", None, "epochs", flag_values=FLAGS)
@@ -100,14 +97,10 @@ def run() -> int:
     """Runs the command; returns the exit status."""
     if not FLAGS.workdir:
         raise config_lib.ConfigError("--workdir: need the folder of the run, none given")
-    if FLAGS.skip_damaged and not FLAGS.data:
-        raise config_lib.ConfigError("--skip_damaged: goes with --data; none given")
+    settings.require_data(FLAGS)
     with _together():
         # The processes that share the run must be joined before anything asks for devices.
-        dataset = None
-        if FLAGS.data:
-            folder = pathlib.Path(FLAGS.data)
-            dataset = settings.dataset(folder, skip_damaged=FLAGS.skip_damaged)
+        dataset = settings.dataset(FLAGS) if FLAGS.data else None
         _train(configuration(dataset), pathlib.Path(FLAGS.workdir), dataset)
     return 0
 
