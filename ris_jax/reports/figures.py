@@ -8,6 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.figure
 import matplotlib.pyplot as plt
 
+from ris_jax.data import files
 from ris_jax.reports.covariance_scores import HEADER
 from ris_jax.training import record
 
@@ -64,7 +65,8 @@ def covariance_score_bars(rows: list[tuple]) -> matplotlib.figure.Figure:
 def _save(figure: matplotlib.figure.Figure, workdir: pathlib.Path, name: str) -> pathlib.Path:
     path = workdir / "figures" / name
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with files.replacing(path) as partial:
+        figure.savefig(partial, dpi=150, format=path.suffix[1:])
     plt.close(figure)
     return path
 

@@ -212,9 +212,9 @@ class TestRecords:
 
     def test_floats_survive_being_written_again(self, tmp_path):
         values = {"epoch": 1, "a": 0.1 + 0.2, "b": 5e-324, "c": -1.7976931348623157e308}
-        with record.Recorder(tmp_path, 0, 10) as recorder:
+        with record.Recorder(tmp_path, 0, 0, 10) as recorder:
             recorder.row("epoch", 1, values | {"nan": float("nan"), "inf": float("inf")})
-        with record.Recorder(tmp_path, 1, 10):
+        with record.Recorder(tmp_path, 1, 10, 10):
             pass
         (row,) = record.epoch_rows(tmp_path)
         assert row == {"kind": "epoch", "nan": None, "inf": None} | values
@@ -222,7 +222,7 @@ class TestRecords:
     def test_on_a_full_disk_end_the_run_with_one_line(self, tmp_path):
         with (  # noqa: PT012  The error must also get out of the recorder.
             pytest.raises(errors.RunError, match=r"metrics\.jsonl.* No space left") as caught,
-            record.Recorder(tmp_path, 0, 10) as recorder,
+            record.Recorder(tmp_path, 0, 0, 10) as recorder,
         ):
             recorder._file.close()
             recorder._file = pathlib.Path("/dev/full").open("a")  # noqa: SIM115
