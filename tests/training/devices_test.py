@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -67,16 +68,26 @@ def _coordinator() -> str:
 
 class _Run(NamedTuple):
     arrays: dict[str, np.ndarray]  # parameters and optimizer state in the end; empty if stopped
-    reports: list[dict[str, float]]  # of each process, see worker.py
+    reports: list  # of each process, see worker.py; of one that was signalled its last line
     rows: list[dict]
 
 
-def _run(config, workdir, *, num_devices, num_processes=1, shard_optimizer=False, stop_after=None):
-    """Starts the processes of a run and waits for them."""
+def _run(
+    config,
+    workdir,
+    *,
+    num_devices,
+    num_processes=1,
+    shard_optimizer=False,
+    stop_after=None,
+    signal_at=None,
+):
+    """Starts the processes of a run and waits for them; a signalled one leaves no report."""
     out, coordinator = workdir.parent / f"{workdir.name}.npz", _coordinator()
     given = {
         "config": config_lib.to_dict(config), "workdir": str(workdir), "bad": _BAD,
         "out": str(out), "stop_after": stop_after, "shard_optimizer": shard_optimizer,
+        "signal_at": signal_at,
     }  # fmt: skip
     started = []
     for number in range(num_processes):
@@ -94,6 +105,10 @@ def _run(config, workdir, *, num_devices, num_processes=1, shard_optimizer=False
     reports = []
     for process in started:
         output, complaint = process.communicate(timeout=1200)
+        if signal_at is not None:
+            assert process.returncode == 128 + signal.SIGTERM, complaint
+            reports.append(complaint.splitlines()[-1])
+            continue
         assert process.returncode == 0, complaint
         if stop_after is None:
             reports.append(json.loads(output.splitlines()[-1]))
@@ -142,6 +157,20 @@ def test_two_processes_give_the_same_parameters(config, alone, tmp_path):
     two = _run(config, tmp_path / "run", num_devices=8, num_processes=2)
     _assert_same_run(two, alone)
     assert two.reports == [{"programs": 1, "held": 1.0}] * 2
+
+
+def test_sigterm_to_one_process_stops_both_at_one_microbatch(config, alone, tmp_path):
+    """Within an epoch; then both go on, and end like the run that was never stopped."""
+    run = tmp_path / "run"
+    stopped = _run(config, run, num_devices=8, num_processes=2, signal_at=1)
+    line, same = stopped.reports
+    assert line == same
+    assert re.fullmatch(r"ris-jax: stopped by SIGTERM after microbatch .* is saved; .*", line)
+    (manifest,) = (run / "interrupted").glob("*.sha256.json")
+    assert stopped.rows == []
+    assert 2 <= int(manifest.name.partition(".")[0]) < config.training.steps_per_epoch
+    two = _run(config, run, num_devices=8, num_processes=2)
+    _assert_same_run(two, alone)
 
 
 def test_a_checkpoint_of_eight_goes_on_with_one_and_back(config, alone, tmp_path):

@@ -61,7 +61,7 @@ def test_the_hosts_memory_counts():
 
 def test_other_errors_are_told_as_they_are():
     with (
-        pytest.raises(jax.errors.JaxRuntimeError, match="^INTERNAL: boom$"),
+        pytest.raises(jax.errors.JaxRuntimeError, match=r"^INTERNAL: boom$"),
         memory.advised(_config(), devices.one_device()),
     ):
         raise jax.errors.JaxRuntimeError("INTERNAL: boom")
