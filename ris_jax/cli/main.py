@@ -87,16 +87,12 @@ def _after_interruption(module) -> str:
 
 def _out_of_memory(module, error: BaseException) -> str:
     """What to ask for instead of what did not fit."""
-    flags_ = module.FLAGS
-    size = flags_.batch_size if "batch_size" in flags_ else None
-    advice = (
-        ""
-        if size in (None, 1)
-        else f" with --batch_size={size}: --batch_size={size // 2} needs less"
-    )
-    return (
-        f"out of memory{advice}; {str(error).splitlines()[0] if str(error) else 'no more is known'}"
-    )
+    values = module.FLAGS
+    size = values.batch_size if "batch_size" in values else None
+    advice = f" with --batch_size={size}: --batch_size={size // 2} needs less" if size else ""
+    if size == 1:
+        advice = ""
+    return f"out of memory{advice}; {(str(error) or type(error).__name__).splitlines()[0]}"
 
 
 def main(argv: list[str] | None = None) -> int:

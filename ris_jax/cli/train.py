@@ -7,8 +7,9 @@ Example:
   ris-jax train --workdir=runs/best --config=runs/tune/best.json
 
 Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and figures/ into the work directory.
-The same command, given again, goes on where it stopped, bit for bit. Records (`simulate`, `import`)
-say what the system is; all of them are checked before the first step.
+The same command, given again, goes on where it stopped, bit for bit. SIGTERM and Ctrl-C end it
+after the microbatch at hand, with a checkpoint in interrupted/ (exit status 143 and 130). Records
+(`simulate`, `import`) say what the system is; all of them are checked before the first step.
 
 All devices that JAX sees share every microbatch. Several processes, on one machine or on several
 with a common work directory, each get the same command; of SLURM, Kubernetes, Open MPI, Cloud TPU

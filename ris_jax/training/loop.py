@@ -66,11 +66,10 @@ def _alone(workdir: pathlib.Path, wait: bool) -> Iterator[None]:
 def _open_workdir(config: config_lib.Config, workdir: pathlib.Path) -> None:
     """Checks that the run's folder belongs to the same configuration, or to none that has begun."""
     if processes.is_first():
-        # What never came to a checkpoint, for want of memory say, leaves nothing to protect.
-        begun = saves.any_in(workdir)
         for name in (checkpoint.CONFIG_NAME, record.METRICS_NAME):
             files.sweep(workdir, name)
-        if not begun or checkpoint.load_config(workdir) is None:
+        # What never came to a checkpoint, for want of memory say, leaves nothing to protect.
+        if checkpoint.load_config(workdir) is None or not saves.any_in(workdir):
             checkpoint.save_config(workdir, config)
     processes.wait("work directory")
     existing = checkpoint.load_config(workdir)
@@ -330,7 +329,10 @@ def _leave(
     """Saves what an epoch has come to and ends the run, which a signal has asked for."""
     recorder.sync()
     training = state.config.training
-    checkpoints.save_within(state, progress.microbatches(training), progress.to_json())
+    done = progress.microbatches(training)
+    if not done:
+        raise stop.error(" before the first microbatch; the same command begins again")
+    checkpoints.save_within(state, done, progress.to_json())
     raise stop.error(
         f" after {progress.place(training)}, which is saved; the same command goes on from there"
     )

@@ -124,6 +124,29 @@ def test_interruptions_do_not_change_what_is_drawn(tmp_path, monkeypatch):
     assert [p.last.value for p in found] == [p.last.value for p in whole]
 
 
+def test_to_stop_when_asked_is_not_to_be_lost(tmp_path, monkeypatch):
+    """A pre-emptible worker may be stopped more often than a trial may lose its worker."""
+    train, calls = loop.train, []
+
+    def stopped(config, workdir, after_epoch, wait):
+        def after():
+            after_epoch()
+            if len(calls) < 3:
+                calls.append(workdir)
+                raise errors.Interrupted(15)
+
+        train(config, workdir, after, wait)
+
+    monkeypatch.setattr(loop, "train", stopped)
+    for _ in range(3):
+        with pytest.raises(errors.Interrupted):
+            _search(tmp_path, 1, retries=0)
+    _, found = _search(tmp_path, 1, retries=0)
+    assert _outcomes(found) == ["complete"]
+    assert len(found[0].attempts) == 4
+    assert [row["epoch"] for row in record.epoch_rows(trials.folder(tmp_path, 0))] == [1, 2, 3, 4]
+
+
 class TestFailures:
     def _failing(self, monkeypatch, error, times=1):
         """A trainer that fails after an epoch, so many times."""
@@ -144,7 +167,7 @@ class TestFailures:
         ("error", "reason"),
         [
             (errors.TrainingLostError("the learning rate is too high"), "the learning rate is too"),
-            (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GB\nmore"), "out of memory: RES"),
+            (errors.OutOfMemoryError("out of memory on cpu:0"), "out of memory on cpu:0"),
         ],
     )
     def test_of_a_configuration_are_results(self, tmp_path, monkeypatch, error, reason):
@@ -201,6 +224,7 @@ class TestFailures:
 
     def test_of_all_scores(self, tmp_path, monkeypatch):
         def unscored(config, workdir, after_epoch, wait):
+            workdir.mkdir(parents=True)
             row = {"kind": "epoch", "epoch": 1, "val_nmse": None}
             (workdir / "metrics.jsonl").write_text(json.dumps(row))
             after_epoch()
@@ -304,6 +328,7 @@ class TestOtherWorkers:
 
 def test_a_scores_epoch_is_told_once_and_not_if_it_is_not_finite(tmp_path, monkeypatch):
     def gap(config, workdir, after_epoch, wait):
+        workdir.mkdir(parents=True)
         rows = [
             {"kind": "epoch", "epoch": n + 1, "val_nmse": v} for n, v in enumerate((3.0, None, 2.0))
         ]
