@@ -60,8 +60,9 @@ flags.DEFINE_float(
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-    "batch_size", 64, "scenes an estimator works on at a time", lower_bound=1, flag_values=FLAGS
-)
+    "batch_size", 64, "scenes an estimator works on at a time; for a network alone the default is "
+    "what it was trained with", lower_bound=1, flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_integer("seed", None, "root of all randomness", flag_values=FLAGS)
 settings.define(FLAGS)
 
@@ -69,7 +70,7 @@ _NETWORK_SCENES = 2000
 _ESTIMATOR_SCENES = 500
 # Flags that mean nothing to a network, whose run has its own configuration.
 _ESTIMATOR_FLAGS = (
-    "data", "known_num_sources", "false_alarm_rate", "batch_size", "seed", "preset", "set"
+    "data", "known_num_sources", "false_alarm_rate", "seed", "preset", "set"
 )  # fmt: skip
 
 
@@ -108,6 +109,9 @@ def _evaluate_network() -> int:
 
     num_scenes = FLAGS.num_scenes or _NETWORK_SCENES
     config, out = network.config, pathlib.Path(FLAGS.workdir or FLAGS.out)
+    if FLAGS["batch_size"].present:
+        config = config_lib.override(config, {"training.batch_size": FLAGS.batch_size})
+    FLAGS.batch_size = config.training.batch_size  # what is told if memory runs out
     print(f"{FLAGS.workdir or FLAGS.pretrained}, {num_scenes} scenes of the stream 'test'")
     print(provenance.header(config))
     state = state_lib.create_train_state(config).replace(ema_params=network.params)

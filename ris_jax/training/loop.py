@@ -1,6 +1,5 @@
 """The training loop: draws, steps, records, validates, saves; resumes from what it saved."""
 
-import contextlib
 import dataclasses
 import math
 import pathlib
@@ -14,11 +13,11 @@ import numpy as np
 
 from ris_jax import config as config_lib
 from ris_jax import errors, scenes
-from ris_jax.data import files, record_dataset
+from ris_jax.data import record_dataset
 from ris_jax.training import (
-    checkpoint,
     devices,
     evaluation,
+    folder,
     interruption,
     memory,
     processes,
@@ -45,41 +44,6 @@ def dead_parameters(state: state_lib.TrainState, batch: scenes.Scene) -> list[st
 
     flat = jax.tree_util.tree_leaves_with_path(devices.to_host(largest(state, batch)))
     return [jax.tree_util.keystr(path) for path, value in flat if value == 0.0]
-
-
-@contextlib.contextmanager
-def _alone(workdir: pathlib.Path, wait: bool) -> Iterator[None]:
-    """Makes the run's folder and keeps other runs out; of several processes the first does."""
-    with contextlib.ExitStack() as held:
-        refused = ""
-        if processes.is_first():
-            workdir.mkdir(parents=True, exist_ok=True)
-            try:
-                held.enter_context(files.exclusive(workdir, wait=wait))
-            except errors.RunError as error:
-                refused = str(error)
-        if refused := processes.agreed(refused):
-            raise errors.RunError(refused)
-        yield
-
-
-def _open_workdir(config: config_lib.Config, workdir: pathlib.Path) -> None:
-    """Checks that the run's folder belongs to the same configuration, or to none that has begun."""
-    if processes.is_first():
-        for name in (checkpoint.CONFIG_NAME, record.METRICS_NAME):
-            files.sweep(workdir, name)
-        # What never came to a checkpoint, for want of memory say, leaves nothing to protect.
-        if checkpoint.load_config(workdir) is None or not saves.any_in(workdir):
-            checkpoint.save_config(workdir, config)
-    processes.wait("work directory")
-    existing = checkpoint.load_config(workdir)
-    if existing is None:
-        raise errors.RunError(f"{workdir}: need a folder that all processes share; got another one")
-    if existing != config:
-        raise config_lib.ConfigError(
-            f"{workdir} holds a run of another configuration; here: "
-            + ", ".join(config_lib.difference(config, existing))
-        )
 
 
 def _microbatches(
@@ -235,8 +199,7 @@ def train(
         if dataset is None
         else sources.Stored(config, dataset, placement)
     )
-    with _alone(workdir, wait), memory.advised(config, placement):
-        _open_workdir(config, workdir)
+    with folder.opened(config, workdir, wait=wait), memory.advised(config, placement):
         return _continue(config, workdir, source, placement, after_epoch)
 
 

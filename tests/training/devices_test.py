@@ -328,9 +328,3 @@ def test_errors_of_ones_own_are_told_as_they_are(monkeypatch):
     with pytest.raises(errors.RunError, match=r"^disk full$"), processes.joined("host:1", 2, 1):
         raise errors.RunError("disk full")
     assert len(at_exit) == 1
-
-
-def test_processes_with_different_folders(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "is_first", lambda: False)
-    with pytest.raises(errors.RunError, match="need a folder that all processes share"):
-        loop.train(config, tmp_path)

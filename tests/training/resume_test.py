@@ -18,7 +18,6 @@ import pytest
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.data import files
 from ris_jax.training import checkpoint, loop, record
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
@@ -212,8 +211,7 @@ def test_clocks_that_jump_change_nothing(config, whole, tmp_path, monkeypatch):
     random, now = np.random.default_rng(0), [2e9]
 
     def jumping():
-        now[0] += random.normal(scale=1e8)
-        return now[0]
+        return now[0] + random.uniform(-1e8, 1e8)  # three years
 
     monkeypatch.setattr(time, "time", jumping)
     monkeypatch.setattr(time, "time_ns", lambda: int(jumping() * 1e9))
@@ -250,17 +248,6 @@ def test_a_device_without_room_is_advice_and_the_checkpoint_stays(config, whole,
     assert record.read_rows(tmp_path) == record.read_rows(whole[0])
 
 
-def test_what_never_came_to_a_checkpoint_makes_room_for_another_configuration(config, tmp_path):
-    """As after want of memory, with the advice taken."""
-    _train_until(_stop_inside, 1, config, tmp_path)
-    other = config_lib.override(config, {"training.batch_size": 4, "training.epochs": 1})
-    loop.train(other, tmp_path)
-    assert checkpoint.load_config(tmp_path) == other
-    assert len(record.epoch_rows(tmp_path)) == 1
-    with pytest.raises(config_lib.ConfigError, match=r"training\.batch_size=8 \(there 4\)"):
-        loop.train(config, tmp_path)
-
-
 def test_a_full_disk_harms_nothing_and_the_run_goes_on(config, whole, tmp_path, small_disk):
     """It fills up in the middle of the run, wherever that is."""
     size = sum(path.stat().st_size for path in (whole[0] / "checkpoints" / "4").rglob("*"))
@@ -275,15 +262,6 @@ def test_a_full_disk_harms_nothing_and_the_run_goes_on(config, whole, tmp_path, 
             _assert_same_state(state, whole[1])
             leftovers = [path for path in workdir.rglob("*") if path.name.endswith("partial")]
             assert leftovers == []
-
-
-def test_a_second_run_in_the_folder_is_refused(config, whole, tmp_path):
-    with (
-        files.exclusive(tmp_path),
-        pytest.raises(errors.RunError, match=f"^{tmp_path}: another process is writing there"),
-    ):
-        loop.train(config, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_damaged_checkpoint_is_told_and_its_epoch_runs_again(config, whole, tmp_path, capsys):
