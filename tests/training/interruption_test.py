@@ -8,6 +8,8 @@ import pytest
 
 from ris_jax.training import interruption
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_an_answer_and_a_status(number):

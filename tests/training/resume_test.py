@@ -151,6 +151,7 @@ def _saved_within(workdir):
     return sorted(path.name for path in (workdir / "interrupted").glob("*"))
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_signals_end_a_run_after_the_microbatch_and_it_goes_on_from_there(config, whole, tmp_path):
     """Inside a window of rows, at its end, at an epoch's end before it is scored, and so on."""
     for number, microbatch in enumerate((1, 3, 5, _EPOCHS * _STEPS)):
