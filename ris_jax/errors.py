@@ -1,5 +1,7 @@
 """Failures that a user can act on: the command line prints them as one line and exits with 1."""
 
+import signal
+
 
 class RunError(RuntimeError):
     """A run that cannot go on; the message says why and what is safe."""
@@ -7,3 +9,22 @@ class RunError(RuntimeError):
 
 class TrainingLostError(RunError):
     """Training that its own configuration has ruined, such as by too high a learning rate."""
+
+
+class OutOfMemoryError(RunError):
+    """A device that has no room for what was asked of it; the message says what would fit."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked for the end. `status` is the exit status that shells and schedulers expect."""
+
+    def __init__(self, number: int, saved: str = ""):
+        """Says what stopped it.
+
+        Args:
+          number: of the signal.
+          saved: where it stopped and what was saved, to end the sentence; empty: wherever it was.
+        """
+        super().__init__(f"stopped by {signal.Signals(number).name}{saved}")
+        self.saved = saved
+        self.status = 128 + number

@@ -1,6 +1,11 @@
 """Set-up of the whole test session: the package's environment, one compilation cache."""
 
 import ris_jax  # noqa: F401, I001  Before jax: it sets the process's BLAS and pool threads.
+import contextlib
+import pathlib
+import subprocess
+import time
+
 import jax
 import pytest
 
@@ -16,3 +21,46 @@ def _drop_compiled_programs():
     """A process may hold so many compiled programs that the next one finds no memory map."""
     yield
     jax.clear_caches()
+
+
+class Disk:
+    """A file system of its own, in memory."""
+
+    def __init__(self, path: pathlib.Path, size: int):
+        self.path = path
+        self._run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path))
+
+    def _run(self, *command: str) -> None:
+        subprocess.run(command, check=True, capture_output=True)
+
+    def resize(self, size: int) -> None:
+        """Makes room, or takes it."""
+        self._run("mount", "-o", f"remount,size={size}", str(self.path))
+
+    def unmount(self) -> None:
+        """A thread of a storage layer may still hold a file for a moment."""
+        for _ in range(50):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                return self._run("umount", str(self.path))
+            time.sleep(0.1)
+        self._run("umount", "-l", str(self.path))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a file system of a name and a size [bytes]; skips where that is not allowed."""
+
+    @contextlib.contextmanager
+    def mounted(name: str, size: int):
+        path = tmp_path / name
+        path.mkdir()
+        try:
+            disk = Disk(path, size)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"a tmpfs cannot be mounted here: {error}")
+        try:
+            yield disk
+        finally:
+            disk.unmount()
+
+    return mounted

@@ -65,8 +65,9 @@ flags.DEFINE_float(
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-    "batch_size", 64, "scenes an estimator works on at a time", lower_bound=1, flag_values=FLAGS
-)
+    "batch_size", 64, "scenes an estimator works on at a time; for a network alone the default is "
+    "what it was trained with", lower_bound=1, flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_integer("seed", None, "root of all randomness", flag_values=FLAGS)
 settings.define(FLAGS)
 
@@ -74,7 +75,7 @@ _NETWORK_SCENES = 2000
 _ESTIMATOR_SCENES = 500
 # Flags that mean nothing to a network, whose run has its own configuration.
 _ESTIMATOR_FLAGS = (
-    "known_num_sources", "false_alarm_rate", "batch_size", "seed", "preset", "set"
+    "known_num_sources", "false_alarm_rate", "seed", "preset", "set"
 )  # fmt: skip
 
 
@@ -98,8 +99,11 @@ def _evaluate_network() -> int:
     from ris_jax.reports import covariance_scores, figures, provenance, tables
     from ris_jax.training import state as state_lib
 
-    out = pathlib.Path(FLAGS.workdir or FLAGS.out)
-    config, heldout, training_scenes = _network_case(network.config)
+    out, config = pathlib.Path(FLAGS.workdir or FLAGS.out), network.config
+    if FLAGS["batch_size"].present:
+        config = config_lib.override(config, {"training.batch_size": FLAGS.batch_size})
+    FLAGS.batch_size = config.training.batch_size  # what is told if memory runs out
+    config, heldout, training_scenes = _network_case(config)
     num_scenes = heldout.num_scenes
     print(f"{FLAGS.workdir or FLAGS.pretrained}, {num_scenes} scenes {_source()}")
     print(provenance.header(config))

@@ -18,7 +18,9 @@ Not there yet: benchmark.
 """
 
 import importlib
+import signal
 import sys
+import threading
 
 from absl import flags, logging
 
@@ -27,12 +29,7 @@ _COMMANDS = (
 )  # fmt: skip
 _PLANNED = ("benchmark",)
 _MODULES = {"import": "import_records"}  # a command's module, where it cannot have its name
-_AFTER_INTERRUPTION = {
-    "train": "; `train` goes on from its last checkpoint",
-    "tune": "; `tune` goes on from its last checkpoint",
-    "simulate": "; the same command goes on where it stopped",
-    "import_records": "; the same command goes on where it stopped",
-}
+_GO_ON = ("train", "tune", "simulate", "import_records")  # where they stopped
 _USAGE_ERROR = 2
 
 
@@ -40,31 +37,65 @@ def _complain(text: str) -> None:
     print(f"ris-jax: {' '.join(text.split())}", file=sys.stderr)
 
 
+def _terminated(number: int, _: object) -> None:
+    from ris_jax import errors
+
+    raise errors.Interrupted(number)
+
+
 def _run(module) -> int:
     """Runs a command; what a user can act on becomes one line on standard error."""
     from ris_jax import config as config_lib
     from ris_jax import errors
+    from ris_jax.data import files
 
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread() and before == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         return module.run()
     except config_lib.ConfigError as error:
         _complain(str(error))
         return _USAGE_ERROR
-    except (errors.RunError, OSError) as error:
+    except errors.RunError as error:
         _complain(str(error))
         return 1
-    except MemoryError:
-        _complain("out of memory; a smaller --batch_size needs less")
+    except OSError as error:
+        _complain(files.described(error))
+        return 1
+    except MemoryError as error:
+        _complain(_out_of_memory(module, error))
         return 1
     except RuntimeError as error:  # jax.errors.JaxRuntimeError among them
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        _complain(f"out of memory; a smaller --batch_size needs less: {str(error).splitlines()[0]}")
+        _complain(_out_of_memory(module, error))
         return 1
+    except errors.Interrupted as error:
+        _complain(str(error) if error.saved else f"{error}{_after_interruption(module)}")
+        return error.status
     except KeyboardInterrupt:
-        command = module.__name__.rpartition(".")[2]
-        _complain("interrupted" + _AFTER_INTERRUPTION.get(command, ""))
-        return 130
+        _complain(f"interrupted{_after_interruption(module)}")
+        return 128 + signal.SIGINT
+    finally:
+        if signal.getsignal(signal.SIGTERM) is _terminated:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _after_interruption(module) -> str:
+    """What can be done when a command was stopped."""
+    goes_on = module.__name__.rpartition(".")[2] in _GO_ON
+    return "; the same command goes on where it stopped" if goes_on else ""
+
+
+def _out_of_memory(module, error: BaseException) -> str:
+    """What to ask for instead of what did not fit."""
+    values = module.FLAGS
+    size = values.batch_size if "batch_size" in values else None
+    advice = f" with --batch_size={size}: --batch_size={size // 2} needs less" if size else ""
+    if size == 1:
+        advice = ""
+    return f"out of memory{advice}; {(str(error) or type(error).__name__).splitlines()[0]}"
 
 
 def main(argv: list[str] | None = None) -> int:

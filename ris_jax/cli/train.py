@@ -10,8 +10,9 @@ Writes config.json, metrics.jsonl, run.log, tensorboard/, checkpoints/, figures/
 into the work directory: `tensorboard --logdir=DIR/tensorboard` shows the scalars and, ten times a
 run, spectra, a map and the calibration of the count; the page is for the end (`--nofigures`: none
 of these). --profile says where the time of an epoch goes and writes a trace into profile/.
-The same command, given again, goes on where it stopped, bit for bit. Records (`simulate`, `import`)
-say what the system is; all of them are checked before the first step.
+The same command, given again, goes on where it stopped, bit for bit. SIGTERM and Ctrl-C end it
+after the microbatch at hand, with a checkpoint in interrupted/ (exit status 143 and 130). Records
+(`simulate`, `import`) say what the system is; all of them are checked before the first step.
 
 All devices that JAX sees share every microbatch. Several processes, on one machine or on several
 with a common work directory, each get the same command; of SLURM, Kubernetes, Open MPI, Cloud TPU

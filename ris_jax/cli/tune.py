@@ -6,7 +6,8 @@ Example:
 
 Give the same command again to go on, or at the same time for another worker; --trials counts those
 of all. A worker may be killed at any time: what it was training goes on from its last checkpoint,
-by whoever is there. For workers on several machines give a PostgreSQL server:
+by whoever is there; after SIGTERM or Ctrl-C from the very microbatch. For workers on several
+machines give a PostgreSQL server:
   ris-jax tune --workdir=runs/tune --storage=postgresql://user:password@host/database
 
 Trials that do worse than the median at the same epoch are ended early. --space names a JSON file of

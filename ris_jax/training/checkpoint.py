@@ -16,7 +16,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import pathlib
 import shutil
 import sys
@@ -31,10 +30,11 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ris_jax import config as config_lib
 from ris_jax import config_files, errors
+from ris_jax.data import files
 from ris_jax.training import devices, processes
 from ris_jax.training import state as state_lib
 
-_CONFIG_NAME = "config.json"
+CONFIG_NAME = "config.json"
 # What orbax and its storage layer raise on a full disk or a file that is not what it should be.
 _STORAGE_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
@@ -59,18 +59,28 @@ class Entry(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run, one a finished epoch."""
+    """The checkpoints of one run, one a finished epoch; or numbered by something else."""
 
-    def __init__(self, workdir: pathlib.Path, keep: int, *, read_only: bool = False):
-        """Opens `workdir/checkpoints`.
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        keep: int,
+        *,
+        read_only: bool = False,
+        folder: str = "checkpoints",
+        unit: str = "epoch",
+    ):
+        """Opens `workdir/folder`.
 
         Args:
           workdir: the run's folder; it must exist.
           keep: how many of the newest are kept beside the best.
           read_only: neither creates nor cleans anything.
+          folder: in the run's.
+          unit: what the numbers of the checkpoints count, in words.
         """
-        self._root = workdir.resolve() / "checkpoints"
-        self._keep = keep
+        self._root = workdir.resolve() / folder
+        self._keep, self._unit = keep, unit
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.PreserveAll(),
             enable_async_checkpointing=False,
@@ -83,6 +93,13 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._root, options=options)
         if not read_only:
             self._alone(self._sweep)
+
+    def newest(self) -> int:
+        """The largest number of a checkpoint, whole or not; 0: there is none."""
+        return processes.agreed(self._manager.latest_step() or 0)
+
+    def _named(self, epoch: int) -> str:
+        return f"checkpoint of {self._unit} {epoch}"
 
     def _alone(self, change: Callable[[], None]) -> None:
         """Has the first process change something, while the others wait and look again."""
@@ -103,8 +120,8 @@ class Checkpoints:
         newest = self._manager.latest_step()
         if newest is not None and newest >= epoch:
             raise errors.RunError(
-                f"checkpoint of epoch {epoch} is not written: {self._root} already has that of "
-                f"epoch {newest}"
+                f"{self._named(epoch)} is not written: {self._root} already has that of "
+                f"{self._unit} {newest}"
             )
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(_arrays(state)),
@@ -120,8 +137,9 @@ class Checkpoints:
             if processes.is_first():  # the others may have stopped: nobody waits
                 self._discard(epoch)
             raise errors.RunError(
-                f"checkpoint of epoch {epoch} cannot be written to {self._root}: "
-                f"{_first_line(error)}; those before it are intact"
+                f"{self._named(epoch)} cannot be written to {self._root}: "
+                f"{_first_line(error)}; those before it are intact: make room "
+                "where the disk is full, and the same command goes on"
             ) from error
         self._alone(self._drop_superseded)
 
@@ -142,7 +160,7 @@ class Checkpoints:
             restored, problem = self._try_restore(epoch, template)
             if restored is not None:
                 return restored, warnings
-            warnings.append(f"checkpoint of epoch {epoch} is not used: {problem}")
+            warnings.append(f"{self._named(epoch)} is not used: {problem}")
             self._alone(functools.partial(self._discard, epoch))
         return None, warnings
 
@@ -158,7 +176,7 @@ class Checkpoints:
             restored, problem = self._try_restore(epoch, template)
             if restored is not None:
                 return restored, warnings
-            warnings.append(f"checkpoint of epoch {epoch} is not used: {problem}")
+            warnings.append(f"{self._named(epoch)} is not used: {problem}")
         raise errors.RunError("; ".join([f"no usable checkpoint in {self._root}", *warnings]))
 
     def inventory(self) -> list["Entry"]:
@@ -179,7 +197,7 @@ class Checkpoints:
         saved_config = config_lib.from_dict(items.config)
         if saved_config != template.config:
             raise config_lib.ConfigError(
-                f"checkpoint of epoch {epoch} in {self._root} is of another configuration; here: "
+                f"{self._named(epoch)} in {self._root} is of another configuration; here: "
                 + ", ".join(config_lib.difference(template.config, saved_config))
             )
         abstract = jax.tree.map(_abstract, _arrays(template))
@@ -192,7 +210,7 @@ class Checkpoints:
             return self._manager.restore(epoch, args=ocp.args.Composite(**items))
         except _STORAGE_ERRORS as error:
             raise errors.RunError(
-                f"checkpoint of epoch {epoch} in {self._root} is whole but cannot be restored: "
+                f"{self._named(epoch)} in {self._root} is whole but cannot be restored: "
                 f"{_first_line(error)}"
             ) from error
 
@@ -231,12 +249,8 @@ class Checkpoints:
             "val_nmse": val_nmse if math.isfinite(val_nmse) else None,
             "files": {name: _sha256(path) for name, path in self._files(epoch)},
         }
-        temporary = self._manifest_path(epoch).with_suffix(".tmp")
-        with temporary.open("w") as file:
-            json.dump(manifest, file, indent=0)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._manifest_path(epoch))
+        with files.replacing(self._manifest_path(epoch)) as partial:
+            partial.write_text(json.dumps(manifest, indent=0))
 
     def _files(self, epoch: int) -> list[tuple[str, pathlib.Path]]:
         folder = self._root / str(epoch)
@@ -259,6 +273,7 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """Removes what saves and removals that were cut short have left."""
+        files.sweep(self._root)
         steps = {str(step) for step in self._manager.all_steps()}
         for path in self._root.iterdir():
             step, dot, _ = path.name.partition(".")
@@ -348,16 +363,15 @@ def open_best(
     """
     config = load_config(workdir)
     if config is None:
-        raise errors.RunError(f"no run in {workdir}: {_CONFIG_NAME} is not there")
+        raise errors.RunError(f"no run in {workdir}: {CONFIG_NAME} is not there")
     checkpoints = Checkpoints(workdir, config.training.keep_checkpoints, read_only=True)
     return checkpoints.restore_best(state_lib.create_train_state(config, placement))
 
 
 def save_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
     """Writes `config.json`, whole or not at all."""
-    temporary = workdir / (_CONFIG_NAME + ".tmp")
-    temporary.write_text(config_files.text(config))
-    temporary.replace(workdir / _CONFIG_NAME)
+    with files.replacing(workdir / CONFIG_NAME) as partial:
+        partial.write_text(config_files.text(config))
 
 
 def load_config(workdir: pathlib.Path) -> config_lib.Config | None:
@@ -367,6 +381,6 @@ def load_config(workdir: pathlib.Path) -> config_lib.Config | None:
       ConfigError: `config.json` is not a configuration.
     """
     try:
-        return config_files.read(workdir / _CONFIG_NAME)
+        return config_files.read(workdir / CONFIG_NAME)
     except FileNotFoundError:
         return None

@@ -5,7 +5,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -15,32 +15,20 @@ from ris_jax import config as config_lib
 from ris_jax import errors, scenes
 from ris_jax.data import record_dataset
 from ris_jax.training import (
-    checkpoint,
     devices,
     evaluation,
+    folder,
+    interruption,
+    memory,
     observers,
     processes,
     record,
+    saves,
     sources,
 )
+from ris_jax.training import progress as progress_lib
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """What the loop knows of the run so far; saved with every checkpoint."""
-
-    epoch: int = 0  # finished ones
-    best_epoch: int = 0
-    best_val_nmse: float = math.inf
-    data: sources.Position | None = None  # where in the records; None: scenes are simulated
-
-    def after(self, epoch: int, val_nmse: float, data: sources.Position | None) -> "Progress":
-        """The progress once `epoch` has ended with `val_nmse`, the next scenes being at `data`."""
-        if val_nmse < self.best_val_nmse:
-            return Progress(epoch, epoch, val_nmse, data)
-        return dataclasses.replace(self, epoch=epoch, data=data)
 
 
 def dead_parameters(state: state_lib.TrainState, batch: scenes.Scene) -> list[str]:
@@ -59,37 +47,28 @@ def dead_parameters(state: state_lib.TrainState, batch: scenes.Scene) -> list[st
     return [jax.tree_util.keystr(path) for path, value in flat if value == 0.0]
 
 
-def _open_workdir(config: config_lib.Config, workdir: pathlib.Path) -> None:
-    """Makes the run's folder, or checks that it belongs to the same configuration."""
-    if processes.is_first():
-        workdir.mkdir(parents=True, exist_ok=True)
-        if checkpoint.load_config(workdir) is None:
-            checkpoint.save_config(workdir, config)
-    processes.wait("work directory")
-    existing = checkpoint.load_config(workdir)
-    if existing is None:
-        raise errors.RunError(f"{workdir}: need a folder that all processes share; got another one")
-    if existing != config:
-        raise config_lib.ConfigError(
-            f"{workdir} holds a run of another configuration; here: "
-            + ", ".join(config_lib.difference(config, existing))
-        )
-
-
 def _microbatches(
-    state: state_lib.TrainState, source: sources.Source, count: int, chunk: int
+    state: state_lib.TrainState,
+    source: sources.Source,
+    done: int,
+    stop: interruption.Interruption,
 ) -> Iterator[tuple[state_lib.TrainState, list[dict[str, Any]]]]:
-    """Runs `count` microbatches, yielding the state and the metrics of each, `chunk` at a time.
+    """Runs an epoch's microbatches after those that are done, until it ends or a signal comes.
 
-    Metrics wait on the devices and come over together.
+    Yields the state and the metrics of each microbatch, at the end of every window of `log_every`
+    and at the end of all: metrics wait on the devices and come over together.
     """
-    pending = []
-    for number in range(1, count + 1):
+    training, pending = state.config.training, []
+    for number in range(done + 1, training.steps_per_epoch + 1):
+        if stop.asked():
+            break
         state, metrics = step_lib.train_step(state, source.draw(state))
         pending.append(metrics)
-        if len(pending) == chunk or number == count:
+        if number % training.log_every == 0:
             yield state, [_on_host(row) for row in jax.device_get(pending)]
             pending = []
+    if pending:
+        yield state, [_on_host(row) for row in jax.device_get(pending)]
 
 
 def _on_host(metrics: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -119,42 +98,37 @@ def _stop_if_lost(metrics: dict[str, Any], limit: int) -> None:
 
 
 def _run_epoch(
-    state: state_lib.TrainState, source: sources.Source, epoch: int, recorder: record.Recorder
-) -> tuple[state_lib.TrainState, dict[str, Any]]:
-    """One epoch; every microbatch's loss enters the means, skipped ones are counted."""
-    training = state.config.training
-    finite_losses, finite_nmses, updates, skipped = [], [], 0, 0
-    chunks = _microbatches(state, source, training.steps_per_epoch, training.log_every)
+    state: state_lib.TrainState,
+    source: sources.Source,
+    progress: progress_lib.Progress,
+    recorder: record.Recorder,
+    stop: interruption.Interruption,
+) -> tuple[state_lib.TrainState, progress_lib.Progress]:
+    """What is left of an epoch, or what of it comes before a signal.
+
+    Every microbatch's loss enters the means, skipped ones are counted.
+    """
+    training, epoch = state.config.training, progress.epoch + 1
+    chunks = _microbatches(state, source, progress.so_far.microbatches, stop)
     for state, rows in chunks:
         for row in rows:
             recorder.full_log(row)
-            updates += row["update_applied"]
-            skipped += not row["finite"]
-            if row["finite"]:
-                finite_losses.append(row["loss"])
-                finite_nmses.append(row["nmse"])
+            progress = progress.plus(row)
             if not row["update_applied"]:
                 del row["param_delta_norm"]
-        window = {
-            "epoch": epoch,
-            "window_loss": _mean([row["loss"] for row in rows if row["finite"]]),
-            "window_microbatches": len(rows),
-        }
-        recorder.row("microbatch", rows[-1]["microbatch"], window | rows[-1])
+        window, done = progress.window, progress.so_far.microbatches
+        if done % training.log_every == 0 or done == training.steps_per_epoch:
+            told = {
+                "epoch": epoch,
+                "window_loss": window.mean_loss,
+                "window_microbatches": window.microbatches,
+            }
+            recorder.row("microbatch", rows[-1]["microbatch"], told | rows[-1])
+            progress = dataclasses.replace(progress, window=progress_lib.Tally())
         for row in rows:
             _stop_if_lost(row, state.config.optimizer.max_consecutive_nonfinite)
-        recorder.advance(len(rows), epoch, window["window_loss"])
-    return state, {
-        "train_loss": _mean(finite_losses),
-        "train_nmse": _mean(finite_nmses),
-        "microbatches": training.steps_per_epoch,
-        "updates": updates,
-        "skipped": skipped,
-    }
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
+        recorder.advance(len(rows), epoch, window.mean_loss)
+    return state, progress
 
 
 def _validation_row(result: evaluation.Evaluation) -> dict[str, float]:
@@ -196,6 +170,7 @@ def train(
     after_epoch: Callable[[], object] = lambda: None,
     placement: devices.Placement | None = None,
     watching: observers.Observers | None = None,
+    wait: bool = False,
 ) -> state_lib.TrainState:
     """Trains a configuration in a folder, from its newest good checkpoint if there is one.
 
@@ -208,6 +183,7 @@ def train(
       placement: the devices that share every microbatch; all there are if not given. It is not
         part of the run: the next start may have others.
       watching: who draws figures and who takes times; nobody if not given.
+      wait: for another process that trains in the folder, instead of refusing.
 
     Returns:
       The state after the last epoch.
@@ -216,9 +192,11 @@ def train(
       ConfigError: the folder holds a run of another configuration or of other records, or the
         records are of another system, the fields are named; or the devices cannot share a
         microbatch evenly.
-      RunError: a checkpoint cannot be written, records lack a split, or the processes of the run
-        do not share a folder.
+      RunError: a checkpoint cannot be written, records lack a split, another process trains in
+        the folder, or the processes of the run do not share one.
       TrainingLostError: losses, gradients or parameters are no longer finite.
+      OutOfMemoryError: a device has no room; the message says which microbatches would need less.
+      Interrupted: SIGTERM or Ctrl-C came between two microbatches; all up to there is saved.
     """
     placement = placement or devices.all_devices()
     devices.require_shares(config, placement)
@@ -229,32 +207,46 @@ def train(
     )
     watching = watching or observers.Observers()
     source = watching.source(source)
-    _open_workdir(config, workdir)
+    with folder.opened(config, workdir, wait=wait), memory.advised(config, placement):
+        return _continue(config, workdir, source, placement, after_epoch, watching)
+
+
+def _continue(
+    config: config_lib.Config,
+    workdir: pathlib.Path,
+    source: sources.Source,
+    placement: devices.Placement,
+    after_epoch: Callable[[], object],
+    watching: observers.Observers,
+) -> state_lib.TrainState:
+    """The run from its newest good checkpoint, in a folder that is its own."""
     training = config.training
     state = state_lib.create_train_state(config, placement)
-    checkpoints = checkpoint.Checkpoints(workdir, training.keep_checkpoints)
+    checkpoints = saves.Saves(workdir, training)
     restored, warnings = checkpoints.restore_newest(state)
-    progress = Progress()
+    progress = progress_lib.Progress()
     if restored is not None:
-        state, progress = restored.state, Progress(**restored.progress)
+        state, progress = restored.state, progress_lib.Progress.from_json(restored.progress)
         source.restore(progress.data)
-    total = training.epochs * training.steps_per_epoch
+    done, total = progress.microbatches(training), training.epochs * training.steps_per_epoch
     first = processes.is_first()
-    with record.Recorder(workdir, progress.epoch, total) if first else record.Silent() as recorder:
+    opened = record.Recorder(workdir, progress.epoch, done, total) if first else record.Silent()
+    with opened as recorder, interruption.Interruption() as stop:
         for warning in warnings:
             recorder.line(f"warning: {warning}")
         if progress.epoch == training.epochs:
             recorder.line(f"all {training.epochs} epochs are done already")
             return state
-        return _run(state, source, progress, checkpoints, recorder, after_epoch, watching)
+        return _run(state, source, progress, checkpoints, recorder, stop, after_epoch, watching)
 
 
 def _run(
     state: state_lib.TrainState,
     source: sources.Source,
-    progress: Progress,
-    checkpoints: checkpoint.Checkpoints,
+    progress: progress_lib.Progress,
+    checkpoints: saves.Saves,
     recorder: record.Recorder,
+    stop: interruption.Interruption,
     after_epoch: Callable[[], object],
     watching: observers.Observers,
 ) -> state_lib.TrainState:
@@ -271,9 +263,9 @@ def _run(
     del training_scenes
     constant, snapshots, floor = (float(np.mean(yardsticks[n])) for n in evaluation.YARDSTICKS)
     beside = f"constant {constant:.3f} | snapshots {snapshots:.3f} | shrunk truth {floor:.4f}"
-    if progress.epoch:
-        recorder.line(f"going on after epoch {progress.epoch} of {training.epochs}")
-        recorder.skip(progress.epoch * training.steps_per_epoch)
+    if done := progress.microbatches(training):
+        recorder.line(f"going on after {progress.place(training)}")
+        recorder.skip(done)
     else:
         _start(state, source, recorder, heldout, watching)
     for epoch in range(progress.epoch + 1, training.epochs + 1):
@@ -281,9 +273,11 @@ def _run(
             recorder.line(f"no better val_nmse for {training.early_stopping_epochs} epochs")
             break
         began = time.monotonic()
-        state, row = _run_epoch(state, source, epoch, recorder)
+        state, progress = _run_epoch(state, source, progress, recorder, stop)
+        if progress.so_far.microbatches < training.steps_per_epoch or stop.asked():
+            _leave(state, progress.at(source.position()), checkpoints, recorder, stop)
         result = watching.timed("evaluation", evaluation.evaluate, state, heldout)
-        row |= _validation_row(result)
+        row = progress.so_far.epoch_row() | _validation_row(result)
         progress = progress.after(epoch, row["val_nmse"], source.position())
         row |= {"constant_nmse": constant, "snapshots_nmse": snapshots}
         position = epoch * training.steps_per_epoch
@@ -293,7 +287,7 @@ def _run(
         recorder.sync()
         watching.timed(
             "checkpoint",
-            checkpoints.save, state, epoch, dataclasses.asdict(progress), row["val_nmse"],
+            checkpoints.save_epoch, state, epoch, progress.to_json(), row["val_nmse"],
         )  # fmt: skip
         recorder.line(
             f"epoch {epoch}/{training.epochs}: loss train {row['train_loss']:.4f} val "
@@ -303,3 +297,22 @@ def _run(
         )
         after_epoch()
     return state
+
+
+def _leave(
+    state: state_lib.TrainState,
+    progress: progress_lib.Progress,
+    checkpoints: saves.Saves,
+    recorder: record.Recorder,
+    stop: interruption.Interruption,
+) -> NoReturn:
+    """Saves what an epoch has come to and ends the run, which a signal has asked for."""
+    recorder.sync()
+    training = state.config.training
+    done = progress.microbatches(training)
+    if not done:
+        raise stop.error(" before the first microbatch; the same command begins again")
+    checkpoints.save_within(state, done, progress.to_json())
+    raise stop.error(
+        f" after {progress.place(training)}, which is saved; the same command goes on from there"
+    )

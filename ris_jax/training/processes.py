@@ -85,6 +85,9 @@ def joined(
     with _through_relay(stops):
         try:
             yield
+        except errors.Interrupted:  # all stop at the same place, and leave in good order
+            jax.distributed.shutdown()
+            raise
         except BaseException as error:
             # Those who leave in good order wait for each other: not now.
             atexit.register(_leave_at_once, 1)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ris_jax import errors
+from ris_jax.data import files
 
 METRICS_NAME = "metrics.jsonl"
 LOG_NAME = "run.log"
@@ -77,6 +78,13 @@ def warnings(log: list[LogLine]) -> list[LogLine]:
     return [line for line in log if line.text.startswith(WARNING)]
 
 
+def _after(folder: pathlib.Path, now: int) -> int:
+    """A number for a new file of events: TensorBoard reads files by name, and clocks jump back."""
+    parts = (path.name.split(".") for path in folder.glob("events.out.tfevents.*"))
+    numbers = (int(part[3]) for part in parts if part[3].isdigit())
+    return max(now, 1 + max(numbers, default=-1))
+
+
 class _Events:
     """TensorBoard scalars and images, written by the thread that asks for it.
 
@@ -96,7 +104,7 @@ class _Events:
 
         folder.mkdir(exist_ok=True)
         now = time.time()
-        name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{time.time_ns()}"
+        name = f"events.out.tfevents.{_after(folder, int(now)):010d}.{socket.gethostname()}"
         event: Any = event_pb2  # generated: its names are not there to be checked
         summary: Any = summary_pb2
         self._event, self._summary = event.Event, summary.Summary
@@ -138,26 +146,49 @@ class _Events:
         self._writer.close()
 
 
+def _is_behind(row: dict[str, Any], epochs_done: int, microbatches_done: int) -> bool:
+    """Whether what a row tells of is not run again."""
+    if row["kind"] == "microbatch":
+        return row.get("microbatch", math.inf) <= microbatches_done
+    return row["epoch"] <= epochs_done
+
+
 class Recorder:
     """Appends rows, draws the bar, prints lines. Use as a context manager."""
 
-    def __init__(self, workdir: pathlib.Path, epochs_done: int, total_microbatches: int):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        epochs_done: int,
+        microbatches_done: int,
+        total_microbatches: int,
+    ):
         """Opens the run's records and drops rows of what will be run again.
 
         Args:
           workdir: the run's folder.
-          epochs_done: epochs that the restored checkpoint has behind it; 0: the run starts.
+          epochs_done: epochs that the restored checkpoint has behind it.
+          microbatches_done: likewise, of the whole run; 0: the run starts.
           total_microbatches: of the whole run, for the bar.
+
+        Raises:
+          RunError: the records cannot be written.
         """
         self._path = workdir / METRICS_NAME
-        kept = [row for row in read_rows(workdir) if row["epoch"] <= epochs_done > 0]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        temporary.replace(self._path)
-        self._file = self._path.open("a")
-        self._log = (workdir / LOG_NAME).open("a")
+        kept = [
+            row
+            for row in read_rows(workdir)
+            if microbatches_done and _is_behind(row, epochs_done, microbatches_done)
+        ]
         done = max((row.get("microbatch", 0) for row in kept), default=-1)
-        self._events = _Events(workdir / "tensorboard", done + 1)
+        try:
+            with files.replacing(self._path) as partial:
+                partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            self._file = self._path.open("a")
+            self._log = (workdir / LOG_NAME).open("a")
+            self._events = _Events(workdir / "tensorboard", done + 1)
+        except OSError as error:
+            raise self._unwritable(error) from error
         self._bar = None
         self._last_line = -math.inf
         if sys.stderr.isatty():
@@ -186,7 +217,7 @@ class Recorder:
     def _unwritable(self, error: OSError) -> errors.RunError:
         return errors.RunError(
             f"{self._path.name} or the events beside it cannot be written to "
-            f"{self._path.parent}: {error}; the last checkpoint is intact"
+            f"{self._path.parent}: {files.described(error)}; the last checkpoint is intact"
         )
 
     def line(self, text: str) -> None:

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 # Attributes of a trial.
 RETRY_OF = "retry_of"  # number of the trial whose place it takes
 FAILURE = "failure"  # why its configuration cannot be trained
+LEFT = "left"  # true: its worker was asked to stop, and did so in good order
 
 Outcome = Literal["waiting", "running", "complete", "pruned", "failed", "lost", "abandoned"]
 SETTLED: tuple[Outcome, ...] = ("complete", "pruned", "failed", "abandoned")
@@ -48,13 +49,18 @@ class Place:
             return _OF_STATE[self.last.state]
         if FAILURE in self.last.user_attrs:
             return "failed"
-        return "lost" if len(self.attempts) <= self.retries else "abandoned"
+        return "lost" if self._losses <= self.retries else "abandoned"
+
+    @property
+    def _losses(self) -> int:
+        """How many attempts ended with their worker's death; who stops when asked to is no loss."""
+        return sum(not trial.user_attrs.get(LEFT) for trial in self.attempts)
 
     @property
     def reason(self) -> str:
         """Why it has no result; empty where it has one, or may get one."""
         if self.outcome == "abandoned":
-            return f"its worker was lost {len(self.attempts)} times"
+            return f"its worker was lost {self._losses} times"
         return self.last.user_attrs.get(FAILURE, "")
 
 

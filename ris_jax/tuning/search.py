@@ -1,5 +1,6 @@
 """A worker of a search: takes places until all are settled, whoever else works or dies."""
 
+import contextlib
 import csv
 import io
 import pathlib
@@ -101,7 +102,10 @@ def _run_one(
         _tell(study, trial.number, TrialState.FAIL)
     except UpdateFinishedTrialError:
         print(f"trial {number} was taken over by another worker", flush=True)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            with contextlib.suppress(UpdateFinishedTrialError):
+                trials_lib.leave(trial)
         _tell(study, trial.number, TrialState.FAIL)  # without a reason of its own: tried again
         raise
 

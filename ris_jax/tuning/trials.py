@@ -1,10 +1,6 @@
 """One trial: a run of the trainer in a folder of its own, told to the storage epoch by epoch."""
 
-import contextlib
-import math
 import pathlib
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,8 +14,6 @@ from ris_jax.tuning import plan as plan_lib
 from ris_jax.tuning import space as space_lib
 
 FOLDER = "trials"
-_SECONDS_BETWEEN_LOOKS = 1.0
-_SECONDS_BETWEEN_LINES = 30.0
 
 
 class Failed(Exception):
@@ -29,29 +23,6 @@ class Failed(Exception):
 def folder(workdir: pathlib.Path, number: int) -> pathlib.Path:
     """The run of a place of the search."""
     return workdir / FOLDER / f"{number:04d}"
-
-
-@contextlib.contextmanager
-def _alone(path: pathlib.Path) -> Iterator[None]:
-    """Waits until no other process trains in the folder, and keeps others out.
-
-    A worker that was taken for dead may only have been asleep. The lock goes with its process.
-    """
-    import fcntl
-
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / ".trial.lock").open("w") as file:
-        told = -math.inf
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
-                    told = time.monotonic()
-                    print(f"waiting for another process that trains in {path}", flush=True)
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-        yield
 
 
 class _Reports:
@@ -117,22 +88,23 @@ def run(trial: optuna.Trial, plan: plan_lib.Plan, number: int, workdir: pathlib.
         raise Failed(str(error)) from error
     path = folder(workdir, number)
     report = _Reports(trial, plan, path)
-    with _alone(path):
-        report()  # what an earlier attempt has done; its worker may have died before telling
-        try:
-            loop.train(config, path, after_epoch=report)
-        except errors.TrainingLostError as error:
-            raise Failed(str(error)) from error
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise Failed(f"out of memory: {str(error).splitlines()[0]}") from error
-        finally:
-            jax.clear_caches()  # every configuration compiles its own programs
-        report()
-        return _value(plan, record.epoch_rows(path))
+    report()  # what an earlier attempt has done; its worker may have died before telling
+    try:
+        # A worker that was taken for dead may only have been asleep, and still train there.
+        loop.train(config, path, after_epoch=report, wait=True)
+    except (errors.TrainingLostError, errors.OutOfMemoryError) as error:
+        raise Failed(str(error)) from error
+    finally:
+        jax.clear_caches()  # every configuration compiles its own programs
+    report()
+    return _value(plan, record.epoch_rows(path))
 
 
 def fail(trial: optuna.Trial, reason: str) -> None:
     """Marks a trial so that it counts as failed for a reason, and is not tried again."""
     trial.set_user_attr(accounts.FAILURE, reason)
+
+
+def leave(trial: optuna.Trial) -> None:
+    """Marks a trial whose worker is asked to stop; to begin it again is no retry."""
+    trial.set_user_attr(accounts.LEFT, True)

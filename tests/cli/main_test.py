@@ -1,14 +1,18 @@
 """The command line: what a user gets wrong is one line on standard error and no traceback."""
 
+import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import pytest
 
 from ris_jax import config as config_lib
-from ris_jax import presets
-from ris_jax.cli import main
+from ris_jax import errors, presets
+from ris_jax.cli import evaluate, main
 from ris_jax.cli import train as train_command
 from ris_jax.training import checkpoint
 
@@ -124,6 +128,7 @@ class TestWorkdir:
 
     def test_of_another_configuration(self, capsys, tmp_path):
         checkpoint.save_config(tmp_path, presets.preset("quickstart"))
+        (tmp_path / "checkpoints" / "1").mkdir(parents=True)  # or it would be taken over
         flags = ["--seed=5", "--set=model.width=96"]
         status, _, err = _run(capsys, "train", f"--workdir={tmp_path}", *flags)
         _assert_one_line(
@@ -144,9 +149,15 @@ class TestFailuresOfARun:
     @pytest.mark.parametrize(
         ("error", "text"),
         [
-            (OSError(28, "No space left on device", "metrics.jsonl"), "No space left on device"),
             (config_lib.ConfigError("model.width:\n  need more"), "model.width: need more"),
-            (KeyboardInterrupt(), "interrupted; `train` goes on"),
+            (
+                OSError(28, "No space left on device", "metrics.jsonl"),
+                "metrics.jsonl: No space left on device; make room",
+            ),
+            (KeyboardInterrupt(), "interrupted; the same command goes on where it stopped"),
+            (errors.Interrupted(15), "stopped by SIGTERM; the same command goes on where it stop"),
+            (errors.Interrupted(2, " after epoch 1"), "ris-jax: stopped by SIGINT after epoch 1\n"),
+            (MemoryError(), "out of memory with --batch_size=9: --batch_size=4 needs less; Memor"),
         ],
     )
     def test_become_one_line(self, capsys, monkeypatch, error, text):
@@ -154,8 +165,34 @@ class TestFailuresOfARun:
             raise error
 
         monkeypatch.setattr(train_command, "run", run)
-        status, _, err = _run(capsys, "train", "--workdir=x")
+        status, _, err = _run(capsys, "train", "--workdir=x", "--batch_size=9")
         _assert_one_line(status, err, text)
+        assert status == getattr(error, "status", status)
+
+    @pytest.mark.parametrize(
+        ("command", "flags", "advice"),
+        [
+            ("evaluate", ["--batch_size=64"], " with --batch_size=64: --batch_size=32 needs less"),
+            ("localize", ["--batch_size=1"], ""),
+            ("simulate", [], ""),
+        ],
+    )
+    def test_of_memory_name_the_batch(self, capsys, monkeypatch, command, flags, advice):
+        module = importlib.import_module(f"ris_jax.cli.{command}")
+        monkeypatch.setattr(module, "run", lambda: jnp.ones(1 << 43).block_until_ready())
+        status, _, err = _run(capsys, command, *flags)
+        assert status == 1
+        reason = "RESOURCE_EXHAUSTED: Out of memory allocating 35184372088832 bytes."
+        assert err == f"ris-jax: out of memory{advice}; {reason}\n"
+
+    def test_sigterm_ends_any_command_where_it_is(self, capsys, monkeypatch):
+        def run():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("still here")
+
+        monkeypatch.setattr(evaluate, "run", run)
+        status, _, err = _run(capsys, "evaluate")
+        assert (status, err) == (143, "ris-jax: stopped by SIGTERM\n")
 
     def test_that_are_bugs_keep_their_traceback(self, monkeypatch):
         monkeypatch.setattr(train_command, "run", lambda: 1 / 0)

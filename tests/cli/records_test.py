@@ -1,6 +1,8 @@
 """simulate, import and train --data, as a user gives them."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from ris_jax import config as config_lib
 from ris_jax.cli import main, settings
 from ris_jax.cli import train as train_command
-from ris_jax.data import records
+from ris_jax.data import files, records
 
 SMALL = [
     f"--set={setting}"
@@ -143,6 +145,58 @@ class TestTrain:
         _assert_one_line(*_run(capsys, "train", *flags)[::2], "system.rows: need 2 as in")
         config = json.loads((folder / "index.json").read_text())["config"]
         assert config_lib.from_dict(config).system.rows == 2
+
+
+def _contents(folder):
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder): path.read_bytes() for path in found}
+
+
+def test_simulate_on_a_full_disk_harms_nothing_and_goes_on(capsys, folder, small_disk):
+    size = sum(path.stat().st_size for path in folder.rglob("*"))
+    for share in (0.3, 0.6, 0.9):
+        with small_disk(f"disk-{share}", int(share * size)) as disk:
+            out = disk.path / "records"
+            command = ("simulate", f"--out={out}", *SIZES, *SMALL)
+            full = _run(capsys, *command)
+            _assert_one_line(*full[::2], str(out), "No space left on device; make room and give")
+            disk.resize(20 * size)
+            assert _run(capsys, *command)[0] == 0
+            assert _contents(out) == _contents(folder)
+
+
+def test_import_on_a_full_disk_harms_nothing_and_goes_on(capsys, shard, small_disk, tmp_path):
+    whole = tmp_path / "whole"
+    assert _run(capsys, "import", f"--data={shard}", f"--out={whole}")[0] == 0
+    with small_disk("disk", sum(path.stat().st_size for path in whole.rglob("*")) // 2) as disk:
+        command = ("import", f"--data={shard}", f"--out={disk.path / 'records'}")
+        full = _run(capsys, *command)
+        _assert_one_line(*full[::2], str(disk.path), "No space left on device; make room and give")
+        disk.resize(1 << 24)
+        assert _run(capsys, *command)[0] == 0
+        assert _contents(disk.path / "records") == _contents(whole)
+
+
+def test_sigterm_ends_simulate_and_it_goes_on(capsys, folder, tmp_path, monkeypatch):
+    """Between a shard's files."""
+    replace, out = os.replace, tmp_path / "records"
+    command = ("simulate", f"--out={out}", *SIZES, *SMALL)
+
+    def signalled(source, target):
+        if str(target).endswith("validation/00000.codes.npy"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", signalled)
+    before = signal.getsignal(signal.SIGTERM)
+    status, _, err = _run(capsys, *command)
+    assert (status, err) == (
+        143, "ris-jax: stopped by SIGTERM; the same command goes on where it stopped\n"
+    )  # fmt: skip
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.undo()
+    assert _run(capsys, *command)[0] == 0
+    assert _contents(out) == _contents(folder)
 
 
 def test_an_interruption_says_what_goes_on(capsys, monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from ris_jax import arrays, metrics, networks, scenes
 from ris_jax import config as config_lib
 from ris_jax.cli import doctor, main
 from ris_jax.data import containers, simulation
-from ris_jax.training import profiling
+from ris_jax.training import evaluation, profiling
 
 SMALL = (
     "system.rows=4", "system.columns=4", "system.num_antennas=4", "system.num_snapshots=6",
@@ -145,6 +146,20 @@ def test_evaluate(workdir, capsys):
     assert sum(int(row["scenes"]) for row in by_snr) == 50
     assert (workdir / "evaluation.tex").exists()
     assert (workdir / "figures" / "covariance_scores.png").exists()
+
+
+def test_evaluate_without_room_names_the_networks_batch(workdir, capsys, monkeypatch):
+    def no_room(*_):
+        jnp.ones(1 << 43).block_until_ready()  # 32 TB
+
+    monkeypatch.setattr(evaluation, "evaluate", no_room)
+    for flags, advice in (
+        ([], "with --batch_size=16: --batch_size=8 needs less"),
+        (["--batch_size=4"], "with --batch_size=4: --batch_size=2 needs less"),
+    ):
+        command = ["ris-jax", "evaluate", f"--workdir={workdir}", "--num_scenes=4", *flags]
+        assert main.main(command) == 1
+        assert advice in capsys.readouterr().err
 
 
 def test_evaluate_an_estimator_with_the_network(workdir, tmp_path, capsys):

@@ -73,7 +73,10 @@ def test_that_is_interrupted_goes_on(tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tune, "run", interrupted)
-    assert "interrupted; `tune` goes on" in _refused(capsys, f"--workdir={tmp_path}")[1]
+    assert (
+        "interrupted; the same command goes on where it stopped"
+        in _refused(capsys, f"--workdir={tmp_path}")[1]
+    )
 
 
 class TestGate:

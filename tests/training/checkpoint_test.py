@@ -7,8 +7,6 @@ import os
 import pathlib
 import resource
 import shutil
-import subprocess
-import time
 
 import jax
 import jax.numpy as jnp
@@ -287,33 +285,23 @@ class TestFullDisk:
         return text
 
     @pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 0.6, 0.8])
-    def test_a_real_one(self, trained, saved, tmp_path, share):
+    def test_a_real_one(self, trained, saved, small_disk, share):
         """With room for a share of a checkpoint, so that the disk fills up at different moments."""
-        size = 32 << 20
-        mount = tmp_path / "disk"
-        mount.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(mount)]
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"a tmpfs cannot be mounted here: {error}")
-        try:
-            empty = shutil.disk_usage(mount).free
-            workdir = mount / "run"
+        with small_disk("disk", 32 << 20) as disk:
+            empty = shutil.disk_usage(disk.path).free
+            workdir = disk.path / "run"
             shutil.copytree(saved, workdir)
-            checkpoint_size = (empty - shutil.disk_usage(mount).free) // 2
+            checkpoint_size = (empty - shutil.disk_usage(disk.path).free) // 2
             room = int(share * checkpoint_size)
-            filler = mount / "filler"
+            filler = disk.path / "filler"
             with filler.open("wb") as file:
-                file.write(b"x" * (shutil.disk_usage(mount).free - room))
+                file.write(b"x" * (shutil.disk_usage(disk.path).free - room))
             checkpoints = checkpoint.Checkpoints(workdir, 2)
             self._check_failed_save(checkpoints, trained, workdir)
             assert checkpoints.restore_newest(trained)[0].epoch == 2
             filler.unlink()
             checkpoints.save(trained, 3, {"epoch": 3}, 0.01)
             assert checkpoints.restore_best(trained)[0].epoch == 3
-        finally:
-            _unmount(mount)
 
     def test_a_limit_on_the_size_of_files(self, trained, workdir):
         """Stands in for a full disk where nothing can be mounted: the same path, EFBIG."""
@@ -333,15 +321,6 @@ class TestFullDisk:
         monkeypatch.setattr(getattr(checkpoints, owner) if owner else checkpoints, name, _full)
         text = self._check_failed_save(checkpoints, trained, workdir)
         assert "No space left on device" in text
-
-
-def _unmount(mount: pathlib.Path) -> None:
-    """Unmounts; a thread of the storage layer may still hold a file for a moment."""
-    for _ in range(50):
-        if subprocess.run(["umount", str(mount)], check=False, capture_output=True).returncode == 0:
-            return
-        time.sleep(0.1)
-    subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
 class TestConfigFile:

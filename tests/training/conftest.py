@@ -1,5 +1,7 @@
 """A configuration small enough to compile in seconds."""
 
+import signal
+
 import pytest
 
 from ris_jax import config as config_lib
@@ -29,3 +31,11 @@ def tiny_config() -> config_lib.Config:
             "training.log_every": 4,
         },
     )
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C does what it does at a terminal; who starts tests in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

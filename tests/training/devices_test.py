@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -77,7 +78,7 @@ def _coordinator() -> str:
 class _Run(NamedTuple):
     # Parameters and optimizer state in the end, and what came from records; empty if stopped.
     arrays: dict[str, np.ndarray]
-    reports: list[dict[str, float]]  # of each process, see worker.py
+    reports: list  # of each process, see worker.py; of one that was signalled its last line
     rows: list[dict]
 
 
@@ -90,12 +91,14 @@ def _run(
     num_processes=1,
     shard_optimizer=False,
     stop_after=None,
+    signal_at=None,
 ):
-    """Starts the processes of a run and waits for them."""
+    """Starts the processes of a run and waits for them; a signalled one leaves no report."""
     out, coordinator = workdir.parent / f"{workdir.name}.npz", _coordinator()
     given = {
         "config": config_lib.to_dict(config), "workdir": str(workdir), "bad": _BAD,
         "out": str(out), "stop_after": stop_after, "shard_optimizer": shard_optimizer,
+        "signal_at": signal_at,
         "data": str(records),
     }  # fmt: skip
     started = []
@@ -114,6 +117,10 @@ def _run(
     reports = []
     for process in started:
         output, complaint = process.communicate(timeout=1200)
+        if signal_at is not None:
+            assert process.returncode == 128 + signal.SIGTERM, complaint
+            reports.append(complaint.splitlines()[-1])
+            continue
         assert process.returncode == 0, complaint
         if stop_after is None:
             reports.append(json.loads(output.splitlines()[-1]))
@@ -172,6 +179,20 @@ def test_two_processes_give_the_same_parameters(config, records, alone, tmp_path
     two = _run(config, records, tmp_path / "run", num_devices=8, num_processes=2)
     _assert_same_run(two, alone)
     assert two.reports == [{"programs": 1, "held": 1.0}] * 2
+
+
+def test_sigterm_to_one_process_stops_both_at_one_microbatch(config, records, alone, tmp_path):
+    """Within an epoch; then both go on, and end like the run that was never stopped."""
+    run = tmp_path / "run"
+    stopped = _run(config, records, run, num_devices=8, num_processes=2, signal_at=1)
+    line, same = stopped.reports
+    assert line == same
+    assert re.fullmatch(r"ris-jax: stopped by SIGTERM after microbatch .* is saved; .*", line)
+    (manifest,) = (run / "interrupted").glob("*.sha256.json")
+    assert stopped.rows == []
+    assert 2 <= int(manifest.name.partition(".")[0]) < config.training.steps_per_epoch
+    two = _run(config, records, run, num_devices=8, num_processes=2)
+    _assert_same_run(two, alone)
 
 
 def test_a_checkpoint_of_eight_goes_on_with_one_and_back(config, records, alone, tmp_path):
@@ -330,9 +351,3 @@ def test_errors_of_ones_own_are_told_as_they_are(monkeypatch):
     with pytest.raises(errors.RunError, match=r"^disk full$"), processes.joined("host:1", 2, 1):
         raise errors.RunError("disk full")
     assert len(at_exit) == 1
-
-
-def test_processes_with_different_folders(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "is_first", lambda: False)
-    with pytest.raises(errors.RunError, match="need a folder that all processes share"):
-        loop.train(config, tmp_path)

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import struct
@@ -127,6 +128,144 @@ def test_stopped_and_started_again(config, whole, tmp_path, stop, epoch):
     _assert_same_state(state, whole[1])
 
 
+def _signalled(monkeypatch, microbatch, number):
+    """A signal comes before a microbatch of the run, counted from 1, is computed."""
+    step = step_lib.train_step
+
+    def signalling(state, batch):
+        if int(state.step) == microbatch - 1:
+            os.kill(os.getpid(), number)
+        return step(state, batch)
+
+    monkeypatch.setattr(step_lib, "train_step", signalling)
+
+
+def _train_until_signal(config, workdir, microbatch, number=signal.SIGTERM):
+    with pytest.MonkeyPatch.context() as patch:
+        _signalled(patch, microbatch, number)
+        with pytest.raises(errors.Interrupted) as caught:
+            loop.train(config, workdir)
+    return caught.value
+
+
+def _saved_within(workdir):
+    return sorted(path.name for path in (workdir / "interrupted").glob("*"))
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_signals_end_a_run_after_the_microbatch_and_it_goes_on_from_there(config, whole, tmp_path):
+    """Inside a window of rows, at its end, at an epoch's end before it is scored, and so on."""
+    for number, microbatch in enumerate((1, 3, 5, _EPOCHS * _STEPS)):
+        kind = (signal.SIGTERM, signal.SIGINT)[number % 2]
+        error = _train_until_signal(config, tmp_path, microbatch, kind)
+        epoch, left = divmod(microbatch - 1, _STEPS)
+        where = f"microbatch {left + 1} of {_STEPS} in epoch {epoch + 1} of {_EPOCHS}"
+        assert str(error).startswith(f"stopped by {kind.name} after {where}, which is saved; ")
+        assert error.status == 128 + kind
+        assert _saved_within(tmp_path) == [str(microbatch), f"{microbatch}.sha256.json"]
+        assert len(record.epoch_rows(tmp_path)) == epoch
+    state = loop.train(config, tmp_path)
+    assert record.read_rows(tmp_path) == record.read_rows(whole[0])
+    _assert_same_state(state, whole[1])
+    assert not (tmp_path / "interrupted").exists()
+
+
+def _signal_at_once(monkeypatch, name):
+    called = getattr(record.Recorder, name)
+
+    def signalling(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        called(*arguments)
+
+    monkeypatch.setattr(record.Recorder, name, signalling)
+
+
+def test_a_signal_before_anything_new_saves_nothing_new(config, tmp_path, monkeypatch):
+    with pytest.MonkeyPatch.context() as patch:
+        _signal_at_once(patch, "line")
+        with pytest.raises(errors.Interrupted, match=r"SIGTERM before the first microbatch; the"):
+            loop.train(config, tmp_path)
+    assert not (tmp_path / "interrupted").exists()
+    _train_until_signal(config, tmp_path, 4)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("interrupted/**/*")}
+    _signal_at_once(monkeypatch, "line")
+    with pytest.raises(errors.Interrupted, match=r"after microbatch 1 of 3 in epoch 2 of 4"):
+        loop.train(config, tmp_path)
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("interrupted/**/*")}
+    assert after == before
+
+
+def test_a_damaged_one_within_an_epoch_is_told_and_the_epochs_is_used(
+    config, whole, tmp_path, capsys
+):
+    _train_until_signal(config, tmp_path, 5)
+    victim = max((tmp_path / "interrupted" / "5").rglob("d/*"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    loop.train(config, tmp_path)
+    text = capsys.readouterr().out
+    assert "warning: checkpoint of microbatch 5 is not used: file " in text
+    assert "going on after epoch 1 of 4" in text
+    assert record.read_rows(tmp_path) == record.read_rows(whole[0])
+
+
+def test_clocks_that_jump_change_nothing(config, whole, tmp_path, monkeypatch):
+    """Wall clocks say only when; which is the newest follows from numbers."""
+    random, now = np.random.default_rng(0), [2e9]
+
+    def jumping():
+        return now[0] + random.uniform(-1e8, 1e8)  # three years
+
+    monkeypatch.setattr(time, "time", jumping)
+    monkeypatch.setattr(time, "time_ns", lambda: int(jumping() * 1e9))
+    _train_until(_stop_before_save, 3, config, tmp_path)
+    now[0] = 1e9  # 32 years back
+    _train_until_signal(config, tmp_path, 2 * _STEPS + 2)
+    for path in tmp_path.rglob("*"):
+        # The later, the older: epoch 2, and what is within epoch 3, look older than epoch 1.
+        age = 1e9 * (1 + ("interrupted" in path.parts) + ("2" in path.parts))
+        os.utime(path, (4e9 - age, 4e9 - age))
+    now[0] = 1.5e9
+    state = loop.train(config, tmp_path)
+    assert record.read_rows(tmp_path) == record.read_rows(whole[0])
+    _assert_same_state(state, whole[1])
+    # TensorBoard reads files by name: in the order in which they were written, for all that.
+    events = [_events(path) for path in sorted((tmp_path / "tensorboard").iterdir())]
+    assert [found[1].step for found in events] == [0, 2 * _STEPS + 1, 2 * _STEPS + 3]
+
+
+def test_a_device_without_room_is_advice_and_the_checkpoint_stays(config, whole, tmp_path):
+    draw = step_lib.draw_batch
+
+    def large(config, step):
+        if int(step) == _STEPS + 1:
+            jax.numpy.ones(1 << 43).block_until_ready()  # 32 TB
+        return draw(config, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_lib, "draw_batch", large)
+        advice = r"batch_size=8, .*accumulation=2: --batch_size=4 --accumulation=4 --steps_per_epoc"
+        with pytest.raises(errors.OutOfMemoryError, match=advice):
+            loop.train(config, tmp_path)
+    loop.train(config, tmp_path)
+    assert record.read_rows(tmp_path) == record.read_rows(whole[0])
+
+
+def test_a_full_disk_harms_nothing_and_the_run_goes_on(config, whole, tmp_path, small_disk):
+    """It fills up in the middle of the run, wherever that is."""
+    size = sum(path.stat().st_size for path in (whole[0] / "checkpoints" / "4").rglob("*"))
+    for share in (0.5, 2.5):
+        with small_disk(f"disk-{share}", int(share * size)) as disk:
+            workdir = disk.path / "run"
+            with pytest.raises(errors.RunError, match=f"{disk.path}.*make room.*same command"):
+                loop.train(config, workdir)
+            disk.resize(40 * size)
+            state = loop.train(config, workdir)
+            assert record.read_rows(workdir) == record.read_rows(whole[0])
+            _assert_same_state(state, whole[1])
+            leftovers = [path for path in workdir.rglob("*") if path.name.endswith("partial")]
+            assert leftovers == []
+
+
 def test_a_damaged_checkpoint_is_told_and_its_epoch_runs_again(config, whole, tmp_path, capsys):
     workdir = shutil.copytree(whole[0], tmp_path / "run")
     victim = max((workdir / "checkpoints" / str(_EPOCHS)).rglob("d/*"))
@@ -213,9 +352,9 @@ class TestRecords:
 
     def test_floats_survive_being_written_again(self, tmp_path):
         values = {"epoch": 1, "a": 0.1 + 0.2, "b": 5e-324, "c": -1.7976931348623157e308}
-        with record.Recorder(tmp_path, 0, 10) as recorder:
+        with record.Recorder(tmp_path, 0, 0, 10) as recorder:
             recorder.row("epoch", 1, values | {"nan": float("nan"), "inf": float("inf")})
-        with record.Recorder(tmp_path, 1, 10):
+        with record.Recorder(tmp_path, 1, 10, 10):
             pass
         (row,) = record.epoch_rows(tmp_path)
         assert row == {"kind": "epoch", "nan": None, "inf": None} | values
@@ -223,7 +362,7 @@ class TestRecords:
     def test_on_a_full_disk_end_the_run_with_one_line(self, tmp_path):
         with (  # noqa: PT012  The error must also get out of the recorder.
             pytest.raises(errors.RunError, match=r"metrics\.jsonl.* No space left") as caught,
-            record.Recorder(tmp_path, 0, 10) as recorder,
+            record.Recorder(tmp_path, 0, 0, 10) as recorder,
         ):
             recorder._file.close()
             recorder._file = pathlib.Path("/dev/full").open("a")  # noqa: SIM115
@@ -299,7 +438,7 @@ def _train_command(config: config_lib.Config, workdir: pathlib.Path) -> list[str
 
 
 def test_killed_processes(config, whole, tmp_path):
-    """SIGKILL inside a save and in the middle of training; experiments/kill_soak.py does more."""
+    """SIGKILL inside a save and while training, SIGTERM; experiments/kill_soak.py does more."""
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or str(tmp_path / "jax"),
         "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
@@ -307,7 +446,7 @@ def test_killed_processes(config, whole, tmp_path):
     command = _train_command(config, tmp_path / "run")
     checkpoints = tmp_path / "run" / "checkpoints"
 
-    def run_until(moment):
+    def run_until(moment, number=signal.SIGKILL):
         process = subprocess.Popen(
             command,
             env=environment,
@@ -322,7 +461,7 @@ def test_killed_processes(config, whole, tmp_path):
                 time.sleep(0.001)
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                os.killpg(process.pid, number)
             _, complaint = process.communicate()
         return process.returncode, complaint.decode()
 
@@ -332,6 +471,17 @@ def test_killed_processes(config, whole, tmp_path):
     assert not (checkpoints / "1.sha256.json").exists()
     returncode, complaint = run_until((checkpoints / "2.sha256.json").exists)
     assert returncode == -signal.SIGKILL, complaint
+
+    def second_run_is_refused():
+        if len(list((tmp_path / "run").glob("tensorboard/*"))) < 3:  # one a start
+            return False
+        with pytest.raises(errors.RunError, match="another process is writing there"):
+            loop.train(config, tmp_path / "run")
+        return True
+
+    returncode, complaint = run_until(second_run_is_refused, signal.SIGTERM)
+    assert returncode == 128 + signal.SIGTERM
+    assert re.fullmatch(r"ris-jax: stopped by SIGTERM after .*from there\n", complaint)
     returncode, complaint = run_until(lambda: False)
     assert returncode == 0, complaint
     assert record.read_rows(tmp_path / "run") == record.read_rows(whole[0])

@@ -1,5 +1,8 @@
 """Training from disk: the scenes that were written, and resume that is bit-identical."""
 
+import os
+import signal
+
 import chex
 import jax
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 
 from ris_jax import config as config_lib
 from ris_jax.data import record_dataset, simulation
+from ris_jax.errors import Interrupted
 from ris_jax.training import checkpoint, devices, evaluation, loop, record, sources
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
@@ -72,18 +76,22 @@ class _Stopped(BaseException):
     """Not an Exception: as little can be done about it as about a kill."""
 
 
-@pytest.mark.parametrize("microbatch", [2, 8])
-def test_stopped_and_started_again(config, dataset, whole, tmp_path, monkeypatch, microbatch):
+@pytest.mark.parametrize(("microbatch", "how"), [(2, _Stopped), (8, _Stopped), (9, Interrupted)])
+def test_stopped_and_started_again(config, dataset, whole, tmp_path, monkeypatch, microbatch, how):
+    """Killed, the epoch is run again; asked to stop, it goes on with the next scenes."""
     draw = sources.Stored.draw
 
     def stopping(self, state):
         if int(state.step) == microbatch - 1:
-            raise _Stopped
+            if how is _Stopped:
+                raise _Stopped
+            os.kill(os.getpid(), signal.SIGTERM)
         return draw(self, state)
 
     monkeypatch.setattr(sources.Stored, "draw", stopping)
-    with pytest.raises(_Stopped):
+    with pytest.raises(how):
         loop.train(config, tmp_path, dataset)
+    assert (tmp_path / "interrupted" / "9").exists() == (how is Interrupted)
     monkeypatch.undo()
     # As another process would find it.
     state = loop.train(config, tmp_path, record_dataset.open_dataset(dataset.folder))

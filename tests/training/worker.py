@@ -1,20 +1,25 @@
 """One process of a run in which one microbatch is not finite; `devices_test` starts it.
 
 Its only argument is a JSON object: `config` (nested), `workdir`, `bad` (which microbatch, from 0),
-`out` (an .npz of the parameters in the end), `stop_after` (an epoch, or null),
-`shard_optimizer`, `processes` (coordinator, number, which; or null), `data` (records, of which the
-first microbatches go to `out`, too).
+`out` (an .npz of the parameters in the end), `stop_after` (an epoch, or null), `signal_at` (before
+which microbatch, from 0, the last process sends itself SIGTERM; or null), `shard_optimizer`,
+`processes` (coordinator, number, which; or null), `data` (records, of which the first microbatches
+go to `out`, too).
 """
 
 import contextlib
 import json
+import os
 import pathlib
+import signal
 import sys
+import time
 
 import jax
 import numpy as np
 
 from ris_jax import config as config_lib
+from ris_jax import errors
 from ris_jax.data import record_dataset
 from ris_jax.training import checkpoint, devices, loop, processes, sources
 from ris_jax.training import step as step_lib
@@ -34,6 +39,21 @@ def _spoil(bad):
         return spoiled(batch) if int(step) == bad else batch
 
     step_lib.draw_batch = drawn
+
+
+def _signal_at(microbatch):
+    """Has the last process hear SIGTERM; it takes JAX up to a second to tell the others."""
+    draw = step_lib.draw_batch
+
+    def drawn(config, step):
+        if int(step) == microbatch and jax.process_index() == jax.process_count() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if int(step) >= microbatch:
+            time.sleep(1.0)
+        return draw(config, step)
+
+    if microbatch is not None:
+        step_lib.draw_batch = drawn
 
 
 def _stop_after(epoch):
@@ -61,6 +81,7 @@ def main():
     """Runs it."""
     given = json.loads(sys.argv[1])
     _spoil(given["bad"])
+    _signal_at(given["signal_at"])
     _stop_after(given["stop_after"])
     loop.dead_parameters = lambda *_: []  # a program as large as the step
     who = given["processes"]
@@ -84,4 +105,8 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except errors.Interrupted as stopped:
+        print(f"ris-jax: {stopped}", file=sys.stderr)
+        sys.exit(stopped.status)

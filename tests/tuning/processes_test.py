@@ -168,7 +168,7 @@ TINY = {
 
 @pytest.mark.timeout(900)
 def test_the_trainer_itself(tmp_path):
-    """A worker killed while it trains; another goes on, and the run is that of an unkilled one."""
+    """A worker killed as it trains, and one asked to stop; the run is that of an unkilled one."""
     workdir, log = tmp_path / "search", tmp_path / "log.txt"
     workdir.mkdir()
     # One configuration for all trials: it is compiled once, and all rows must be the same.
@@ -194,15 +194,27 @@ def test_the_trainer_itself(tmp_path):
                 time.sleep(0.001)
         finally:
             _kill(first)
-        second = _start(command, log)
-        try:
-            assert second.wait(2 * _SECONDS) == 0, log.read_text()[-3000:]
-        finally:
-            _kill(second)
+        for moment, status in (("going on after epoch 1 of 3", 143), (None, 0)):
+            worker = _start(command, log)
+            try:
+                while moment and moment not in log.read_text():
+                    assert time.monotonic() < deadline + 2 * _SECONDS
+                    assert worker.poll() is None, log.read_text()[-3000:]
+                    time.sleep(0.001)
+                if moment:
+                    worker.send_signal(signal.SIGTERM)
+                assert worker.wait(2 * _SECONDS) == status, log.read_text()[-3000:]
+            finally:
+                _kill(worker)
     _, found = _places(f"sqlite:///{workdir / 'study.db'}", 2)
     assert [place.outcome for place in found] == ["complete"] * 2
-    assert [len(place.attempts) for place in found] == [2, 1]
-    assert "going on after epoch 1 of 3" in log.read_text()
+    assert [len(place.attempts) for place in found] == [3, 1]
+    assert [accounts.LEFT in trial.user_attrs for trial in found[0].attempts] == [
+        False,
+        True,
+        False,
+    ]
+    assert log.read_text().count("ris-jax: stopped by SIGTERM after ") == 1
     runs = [record.read_rows(trials.folder(workdir, place.number)) for place in found]
     assert runs[0] == runs[1]
     best = trials.folder(workdir, 0)

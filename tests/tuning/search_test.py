@@ -1,7 +1,6 @@
 """A search in one process, with a trainer that only pretends."""
 
 import csv
-import fcntl
 import json
 import threading
 import time
@@ -13,6 +12,7 @@ from optuna.trial import TrialState
 
 from ris_jax import config as config_lib
 from ris_jax import config_files, errors
+from ris_jax.data import files
 from ris_jax.training import loop, record
 from ris_jax.tuning import accounts, pulse, search, space, storage, trials
 from ris_jax.tuning import plan as plan_lib
@@ -108,11 +108,11 @@ def test_interruptions_do_not_change_what_is_drawn(tmp_path, monkeypatch):
     _, whole = _search(tmp_path / "whole", 9)
     train, calls = loop.train, []
 
-    def interrupted(config, workdir, after_epoch):
+    def interrupted(config, workdir, after_epoch, wait):
         calls.append(workdir)
         if len(calls) in (2, 5, 6):
             raise KeyboardInterrupt
-        train(config, workdir, after_epoch)
+        train(config, workdir, after_epoch, wait)
 
     monkeypatch.setattr(loop, "train", interrupted)
     for _ in range(3):
@@ -124,12 +124,35 @@ def test_interruptions_do_not_change_what_is_drawn(tmp_path, monkeypatch):
     assert [p.last.value for p in found] == [p.last.value for p in whole]
 
 
+def test_to_stop_when_asked_is_not_to_be_lost(tmp_path, monkeypatch):
+    """A pre-emptible worker may be stopped more often than a trial may lose its worker."""
+    train, calls = loop.train, []
+
+    def stopped(config, workdir, after_epoch, wait):
+        def after():
+            after_epoch()
+            if len(calls) < 3:
+                calls.append(workdir)
+                raise errors.Interrupted(15)
+
+        train(config, workdir, after, wait)
+
+    monkeypatch.setattr(loop, "train", stopped)
+    for _ in range(3):
+        with pytest.raises(errors.Interrupted):
+            _search(tmp_path, 1, retries=0)
+    _, found = _search(tmp_path, 1, retries=0)
+    assert _outcomes(found) == ["complete"]
+    assert len(found[0].attempts) == 4
+    assert [row["epoch"] for row in record.epoch_rows(trials.folder(tmp_path, 0))] == [1, 2, 3, 4]
+
+
 class TestFailures:
     def _failing(self, monkeypatch, error, times=1):
         """A trainer that fails after an epoch, so many times."""
         train, calls = loop.train, []
 
-        def failing(config, workdir, after_epoch):
+        def failing(config, workdir, after_epoch, wait):
             def after():
                 after_epoch()
                 if len(calls) < times:
@@ -144,7 +167,7 @@ class TestFailures:
         ("error", "reason"),
         [
             (errors.TrainingLostError("the learning rate is too high"), "the learning rate is too"),
-            (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GB\nmore"), "out of memory: RES"),
+            (errors.OutOfMemoryError("out of memory on cpu:0"), "out of memory on cpu:0"),
         ],
     )
     def test_of_a_configuration_are_results(self, tmp_path, monkeypatch, error, reason):
@@ -200,7 +223,8 @@ class TestFailures:
         assert not (tmp_path / "trials").exists()
 
     def test_of_all_scores(self, tmp_path, monkeypatch):
-        def unscored(config, workdir, after_epoch):
+        def unscored(config, workdir, after_epoch, wait):
+            workdir.mkdir(parents=True)
             row = {"kind": "epoch", "epoch": 1, "val_nmse": None}
             (workdir / "metrics.jsonl").write_text(json.dumps(row))
             after_epoch()
@@ -263,11 +287,11 @@ class TestOtherWorkers:
         """A worker that slept for too long hears of it at the next epoch, and works on."""
         train = loop.train
 
-        def slept(config, workdir, after_epoch):
+        def slept(config, workdir, after_epoch, wait):
             study = _open(tmp_path, _plan())
             study.tell(0, state=TrialState.FAIL)
             monkeypatch.setattr(loop, "train", train)
-            train(config, workdir, after_epoch)
+            train(config, workdir, after_epoch, wait)
 
         monkeypatch.setattr(loop, "train", slept)
         _, found = _search(tmp_path, 1)
@@ -278,12 +302,11 @@ class TestOtherWorkers:
         ]
 
     def test_that_still_train_in_the_folder_are_waited_for(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(trials, "_SECONDS_BETWEEN_LOOKS", 0.01)
+        monkeypatch.setattr(files, "_SECONDS_BETWEEN_LOOKS", 0.01)
         path = trials.folder(tmp_path, 0)
         path.mkdir(parents=True)
         study = _open(tmp_path, _plan())
-        with (path / ".trial.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with files.exclusive(path):
             worker = threading.Thread(
                 target=search._run_one,
                 args=(study, _plan(), tmp_path),
@@ -294,7 +317,7 @@ class TestOtherWorkers:
             assert record.epoch_rows(path) == []
         worker.join(60.0)
         assert len(record.epoch_rows(path)) == 4
-        assert f"waiting for another process that trains in {path}" in capsys.readouterr().out
+        assert f"waiting for another process that writes to {path}" in capsys.readouterr().out
 
     def test_tell_leaves_other_errors_alone(self, tmp_path):
         study = _open(tmp_path, _plan())
@@ -304,7 +327,8 @@ class TestOtherWorkers:
 
 
 def test_a_scores_epoch_is_told_once_and_not_if_it_is_not_finite(tmp_path, monkeypatch):
-    def gap(config, workdir, after_epoch):
+    def gap(config, workdir, after_epoch, wait):
+        workdir.mkdir(parents=True)
         rows = [
             {"kind": "epoch", "epoch": n + 1, "val_nmse": v} for n, v in enumerate((3.0, None, 2.0))
         ]

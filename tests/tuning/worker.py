@@ -6,13 +6,20 @@ import sys
 import time
 
 from ris_jax.cli import main, tune
+from ris_jax.data import files
 from ris_jax.training import loop, record
 
 SECONDS = 0.3  # an epoch
 
 
-def pretend(config, workdir, after_epoch=lambda: None):
+def pretend(config, workdir, after_epoch=lambda: None, wait=False):
     """Scores are the better, the nearer the learning rate is to 1e-2, and fall by the epoch."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with files.exclusive(workdir, wait=wait):
+        _pretend_alone(config, workdir, after_epoch)
+
+
+def _pretend_alone(config, workdir, after_epoch):
     distance = abs(math.log10(config.optimizer.learning_rate) + 2.0)
     for epoch in range(len(record.epoch_rows(workdir)) + 1, config.training.epochs + 1):
         time.sleep(SECONDS)

@@ -1,0 +1,62 @@
+"""Means are those of one sum over all microbatches, wherever the run was stopped."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from ris_jax.config import TrainingConfig
+from ris_jax.training import progress
+
+
+def _rows(count=200):
+    random = np.random.default_rng(0)
+    losses = np.float32(random.lognormal(sigma=8.0, size=(count, 2)))
+    return [
+        {"finite": n % 7 != 3, "update_applied": n % 3 == 2, "loss": a.item(), "nmse": b.item()}
+        for n, (a, b) in enumerate(losses)
+    ]
+
+
+def test_means_do_not_depend_on_where_a_tally_was_saved():
+    rows = _rows()
+    tally = progress.Tally()
+    for number, row in enumerate(rows):
+        tally = tally.plus(row)
+        if number % 23 == 0:
+            tally = progress.Tally.from_json(json.loads(json.dumps(tally.to_json())))
+    finite = [row for row in rows if row["finite"]]
+    assert tally.epoch_row() == {
+        "train_loss": math.fsum(row["loss"] for row in finite) / len(finite),
+        "train_nmse": math.fsum(row["nmse"] for row in finite) / len(finite),
+        "microbatches": 200,
+        "updates": 66,
+        "skipped": 29,
+    }
+
+
+def test_what_is_not_finite_shows():
+    row = {"finite": True, "update_applied": True, "loss": 1.0, "nmse": math.inf}
+    tally = progress.Tally().plus(row | {"nmse": 2.0}).plus(row)
+    assert progress.Tally.from_json(json.loads(json.dumps(tally.to_json()))) == tally
+    assert math.isnan(tally.epoch_row()["train_nmse"])
+    assert tally.mean_loss == 1.0
+    assert math.isnan(progress.Tally().plus(row | {"finite": False}).mean_loss)
+
+
+@pytest.mark.parametrize("best", [math.inf, 0.1 + 0.2])
+def test_progress_survives_json(best):
+    here = progress.Progress(3, 2, best, {"identity": "a", "iterator": {"next_index": 4}})
+    for row in _rows(5):
+        here = here.plus(row)
+    assert progress.Progress.from_json(json.loads(json.dumps(here.to_json()))) == here
+    assert here.microbatches(TrainingConfig(steps_per_epoch=50)) == 155
+    assert here.place(TrainingConfig(epochs=8, steps_per_epoch=50)) == (
+        "microbatch 5 of 50 in epoch 4 of 8"
+    )
+
+
+def test_progress_from_before_there_were_tallies():
+    old = {"epoch": 3, "best_epoch": 2, "best_val_nmse": 0.5, "data": None}
+    assert progress.Progress.from_json(old) == progress.Progress(3, 2, 0.5)
