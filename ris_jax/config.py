@@ -124,7 +124,7 @@ class SceneConfig:
     path_loss: PathLoss = "inverse_square"  #: in power
     #: Line-of-sight over scattered power of an entry of H, linear. The reference calls its channels
     #: Rician with factors 0.5 to 10, but gives their line of sight unit norm as a matrix: entry by
-    #: entry that is 0.5 / 144 to 10 / 144, and so are these. See docs/guide/arrays.md, "What is simulated".
+    #: entry that is 0.5 / 144 to 10 / 144, and so are these; see docs/guide/arrays.md.
     rician_factor_min: float = 0.0035
     rician_factor_max: float = 0.07
 
