@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,14 @@ def test_notebooks_have_run_and_drawn(site):
     assert len(pages) == len(list((DOCS / "notebooks").glob("*.ipynb"))) == 3
     for page in pages:
         assert "data:image/png" in page.read_text() or "_images/" in page.read_text()
+
+
+def test_formulas_are_formulas(site):
+    """A dollar sign that is left over is one that MyST did not take for mathematics."""
+    article = re.search(r"<article.*</article>", (site / "theory.html").read_text(), re.DOTALL)
+    assert article is not None
+    assert article[0].count('class="math') > 50
+    assert "$" not in article[0]
 
 
 def test_reference_lists_every_public_name(site):
