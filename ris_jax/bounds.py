@@ -2,7 +2,7 @@ r"""Fisher information and the Cramér-Rao bound: the least error that any unbia
 
 Of each source, azimuth, elevation and range are unknown, and so is its complex amplitude: one for
 all snapshots when the signal is constant, one a snapshot when it is independent. The noise is white
-and circular; the bound is the same if its variance is unknown, too. No LAPACK (DESIGN section 7),
+and circular; the bound is the same if its variance is unknown, too. No LAPACK (`ris_jax.linear`),
 and residuals rather than differences of Gram matrices, so that float32 carries close sources.
 """
 
@@ -29,17 +29,17 @@ class Bound(NamedTuple):
     A parameter that the data do not determine has variance infinity and covariances zero.
     """
 
-    covariance: Float[Array, "... K 3 3"]  # of each source, all other unknowns being unknown
+    covariance: Float[Array, "... K 3 3"]  #: of each source, all other unknowns being unknown
     identifiable: Bool[Array, "... K 3"]
 
 
 class _Orthonormal(NamedTuple):
     """What Gram-Schmidt makes of the first K vectors of each group, and leaves of the others."""
 
-    basis: Inexact[Array, "T K R"]  # zero where a vector lies in the span of those before it
+    basis: Inexact[Array, "T K R"]  #: zero where a vector lies in the span of those before it
     residual: Inexact[Array, "T D R"]
-    factor: Inexact[Array, "T K K"]  # basis = factor @ vectors: F^H F inverts their Gram matrix
-    inflation: Float[Array, "T K"]  # diagonal of F^H F; at least huge where a span has no inverse
+    factor: Inexact[Array, "T K K"]  #: basis = factor @ vectors: F^H F inverts their Gram matrix
+    inflation: Float[Array, "T K"]  #: diagonal of F^H F; at least huge where a span has no inverse
 
 
 def _orthonormalize(vectors: Inexact[Array, "T C R"], shortest: Float[Array, "K"]) -> _Orthonormal:

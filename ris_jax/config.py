@@ -56,19 +56,19 @@ def _require_fraction(section: str, config: Any, *names: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class SystemConfig:
-    """The surface, the base station and the phase codes (DESIGN section 2)."""
+    """The surface, the base station and the phase codes."""
 
-    wavelength: float = 0.3  # [m]
-    rows: int = 12  # elements along y
-    columns: int = 12  # elements along x, the fastest index
-    spacing: float = 0.15  # [m]
-    centered: bool = True  # False: offsets -columns/2 ... columns/2 - 1, as the reference has
-    # Any other array, [N][3] in metres; rows, columns and spacing are then not used.
+    wavelength: float = 0.3  #: [m]
+    rows: int = 12  #: elements along y
+    columns: int = 12  #: elements along x, the fastest index
+    spacing: float = 0.15  #: [m]
+    centered: bool = True  #: False: offsets -columns/2 ... columns/2 - 1, as the reference has
+    #: Any other array, [N][3] in metres; rows, columns and spacing are then not used.
     element_positions: tuple[tuple[float, float, float], ...] | None = None
-    num_antennas: int = 16  # M, base-station antennas
-    num_snapshots: int = 16  # L, phase codes
+    num_antennas: int = 16  #: M, base-station antennas
+    num_snapshots: int = 16  #: L, phase codes
     codebook: CodebookName = "dft2d"
-    phase_bits: int | None = 3  # None: continuous phases
+    phase_bits: int | None = 3  #: None: continuous phases
     wavefront: Wavefront = "spherical"
     source_signal: SourceSignal = "constant"
 
@@ -114,17 +114,17 @@ class SceneConfig:
     """What is drawn for every scene."""
 
     min_sources: int = 1
-    max_sources: int = 5  # K_max, also the width of the network's output
-    azimuth_max_deg: float = 60.0  # azimuth is uniform within plus or minus this
+    max_sources: int = 5  #: K_max, also the width of the network's output
+    azimuth_max_deg: float = 60.0  #: azimuth is uniform within plus or minus this
     elevation_max_deg: float = 30.0
-    range_min: float = 0.5  # [m]
-    range_max: float = 10.0  # [m]
+    range_min: float = 0.5  #: [m]
+    range_max: float = 10.0  #: [m]
     snr_min_db: float = -5.0
     snr_max_db: float = 20.0
-    path_loss: PathLoss = "inverse_square"  # in power
-    # Line-of-sight over scattered power of an entry of H, linear. The reference calls its channels
-    # Rician with factors 0.5 to 10, but gives their line of sight unit norm as a matrix: entry by
-    # entry that is 0.5 / 144 to 10 / 144, and so are these. See README, "What is simulated".
+    path_loss: PathLoss = "inverse_square"  #: in power
+    #: Line-of-sight over scattered power of an entry of H, linear. The reference calls its channels
+    #: Rician with factors 0.5 to 10, but gives their line of sight unit norm as a matrix: entry by
+    #: entry that is 0.5 / 144 to 10 / 144, and so are these; see docs/guide/arrays.md.
     rician_factor_min: float = 0.0035
     rician_factor_max: float = 0.07
 
@@ -149,16 +149,16 @@ class SceneConfig:
 class ImpairmentConfig:
     """Hardware the estimator is not told about; all off by default."""
 
-    position_jitter: float = 0.0  # [m], uniform within plus or minus this, each axis of the array
-    phase_error: float = 0.0  # [rad], standard deviation, per element
-    amplitude_error_db: float = 0.0  # standard deviation, per element
-    dead_fraction: float = 0.0  # share of elements that reflect nothing
-    # Phase-dependent reflection (Abeywickrama et al., IEEE Trans. Commun. 68(9), 2020, Eq. 5).
+    position_jitter: float = 0.0  #: [m], uniform within plus or minus this, each axis of the array
+    phase_error: float = 0.0  #: [rad], standard deviation, per element
+    amplitude_error_db: float = 0.0  #: standard deviation, per element
+    dead_fraction: float = 0.0  #: share of elements that reflect nothing
+    #: Phase-dependent reflection (Abeywickrama et al., IEEE Trans. Commun. 68(9), 2020, Eq. 5).
     beta_min: float = 1.0
-    beta_phase: float = 1.35  # [rad]
+    beta_phase: float = 1.35  #: [rad]
     beta_exponent: float = 1.6
-    channel_error: float = 0.0  # channel estimate error over channel, in power
-    varied: bool = False  # every scene has a share of all this, uniform from none to the whole
+    channel_error: float = 0.0  #: channel estimate error over channel, in power
+    varied: bool = False  #: every scene has a share of all this, uniform from none to the whole
 
     def __post_init__(self):
         _require_nonnegative("impairments", self, "position_jitter", "phase_error")
@@ -172,15 +172,15 @@ class ImpairmentConfig:
 class ModelConfig:
     """The learned pursuit: how often it looks, and the transformer that decides."""
 
-    rounds: int = 2  # of adding sources
-    candidates: int = 12  # peaks of the residual that are judged in each
-    iterations: int = 2  # of refinement after each
+    rounds: int = 2  #: of adding sources
+    candidates: int = 12  #: peaks of the residual that are judged in each
+    iterations: int = 2  #: of refinement after each
     width: int = 64
     depth: int = 3
     num_heads: int = 4
     mlp_ratio: int = 4
     dropout: float = 0.0
-    compute_dtype: ComputeDtype = "float32"  # of the network; covariances and losses stay float32
+    compute_dtype: ComputeDtype = "float32"  #: of the network; covariances and losses stay float32
 
     def __post_init__(self):
         _require_positive("model", self, "rounds", "candidates", "iterations", "width", "depth")
@@ -199,8 +199,9 @@ class ModelConfig:
 class CovarianceConfig:
     """How the effective covariance is built, in training and inference alike."""
 
-    blend: float = 0.0  # beta: weight of the snapshots' covariance
-    shrinkage: float = 0.01  # share of identity at 0 dB SNR; divided by the linear SNR, at most 0.5
+    blend: float = 0.0  #: beta: weight of the snapshots' covariance
+    #: Share of identity at 0 dB SNR; divided by the linear SNR, at most 0.5.
+    shrinkage: float = 0.01
 
     def __post_init__(self):
         _require_fraction("covariance", self, "blend")
@@ -211,10 +212,10 @@ class CovarianceConfig:
 class LossConfig:
     """Weights of the loss terms; the logged terms are weighted and sum to the loss."""
 
-    covariance: float = 1.0  # NMSE of the effective covariance
-    existence: float = 1.0  # cross-entropy of every source and candidate, in every round
-    offset: float = 0.1  # where between the grid's cells added sources are
-    count: float = 0.1  # cross-entropy of the number of sources
+    covariance: float = 1.0  #: NMSE of the effective covariance
+    existence: float = 1.0  #: cross-entropy of every source and candidate, in every round
+    offset: float = 0.1  #: where between the grid's cells added sources are
+    count: float = 0.1  #: cross-entropy of the number of sources
 
     def __post_init__(self):
         names = [field.name for field in dataclasses.fields(self)]
@@ -225,16 +226,16 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer nest of DESIGN section 4."""
+    """The optimizer nest of `ris_jax.training.optimizer`, counted in updates."""
 
     method: OptimizerMethod = "muon"
-    learning_rate: float = 2e-2  # peak, of the backbone
-    head_multiplier: float = 4.0  # head learning rate over backbone learning rate
-    warmup_fraction: float = 0.05  # of all updates
-    final_fraction: float = 0.01  # of the peak, at the end of the cosine
+    learning_rate: float = 2e-2  #: peak, of the backbone
+    head_multiplier: float = 4.0  #: head learning rate over backbone learning rate
+    warmup_fraction: float = 0.05  #: of all updates
+    final_fraction: float = 0.01  #: of the peak, at the end of the cosine
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
-    accumulation: int = 1  # microbatches an update
+    accumulation: int = 1  #: microbatches an update
     ema_decay: float = 0.999
     max_consecutive_nonfinite: int = 20
 
@@ -254,14 +255,14 @@ class TrainingConfig:
 
     seed: int = 0
     epochs: int = 10
-    steps_per_epoch: int = 100  # microbatches
-    batch_size: int = 64  # scenes a microbatch
-    fixed_scenes: int = 0  # train on this many scenes again and again; 0: fresh scenes for ever
+    steps_per_epoch: int = 100  #: microbatches
+    batch_size: int = 64  #: scenes a microbatch
+    fixed_scenes: int = 0  #: train on this many scenes again and again; 0: fresh scenes for ever
     validation_scenes: int = 2048
     validate_on_training_scenes: bool = False
-    early_stopping_epochs: int = 0  # epochs without a better val_nmse; 0: never stop early
-    log_every: int = 20  # microbatches between rows of metrics.jsonl
-    keep_checkpoints: int = 2  # newest ones, beside the best
+    early_stopping_epochs: int = 0  #: epochs without a better val_nmse; 0: never stop early
+    log_every: int = 20  #: microbatches between rows of metrics.jsonl
+    keep_checkpoints: int = 2  #: newest ones, beside the best
 
     def __post_init__(self):
         _require_positive("training", self, "epochs", "steps_per_epoch", "batch_size")

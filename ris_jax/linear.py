@@ -1,9 +1,9 @@
 """Small dense systems in plain array operations.
 
 JAX sends `solve` and `cholesky` to LAPACK on the CPU, one call a matrix; batched calls inside one
-program are slow there and can deadlock (DESIGN section 7). The matrices of the estimators have a
-few dozen rows: elimination written as array operations runs over the whole batch at once, on any
-device.
+program are slow there and can deadlock (`ris_jax._environment`). The matrices of the estimators
+have a few dozen rows: elimination written as array operations runs over the whole batch at once, on
+any device.
 """
 
 import jax

@@ -23,30 +23,30 @@ class Decision(NamedTuple):
 
     sources: Float[Array, "... K 3"]
     active: Float[Array, "... K"]
-    keep: Float[Array, "... K"]  # logits
+    keep: Float[Array, "... K"]  #: logits
     candidates: Float[Array, "... P 3"]
-    add: Float[Array, "... P"]  # logits
+    add: Float[Array, "... P"]  #: logits
     offset: Float[Array, "... P 3"]
 
 
 class Prediction(NamedTuple):
     """What the network says of a scene."""
 
-    factor: Complex[Array, "... N K"]  # R = F F^H, any scale
-    count_logits: Float[Array, "... K"]  # of 1 ... K_max sources
-    coordinates: Float[Array, "... K 3"]  # (u, w, 1/r)
-    existence: Float[Array, "... K"]  # probability of each source; 0 where there is none
+    factor: Complex[Array, "... N K"]  #: R = F F^H, any scale
+    count_logits: Float[Array, "... K"]  #: of 1 ... K_max sources
+    coordinates: Float[Array, "... K 3"]  #: (u, w, 1/r)
+    existence: Float[Array, "... K"]  #: probability of each source; 0 where there is none
     decisions: tuple[Decision, ...]
 
 
 class Target(NamedTuple):
     """What the losses compare with, and what the effective covariance is built from."""
 
-    factor: Complex[Array, "... N K"]  # A = [g_k a(p_k)]
+    factor: Complex[Array, "... N K"]  #: A = [g_k a(p_k)]
     sample_factor: Complex[Array, "... N C"]
-    snr: Float[Array, "..."]  # linear, as estimated from the measurement
-    snr_db: Float[Array, "..."]  # as drawn
-    coordinates: Float[Array, "... K 3"]  # (u, w, 1/r) in units of resolution
+    snr: Float[Array, "..."]  #: linear, as estimated from the measurement
+    snr_db: Float[Array, "..."]  #: as drawn
+    coordinates: Float[Array, "... K 3"]  #: (u, w, 1/r) in units of resolution
     active: Float[Array, "... K"]
     num_sources: Int[Array, "..."]
 
@@ -99,7 +99,7 @@ class Labels(NamedTuple):
 
     keep: Float[Array, "... K"]
     add: Float[Array, "... P"]
-    offset: Float[Array, "... P 3"]  # where a source is added
+    offset: Float[Array, "... P 3"]  #: where a source is added
 
 
 def labels(decision: Decision, target: Target) -> Labels:

@@ -2,7 +2,7 @@ r"""The linear measurement :math:`y = \Phi x + n` and what it says of the apertu
 
 :math:`\Phi = [H\,\mathrm{diag}(c_l)]_l \in C^{LM\times N}`. With the default sizes it has full
 column rank, so a field that is the same in all snapshots can be estimated by regularised least
-squares (DESIGN section 2). All functions take one scene; map them over a batch with `jax.vmap`.
+squares (docs/theory.md). All functions take one scene; map them over a batch with `jax.vmap`.
 """
 
 import jax

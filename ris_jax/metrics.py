@@ -34,9 +34,9 @@ class SourcesLike(Protocol):
 class Sources(NamedTuple):
     """A batch of scenes; entries after the first `num_sources` of a scene are padding."""
 
-    azimuth: Float[np.ndarray, "B K"]  # [rad]
-    elevation: Float[np.ndarray, "B K"]  # [rad]
-    source_range: Float[np.ndarray, "B K"]  # [m]; infinity is a plane wave
+    azimuth: Float[np.ndarray, "B K"]  #: [rad]
+    elevation: Float[np.ndarray, "B K"]  #: [rad]
+    source_range: Float[np.ndarray, "B K"]  #: [m]; infinity is a plane wave
     num_sources: Int[np.ndarray, "B"]
 
 
@@ -203,12 +203,12 @@ def _matched_sum(
 
 
 class Gospa(NamedTuple):
-    """The metric and its parts: total ** order = localisation + missed + false."""
+    """The metric and its parts: ``total ** order = localisation + missed + false``."""
 
-    total: Float[np.ndarray, "B"]  # [m]
-    localisation: Float[np.ndarray, "B"]  # [m ** order], of the matched pairs
-    missed: Float[np.ndarray, "B"]  # [m ** order], cutoff ** order / 2 a missed source
-    false: Float[np.ndarray, "B"]  # [m ** order], cutoff ** order / 2 a false estimate
+    total: Float[np.ndarray, "B"]  #: [m]
+    localisation: Float[np.ndarray, "B"]  #: [``m ** order``], of the matched pairs
+    missed: Float[np.ndarray, "B"]  #: [``m ** order``], ``cutoff ** order / 2`` a missed source
+    false: Float[np.ndarray, "B"]  #: [``m ** order``], ``cutoff ** order / 2`` a false estimate
 
 
 def gospa(
@@ -261,10 +261,10 @@ def gospa(
 class Errors(NamedTuple):
     """Errors of the matched estimates, estimate minus truth; NaN without a match."""
 
-    azimuth: Float[np.ndarray, "B K_true"]  # [rad], wrapped to -pi ... pi
-    elevation: Float[np.ndarray, "B K_true"]  # [rad]
-    source_range: Float[np.ndarray, "B K_true"]  # [m]
-    position: Float[np.ndarray, "B K_true"]  # [m], the distance, zero or more
+    azimuth: Float[np.ndarray, "B K_true"]  #: [rad], wrapped to -pi ... pi
+    elevation: Float[np.ndarray, "B K_true"]  #: [rad]
+    source_range: Float[np.ndarray, "B K_true"]  #: [m]
+    position: Float[np.ndarray, "B K_true"]  #: [m], the distance, zero or more
 
 
 def matched_errors(
@@ -307,9 +307,9 @@ def matched_errors(
 class Detection(NamedTuple):
     """Which sources were found, and what was found besides."""
 
-    detected: Bool[np.ndarray, "B K_true"]  # False for padding
-    matches: Int[np.ndarray, "B K_true"]  # the estimate within the gate, -1 for none
-    false_alarms: Int[np.ndarray, "B"]  # estimates that are matched to no source
+    detected: Bool[np.ndarray, "B K_true"]  #: False for padding
+    matches: Int[np.ndarray, "B K_true"]  #: the estimate within the gate, -1 for none
+    false_alarms: Int[np.ndarray, "B"]  #: estimates that are matched to no source
     num_true: Int[np.ndarray, "B"]
 
 

@@ -1,10 +1,11 @@
 r"""Drawing scenes and simulating what the base station receives.
 
 Snapshot l is :math:`y_l = H\,\mathrm{diag}(c_l)\,A s_l + n_l` with
-:math:`A = [g_k a(p_k)]` (DESIGN section 2). Everything here handles one scene and is mapped over
+:math:`A = [g_k a(p_k)]` (docs/theory.md). Everything here handles one scene and is mapped over
 a batch with `jax.vmap`; a scene is a function of its stream's key and its index alone.
 """
 
+import functools
 import zlib
 from typing import NamedTuple
 
@@ -28,10 +29,10 @@ class Measurement(NamedTuple):
 class Truth(NamedTuple):
     """What was there. Sources after the first `num_sources` are padding of amplitude zero."""
 
-    azimuth: Float[Array, "... K"]  # [rad]
-    elevation: Float[Array, "... K"]  # [rad]
-    source_range: Float[Array, "... K"]  # [m]
-    amplitude: Float[Array, "... K"]  # g_k, linear
+    azimuth: Float[Array, "... K"]  #: [rad]
+    elevation: Float[Array, "... K"]  #: [rad]
+    source_range: Float[Array, "... K"]  #: [m]
+    amplitude: Float[Array, "... K"]  #: g_k, linear
     num_sources: Int[Array, "..."]
     snr_db: Float[Array, "..."]
 
@@ -41,11 +42,19 @@ class Scene(NamedTuple):
 
     measurement: Measurement
     truth: Truth
-    signals: Complex[Array, "... L K"]  # s_l, without the amplitudes g_k
+    signals: Complex[Array, "... L K"]  #: s_l, without the amplitudes g_k
 
 
 def stream_key(seed: int, name: str) -> jax.Array:
-    """The key of a named stream (`train`, `validation`, `test`, ...) of a root seed."""
+    """The key of a named stream of a root seed; streams of other names share no scene with it.
+
+    Args:
+      seed: 0 to 2**32 - 1.
+      name: `train`, `validation` and `test` are what the commands draw from; any other is yours.
+
+    Returns:
+      A JAX key, [].
+    """
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
@@ -177,6 +186,16 @@ def scenes_at(key: jax.Array, indices: Int[Array, "B"], config: config_lib.Confi
         return jax.vmap(one)(indices)
 
 
+@functools.partial(jax.jit, static_argnames=("config", "batch_size"))
 def sample_scenes(key: jax.Array, config: config_lib.Config, batch_size: int) -> Scene:
-    """The first `batch_size` scenes of a stream; see `scenes_at`."""
+    """The first `batch_size` scenes of a stream; see `scenes_at` for others.
+
+    Args:
+      key: a stream's key, see `stream_key`.
+      config: system, scene and impairments.
+      batch_size: B, how many scenes.
+
+    Returns:
+      A `Scene` with leading axis B.
+    """
     return scenes_at(key, jnp.arange(batch_size), config)

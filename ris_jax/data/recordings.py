@@ -37,17 +37,17 @@ SourceTruth = validation.SourceTruth
 class Recordings:
     """The usable scenes of a file, with what is known about them; host memory, NumPy."""
 
-    snapshots: Complex[np.ndarray, "B L M"]  # complex64, and so are the next two
-    channel: Complex[np.ndarray, "B M N"]  # a view that repeats one [M, N] where all share it
-    codes: Complex[np.ndarray, "B L N"]  # likewise
-    positions: Float[np.ndarray, "N 3"]  # [m], float64
-    wavelength: float  # [m]
-    scene_numbers: Int[np.ndarray, "B"]  # where in the file the scenes stand, from 0
-    skipped: tuple[tuple[int, str], ...]  # (where in the file, why) of the scenes left out
+    snapshots: Complex[np.ndarray, "B L M"]  #: complex64, and so are the next two
+    channel: Complex[np.ndarray, "B M N"]  #: a view that repeats one [M, N] where all share it
+    codes: Complex[np.ndarray, "B L N"]  #: likewise
+    positions: Float[np.ndarray, "N 3"]  #: [m], float64
+    wavelength: float  #: [m]
+    scene_numbers: Int[np.ndarray, "B"]  #: where in the file the scenes stand, from 0
+    skipped: tuple[tuple[int, str], ...]  #: (where in the file, why) of the scenes left out
     truth: SourceTruth | None = None
     snr_db: Float[np.ndarray, "B"] | None = None
-    wavefront: config_lib.Wavefront | None = None  # None: the file does not say
-    source_signal: config_lib.SourceSignal | None = None  # None: the file does not say
+    wavefront: config_lib.Wavefront | None = None  #: None: the file does not say
+    source_signal: config_lib.SourceSignal | None = None  #: None: the file does not say
 
 
 def read(path: str | os.PathLike[str]) -> Recordings:

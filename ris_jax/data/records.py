@@ -2,11 +2,11 @@
 
 A folder of records holds ``index.json`` and, for shard n of a split,
 
-============================ ============= =====================================================
-``<split>/<n>.scenes.npy``   [B] of dtype  snapshots, channel, noise variance and truth
-``<split>/<n>.codes.npy``    [B or 1, L, N] complex64; one where the shard's scenes share it
-``<split>/<n>.digests.npy``  [B, 16] uint8 a hash of what was measured: which scene it is
-============================ ============= =====================================================
+=========================== ============== ===================================================
+``<split>/<n>.scenes.npy``  [B]            snapshots, channel, noise variance and truth
+``<split>/<n>.codes.npy``   [B or 1, L, N] complex64; one where the shard's scenes share it
+``<split>/<n>.digests.npy`` [B, 16] uint8  a hash of what was measured: which scene it is
+=========================== ============== ===================================================
 
 all of which NumPy reads by itself. Covariances are not stored: the device computes them. The index
 has the configuration, and the size and SHA-256 of every file and of itself; a shard that is not in

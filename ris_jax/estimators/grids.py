@@ -22,10 +22,10 @@ class SearchRegion:
     beyond, to infinity) with a margin, so that noise at its edge is not folded back.
     """
 
-    u_max: float = 0.9  # |sin(azimuth) cos(elevation)|
-    w_max: float = 0.54  # |sin(elevation)|
-    inverse_range_min: float = 0.0  # [1/m]; zero lets sources be infinitely far
-    inverse_range_max: float = 2.2  # [1/m]
+    u_max: float = 0.9  #: ``|sin(azimuth) cos(elevation)|``
+    w_max: float = 0.54  #: ``|sin(elevation)|``
+    inverse_range_min: float = 0.0  #: [1/m]; zero lets sources be infinitely far
+    inverse_range_max: float = 2.2  #: [1/m]
 
     def __post_init__(self):
         for name in ("u_max", "w_max"):
@@ -74,10 +74,10 @@ def grid_points(region: SearchRegion, shape: tuple[int, int, int]) -> np.ndarray
 class SearchSpace(NamedTuple):
     """Where to look, as far as the wavefront tells it."""
 
-    points: Float[Array, "G 3"]  # (u, w, 1/r), 1/r fastest
-    lower: Float[Array, "3"]  # limits
+    points: Float[Array, "G 3"]  #: (u, w, 1/r), 1/r fastest
+    lower: Float[Array, "3"]  #: limits
     upper: Float[Array, "3"]
-    shape: tuple[int, int, int]  # of the grid
+    shape: tuple[int, int, int]  #: of the grid
 
 
 def search_space(

@@ -32,9 +32,9 @@ _AT_A_TIME = 8
 class Observation(NamedTuple):
     """What the likelihood needs of a scene, compressed when the signal is constant."""
 
-    operator: Complex[Array, "T N R"]  # transposed: Gram matrix [1, N, N], or Phi_l [L, N, M]
-    data: Complex[Array, "T R"]  # constant: Phi^H y [1, N]; else y_l [L, M]
-    energy: Float[Array, ""]  # sum of |y|^2
+    operator: Complex[Array, "T N R"]  #: transposed: Gram matrix [1, N, N], or Phi_l [L, N, M]
+    data: Complex[Array, "T R"]  #: constant: Phi^H y [1, N]; else y_l [L, M]
+    energy: Float[Array, ""]  #: sum of ``|y|^2``
 
 
 class Images(NamedTuple):
@@ -48,8 +48,8 @@ class Concentrated(NamedTuple):
     """Explained energy and its derivatives in K x 3 coordinates, coordinate-major."""
 
     value: Float[Array, ""]
-    gradient: Float[Array, "3K"]  # half of the derivative
-    curvature: Float[Array, "3K 3K"]  # Gauss-Newton, positive semidefinite, half of the second
+    gradient: Float[Array, "3K"]  #: half of the derivative
+    curvature: Float[Array, "3K 3K"]  #: Gauss-Newton, positive semidefinite, half of the second
     amplitudes: Complex[Array, "T K"]
 
 

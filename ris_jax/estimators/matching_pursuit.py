@@ -38,22 +38,22 @@ class SearchOptions:
     (experiments/at_the_bound.py).
     """
 
-    grid: tuple[int, int, int] = (28, 16, 9)  # cells in u, w, 1/r
-    candidates: int = 6  # peaks of the grid that are compared
-    finalists: int = 2  # of these, the ones that are refined alone
+    grid: tuple[int, int, int] = (28, 16, 9)  #: cells in u, w, 1/r
+    candidates: int = 6  #: peaks of the grid that are compared
+    finalists: int = 2  #: of these, the ones that are refined alone
     candidate_iterations: int = 3
     joint_iterations: int = 4
     final_iterations: int = 6
-    attempts: int = 6  # exchanges and splits a scene may try
-    passes: int = 3  # over growing and improving
-    queue: int = 16  # scenes a round, at least; a quarter of the batch if that is more
+    attempts: int = 6  #: exchanges and splits a scene may try
+    passes: int = 3  #: over growing and improving
+    queue: int = 16  #: scenes a round, at least; a quarter of the batch if that is more
 
 
 class Task(NamedTuple):
     """A scene, what is asked of it and how far it is."""
 
     observation: likelihood.Observation
-    least: Int[Array, ""]  # sources
+    least: Int[Array, ""]  #: sources
     most: Int[Array, ""]
     fit: Fit
     attempts: Int[Array, ""]
@@ -68,7 +68,7 @@ class Search:
     volumes: Float[Array, "4"]
     false_alarm_rate: Float[Array, ""]
     samples: int
-    amplitudes: int  # free complex ones of a source
+    amplitudes: int  #: free complex ones of a source
     options: SearchOptions
 
     def significant(self, task: Task, new: Fit) -> Bool[Array, ""]:

@@ -33,11 +33,11 @@ _POLISHING = 0  # steps: the network refines as it goes
 class Opinion(NamedTuple):
     """What a network says of a batch."""
 
-    coordinates: Float[Array, "B K 3"]  # (u, w, 1/r)
-    existence: Float[Array, "B K"]  # probability of each source; 0 where there is none
-    count_probability: Float[Array, "B K"]  # of 1 ... K sources
-    factor: Complex[Array, "B N K"]  # of the covariance, any scale
-    doubt: Bool[Array, "B"]  # it came to no end
+    coordinates: Float[Array, "B K 3"]  #: (u, w, 1/r)
+    existence: Float[Array, "B K"]  #: probability of each source; 0 where there is none
+    count_probability: Float[Array, "B K"]  #: of 1 ... K sources
+    factor: Complex[Array, "B N K"]  #: of the covariance, any scale
+    doubt: Bool[Array, "B"]  #: it came to no end
 
 
 class Network(Protocol):

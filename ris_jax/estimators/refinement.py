@@ -19,8 +19,8 @@ _LEAST_POWER_SHARE = 0.1
 class Setting:
     """What all scenes of a call share; closed over by the functions of one scene."""
 
-    jet: Callable[[Float[Array, "... 3"]], Complex[Array, "... 4 N"]]  # see arrays.steering_jet
-    lower: Float[Array, "3"]  # limits of (u, w, 1/r)
+    jet: Callable[[Float[Array, "... 3"]], Complex[Array, "... 4 N"]]  #: see arrays.steering_jet
+    lower: Float[Array, "3"]  #: limits of (u, w, 1/r)
     upper: Float[Array, "3"]
     source_signal: config_lib.SourceSignal
 
@@ -31,17 +31,17 @@ class Fit(NamedTuple):
     coordinates: Float[Array, "K 3"]
     active: Float[Array, "K"]
     local: likelihood.Concentrated
-    images: likelihood.Images  # of the steering vectors, [T, K, R]
+    images: likelihood.Images  #: of the steering vectors, [T, K, R]
     residual: Complex[Array, "T R"]
 
 
 class Background(NamedTuple):
     """Sources that are held while others are sought."""
 
-    images: likelihood.Images  # [T, K, R], zero where absent
+    images: likelihood.Images  #: [T, K, R], zero where absent
     inverse_gram: Complex[Array, "T K K"]
     residual: Complex[Array, "T R"]
-    value: Float[Array, ""]  # energy that they explain
+    value: Float[Array, ""]  #: energy that they explain
 
 
 def refine(

@@ -17,10 +17,10 @@ _HEAD_INIT = nnx.initializers.variance_scaling(0.1, "fan_in", "normal")
 class Verdict(NamedTuple):
     """What the network says of every source, every candidate, and the scene."""
 
-    keep: Float[Array, "B K"]  # logits: this source is real
-    add: Float[Array, "B P"]  # logits: a source that is not fitted yet is here
-    offset: Float[Array, "B P 3"]  # from the candidate to that source, in units of resolution
-    count_logits: Float[Array, "B K"]  # of 1 ... K_max sources
+    keep: Float[Array, "B K"]  #: logits: this source is real
+    add: Float[Array, "B P"]  #: logits: a source that is not fitted yet is here
+    offset: Float[Array, "B P 3"]  #: from the candidate to that source, in units of resolution
+    count_logits: Float[Array, "B K"]  #: of 1 ... K_max sources
 
 
 class Block(nnx.Module):

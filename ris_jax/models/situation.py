@@ -30,11 +30,12 @@ SCENE_FEATURES = 4
 class Situation(NamedTuple):
     """One scene at one moment of the pursuit."""
 
-    candidates: Float[Array, "P 3"]  # (u, w, 1/r) of the highest peaks of the residual
+    candidates: Float[Array, "P 3"]  #: (u, w, 1/r) of the highest peaks of the residual
     candidate_features: Float[Array, "P F"]
     source_features: Float[Array, "K G"]
     scene_features: Float[Array, "S"]
-    overlaps: Float[Array, "K+P K+P"]  # between sources, then candidates, as the receiver sees them
+    #: Between sources, then candidates, as the receiver sees them.
+    overlaps: Float[Array, "K+P K+P"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Surroundings:
 
     setting: refinement.Setting
     grid: proposals.Grid
-    samples: int  # L M
-    amplitudes: int  # free complex ones of a source
+    samples: int  #: L M
+    amplitudes: int  #: free complex ones of a source
     candidates: int
 
     @property

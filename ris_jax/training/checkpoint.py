@@ -1,6 +1,6 @@
 """Checkpoints: orbax, checked by hash, with a fall-back to the one before.
 
-A step on disk counts only once its manifest stands beside it (`<step>.sha256.json`: the hash of
+A step on disk counts only once its manifest stands beside it (``<step>.sha256.json``: the hash of
 every file and the score, written last and renamed into place), so a save that was cut short is
 never read, and a flipped byte is never used. Older steps go only after that. Orbax itself keeps no
 score beside a preservation policy, so which steps stay is decided here.

@@ -19,9 +19,9 @@ from ris_jax.training import devices, optimizer
 class TrainState(struct.PyTreeNode):
     """Everything that changes while training, and the static definition of what is trained."""
 
-    step: Int[Array, ""]  # microbatches seen: also the data position
+    step: Int[Array, ""]  #: microbatches seen: also the data position
     params: Any
-    ema_params: Any  # moving average over updates; what validation and inference use
+    ema_params: Any  #: moving average over updates; what validation and inference use
     opt_state: optax.OptState
     config: config_lib.Config = struct.field(pytree_node=False)
     graphdef: Any = struct.field(pytree_node=False)
@@ -108,5 +108,15 @@ def predict(
     *,
     rngs: nnx.Rngs | None = None,
 ) -> losses.Prediction:
-    """The network's output for a batch of features, as a pure function of its parameters."""
+    """The network's output for a batch, as a pure function of its parameters.
+
+    Args:
+      graphdef: of a `TrainState`.
+      params: of the same state, `params` or `ema_params`.
+      features: a batch of B scenes with known noise variance.
+      rngs: randomness of dropout; None predicts without.
+
+    Returns:
+      A `Prediction` with leading axis B.
+    """
     return nnx.merge(graphdef, params, copy=True)(features, rngs=rngs)

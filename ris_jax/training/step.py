@@ -109,8 +109,8 @@ def train_step(
 
     Returns:
       The next state, and the metrics of this microbatch: `loss`, the weighted terms
-      `loss_<term>` that sum to it, `nmse` (unweighted, the network's own covariance), `finite`,
-      `grad_norm_<group>`, `clip_ratio`, `lr_<group>`, `update_applied`, `microbatch`, `update`,
+      ``loss_<term>`` that sum to it, `nmse` (unweighted, the network's own covariance), `finite`,
+      ``grad_norm_<group>``, `clip_ratio`, ``lr_<group>``, `update_applied`, `microbatch`, `update`,
       `skipped`, `skipped_in_a_row`, `param_delta_norm` (zero when no update was applied),
       `params_finite` (False after finite gradients and a rate that overflows).
     """
@@ -226,7 +226,7 @@ def eval_step(
       target: of the same scenes.
 
     Returns:
-      The prediction, the moments, and scores [B]: `loss`, `loss_<term>`, `nmse`,
+      The prediction, the moments, and [B] each: `loss`, ``loss_<term>``, `nmse`,
       `effective_nmse`, `count_correct`, `count_confidence`, the probability of the count that is
       most probable.
     """

@@ -1,8 +1,10 @@
-"""Train, evaluate and doctor, one after the other, as a user would."""
+"""Train, evaluate and doctor, as a user would, one after the other; the examples of --help."""
 
 import base64
 import csv
+import importlib
 import json
+import pathlib
 import re
 import shutil
 
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ris_jax import arrays, metrics, networks, scenes
+from ris_jax import arrays, config_files, metrics, networks, scenes
 from ris_jax import config as config_lib
 from ris_jax.cli import doctor, main
 from ris_jax.data import containers, simulation
@@ -22,6 +24,9 @@ SMALL = (
     "scene.max_sources=2", "model.width=16", "model.depth=1", "model.num_heads=2",
     "training.validation_scenes=20",
 )  # fmt: skip
+SETTINGS = [f"--set={setting}" for setting in SMALL]
+# Of all runs here, which are of one configuration, so that its step is compiled once.
+SIZES = ["--epochs=2", "--steps_per_epoch=30", "--batch_size=16"]
 CONFIG = config_lib.override(
     config_lib.Config(), {name: int(x) for name, x in (text.split("=") for text in SMALL)}
 )
@@ -31,9 +36,7 @@ CONFIG = config_lib.override(
 def workdir(tmp_path_factory):
     """A finished run of two short epochs."""
     folder = tmp_path_factory.mktemp("run") / "small"
-    settings = [f"--set={setting}" for setting in SMALL]
-    sizes = ["--epochs=2", "--steps_per_epoch=30", "--batch_size=16"]
-    command = ["ris-jax", "train", f"--workdir={folder}", "--profile", *sizes, *settings]
+    command = ["ris-jax", "train", f"--workdir={folder}", "--profile", *SIZES, *SETTINGS]
     assert main.main(command) == 0
     return folder
 
@@ -164,10 +167,9 @@ def test_evaluate_without_room_names_the_networks_batch(workdir, capsys, monkeyp
 
 def test_evaluate_an_estimator_with_the_network(workdir, tmp_path, capsys):
     """Of the scenes that it was trained for; beside the same scenes without it."""
-    settings = [f"--set={setting}" for setting in SMALL]
     sizes = ["--num_scenes=12", "--batch_size=12", f"--out={tmp_path}"]
     command = ["ris-jax", "evaluate", "--estimator=network", f"--workdir={workdir}"]
-    assert main.main([*command, *sizes, *settings]) == 0
+    assert main.main([*command, *sizes, *SETTINGS]) == 0
     printed = capsys.readouterr().out
     assert f"network with {workdir}, 12 scenes of the stream 'test'" in printed
     with (tmp_path / "evaluation_network.csv").open() as file:
@@ -344,3 +346,102 @@ def test_evaluate_refuses(arguments, message, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]
+
+
+# What makes the examples of a command small; of two flags of one name the last one counts.
+_SMALLER = {
+    "simulate": ["--num_train=32", "--num_val=8", "--num_test=8", *SETTINGS[:5]],
+    "import": [],
+    "train": [*SIZES, *SETTINGS, "--dropout=0"],
+    "evaluate": ["--num_scenes=4", "--batch_size=4", *SETTINGS[:5]],
+    "localize": ["--max_sources=2"],
+    "tune": ["--trials=1", "--space=space.json", *SETTINGS, *(
+        f"--set=training.{size.removeprefix('--')}" for size in SIZES
+    )],
+}  # fmt: skip
+_NETWORK_ALONE = ["--num_scenes=50"]  # of `evaluate`, which has no other sizes then
+# Examples that need more than this process, and what runs them.
+_ELSEWHERE = {
+    "train --workdir=runs/wide --distributed": "tests/training/devices_test.py",
+    "train --workdir=runs/wide --coordinator=host0:5000 --num_processes=2 --process_id=0":
+        "tests/training/devices_test.py",
+    "tune --workdir=runs/tune --storage=postgresql://user:password@host/database":
+        "tests/tuning/processes_test.py",
+    "doctor": ".ci/run",
+    "doctor --workdir=runs/quickstart": ".ci/run",
+}  # fmt: skip
+
+
+def _module(command):
+    return importlib.import_module(f"ris_jax.cli.{main._MODULES.get(command, command)}")
+
+
+def _examples():
+    """The command lines of all --help texts, without `ris-jax` and remarks, each once."""
+    pattern = re.compile(r"^  ris-jax (.*?)(?: {2,}\(.*)?$", re.MULTILINE)
+    texts = [_module(command).__doc__ for command in main._COMMANDS]
+    return list(dict.fromkeys(line for text in texts for line in pattern.findall(text)))
+
+
+_EXAMPLES = _examples()
+
+
+@pytest.fixture(scope="module")
+def given(workdir, recordings, tmp_path_factory):
+    """A folder with all that examples read: recordings, shards, records, a configuration, a run."""
+    folder = tmp_path_factory.mktemp("given")
+    shutil.copy(recordings, folder / "recordings.npz")
+    with np.load(recordings) as arrays_of:
+        containers.save(folder / "recordings.h5", dict(arrays_of))
+    normal = np.random.default_rng(0).normal
+    (folder / "shards").mkdir()
+    np.savez(
+        folder / "shards" / "shard_000.npz",
+        y=normal(size=(8, 6, 4, 2)),
+        H_full=normal(size=(8, 4, 144, 2)),
+        codes=normal(size=(8, 6, 144, 2)),
+        ptr=np.full((8, 6), 0.5),
+        K=np.ones(8, int),
+        snr=np.zeros(8),
+    )
+    simulate = ["ris-jax", "simulate", f"--out={folder / 'records'}"]
+    assert main.main([*simulate, *_SMALLER["simulate"]]) == 0
+    (folder / "runs" / "tune").mkdir(parents=True)
+    config = config_files.read(workdir / "config.json")
+    (folder / "runs" / "tune" / "best.json").write_text(config_files.text(config))
+    (folder / "runs" / "quickstart").symlink_to(workdir)
+    (folder / "space.json").write_text('{"model.depth": {"choices": [1]}}')
+    return folder
+
+
+@pytest.mark.parametrize("example", [text for text in _EXAMPLES if text not in _ELSEWHERE])
+def test_example_of_help(example, given, tmp_path, monkeypatch):
+    """In a folder that has what the example reads, and not what it writes."""
+    command, *flags = example.split()
+    writes = {"train": ("runs/quickstart",), "tune": ("runs/tune/best.json",)}.get(command, ())
+    for name in (
+        "recordings.npz", "recordings.h5", "shards", "records", "space.json", "runs/quickstart",
+        "runs/tune/best.json",
+    ):  # fmt: skip
+        if name not in writes and f"--out={name}" not in flags:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).symlink_to(given / name)
+    monkeypatch.chdir(tmp_path)
+    learned = [("32 scenes are learned", True, "`doctor` runs in .ci/run")]
+    monkeypatch.setattr(doctor, "check_learning", lambda config: iter(learned))
+    alone = command == "evaluate" and "--estimator" not in example
+    smaller = _NETWORK_ALONE if alone else _SMALLER[command]
+    assert main.main(["ris-jax", command, *flags, *smaller]) == 0
+    for flag, _, value in (word.partition("=") for word in flags):
+        if flag in ("--out", "--workdir", "--figure"):
+            assert pathlib.Path(value).exists()
+
+
+@pytest.mark.parametrize(("example", "where"), _ELSEWHERE.items())
+def test_example_that_is_run_elsewhere(example, where):
+    """Here it takes its flags."""
+    assert example in _EXAMPLES
+    assert (pathlib.Path(__file__).parents[2] / where).exists()
+    command, *flags = example.split()
+    _module(command).FLAGS.unparse_flags()
+    assert _module(command).FLAGS([command, *flags])[1:] == []

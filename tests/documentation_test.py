@@ -1,0 +1,142 @@
+"""What the README and the guide show is true: Python runs as printed, commands take their flags."""
+
+import importlib
+import pathlib
+import re
+import shlex
+
+import numpy as np
+import pytest
+
+import ris_jax
+from ris_jax import metrics
+from ris_jax.cli import main, settings
+from ris_jax.data import recordings
+from ris_jax.tuning import space
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
+IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def python_blocks(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def run(page, names=None):
+    """Runs a page's Python from top to bottom, as a reader would; returns its names."""
+    names = {} if names is None else names
+    for block in python_blocks(page):
+        exec(compile(block, str(page), "exec"), names)
+    return names
+
+
+def commands(text):
+    """The command lines in the code of a text, as words after `ris-jax`, comments left out."""
+    text = text.replace("\\\n", " ")
+    program = r"(?:ris-jax|python -m ris_jax)"
+    lines = re.findall(rf"^ {{2,}}(?:.*&& )?{program} (.*)$", text, re.MULTILINE)
+    for line in (*lines, *re.findall(rf"`{program}\s([^`]+)`", text)):
+        words = shlex.split(re.sub(r" {2,}\(.*\)$", "", line), comments=True)
+        if words[0] in main._COMMANDS and words[1:] != ["--help"]:
+            yield words
+
+
+def parse(words):
+    """The flags of a command line, as the command itself would read them."""
+    command, *flags = words
+    module = importlib.import_module(f"ris_jax.cli.{main._MODULES.get(command, command)}")
+    module.FLAGS.unparse_flags()
+    assert module.FLAGS([command, *flags])[1:] == []
+    return module.FLAGS
+
+
+class TestCommands:
+    CASES = tuple((page.name, words) for page in PAGES for words in commands(page.read_text()))
+
+    def test_there_are_some_of_each(self):
+        assert {words[0] for _, words in self.CASES} >= set(main._COMMANDS)
+
+    @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{' '.join(case[1])}")
+    def test_takes_its_flags(self, case):
+        _, words = case
+        flags = parse(words)
+        if "set" in flags and not ("config" in flags and flags.config):
+            settings.configuration(flags, {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_images_and_links_to_files_exist(page):
+    for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text().replace("\n", " ")):
+        assert (page.parent / target.strip()).exists(), target
+
+
+def test_json_of_hyper_parameters_is_a_search_space(tmp_path):
+    page = ROOT / "docs" / "guide" / "hyper_parameters.md"
+    (block,) = re.findall(r"```json\n(.*?)```", page.read_text(), re.DOTALL)
+    (tmp_path / "space.json").write_text(block)
+    assert space.read(tmp_path / "space.json")
+
+
+class TestPython:
+    """Pages in one process: the search of 144 elements is compiled once for all of them."""
+
+    @pytest.fixture(autouse=True)
+    def _elsewhere(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+
+    def test_pages_with_python(self):
+        """Each has its test below."""
+        names = {page.stem for page in PAGES if python_blocks(page)}
+        assert names == {"README", "recordings", "arrays", "estimators", "networks"}
+
+    def test_readme(self, tmp_path):
+        """What it saves is what `localize` reads; what it simulates is found."""
+        generator = np.random.default_rng(0)
+
+        def gaussian(*shape):
+            return generator.normal(size=shape) + 1j * generator.normal(size=shape)
+
+        q = np.array([[x, y, 0.0] for y in range(3) for x in range(3)]) * 0.15
+        given = {"y": gaussian(4, 5, 6), "H": gaussian(6, 9), "C": gaussian(5, 9), "q": q}
+        names = run(README, given)
+        saved = recordings.read(tmp_path / "recordings.npz")
+        assert saved.snapshots.shape == (4, 5, 6)
+        assert not saved.skipped
+        _assert_found(names["found"], names["scene"])
+
+    def test_recordings(self):
+        names = run(ROOT / "docs" / "guide" / "recordings.md")
+        assert names["found"].truth is not None
+        _assert_found(names["estimate"], names["scene"])
+
+    def test_arrays(self, capsys):
+        names = run(ROOT / "docs" / "guide" / "arrays.md")
+        _assert_found(names["found"], names["scene"])
+        assert 0 < float(names["azimuth_deg"]) < 1
+        assert float(names["metres"][0, 0]) < 1
+        assert "first source of the first scene" in capsys.readouterr().out
+
+    def test_estimators(self):
+        names = run(ROOT / "docs" / "guide" / "estimators.md")
+        _assert_found(names["likely"], names["scene"])
+        _assert_found(names["quick"], names["scene"])
+        assert names["peaks"].num_sources.shape == (2,)
+
+    def test_networks(self, capsys):
+        run(ROOT / "docs" / "guide" / "networks.md")
+        assert capsys.readouterr().out.count("True") == 3
+
+
+def _assert_found(found, scene):
+    np.testing.assert_array_equal(found.num_sources, scene.truth.num_sources)
+    assert float(metrics.gospa(found, scene.truth).total.max()) < 1.0
+
+
+def test_public_names():
+    assert set(ris_jax._EXPORTS) == set(ris_jax.__all__)
+    for name in ris_jax.__all__:
+        assert getattr(ris_jax, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        ris_jax.nonsense  # noqa: B018
