@@ -168,17 +168,13 @@ def main(_):
         header = ("SNR [dB]", "method", "RMSE [deg]", "all exact")
         print(tables.as_text(header, rows), flush=True)
     if "3" in _CASES.value:
-        rows = [
-            row
-            for wavefront in ("fresnel", "spherical")
-            for snr in (0.0, 10.0, 20.0)
-            for row in near_field(snr, wavefront, trials)
-        ]
         header = (
             "waves", "SNR [dB]", "method", "within 5 deg",
             "azimuth median [deg]", "RMSE of those within", "1/r median [1/m]",
         )  # fmt: skip
-        print(tables.as_text(header, rows), flush=True)
+        for wavefront in ("fresnel", "spherical"):
+            rows = [row for snr in (0.0, 10.0, 20.0) for row in near_field(snr, wavefront, trials)]
+            print(tables.as_text(header, rows), flush=True)
 
 
 if __name__ == "__main__":
