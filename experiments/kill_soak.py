@@ -10,27 +10,43 @@ anew from its content, and of every file.
 
   python experiments/kill_soak.py --kills=220 --folder=soak
 
-The same command goes on with that folder if it was stopped itself.
+The same command goes on with that folder if it was stopped itself. Processes are forked from one
+that has imported all they need, which would take most of their time.
 """
 
 import collections
 import fcntl
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from importlib import metadata
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import kill_targets
 from absl import app, flags
+
+from ris_jax.cli import main as main_command
+
+# isort: split
+# Imported for the processes that are forked; JAX has no threads before its first computation.
+import grain  # noqa: F401
+import jax
+import optax  # noqa: F401
+import orbax.checkpoint  # noqa: F401
+import tensorboardX  # noqa: F401
+import tqdm  # noqa: F401
+
+from ris_jax.data import conversion, simulation  # noqa: F401
+from ris_jax.reports import figures  # noqa: F401
+from ris_jax.training import loop  # noqa: F401
 
 _KILLS = flags.DEFINE_integer("kills", 220, "how many times to kill", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "of the moments")
@@ -39,7 +55,7 @@ _FOLDER = flags.DEFINE_string("folder", None, "where the runs go; a temporary fo
 _TIMEOUT = 900.0  # [s], of a single process
 _SECONDS_INTO = 0.02  # how long after a phase has begun a kill that is aimed at it may come
 # Of the kills, in percent.
-_SHARES = {"train": 20, "train, stored": 20, "simulate": 22, "import, shards": 20, "import": 18}
+_SHARES = {"train": 10, "train, stored": 10, "simulate": 27, "import, shards": 27, "import": 26}
 
 
 def _targets(folder: pathlib.Path) -> dict[str, kill_targets.Target]:
@@ -68,17 +84,25 @@ def _targets(folder: pathlib.Path) -> dict[str, kill_targets.Target]:
     return {target.name: target for target in found}
 
 
+def _command(command: list[str], log: pathlib.Path, folder: pathlib.Path) -> None:
+    """What a process that is to be killed runs: the command line program."""
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    status = main_command.main(command)
+    sys.stdout.flush()
+    os._exit(status)
+
+
 class Soak:
     """A study in a folder: what has happened is in `events.jsonl`, one line each."""
 
-    def __init__(self, folder: pathlib.Path, lock: Any):
-        """Opens the folder, or goes on in it.
-
-        Args:
-          folder: of the study.
-          lock: an open file; children keep it open, so that nobody goes on beside an orphan.
-        """
-        self._folder, self._lock = folder, lock
+    def __init__(self, folder: pathlib.Path):
+        """Opens the folder, or goes on in it."""
+        self._folder = folder
         self._path = folder / "events.jsonl"
         self._targets = _targets(folder)
         text = self._path.read_text() if self._path.exists() else ""
@@ -104,20 +128,17 @@ class Soak:
     def _place(self, target: kill_targets.Target, run: int | str) -> pathlib.Path:
         return self._folder / f"{target.name.replace(', ', '-')}-{run}"
 
-    def _start(self, target: kill_targets.Target, place: pathlib.Path) -> subprocess.Popen:
-        """Starts the command, in a process group of its own."""
-        environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": str(self._folder / "compilation_cache"),
-            "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        with place.with_suffix(".log").open("ab") as log:
-            return subprocess.Popen(
-                target.command(place), env=environment, stdout=log, stderr=log,
-                start_new_session=True, pass_fds=[self._lock.fileno()],
-            )  # fmt: skip
+    def _start(self, target: kill_targets.Target, place: pathlib.Path) -> BaseProcess:
+        """Starts the command."""
+        arguments = (target.command(place), place.with_suffix(".log"), self._folder)
+        process = multiprocessing.get_context("fork").Process(target=_command, args=arguments)
+        process.start()
+        return process
 
-    def _require_success(self, process: subprocess.Popen, place: pathlib.Path) -> None:
-        if process.wait(_TIMEOUT) != 0:
+    def _require_success(self, process: BaseProcess, place: pathlib.Path) -> None:
+        process.join(_TIMEOUT)
+        if process.exitcode != 0:
+            process.kill()
             text = place.with_suffix(".log").read_text()
             raise SystemExit(f"{place}: the command failed:\n{text[-4000:]}")
 
@@ -154,7 +175,7 @@ class Soak:
         process = self._start(target, place)
         began = time.monotonic()
         try:
-            while process.poll() is None and time.monotonic() - began < _TIMEOUT:
+            while process.is_alive() and time.monotonic() - began < _TIMEOUT:
                 if aim is None:
                     come = time.monotonic() - began >= moment
                 else:
@@ -164,13 +185,13 @@ class Soak:
                     time.sleep(delay)
                     break
                 time.sleep(0.0005)
-            if process.poll() is not None:
+            if not process.is_alive():
                 self._require_success(process, place)
                 return None
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            if process.is_alive():
+                process.kill()
+                process.join()
         return {
             "moment": round(time.monotonic() - began, 3),
             "phase": target.phase(place, log, since, begun),
@@ -244,12 +265,12 @@ def _machine() -> str:
 
 
 def _run(folder: pathlib.Path) -> int:
-    with (folder / ".lock").open("w") as lock:
+    with (folder / ".lock").open("w") as lock:  # children have it, too, should they be left alone
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SystemExit(f"{folder}: a study, or what it has started, is at work") from None
-        soak = Soak(folder, lock)
+        soak = Soak(folder)
         soak.references()
         soak.kill()
         return soak.report()

@@ -8,7 +8,6 @@ import collections
 import json
 import os
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -62,7 +61,7 @@ class Target(abc.ABC):
 
     def command(self, folder: pathlib.Path) -> list[str]:
         """The command line that is the same every time."""
-        return [sys.executable, "-m", "ris_jax", *self.arguments, f"{self.folder_flag}={folder}"]
+        return ["ris-jax", *self.arguments, f"{self.folder_flag}={folder}"]
 
     folder_flag = "--out"
 

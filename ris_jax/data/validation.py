@@ -27,6 +27,7 @@ _LAYOUTS = {
     "channel": ("BMN", "MN"),
     "codes": ("BLN", "LN"),
 }
+_LARGEST_SNR_DB = 200.0  # beyond it single precision has no noise, or no signal
 _MOST_NAMES = 8  # of unknown keys in one line
 
 # The largest magnitude of a field of the truth, and how to say it. Larger angles are degrees.
@@ -258,12 +259,13 @@ def snr(
 ) -> Float[np.ndarray, "U"]:
     """Signal-to-noise ratios [dB] of the usable scenes, finite."""
     values = vector(name, "snr_db", array, scenes)[usable]
-    broken = np.flatnonzero(~np.isfinite(values))
+    broken = np.flatnonzero(~(np.abs(values) <= _LARGEST_SNR_DB))
     if broken.size:
         fail(
             name,
             "snr_db",
-            "finite dB in every scene (leave the key out if it is not known)",
+            f"finite dB in every scene, at most {_LARGEST_SNR_DB:g} in magnitude (leave the key "
+            "out if it is not known)",
             f"{values[broken[0]]} in scene {usable[broken[0]]}",
         )
     return values

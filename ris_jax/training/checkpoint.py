@@ -160,7 +160,13 @@ class Checkpoints:
         if problem := processes.agreed(self._damage(epoch) if processes.is_first() else ""):
             return None, problem
         items = self._read(epoch, config=ocp.args.JsonRestore(), progress=ocp.args.JsonRestore())
-        saved_config = config_lib.from_dict(items.config)
+        try:
+            saved_config = config_lib.from_dict(items.config)
+        except config_lib.ConfigError as error:
+            raise errors.RunError(
+                f"checkpoint of epoch {epoch} in {self._root} is whole but of another version or "
+                f"damaged: {error}"
+            ) from error
         if saved_config != template.config:
             raise config_lib.ConfigError(
                 f"checkpoint of epoch {epoch} in {self._root} is of another configuration; here: "
@@ -173,7 +179,8 @@ class Checkpoints:
     def _read(self, epoch: int, **items: Any) -> Any:
         """Items of a checkpoint whose files are what was written."""
         try:
-            return self._manager.restore(epoch, args=ocp.args.Composite(**items))
+            with _one_report_of_failure():
+                return self._manager.restore(epoch, args=ocp.args.Composite(**items))
         except _STORAGE_ERRORS as error:
             raise errors.RunError(
                 f"checkpoint of epoch {epoch} in {self._root} is whole but cannot be restored: "
@@ -187,7 +194,7 @@ class Checkpoints:
             hashes = dict(json.loads(path.read_text())["files"])
         except FileNotFoundError:
             return "it was cut short while it was written (no hashes)"
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return f"{path.name} cannot be read"
         files = dict(self._files(epoch))
         for name, expected in hashes.items():
@@ -205,7 +212,7 @@ class Checkpoints:
         """The val_nmse of a checkpoint; infinite where it is not known or not finite."""
         try:
             value = float(json.loads(self._manifest_path(epoch).read_text())["val_nmse"])
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return math.inf
         # NaN compares false with everything and would count as best.
         return value if math.isfinite(value) else math.inf

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import dacite
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +34,22 @@ class Progress:
         if val_nmse < self.best_val_nmse:
             return Progress(epoch, epoch, val_nmse, data)
         return dataclasses.replace(self, epoch=epoch, data=data)
+
+
+def _progress_of(restored: checkpoint.Restored) -> Progress:
+    """What a checkpoint says of the run so far.
+
+    Raises:
+      RunError: it is something else.
+    """
+    try:
+        return dacite.from_dict(Progress, restored.progress, dacite.Config(strict=True))
+    # dacite lets out what a value that is no object makes of it.
+    except (dacite.DaciteError, TypeError, AttributeError) as error:
+        raise errors.RunError(
+            f"checkpoint of epoch {restored.epoch}: progress: need what `train` writes; got "
+            f"{errors.brief(repr(restored.progress))} ({errors.brief(error)})"
+        ) from error
 
 
 def dead_parameters(state: state_lib.TrainState, batch: scenes.Scene) -> list[str]:
@@ -221,7 +238,7 @@ def train(
     restored, warnings = checkpoints.restore_newest(state)
     progress = Progress()
     if restored is not None:
-        state, progress = restored.state, Progress(**restored.progress)
+        state, progress = restored.state, _progress_of(restored)
         source.restore(progress.data)
     total = training.epochs * training.steps_per_epoch
     first = processes.is_first()
