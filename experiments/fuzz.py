@@ -50,6 +50,11 @@ _MEMORY = 4 << 30  # bytes more than before the first case
 _TURNS = ("configurations",) * 9 + ("recordings",) * 7 + ("records",) * 3 + ("checkpoints",)
 
 
+def surface_of(number: int) -> str:
+    """The surface of a case."""
+    return _TURNS[number % len(_TURNS)]
+
+
 def surfaces(home: pathlib.Path) -> dict[str, fuzz_cases.Surface]:
     """All that is fuzzed, by name; whole inputs are written to the folder."""
     import fuzz_folders
@@ -68,7 +73,7 @@ def make_case(
     known: dict[str, fuzz_cases.Surface], seed: int, number: int, place: pathlib.Path
 ) -> tuple[str, fuzz_cases.Case]:
     """A case by its number, and the name of its surface."""
-    name = _TURNS[number % len(_TURNS)]
+    name = surface_of(number)
     return name, known[name].case(random.Random(f"{seed} {number}"), place)
 
 
@@ -141,7 +146,7 @@ class _Worker:
         if not text:
             return None
         self.end()
-        return {"number": number, "surface": _TURNS[(number or 0) % len(_TURNS)], "what": "",
+        return {"number": number, "surface": surface_of(number or 0), "what": "",
                 "kind": fuzz_cases.WRONG, "text": text}  # fmt: skip
 
     def end(self) -> None:
