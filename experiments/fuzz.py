@@ -38,6 +38,7 @@ import fuzz_cases
 from absl import app, flags
 
 _CASES = flags.DEFINE_integer("cases", 10_500, "how many", lower_bound=1)
+_FIRST = flags.DEFINE_integer("first", 0, "the number of the first case", lower_bound=0)
 _SEED = flags.DEFINE_integer("seed", 0, "of all cases")
 _ONLY = flags.DEFINE_integer("only", None, "the number of a single case")
 _COMMANDS = flags.DEFINE_integer("commands", 100, "cases that the command line is given, too")
@@ -228,7 +229,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"flags only, please; got {argv[1:]}")
     began = time.monotonic()
-    numbers = list(range(_CASES.value)) if _ONLY.value is None else [_ONLY.value]
+    last = _FIRST.value + _CASES.value
+    numbers = list(range(_FIRST.value, last)) if _ONLY.value is None else [_ONLY.value]
     results = _all_cases(numbers)
     wrong = _report(results)
     if _COMMANDS.value and _ONLY.value is None:

@@ -327,7 +327,7 @@ def _damaged_npz(rng: random.Random, path: pathlib.Path, arrays: dict[str, Any])
                 f"../{victim}.npy",
                 f"{victim}.npy/",
                 "\ud800.npy".encode("utf-8", "replace").decode(),
-                "",
+                "x",
             ]
         )
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w", compression) as archive:

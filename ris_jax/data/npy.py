@@ -33,8 +33,9 @@ def header(file: Any, size: int) -> tuple[tuple[int, ...], np.dtype]:
         if version not in _READERS:
             raise ValueError(f"need npy format 1.0 or 2.0; got {version[0]}.{version[1]}")
         shape, _, dtype = _READERS[version](file)
-    # Beside ValueError: what tokens, the parser and its depth make of a damaged header.
-    except (SyntaxError, tokenize.TokenError, RecursionError, MemoryError) as error:
+    # Beside ValueError: what tokens, the parser and its depth make of a damaged header; CPython
+    # 3.11 has a SystemError for a depth that an earlier one has left behind.
+    except (SyntaxError, tokenize.TokenError, RecursionError, MemoryError, SystemError) as error:
         raise ValueError(f"its header is damaged ({type(error).__name__})") from error
     if any(length < 0 for length in shape):
         raise ValueError(f"its header is damaged (shape {shape})")

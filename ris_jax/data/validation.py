@@ -28,6 +28,7 @@ _LAYOUTS = {
     "codes": ("BLN", "LN"),
 }
 _LARGEST_SNR_DB = 200.0  # beyond it single precision has no noise, or no signal
+_LARGEST_MAGNITUDE = 1e15  # single precision has no square of what is larger than 1e19
 _MOST_NAMES = 8  # of unknown keys in one line
 
 # The largest magnitude of a field of the truth, and how to say it. Larger angles are degrees.
@@ -233,15 +234,19 @@ def unusable_scenes(name: str, arrays: Mapping[str, np.ndarray]) -> dict[int, st
     for field in ("snapshots", "channel", "codes"):
         array, shared = arrays[field], arrays[field].ndim == 2
         values = array.reshape(1 if shared else scenes, -1)
-        broken = np.sum(~np.isfinite(values), axis=1)
+        broken = np.sum(~(np.abs(values) <= _LARGEST_MAGNITUDE), axis=1)
         if shared and broken[0]:
-            got = f"{broken[0]} of {values.shape[1]} NaN or infinite"
+            got = f"{broken[0]} of {values.shape[1]} NaN, infinite or too large"
             fail(name, field, "finite values, being shared by all scenes", got)
         bad = np.broadcast_to((broken > 0) | ~values.any(axis=1), scenes)
         for scene in np.flatnonzero(bad).tolist():
             count = 0 if shared else broken[scene]
             zero = "is all zero" if field == "channel" else "are all zero"
-            why = f": {count} of {values.shape[1]} values are NaN or infinite" if count else ""
+            why = (
+                f": {count} of {values.shape[1]} values are NaN, infinite or too large"
+                if count
+                else ""
+            )
             reasons.setdefault(scene, f"{field}{why or ' ' + zero}")
     return dict(sorted(reasons.items()))
 

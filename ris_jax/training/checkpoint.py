@@ -72,7 +72,13 @@ class Checkpoints:
         logging.getLogger("orbax").setLevel(logging.ERROR)
         if read_only and not self._root.is_dir():
             raise errors.RunError(f"no checkpoints in {workdir}")
-        self._manager = ocp.CheckpointManager(self._root, options=options)
+        try:
+            self._manager = ocp.CheckpointManager(self._root, options=options)
+        except (ValueError, TypeError, AttributeError) as error:  # it reads the metadata of all
+            raise errors.RunError(
+                f"{self._root}: the metadata of a checkpoint cannot be read, move it away: "
+                f"{_first_line(error)}"
+            ) from error
         if not read_only:
             self._alone(self._sweep)
 
@@ -181,7 +187,9 @@ class Checkpoints:
         try:
             with _one_report_of_failure():
                 return self._manager.restore(epoch, args=ocp.args.Composite(**items))
-        except _STORAGE_ERRORS as error:
+        # Of files that are not what they should be, orbax makes any exception: AttributeError, or
+        # a bare Exception around what its storage layer says.
+        except Exception as error:
             raise errors.RunError(
                 f"checkpoint of epoch {epoch} in {self._root} is whole but cannot be restored: "
                 f"{_first_line(error)}"

@@ -221,9 +221,9 @@ class ScenesTest(Case):
         self.assertEqual(
             list(found.items()),
             [
-                (0, "codes: 2 of 10 values are NaN or infinite"),
+                (0, "codes: 2 of 10 values are NaN, infinite or too large"),
                 (1, "channel is all zero"),
-                (3, "snapshots: 1 of 6 values are NaN or infinite"),
+                (3, "snapshots: 1 of 6 values are NaN, infinite or too large"),
             ],
         )
 
@@ -246,7 +246,7 @@ class ScenesTest(Case):
         size = arrays[field].size
         with self.assert_error(
             f"{field}: need finite values, being shared by all scenes; "
-            f"got 1 of {size} NaN or infinite"
+            f"got 1 of {size} NaN, infinite or too large"
         ):
             validation.unusable_scenes("f.npz", arrays)
 

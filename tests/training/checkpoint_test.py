@@ -217,6 +217,24 @@ class TestOthersAreNotTouched:
             checkpoint.Checkpoints(workdir, 2).restore_newest(template)
         assert _epochs(workdir) == [1, 2]
 
+    def test_when_its_metadata_is_of_no_use(self, workdir):
+        path = workdir / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
+        values = json.loads(path.read_text()) | {"commit_timestamp_nsecs": [[]]}
+        path.write_text(json.dumps(values))
+        with pytest.raises(errors.RunError, match="the metadata of a checkpoint cannot be read"):
+            checkpoint.Checkpoints(workdir, 2)
+        assert _epochs(workdir) == [1, 2]
+
+    @pytest.mark.parametrize("error", [Exception("from tensorstore"), AttributeError("x")])
+    def test_when_restoring_fails_in_any_way(self, trained, workdir, monkeypatch, error):
+        def restore(*_, **__):
+            raise error
+
+        checkpoints = checkpoint.Checkpoints(workdir, 2)
+        monkeypatch.setattr(checkpoints._manager, "restore", restore)
+        with pytest.raises(errors.RunError, match="whole but cannot be restored"):
+            checkpoints.restore_newest(trained)
+
     def test_when_the_configuration_is_none(self, trained, workdir):
         """Its hash says it is what was written, by another version say."""
         path = workdir / "checkpoints" / "2" / "config" / "metadata"
