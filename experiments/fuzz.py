@@ -14,6 +14,11 @@ dies, more than a minute, memory for what the input does not hold.
 
 --commands is how many of the refused ones are then given to `ris-jax` itself, which must end with
 one line on standard error, no traceback, and status 1 or 2.
+
+Cost: 3 minutes of one core for every 1000 cases; no GPU.
+Gave so far (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2; seed 0), not yet at
+10 000: 3612 cases in which 13 were wrong (5 of recordings, 3 of records, 5 of checkpoints), all of
+which have been mended since; the cases are to be run again.
 """
 
 import collections
