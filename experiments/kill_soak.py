@@ -15,7 +15,8 @@ that has imported all they need, which would take most of their time.
 
 Gave so far (23 November 2026; x86_64, 2 cores that some 25 processes shared, Python 3.11.7, jax
 0.10.2, orbax-checkpoint 0.12.8, grain 0.2.18; seed 0): 46 kills of the 210 asked for (43 of
-`simulate` and `import`, 3 of `train`); no work went back, the one run that had ended was identical. `train` alone, an earlier version: 20 kills over 9
+`simulate` and `import`, 3 of `train`); no work went back, the one run that had
+ended was identical. `train` alone, an earlier version of this study: 20 kills over 9
 runs, 9 while orbax was writing, 8 between its files and their hashes, 3 while training: identical.
 """
 
