@@ -1,235 +1,285 @@
-r"""Does a run that is killed again and again end bit for bit like one that was never killed?
+r"""Is anything lost, twice or different after commands that write were killed again and again?
 
-Trains a tiny configuration once without interruption, and once more to see that two such runs
-agree. Then runs the same command in fresh work directories, kills its process group with SIGKILL
-at seeded random moments, some of them aimed inside the save of a checkpoint, starts it again after
-every kill, and compares the `epoch` rows of metrics.jsonl, all fields, with those of the
-uninterrupted run.
+Runs every target once without interruption, and once more to see that two such runs agree:
+`train` on simulated scenes and on stored ones, `simulate`, and `import` of the reference's shards
+and of recordings, in which some scenes are there twice and some unusable. Then the same commands in
+fresh folders, killed with SIGKILL at seeded random moments, many of them aimed inside the writing
+of a checkpoint, a shard or an index, and started again after every kill. Compared in the end: of
+`train` the `epoch` rows of metrics.jsonl, all fields; of the others the hash of every scene, made
+anew from its content, and of every file.
 
-  python experiments/kill_soak.py --kills=20
+  python experiments/kill_soak.py --kills=220 --folder=soak
 
-Cost: 6 minutes on two busy cores; no GPU.
-Gave (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2, orbax-checkpoint 0.12.8; seed
-0): 20 kills over 9 runs of 12 epochs, 9 while orbax was writing, 8 between its files and their
-hashes, 3 while training, at epochs 2 to 11: every run bit-identical to the uninterrupted one, all
-fields. An earlier pass of the same day with other moments also hit start-up and the removal of an
-old checkpoint: 20 kills over 3 runs, bit-identical.
+The same command goes on with that folder if it was stopped itself. Processes are forked from one
+that has imported all they need, which would take most of their time.
+
+Gave so far (23 November 2026; x86_64, 2 cores that some 25 processes shared, Python 3.11.7, jax
+0.10.2, orbax-checkpoint 0.12.8, grain 0.2.18; seed 0): 46 kills of the 210 asked for (43 of
+`simulate` and `import`, 3 of `train`); no work went back, the one run that had
+ended was identical. `train` alone, an earlier version of this study: 20 kills over 9
+runs, 9 while orbax was writing, 8 between its files and their hashes, 3 while training: identical.
 """
 
 import collections
+import fcntl
+import json
+import multiprocessing
 import os
 import pathlib
 import platform
 import random
-import signal
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
 from importlib import metadata
-from typing import NamedTuple
+from multiprocessing.process import BaseProcess
+from typing import Any
 
+import kill_targets
 from absl import app, flags
 
-from ris_jax.training import record
+from ris_jax.cli import main as main_command
 
-_KILLS = flags.DEFINE_integer("kills", 20, "how many times to kill", lower_bound=1)
+# isort: split
+# Imported for the processes that are forked; JAX has no threads before its first computation.
+import grain  # noqa: F401
+import jax
+import optax  # noqa: F401
+import orbax.checkpoint  # noqa: F401
+import tensorboardX  # noqa: F401
+import tqdm  # noqa: F401
+
+from ris_jax.data import conversion, simulation  # noqa: F401
+from ris_jax.reports import figures  # noqa: F401
+from ris_jax.training import loop  # noqa: F401
+
+_KILLS = flags.DEFINE_integer("kills", 220, "how many times to kill", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "of the moments")
 _FOLDER = flags.DEFINE_string("folder", None, "where the runs go; a temporary folder if not given")
 
-_SETTINGS = (
-    "system.rows=4",
-    "system.columns=4",
-    "system.num_antennas=4",
-    "system.num_snapshots=6",
-    "scene.max_sources=2",
-    "model.width=16",
-    "model.depth=1",
-    "model.num_heads=2",
-    "model.dropout=0.1",
-    "optimizer.accumulation=3",  # does not divide an epoch: checkpoints hold half-filled windows
-    "training.epochs=12",
-    "training.steps_per_epoch=4",
-    "training.batch_size=8",
-    "training.validation_scenes=16",
-    "training.log_every=2",
-)
-_TIMEOUT = 600.0  # [s], of a single process
-_SAVE_SECONDS = 0.3  # how long after the first sign of a save a kill may come
+_TIMEOUT = 900.0  # [s], of a single process
+_SECONDS_INTO = 0.02  # how long after a phase has begun a kill that is aimed at it may come
+# Of the kills, in percent.
+_SHARES = {"train": 10, "train, stored": 10, "simulate": 27, "import, shards": 27, "import": 26}
 
 
-class Kill(NamedTuple):
-    """One kill, as it came out."""
+def _targets(folder: pathlib.Path) -> dict[str, kill_targets.Target]:
+    """What is killed; the folders of data are made on the first call."""
+    shards, recordings = folder / "shards", folder / "recordings"
+    sources = (
+        (shards, kill_targets.write_shards, 12),
+        (recordings, kill_targets.write_recordings, 40),
+    )
+    for source, write, scenes in sources:
+        if not source.exists():
+            partial = source.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            write(partial, files=60, scenes=scenes)
+            partial.rename(source)
+    stored = folder / "simulate-reference"
+    system = [f"--set={setting}" for setting in kill_targets.SYSTEM]
+    sizes = ["--num_train=3000", "--num_val=500", "--num_test=200", "--shard_scenes=64"]
+    found = [
+        kill_targets.Training("train"),
+        kill_targets.Training("train, stored", f"--data={stored}"),
+        kill_targets.Writing("simulate", "simulate", *system, *sizes),
+        kill_targets.Writing("import, shards", "import", f"--data={shards}"),
+        kill_targets.Writing("import", "import", f"--data={recordings}"),
+    ]
+    return {target.name: target for target in found}
 
-    run: int
-    moment: float  # [s] since the process started
-    phase: str
-    epoch: int  # of the newest checkpoint that counts
+
+def _command(command: list[str], log: pathlib.Path, folder: pathlib.Path) -> None:
+    """What a process that is to be killed runs: the command line program."""
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    status = main_command.main(command)
+    sys.stdout.flush()
+    os._exit(status)
 
 
-def _start(workdir: pathlib.Path) -> subprocess.Popen:
-    """Starts the command that is the same every time, in a process group of its own."""
-    command = [sys.executable, "-m", "ris_jax", "train", f"--workdir={workdir}"]
-    command += [f"--set={setting}" for setting in _SETTINGS]
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compilation_cache"),
-        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    with (workdir.parent / f"{workdir.name}.log").open("ab") as log:
-        return subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True
+class Soak:
+    """A study in a folder: what has happened is in `events.jsonl`, one line each."""
+
+    def __init__(self, folder: pathlib.Path):
+        """Opens the folder, or goes on in it."""
+        self._folder = folder
+        self._path = folder / "events.jsonl"
+        self._targets = _targets(folder)
+        text = self._path.read_text() if self._path.exists() else ""
+        self._events = [json.loads(line) for line in text.splitlines()]
+        drawn = random.Random(_SEED.value)
+        names, shares = list(_SHARES), list(_SHARES.values())
+        self._schedule = drawn.choices(names, shares, k=_KILLS.value)
+        request = {"event": "study", "seed": _SEED.value, "machine": _machine()}
+        if not self._events:
+            self._note(**request)
+        if self._events[0] != request:
+            raise SystemExit(f"{folder}: began with {self._events[0]}; here: {request}")
+
+    def _note(self, **event: Any) -> None:
+        self._events.append(event)
+        with self._path.open("a") as file:
+            file.write(json.dumps(event) + "\n")
+
+    def _of(self, kind: str, target: str | None = None) -> list[dict[str, Any]]:
+        found = [event for event in self._events if event["event"] == kind]
+        return [event for event in found if target in (None, event["target"])]
+
+    def _place(self, target: kill_targets.Target, run: int | str) -> pathlib.Path:
+        return self._folder / f"{target.name.replace(', ', '-')}-{run}"
+
+    def _start(self, target: kill_targets.Target, place: pathlib.Path) -> BaseProcess:
+        """Starts the command."""
+        arguments = (target.command(place), place.with_suffix(".log"), self._folder)
+        process = multiprocessing.get_context("fork").Process(target=_command, args=arguments)
+        process.start()
+        return process
+
+    def _require_success(self, process: BaseProcess, place: pathlib.Path) -> None:
+        process.join(_TIMEOUT)
+        if process.exitcode != 0:
+            process.kill()
+            text = place.with_suffix(".log").read_text()
+            raise SystemExit(f"{place}: the command failed:\n{text[-4000:]}")
+
+    def references(self) -> None:
+        """Every target twice without interruption: what is compared with, and how long it takes."""
+        for name in sorted(self._targets, key=lambda name: name != "simulate"):
+            target = self._targets[name]
+            if self._of("reference", name):
+                continue
+            places = [self._place(target, which) for which in ("reference", "control")]
+            for place in places:
+                shutil.rmtree(place, ignore_errors=True)  # of a study that was stopped here
+                began = time.monotonic()
+                self._require_success(self._start(target, place), place)
+                seconds = time.monotonic() - began  # the second one: with a compilation cache
+            for line in (found := target.differences(*places)):
+                print(f"  {name}: two runs that were not killed differ: {line}")
+            scenes = kill_targets.number_of_scenes(places[0])
+            self._note(event="reference", target=name, seconds=seconds, scenes=scenes,
+                       units=target.done(places[0]), differences=len(found))  # fmt: skip
+            print(f"{name}: {seconds:.1f} s, {target.done(places[0])} units", flush=True)
+
+    def _kill_once(self, target: kill_targets.Target, place: pathlib.Path) -> dict | None:
+        """Starts the command and kills it; None if it ended before the moment came."""
+        rng = random.Random(f"{_SEED.value} {target.name} {len(self._events)}")
+        reference = self._of("reference", target.name)[0]
+        aim = rng.choice([None, *target.aims])
+        moment = rng.uniform(0.2, reference["seconds"])
+        before = target.done(place)
+        after = before + rng.randrange(1 + reference["units"] // 6)
+        delay = rng.choice([0.0, rng.uniform(0.0, _SECONDS_INTO)])
+        log = place.with_suffix(".log")
+        since, begun = time.time(), log.stat().st_size if log.exists() else 0
+        process = self._start(target, place)
+        began = time.monotonic()
+        try:
+            while process.is_alive() and time.monotonic() - began < _TIMEOUT:
+                if aim is None:
+                    come = time.monotonic() - began >= moment
+                else:
+                    come = target.done(place) >= after
+                    come = come and target.phase(place, log, since, begun) == aim
+                if come:
+                    time.sleep(delay)
+                    break
+                time.sleep(0.0005)
+            if not process.is_alive():
+                self._require_success(process, place)
+                return None
+        finally:
+            if process.is_alive():
+                process.kill()
+                process.join()
+        return {
+            "moment": round(time.monotonic() - began, 3),
+            "phase": target.phase(place, log, since, begun),
+            "done": target.done(place),
+            "lost": max(before - target.done(place), 0),
+        }
+
+    def _finish(self, target: kill_targets.Target, run: int, place: pathlib.Path) -> None:
+        """Compares a run that has come to its end."""
+        found = target.differences(self._place(target, "reference"), place)
+        self._note(event="finished", target=target.name, run=run, differences=len(found),
+                   lines=found[:20])  # fmt: skip
+        print(
+            f"      {target.name}, run {run}: {'DIFFERENT' if found else 'identical'}", flush=True
         )
+        for line in found[:20]:
+            print(f"        {line}", flush=True)
+        if not found:
+            shutil.rmtree(place)
+
+    def kill(self) -> None:
+        """Kills until the number is reached, then lets every run come to its end."""
+        for name in self._schedule[len(self._of("kill")) :]:
+            target, event = self._targets[name], None
+            while event is None:
+                run = 1 + len(self._of("finished", name))
+                place = self._place(target, run)
+                event = self._kill_once(target, place)
+                if event is None:
+                    self._finish(target, run, place)
+                    continue
+                self._note(event="kill", target=name, run=run, **event)
+                print(f"{len(self._of('kill')):4d}  {name}, run {run}, after {event['moment']:.2f} "
+                      f"s, {event['done']} done: {event['phase']}", flush=True)  # fmt: skip
+        for target in self._targets.values():
+            run = 1 + len(self._of("finished", target.name))
+            place = self._place(target, run)
+            if place.exists():
+                self._require_success(self._start(target, place), place)
+                self._finish(target, run, place)
+
+    def report(self) -> int:
+        """Prints the table; returns how much is not as it should be."""
+        print(f"{self._events[0]['machine']}; seed {_SEED.value}")
+        wrong = 0
+        print("| target | kills | while | runs | compared in each | outcome |\n"
+              "|---|---|---|---|---|---|")  # fmt: skip
+        for name in _SHARES:
+            kills, finished = self._of("kill", name), self._of("finished", name)
+            reference = self._of("reference", name)[0]
+            phases = collections.Counter(event["phase"] for event in kills)
+            named = ", ".join(f"{phase} {count}" for phase, count in phases.most_common())
+            scenes = reference["scenes"]
+            compared = f"{scenes} scenes" if scenes else f"{reference['units']} epochs"
+            bad = sum(event["differences"] > 0 for event in [reference, *finished])
+            bad += sum(event["lost"] > 0 for event in kills)
+            verdict = f"{bad} WRONG" if bad else "identical"
+            wrong += bad
+            print(f"| {name} | {len(kills)} | {named} | {len(finished)} | {compared} | {verdict} |")
+        print(f"{len(self._of('kill'))} kills, {len(self._of('finished'))} runs: "
+              f"{wrong or 'nothing'} wrong")  # fmt: skip
+        return wrong
 
 
-def _finish(process: subprocess.Popen, workdir: pathlib.Path) -> None:
-    if process.wait(_TIMEOUT) != 0:
-        log = (workdir.parent / f"{workdir.name}.log").read_text()
-        raise SystemExit(f"the run in {workdir} failed:\n{log[-4000:]}")
+def _machine() -> str:
+    versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("jax", "orbax-checkpoint", "grain"))
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"{versions}"
+    )
 
 
-def _names(workdir: pathlib.Path) -> set[str]:
-    try:
-        return set(os.listdir(workdir / "checkpoints"))
-    except FileNotFoundError:
-        return set()
-
-
-def _without_manifest(names: set[str]) -> set[int]:
-    return {int(n) for n in names if n.isdigit() and f"{n}.sha256.json" not in names}
-
-
-def _newest(names: set[str]) -> int:
-    """The newest checkpoint that counts; 0: there is none."""
-    return max((int(n) for n in names if n.isdigit() and f"{n}.sha256.json" in names), default=0)
-
-
-def _is_saving(names: set[str]) -> bool:
-    return any("orbax-checkpoint-tmp" in name for name in names)
-
-
-def _leftovers(names: set[str]) -> bool:
-    return _is_saving(names) or bool(_without_manifest(names))
-
-
-def _times_under_way(workdir: pathlib.Path) -> int:
-    """How many processes of a run have come as far as its first or next epoch, by what they say."""
-    log = workdir.parent / f"{workdir.name}.log"
-    text = log.read_text() if log.exists() else ""
-    return text.count("before training: ") + text.count("going on after epoch ")
-
-
-def _phase(names: set[str]) -> str:
-    """What a killed process that was under way was doing, by what it left."""
-    unfinished = _without_manifest(names)
-    if unfinished and max(unfinished) > _newest(names):
-        return "saving: hashes"
-    if _is_saving(names):
-        return "saving: orbax"
-    return "saving: removing an old one" if unfinished else "training"
-
-
-def _wait_for(
-    aim: str, process: subprocess.Popen, workdir: pathlib.Path, delay: float, after: int
-) -> None:
-    """Returns when the moment to kill has come, or the process has ended.
-
-    Args:
-      aim: `any time`, or inside a save: `orbax` writing its files, `hashes` not there yet.
-      process: what will be killed.
-      workdir: of the run.
-      delay: [s], since the start, or since the first sign of a save.
-      after: the checkpoint after which a save is aimed at.
-    """
-    deadline = time.monotonic() + (delay if aim == "any time" else _TIMEOUT)
-    while process.poll() is None and time.monotonic() < deadline:
-        names = _names(workdir)
-        if _newest(names) >= after:
-            if aim == "orbax" and _is_saving(names):
-                time.sleep(delay)
-                return
-            if aim == "hashes" and max(_without_manifest(names), default=0) > _newest(names):
-                return
-        time.sleep(0.0 if aim == "hashes" else 0.002)
-
-
-def _kill_once(rng: random.Random, run: int, workdir: pathlib.Path, duration: float) -> Kill | None:
-    """Starts the command and kills it; None if it ended before the moment came."""
-    aim = rng.choices(["any time", "orbax", "hashes"], [0.4, 0.4, 0.2])[0]
-    delay = rng.uniform(0.2, duration) if aim == "any time" else rng.uniform(0.0, _SAVE_SECONDS)
-    after = _newest(_names(workdir)) + rng.randrange(4)
-    under_way_before = _times_under_way(workdir)
-    process = _start(workdir)
-    began = time.monotonic()
-    try:
-        # What the kill before left inside a save is no sign of a save: wait until it is swept.
-        while process.poll() is None and aim != "any time" and _leftovers(_names(workdir)):
-            time.sleep(0.002)
-        _wait_for(aim, process, workdir, delay, after)
-        if process.poll() is not None:
-            _finish(process, workdir)
-            return None
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    moment, names = time.monotonic() - began, _names(workdir)
-    under_way = _times_under_way(workdir) > under_way_before
-    phase = _phase(names) if under_way else "start"
-    return Kill(run, moment, phase, _newest(names))
-
-
-def _uninterrupted(workdir: pathlib.Path) -> tuple[list[dict], float]:
-    began = time.monotonic()
-    _finish(_start(workdir), workdir)
-    return record.epoch_rows(workdir), time.monotonic() - began
-
-
-def _report_difference(expected: list[dict], found: list[dict]) -> bool:
-    """Prints what differs; returns whether anything does."""
-    if len(expected) != len(found):
-        print(f"  {len(expected)} epochs expected, {len(found)} found")
-    different = expected != found
-    for here, there in zip(expected, found, strict=False):
-        for name in sorted(here.keys() | there.keys()):
-            if here.get(name) != there.get(name):
-                print(f"  epoch {here['epoch']}: {name} {here.get(name)!r} != {there.get(name)!r}")
-    return different
-
-
-def _soak(folder: pathlib.Path) -> int:
-    """Runs the study; returns the number of runs that differ."""
-    versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("jax", "orbax-checkpoint"))
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-          f"{versions}")  # fmt: skip
-    expected, cold = _uninterrupted(folder / "reference")
-    again, duration = _uninterrupted(folder / "control")
-    print(f"uninterrupted: {cold:.1f} s compiling, {duration:.1f} s from the compilation cache")
-    failures = int(_report_difference(expected, again))
-    rng = random.Random(_SEED.value)
-    kills: list[Kill] = []
-    run, finished = 0, 0
-    print("kill  run  moment [s]  newest checkpoint  phase", flush=True)
-    while len(kills) < _KILLS.value:
-        run += 1
-        workdir = folder / f"run{run}"
-        while len(kills) < _KILLS.value:
-            kill = _kill_once(rng, run, workdir, duration)
-            if kill is None:
-                break
-            kills.append(kill)
-            print(f"{len(kills):4d}  {kill.run:3d}  {kill.moment:10.2f}  {kill.epoch:17d}  "
-                  f"{kill.phase}", flush=True)  # fmt: skip
-        else:
-            _finish(_start(workdir), workdir)
-        finished += 1
-        different = _report_difference(expected, record.epoch_rows(workdir))
-        failures += different
-        print(f"      run {run} finished: {'DIFFERENT' if different else 'identical'}", flush=True)
-    phases = collections.Counter(kill.phase for kill in kills)
-    print("; ".join(f"{phase}: {count}" for phase, count in sorted(phases.items())))
-    verdict = "bit-identical" if not failures else f"{failures} DIFFER"
-    print(f"{len(kills)} kills over {finished} runs of {len(expected)} epochs: {verdict}")
-    return failures
+def _run(folder: pathlib.Path) -> int:
+    with (folder / ".lock").open("w") as lock:  # children have it, too, should they be left alone
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"{folder}: a study, or what it has started, is at work") from None
+        soak = Soak(folder)
+        soak.references()
+        soak.kill()
+        return soak.report()
 
 
 def main(argv: list[str]) -> None:
@@ -238,10 +288,10 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"flags only, please; got {argv[1:]}")
     if _FOLDER.value:
         folder = pathlib.Path(_FOLDER.value).resolve()
-        folder.mkdir(parents=True)  # of an earlier soak: an error, its runs would be read as ours
-        sys.exit(min(_soak(folder), 1))
-    with tempfile.TemporaryDirectory() as folder:
-        sys.exit(min(_soak(pathlib.Path(folder)), 1))
+        folder.mkdir(parents=True, exist_ok=True)
+        sys.exit(min(_run(folder), 1))
+    with tempfile.TemporaryDirectory() as name:
+        sys.exit(min(_run(pathlib.Path(name)), 1))
 
 
 if __name__ == "__main__":

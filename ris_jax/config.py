@@ -7,9 +7,12 @@ everything else is SI, radians, linear.
 import dataclasses
 import json
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 import dacite
+
+from ris_jax import errors
 
 Wavefront = Literal["spherical", "fresnel", "parabolic", "planar"]
 SourceSignal = Literal["constant", "independent"]
@@ -29,7 +32,7 @@ class ConfigError(ValueError):
 
 def _require(condition: bool, field: str, needed: str, got: Any) -> None:
     if not condition:
-        raise ConfigError(f"{field}: need {needed}; got {got!r}")
+        raise ConfigError(f"{field}: need {needed}; got {errors.brief(repr(got))}")
 
 
 def _require_choice(field: str, choices: Any, got: str) -> None:
@@ -341,20 +344,35 @@ def from_dict(values: dict[str, Any]) -> Config:
     Raises:
       ConfigError: an unknown key, a wrong type or a value out of its domain, by name.
     """
+    _require(isinstance(values, dict), "configuration", "an object of sections", values)
+    _check_rows(values)
     options = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _as_float})
     try:
         return dacite.from_dict(Config, values, options)
     except dacite.UnexpectedDataError as error:
         known = sorted(flatten(to_dict(Config())))
         raise ConfigError(
-            f"unknown configuration key: {', '.join(sorted(error.keys))}; known: {', '.join(known)}"
+            f"unknown configuration key: {errors.brief(', '.join(sorted(error.keys)))}; known: "
+            f"{', '.join(known)}"
         ) from error
     except dacite.WrongTypeError as error:
         if get_origin(error.field_type) is Literal:
             _require_choice(str(error.field_path), error.field_type, error.value)
-        raise ConfigError(f"configuration: {error}") from error
+        raise ConfigError(f"configuration: {errors.brief(error)}") from error
     except dacite.DaciteError as error:
-        raise ConfigError(f"configuration: {error}") from error
+        raise ConfigError(f"configuration: {errors.brief(error)}") from error
+
+
+def _check_rows(values: dict[str, Any]) -> None:
+    """Element positions are rows of something; dacite would make tuples of anything, and fail."""
+    system = values.get("system")
+    positions = system.get("element_positions") if isinstance(system, dict) else None
+
+    def is_list(value):
+        return isinstance(value, Iterable) and not isinstance(value, (str, Mapping))
+
+    rows = positions is None or (is_list(positions) and all(map(is_list, positions)))
+    _require(rows, "system.element_positions", "rows of 3 metres, or null", positions)
 
 
 def _as_float(value: Any) -> Any:
@@ -386,10 +404,10 @@ def override(config: Config, values: dict[str, Any]) -> Config:
         while rest:
             target = target.get(node)
             if not isinstance(target, dict):
-                raise ConfigError(f"unknown configuration key: {name}")
+                raise ConfigError(f"unknown configuration key: {errors.brief(name)}")
             node, *rest = rest
         if node not in target:
-            raise ConfigError(f"unknown configuration key: {name}")
+            raise ConfigError(f"unknown configuration key: {errors.brief(name)}")
         target[node] = value
     return from_dict(nested)
 
@@ -397,4 +415,5 @@ def override(config: Config, values: dict[str, Any]) -> Config:
 def difference(ours: Config, theirs: Config) -> list[str]:
     """The fields in which two configurations differ, one readable entry each."""
     left, right = flatten(to_dict(ours)), flatten(to_dict(theirs))
-    return [f"{k}={left[k]!r} (there {right[k]!r})" for k in left if left[k] != right[k]]
+    brief = {k: [errors.brief(repr(values[k])) for values in (left, right)] for k in left}
+    return [f"{k}={brief[k][0]} (there {brief[k][1]})" for k in left if left[k] != right[k]]

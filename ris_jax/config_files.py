@@ -4,6 +4,7 @@ import json
 import pathlib
 
 from ris_jax import config as config_lib
+from ris_jax import errors
 
 
 def read(path: pathlib.Path) -> config_lib.Config:
@@ -18,8 +19,8 @@ def read(path: pathlib.Path) -> config_lib.Config:
     """
     try:
         values = json.loads(path.read_text())
-    except ValueError as error:  # not JSON, or not even text
-        raise config_lib.ConfigError(f"{path}: not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:  # not JSON, or not even text
+        raise config_lib.ConfigError(f"{path}: not JSON: {errors.brief(error)}") from error
     if not isinstance(values, dict):
         raise config_lib.ConfigError(f"{path}: need a JSON object; got {type(values).__name__}")
     try:

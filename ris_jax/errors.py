@@ -2,6 +2,14 @@
 
 import signal
 
+_LONGEST = 200  # characters of a value that came from outside, in a message
+
+
+def brief(text: object) -> str:
+    """Text on one line of limited length, for a message."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+
 
 class RunError(RuntimeError):
     """A run that cannot go on; the message says why and what is safe."""

@@ -221,11 +221,26 @@ class DictionariesTest(parameterized.TestCase):
         ({"model": {"width": 1.5}}, "model.width"),
         ({"system": {"wavelength": "0.3"}}, "system.wavelength"),
         ({"system": {"element_positions": [[0.0, 0.0]]}}, "system.element_positions"),
+        ({"system": {"element_positions": [1]}}, "system.element_positions"),
+        ({"system": {"element_positions": {"x": None}}}, "system.element_positions"),
+        ({"system": {"element_positions": "abc"}}, "system.element_positions"),
         ({"model": 3}, "model"),
     )
     def test_wrong_type(self, values, name):
-        with self.assertRaisesRegex(config_lib.ConfigError, f"configuration: .*{name}"):
+        with self.assertRaisesRegex(config_lib.ConfigError, f"^(configuration: .*)?{name}"):
             config_lib.from_dict(values)
+
+    def test_no_object(self):
+        with self.assertRaisesRegex(config_lib.ConfigError, r"need an object .*; got \[1\]"):
+            config_lib.from_dict([1])
+
+    def test_messages_are_short(self):
+        long = "a" * 5000
+        config = config_lib.Config()
+        for values in ({"system.codebook": long}, {"model.width": long}, {long: 1}):
+            with self.assertRaises(config_lib.ConfigError) as caught:
+                config_lib.override(config, values)
+            self.assertLess(len(str(caught.exception)), 500)
 
     def test_flatten(self):
         flat = config_lib.flatten({"a": 1, "b": {"c": 2, "d": {"e": None}}})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from ris_jax import config as config_lib
-from ris_jax import config_files, presets
+from ris_jax import config_files, errors, presets
 
 if TYPE_CHECKING:
     from ris_jax.data.record_dataset import Dataset
@@ -111,10 +111,12 @@ def _setting(text: str) -> tuple[str, object]:
     """`section.field=value` as a pair; a value that is not JSON is text."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise config_lib.ConfigError(f"--set: need section.field=value; got {text!r}")
+        raise config_lib.ConfigError(
+            f"--set: need section.field=value; got {errors.brief(repr(text))}"
+        )
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from ris_jax import errors
-from ris_jax.data import files
+from ris_jax.data import files, npy
 
 # What an ending promises. The content is looked at, too: MATLAB's HDF5 has its axes reversed, and
 # a file that was renamed must not be read the wrong way round.
@@ -33,6 +33,9 @@ _ADVICE = {
 }
 # What MATLAB and its readers keep beside the variables.
 _BOOKKEEPING = {"#refs#", "#subsystem#", "__header__", "__version__", "__globals__"}
+_NPY_MAGIC = b"\x93NUMPY"
+_LARGEST_COMPRESSION = 1100  # deflate reaches 1032
+_ALWAYS_ALLOWED = 64 << 20  # bytes; HDF5 stores nothing of chunks that were never written
 # How h5py and MATLAB name the parts of a complex number.
 _COMPLEX_PARTS = (("r", "i"), ("real", "imag"))
 # MATLAB stores these as integers; unlike integers they are no numbers.
@@ -145,7 +148,7 @@ def _content(path: pathlib.Path) -> str:
         return "empty"
     if head.startswith(b"PK"):
         return "an npz archive"
-    if head.startswith(b"\x93NUMPY"):
+    if head.startswith(_NPY_MAGIC):
         return "a single .npy array"
     if head.startswith(b"MATLAB 5.0"):
         return "MATLAB v5"
@@ -154,8 +157,25 @@ def _content(path: pathlib.Path) -> str:
     return "something else, or damaged"
 
 
+def _require_held(path: pathlib.Path, name: str, needed: int, held: int) -> None:
+    """Refuses to allocate memory for an array that cannot be in its file."""
+    if needed > _LARGEST_COMPRESSION * held + _ALWAYS_ALLOWED:
+        raise errors.RunError(
+            f"{path}: {name}: need an array that the file holds; got one of {needed} bytes in "
+            f"{held}, damaged?"
+        )
+
+
 def _npz_array(path: pathlib.Path, archive: Any, name: str) -> np.ndarray:
+    if len(archive.zip.namelist()) != len(set(archive.zip.namelist())):
+        raise errors.RunError(f"{path}: need every array once; got several of one name")
+    entry = archive.zip.getinfo(f"{name}.npy" if f"{name}.npy" in archive.zip.namelist() else name)
+    _require_held(path, name, entry.file_size, entry.compress_size)
     try:
+        with archive.zip.open(entry) as file:
+            if file.read(len(_NPY_MAGIC)) == _NPY_MAGIC:
+                file.seek(0)
+                npy.header(file, entry.file_size)
         array = archive[name]
     except ValueError as error:
         if "allow_pickle" not in str(error):
@@ -175,6 +195,8 @@ def _hdf5_array(path: pathlib.Path, file: Any, name: str, *, matlab: bool) -> np
         raise errors.RunError(
             f"{path}: {name}: need a plain array; got an empty or nested entry, such as a struct"
         )
+    if not dataset.is_virtual and not dataset.external:
+        _require_held(path, name, dataset.nbytes, dataset.id.get_storage_size())
     # HDF5 converts any other type on reading, and where damage has made one up, beyond its buffer.
     if dataset.id.get_type() != h5py.h5t.py_create(dataset.dtype, logical=True):
         raise errors.RunError(

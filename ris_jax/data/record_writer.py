@@ -22,13 +22,19 @@ class Writer:
     """The records of one folder while they are written; see `writing`."""
 
     def __init__(self, folder: pathlib.Path, index: records.Index):
-        """Goes on from an index; nobody else may be writing."""
+        """Goes on from an index; nobody else may be writing.
+
+        Raises:
+          RunError: what says which scenes are there already is damaged.
+        """
         self._folder = folder
         self.index = index
         self._dtype = records.scene_dtype(records.sizes_of(records.configuration(index)))
         self._digests: set[bytes] = set()
         for shard in index.shards:
-            self._digests |= set(_rows(_loaded_digests(folder, shard)))
+            if problem := records.damaged_part(folder, shard, "digests", self._dtype):
+                raise errors.RunError(f"{problem}; the records cannot go on from it")
+            self._digests |= set(_rows(np.asarray(records.load(folder, shard, "digests"))))
 
     @property
     def done(self) -> set[str]:
@@ -113,18 +119,6 @@ def _rows(digests: np.ndarray) -> list[bytes]:
     return [digest.tobytes() for digest in digests]
 
 
-def _loaded_digests(folder: pathlib.Path, shard: records.Shard) -> np.ndarray:
-    """The digests of a shard that was written before; whole, or a `RunError` that names it."""
-    path, written = shard.path(folder, "digests"), shard.files["digests"]
-    try:
-        whole = records.file_of(path) == written
-    except OSError as error:
-        raise errors.RunError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not whole:
-        raise errors.RunError(f"{path}: damaged; the records cannot go on from it")
-    return np.asarray(records.load(folder, shard, "digests"))
-
-
 @contextlib.contextmanager
 def writing(
     folder: pathlib.Path, config: config_lib.Config, made_from: Mapping[str, Any]
@@ -160,7 +154,8 @@ def writing(
                 config_lib.flatten({"request": i.made_from} | i.config) for i in (new, index)
             )
             named = [
-                f"{key}={ours.get(key)!r} (there {theirs.get(key)!r})"
+                f"{errors.brief(key)}={errors.brief(repr(ours.get(key)))} (there "
+                f"{errors.brief(repr(theirs.get(key)))})"
                 for key in ours | theirs
                 if ours.get(key) != theirs.get(key)
             ]

@@ -157,8 +157,8 @@ def _restore_antenna_axis(arrays: dict[str, np.ndarray]) -> None:
         arrays["snapshots"] = arrays["snapshots"][..., None]
 
 
-# NumPy warns of signalling NaNs, which damaged files have; all NaNs are reported here anyway.
-@np.errstate(invalid="ignore")
+# NumPy warns of signalling NaNs and of what is too large; all of it is reported here anyway.
+@np.errstate(invalid="ignore", over="ignore")
 def _build(
     name: str,
     arrays: Mapping[str, np.ndarray],

@@ -27,7 +27,7 @@ from jaxtyping import Complex, Float, UInt8
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.data import containers, files
+from ris_jax.data import containers, files, npy
 
 INDEX_NAME = "index.json"
 FORMAT, VERSION = "ris_jax records", 1
@@ -192,7 +192,7 @@ def read_index(folder: pathlib.Path) -> Index | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError) as error:
-        raise errors.RunError(f"{path}: damaged: not JSON ({_line(error)})") from error
+        raise errors.RunError(f"{path}: damaged: not JSON ({errors.brief(error)})") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         got = values.get("format") if isinstance(values, dict) else type(values).__name__
         raise errors.RunError(f"{path}: format: need {FORMAT!r}; got {str(got)[:40]!r}")
@@ -207,7 +207,7 @@ def read_index(folder: pathlib.Path) -> Index | None:
         configuration(index)
     # dacite lets out what building a field raises; a ConfigError is a ValueError.
     except (dacite.DaciteError, ValueError, TypeError, AttributeError) as error:
-        raise errors.RunError(f"{path}: not an index of records: {_line(error)}") from error
+        raise errors.RunError(f"{path}: not an index of records: {errors.brief(error)}") from error
     for shard in index.shards:
         if not _SHARD_NAME.fullmatch(shard.name) or set(shard.files) != set(PARTS):
             raise errors.RunError(f"{path}: shards: need <split>/<number>; got {shard.name!r}")
@@ -248,10 +248,6 @@ def _kind(path: pathlib.Path) -> str:
     return "a folder of other files" if any(path.iterdir()) else "an empty folder"
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 def file_of(path: pathlib.Path) -> File:
     """Size and hash of a file as it is now."""
     with path.open("rb") as file:
@@ -266,38 +262,43 @@ def damage(folder: pathlib.Path, shard: Shard, dtype: np.dtype) -> str:
       shard: one of their index.
       dtype: of a scene.
     """
-    for part, written in shard.files.items():
-        path = shard.path(folder, part)
-        try:
-            size = path.stat().st_size
-            if size != written.bytes:
-                return f"{path}: size: need {written.bytes} bytes; got {size}"
-            if (found := file_of(path).sha256) != written.sha256:
-                return f"{path}: sha256: need {written.sha256[:12]}...; got {found[:12]}..."
-        except OSError as error:
-            return f"{path}: cannot be read: {error.strerror or error}"
+    return next(filter(None, (damaged_part(folder, shard, part, dtype) for part in PARTS)), "")
+
+
+def damaged_part(folder: pathlib.Path, shard: Shard, part: str, dtype: np.dtype) -> str:
+    """What is wrong with one file of a shard; see `damage`."""
+    path, written = shard.path(folder, part), shard.files[part]
     try:
-        scenes, codes, digests = (load(folder, shard, part) for part in PARTS)
+        size = path.stat().st_size
+        if size != written.bytes:
+            return f"{path}: size: need {written.bytes} bytes; got {size}"
+        if (found := file_of(path).sha256) != written.sha256:
+            return f"{path}: sha256: need {written.sha256[:12]}...; got {found[:12]}..."
+        with path.open("rb") as file:
+            shape, kind = npy.header(file, size)
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror or error}"
     except ValueError as error:
-        return f"{folder / shard.name}: not arrays: {_line(error)}"
-    elements = dtype["channel"].shape[1]
-    layouts = (
-        ("scenes", scenes, dtype, [(shard.scenes,)]),
-        ("digests", digests, np.dtype("u1"), [(shard.scenes, DIGEST_BYTES)]),
-        ("codes", codes, np.dtype("<c8"), [
-            (count, dtype["snapshots"].shape[0], elements) for count in (1, shard.scenes)
-        ]),
-    )  # fmt: skip
-    for part, array, needed, shapes in layouts:
-        if array.dtype != needed or array.shape not in shapes:
-            got = f"{list(array.shape)} of {str(array.dtype)[:60]}"
-            path = shard.path(folder, part)
-            return f"{path}: need {list(shapes[0])} of the configuration's layout; got {got}"
+        return f"{path}: not an array: {errors.brief(error)}"
+    needed, shapes = _layouts(shard.scenes, dtype)[part]
+    if kind != needed or shape not in shapes:
+        got = f"{list(shape)} of {str(kind)[:60]}"
+        return f"{path}: need {list(shapes[0])} of the configuration's layout; got {got}"
     return ""
 
 
+def _layouts(scenes: int, dtype: np.dtype) -> dict[str, tuple[np.dtype, list[tuple[int, ...]]]]:
+    """Type, and the shapes that it may have, of every part of a shard."""
+    snapshots, elements = dtype["snapshots"].shape[0], dtype["channel"].shape[1]
+    return {
+        "scenes": (dtype, [(scenes,)]),
+        "codes": (np.dtype("<c8"), [(count, snapshots, elements) for count in (1, scenes)]),
+        "digests": (np.dtype("u1"), [(scenes, DIGEST_BYTES)]),
+    }
+
+
 def load(folder: pathlib.Path, shard: Shard, part: str) -> np.ndarray:
-    """One file of a shard, mapped into memory and not read yet."""
+    """One file of a shard without damage, mapped into memory and not read yet."""
     return np.load(shard.path(folder, part), mmap_mode="r", allow_pickle=False)
 
 

@@ -27,6 +27,8 @@ _LAYOUTS = {
     "channel": ("BMN", "MN"),
     "codes": ("BLN", "LN"),
 }
+_LARGEST_SNR_DB = 200.0  # beyond it single precision has no noise, or no signal
+_LARGEST_MAGNITUDE = 1e15  # single precision has no square of what is larger than 1e19
 _MOST_NAMES = 8  # of unknown keys in one line
 
 # The largest magnitude of a field of the truth, and how to say it. Larger angles are degrees.
@@ -232,15 +234,19 @@ def unusable_scenes(name: str, arrays: Mapping[str, np.ndarray]) -> dict[int, st
     for field in ("snapshots", "channel", "codes"):
         array, shared = arrays[field], arrays[field].ndim == 2
         values = array.reshape(1 if shared else scenes, -1)
-        broken = np.sum(~np.isfinite(values), axis=1)
+        broken = np.sum(~(np.abs(values) <= _LARGEST_MAGNITUDE), axis=1)
         if shared and broken[0]:
-            got = f"{broken[0]} of {values.shape[1]} NaN or infinite"
+            got = f"{broken[0]} of {values.shape[1]} NaN, infinite or too large"
             fail(name, field, "finite values, being shared by all scenes", got)
         bad = np.broadcast_to((broken > 0) | ~values.any(axis=1), scenes)
         for scene in np.flatnonzero(bad).tolist():
             count = 0 if shared else broken[scene]
             zero = "is all zero" if field == "channel" else "are all zero"
-            why = f": {count} of {values.shape[1]} values are NaN or infinite" if count else ""
+            why = (
+                f": {count} of {values.shape[1]} values are NaN, infinite or too large"
+                if count
+                else ""
+            )
             reasons.setdefault(scene, f"{field}{why or ' ' + zero}")
     return dict(sorted(reasons.items()))
 
@@ -258,12 +264,13 @@ def snr(
 ) -> Float[np.ndarray, "U"]:
     """Signal-to-noise ratios [dB] of the usable scenes, finite."""
     values = vector(name, "snr_db", array, scenes)[usable]
-    broken = np.flatnonzero(~np.isfinite(values))
+    broken = np.flatnonzero(~(np.abs(values) <= _LARGEST_SNR_DB))
     if broken.size:
         fail(
             name,
             "snr_db",
-            "finite dB in every scene (leave the key out if it is not known)",
+            f"finite dB in every scene, at most {_LARGEST_SNR_DB:g} in magnitude (leave the key "
+            "out if it is not known)",
             f"{values[broken[0]]} in scene {usable[broken[0]]}",
         )
     return values

@@ -90,7 +90,13 @@ class Checkpoints:
         logging.getLogger("orbax").setLevel(logging.ERROR)
         if read_only and not self._root.is_dir():
             raise errors.RunError(f"no checkpoints in {workdir}")
-        self._manager = ocp.CheckpointManager(self._root, options=options)
+        try:
+            self._manager = ocp.CheckpointManager(self._root, options=options)
+        except (ValueError, TypeError, AttributeError) as error:  # it reads the metadata of all
+            raise errors.RunError(
+                f"{self._root}: the metadata of a checkpoint cannot be read, move it away: "
+                f"{_first_line(error)}"
+            ) from error
         if not read_only:
             self._alone(self._sweep)
 
@@ -194,7 +200,13 @@ class Checkpoints:
         if problem := processes.agreed(self._damage(epoch) if processes.is_first() else ""):
             return None, problem
         items = self._read(epoch, config=ocp.args.JsonRestore(), progress=ocp.args.JsonRestore())
-        saved_config = config_lib.from_dict(items.config)
+        try:
+            saved_config = config_lib.from_dict(items.config)
+        except config_lib.ConfigError as error:
+            raise errors.RunError(
+                f"checkpoint of epoch {epoch} in {self._root} is whole but of another version or "
+                f"damaged: {error}"
+            ) from error
         if saved_config != template.config:
             raise config_lib.ConfigError(
                 f"{self._named(epoch)} in {self._root} is of another configuration; here: "
@@ -207,8 +219,11 @@ class Checkpoints:
     def _read(self, epoch: int, **items: Any) -> Any:
         """Items of a checkpoint whose files are what was written."""
         try:
-            return self._manager.restore(epoch, args=ocp.args.Composite(**items))
-        except _STORAGE_ERRORS as error:
+            with _one_report_of_failure():
+                return self._manager.restore(epoch, args=ocp.args.Composite(**items))
+        # Of files that are not what they should be, orbax makes any exception: AttributeError, or
+        # a bare Exception around what its storage layer says.
+        except Exception as error:
             raise errors.RunError(
                 f"{self._named(epoch)} in {self._root} is whole but cannot be restored: "
                 f"{_first_line(error)}"
@@ -221,7 +236,7 @@ class Checkpoints:
             hashes = dict(json.loads(path.read_text())["files"])
         except FileNotFoundError:
             return "it was cut short while it was written (no hashes)"
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return f"{path.name} cannot be read"
         files = dict(self._files(epoch))
         for name, expected in hashes.items():
@@ -239,7 +254,7 @@ class Checkpoints:
         """The val_nmse of a checkpoint; infinite where it is not known or not finite."""
         try:
             value = float(json.loads(self._manifest_path(epoch).read_text())["val_nmse"])
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return math.inf
         # NaN compares false with everything and would count as best.
         return value if math.isfinite(value) else math.inf

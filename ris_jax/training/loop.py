@@ -31,6 +31,21 @@ from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
 
+def _progress_of(restored: checkpoint.Restored) -> progress_lib.Progress:
+    """What a checkpoint says of the run so far.
+
+    Raises:
+      RunError: it is something else.
+    """
+    try:
+        return progress_lib.Progress.from_json(restored.progress)
+    except ValueError as error:
+        raise errors.RunError(
+            f"checkpoint of epoch {restored.epoch}: progress: need what `train` writes; got "
+            f"{errors.brief(repr(restored.progress))} ({errors.brief(error)})"
+        ) from error
+
+
 def dead_parameters(state: state_lib.TrainState, batch: scenes.Scene) -> list[str]:
     """Paths of the parameters whose gradient is identically zero on a batch."""
 
@@ -226,7 +241,7 @@ def _continue(
     restored, warnings = checkpoints.restore_newest(state)
     progress = progress_lib.Progress()
     if restored is not None:
-        state, progress = restored.state, progress_lib.Progress.from_json(restored.progress)
+        state, progress = restored.state, _progress_of(restored)
         source.restore(progress.data)
     done, total = progress.microbatches(training), training.epochs * training.steps_per_epoch
     first = processes.is_first()

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+import dacite
+
 from ris_jax import config as config_lib
 
 
@@ -57,20 +59,11 @@ class Tally:
         return math.nan if total is None or not self.finite else float(total) / self.finite
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values, from which `from_json` makes the same tally."""
+        """JSON values, from which `Progress.from_json` makes the same tally."""
         sums = {name: getattr(self, name) for name in ("loss", "nmse")}
         return dataclasses.asdict(self) | {
             name: None if total is None else str(total) for name, total in sums.items()
         }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Tally":
-        """The tally of `to_json`."""
-        sums: dict[str, Any] = {
-            name: None if values[name] is None else Fraction(values[name])
-            for name in ("loss", "nmse")
-        }
-        return cls(**dict(values) | sums)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,12 +111,19 @@ class Progress:
         return dataclasses.asdict(self) | tallies
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Progress":
-        """The progress of `to_json`."""
-        tallies: dict[str, Any] = {
-            name: Tally.from_json(values[name]) for name in ("so_far", "window") if name in values
-        }
-        return cls(**values | tallies)
+    def from_json(cls, values: Any) -> "Progress":
+        """The progress of `to_json`.
+
+        Raises:
+          ValueError: these are other values.
+        """
+        try:
+            return dacite.from_dict(
+                cls, values, dacite.Config(strict=True, type_hooks={Fraction: Fraction})
+            )
+        # dacite lets out what a value that is no object, or no fraction, makes of it.
+        except (dacite.DaciteError, TypeError, AttributeError, ArithmeticError) as error:
+            raise ValueError(str(error)) from error
 
 
 def _added(total: Fraction | None, value: float) -> Fraction | None:

@@ -30,6 +30,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _counted(row: dict[str, Any]) -> bool:
+    """Whether the places of a row in its run are whole numbers."""
+    return all(isinstance(row.get(name, 0), int) for name in ("epoch", "microbatch")) and (
+        "epoch" in row
+    )
+
+
 def read_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """All whole rows of `metrics.jsonl`; a line that was cut short is left out."""
     path = workdir / METRICS_NAME
@@ -39,9 +46,9 @@ def read_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().split(b"\n"):
         try:
             row = json.loads(line)
-        except ValueError:  # not JSON, or not even text
+        except (ValueError, RecursionError):  # not JSON, or not even text
             continue
-        if isinstance(row, dict) and {"kind", "epoch"} <= row.keys():
+        if isinstance(row, dict) and isinstance(row.get("kind"), str) and _counted(row):
             rows.append(row)
     return rows
 

@@ -1,14 +1,17 @@
 """What a search varies: a table of configuration fields and where each may lie."""
 
 import dataclasses
+import fractions
 import json
 import math
 import pathlib
+import sys
 import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ris_jax import config as config_lib
+from ris_jax import errors
 
 if TYPE_CHECKING:
     import optuna
@@ -30,6 +33,8 @@ class Choice:
 
     choices: tuple[Any, ...]
 
+
+_MOST_STEPS = 10**9  # from low to high
 
 Space = Mapping[str, Range | Choice]
 
@@ -55,13 +60,17 @@ _FIELDS = ("training.batch_size",)
 
 def _require(condition: bool, name: str, needed: str, got: Any) -> None:
     if not condition:
-        raise config_lib.ConfigError(f"search space: {name}: need {needed}; got {got!r}")
+        raise config_lib.ConfigError(
+            f"search space: {errors.brief(name)}: need {needed}; got {errors.brief(repr(got))}"
+        )
 
 
 def _is_number(value: Any, whole: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return math.isfinite(value) and (not whole or float(value).is_integer())
+    if isinstance(value, int):
+        return abs(value) <= sys.maxsize  # of what Optuna draws from
+    return math.isfinite(value) and (not whole or value.is_integer())
 
 
 def _parse_range(name: str, values: dict[str, Any], whole: bool) -> Range:
@@ -81,6 +90,13 @@ def _parse_range(name: str, values: dict[str, Any], whole: bool) -> Range:
     if found.step is not None:
         _require(found.step > 0, f"{name}: step", "a value above zero", found.step)
         _require(not found.log, f"{name}: step", "none with log", found.step)
+        # Optuna would lower `high`, with a warning. In binary, 0.5 is not five steps of 0.1.
+        low, high, step = (
+            fractions.Fraction(str(value)) for value in (found.low, found.high, found.step)
+        )
+        parts = (high - low) / step
+        whole_parts = parts.denominator == 1 and parts <= _MOST_STEPS
+        _require(whole_parts, f"{name}: step", "a whole part of high - low", found.step)
     cast = int if whole else float
     step = None if found.step is None else cast(found.step)
     return Range(cast(found.low), cast(found.high), found.log, step)
@@ -138,8 +154,8 @@ def read(path: pathlib.Path) -> Space:
         return parse(json.loads(path.read_text()))
     except config_lib.ConfigError as error:
         raise config_lib.ConfigError(f"{path}: {error}") from error
-    except ValueError as error:  # not JSON, or not even text
-        raise config_lib.ConfigError(f"{path}: not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:  # not JSON, or not even text
+        raise config_lib.ConfigError(f"{path}: not JSON: {errors.brief(error)}") from error
 
 
 def to_dict(space: Space) -> dict[str, Any]:
@@ -162,7 +178,7 @@ def check(space: Space, base: config_lib.Config) -> None:
                 config_lib.override(base, {name: value})
             except config_lib.ConfigError as error:
                 raise config_lib.ConfigError(
-                    f"search space: {name}={value!r} cannot be: {error}"
+                    f"search space: {name}={errors.brief(repr(value))} cannot be: {error}"
                 ) from error
 
 

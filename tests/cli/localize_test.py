@@ -173,7 +173,7 @@ class TestOutput:
         flags = [f"--data={tmp_path / 'a.npz'}", f"--out={out}", "--max_sources=2"]
         status, printed, err = _run(capsys, *flags)
         assert status == 0
-        assert err == "skipped: scene 1: snapshots: 1 of 64 values are NaN or infinite\n"
+        assert err == "skipped: scene 1: snapshots: 1 of 64 values are NaN, infinite or too large\n"
         assert "1 skipped" in printed
         found = json.loads(out.read_text())
         assert [scene["scene"] for scene in found["scenes"]] == [0, 2]

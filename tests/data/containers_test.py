@@ -196,6 +196,34 @@ class NotAFormatTest(Case):
         with self.assert_one_line("a.npz", "damaged", "ValueError"):
             containers.load(self.folder / "a.npz", ["one"])
 
+    @parameterized.parameters(
+        ("(2305843009213693952,)", "ValueError"),
+        ("(-8,)", "ValueError"),
+        ("(" * 5000, "ValueError"),
+        ("(8,) # ", "ValueError"),
+    )
+    def test_headers_of_what_is_not_there(self, shape, part):
+        header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+        content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64)
+        with zipfile.ZipFile(self.folder / "a.npz", "w") as archive:
+            archive.writestr("one.npy", content)
+        with self.assert_one_line("a.npz", "damaged", part):
+            containers.load(self.folder / "a.npz", ["one"])
+
+    def test_memory_is_not_asked_for_what_is_not_there(self):
+        with h5py.File(self.folder / "a.h5", "w") as file:
+            file.create_dataset("one", (2**14, 2**14), "c16", chunks=(64, 64))
+        with self.assert_one_line("a.h5: one: need an array that the file holds; got one of 42949"):
+            containers.load(self.folder / "a.h5", ["one"])
+
+    def test_several_of_one_name(self):
+        path = self.folder / "a.npz"
+        np.savez(path, one=np.ones(3))
+        with self.assertWarns(UserWarning), zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("one.npy", b"")
+        with self.assert_one_line("a.npz: need every array once; got several of one name"):
+            containers.load(path, ["one"])
+
     def test_nested_and_empty_entries(self):
         with h5py.File(self.folder / "a.h5", "w") as file:
             file.create_group("struct")

@@ -205,12 +205,23 @@ class TestDamage:
         wide = records.scene_dtype(sizes._replace(max_sources=4))
         assert "need [7]" in records.damage(folder, shard, wide)
         path = shard.path(folder, "codes")
-        path.write_bytes(b"hello")
-        whole = {**shard.files, "codes": records.file_of(path)}
-        text = records.damage(
-            folder, records.dataclasses.replace(shard, files=whole), records.scene_dtype(sizes)
-        )
-        assert text.startswith(f"{folder / shard.name}: not arrays")
+        content = path.read_bytes()
+        for other, complaint in (
+            (b"hello", "not an array: "),
+            (b"PK\x03\x04" + content, "not an array: "),  # NumPy would look for an archive
+            (content.replace(b"}", b"("), "not an array: its header is damaged"),
+            (content.replace(b"(1,", b"(-1"), "not an array: "),
+            (content.replace(b"\x01\x00", b"\x03\x00", 1), "not an array: need npy format 1.0"),
+            (content[:-8], "not an array: its header asks for "),
+            (content.replace(b"<c8", b"<f8"), "need [1, "),
+        ):
+            assert other != content
+            path.write_bytes(other)
+            whole = {**shard.files, "codes": records.file_of(path)}
+            text = records.damage(
+                folder, records.dataclasses.replace(shard, files=whole), records.scene_dtype(sizes)
+            )
+            assert text.startswith(f"{path}: {complaint}"), text
 
 
 def test_a_split_without_scenes(folder):

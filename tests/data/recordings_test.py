@@ -171,7 +171,10 @@ class SkippedScenesTest(Case):
         found = recordings.from_arrays(arrays)
         self.assertEqual(
             found.skipped,
-            ((0, "snapshots are all zero"), (2, "codes: 1 of 18 values are NaN or infinite")),
+            (
+                (0, "snapshots are all zero"),
+                (2, "codes: 1 of 18 values are NaN, infinite or too large"),
+            ),
         )
         np.testing.assert_array_equal(found.scene_numbers, [1, 3])
         for field in ("snapshots", "channel", "codes", "snr_db"):
@@ -199,14 +202,18 @@ class SkippedScenesTest(Case):
         arrays = make_arrays()
         arrays["snapshots"].view("u4")[2, 0, 0] = 0x7F800001
         found = recordings.from_arrays(arrays)
-        self.assertEqual(found.skipped, ((2, "snapshots: 1 of 6 values are NaN or infinite"),))
+        self.assertEqual(
+            found.skipped, ((2, "snapshots: 1 of 6 values are NaN, infinite or too large"),)
+        )
 
     def test_overflow_of_single_precision(self):
         arrays = make_arrays()
         arrays["snapshots"] = arrays["snapshots"].astype("c16")
+        arrays["snapshots"][0, 0, 0] = 1e30  # its square overflows
         arrays["snapshots"][1, 0, 0] = 1e300
         found = recordings.from_arrays(arrays)
-        self.assertEqual(found.skipped, ((1, "snapshots: 1 of 6 values are NaN or infinite"),))
+        reason = "snapshots: 1 of 6 values are NaN, infinite or too large"
+        self.assertEqual(found.skipped, ((0, reason), (1, reason)))
 
 
 class WriteTest(Case):
@@ -248,7 +255,10 @@ class ShardsTest(Case):
         self.assertEqual((found.wavefront, found.source_signal), ("parabolic", "constant"))
         self.assertEqual(
             found.skipped,
-            ((0, "channel: 1 of 288 values are NaN or infinite"), (2, "snapshots are all zero")),
+            (
+                (0, "channel: 1 of 288 values are NaN, infinite or too large"),
+                (2, "snapshots are all zero"),
+            ),
         )
         np.testing.assert_array_equal(found.truth.num_sources, [1, 3])
 

@@ -221,9 +221,9 @@ class ScenesTest(Case):
         self.assertEqual(
             list(found.items()),
             [
-                (0, "codes: 2 of 10 values are NaN or infinite"),
+                (0, "codes: 2 of 10 values are NaN, infinite or too large"),
                 (1, "channel is all zero"),
-                (3, "snapshots: 1 of 6 values are NaN or infinite"),
+                (3, "snapshots: 1 of 6 values are NaN, infinite or too large"),
             ],
         )
 
@@ -246,7 +246,7 @@ class ScenesTest(Case):
         size = arrays[field].size
         with self.assert_error(
             f"{field}: need finite values, being shared by all scenes; "
-            f"got 1 of {size} NaN or infinite"
+            f"got 1 of {size} NaN, infinite or too large"
         ):
             validation.unusable_scenes("f.npz", arrays)
 
@@ -267,10 +267,12 @@ class SnrTest(Case):
             validation.snr("f.npz", values, 3, np.array([0, 2])), [1.0, 3.0]
         )
         with self.assert_error(
-            "snr_db: need finite dB in every scene (leave the key out if it is not known); "
-            "got nan in scene 1"
+            "snr_db: need finite dB in every scene, at most 200 in magnitude (leave the key out if "
+            "it is not known); got nan in scene 1"
         ):
             validation.snr("f.npz", values, 3, np.arange(3))
+        with self.assertRaisesRegex(errors.RunError, r"at most 200 .*got 1000000\.0 in scene 2"):
+            validation.snr("f.npz", np.array([1.0, 2.0, 1e6]), 3, np.arange(3))
 
 
 class TruthTest(Case):

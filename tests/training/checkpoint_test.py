@@ -151,7 +151,7 @@ class TestDamage:
         assert "epoch 2 is not used: it was cut short while it was written" in warning
 
     @pytest.mark.parametrize(
-        "content", [b"", b"\xff\x00", b"{", b"[]", b"null", b"{}", b'{"files": 3}']
+        "content", [b"", b"\xff\x00", b"{", b"[]", b"null", b"{}", b'{"files": 3}', b"[" * 100_000]
     )
     def test_of_the_manifest_is_named(self, trained, workdir, content):
         (workdir / "checkpoints" / "2.sha256.json").write_bytes(content)
@@ -213,6 +213,36 @@ class TestOthersAreNotTouched:
         named = r"model\.width=24 \(there 16\), training\.seed=3 \(there 0\)"
         with pytest.raises(config_lib.ConfigError, match=named):
             checkpoint.Checkpoints(workdir, 2).restore_newest(template)
+        assert _epochs(workdir) == [1, 2]
+
+    def test_when_its_metadata_is_of_no_use(self, workdir):
+        path = workdir / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
+        values = json.loads(path.read_text()) | {"commit_timestamp_nsecs": [[]]}
+        path.write_text(json.dumps(values))
+        with pytest.raises(errors.RunError, match="the metadata of a checkpoint cannot be read"):
+            checkpoint.Checkpoints(workdir, 2)
+        assert _epochs(workdir) == [1, 2]
+
+    @pytest.mark.parametrize("error", [Exception("from tensorstore"), AttributeError("x")])
+    def test_when_restoring_fails_in_any_way(self, trained, workdir, monkeypatch, error):
+        def restore(*_, **__):
+            raise error
+
+        checkpoints = checkpoint.Checkpoints(workdir, 2)
+        monkeypatch.setattr(checkpoints._manager, "restore", restore)
+        with pytest.raises(errors.RunError, match="whole but cannot be restored"):
+            checkpoints.restore_newest(trained)
+
+    def test_when_the_configuration_is_none(self, trained, workdir):
+        """Its hash says it is what was written, by another version say."""
+        path = workdir / "checkpoints" / "2" / "config" / "metadata"
+        path.write_text(path.read_text().replace('"depth": 1', '"depth": "1"'))
+        manifest = workdir / "checkpoints" / "2.sha256.json"
+        values = json.loads(manifest.read_text())
+        values["files"]["config/metadata"] = checkpoint._sha256(path)
+        manifest.write_text(json.dumps(values))
+        with pytest.raises(errors.RunError, match=r"checkpoint of epoch 2 .*model\.depth"):
+            checkpoint.Checkpoints(workdir, 2).restore_newest(trained)
         assert _epochs(workdir) == [1, 2]
 
     @pytest.mark.parametrize("epoch", [1, 2])
@@ -336,6 +366,7 @@ class TestConfigFile:
             (b"", "not JSON"),
             (b'{"system": {', "not JSON"),
             (b"\xff\xfe\x00", "not JSON"),
+            (b"[" * 100_000, "not JSON"),
             (b"[1, 2]", "need a JSON object; got list"),
             (b"null", "need a JSON object; got NoneType"),
             (b'{"model": {"widht": 3}}', "unknown configuration key: widht"),

@@ -19,13 +19,17 @@ def _rows(count=200):
     ]
 
 
+def _saved(here):
+    return progress.Progress.from_json(json.loads(json.dumps(here.to_json())))
+
+
 def test_means_do_not_depend_on_where_a_tally_was_saved():
     rows = _rows()
     tally = progress.Tally()
     for number, row in enumerate(rows):
         tally = tally.plus(row)
         if number % 23 == 0:
-            tally = progress.Tally.from_json(json.loads(json.dumps(tally.to_json())))
+            tally = _saved(progress.Progress(so_far=tally)).so_far
     finite = [row for row in rows if row["finite"]]
     assert tally.epoch_row() == {
         "train_loss": math.fsum(row["loss"] for row in finite) / len(finite),
@@ -39,7 +43,7 @@ def test_means_do_not_depend_on_where_a_tally_was_saved():
 def test_what_is_not_finite_shows():
     row = {"finite": True, "update_applied": True, "loss": 1.0, "nmse": math.inf}
     tally = progress.Tally().plus(row | {"nmse": 2.0}).plus(row)
-    assert progress.Tally.from_json(json.loads(json.dumps(tally.to_json()))) == tally
+    assert _saved(progress.Progress(window=tally)).window == tally
     assert math.isnan(tally.epoch_row()["train_nmse"])
     assert tally.mean_loss == 1.0
     assert math.isnan(progress.Tally().plus(row | {"finite": False}).mean_loss)
@@ -50,7 +54,7 @@ def test_progress_survives_json(best):
     here = progress.Progress(3, 2, best, {"identity": "a", "iterator": {"next_index": 4}})
     for row in _rows(5):
         here = here.plus(row)
-    assert progress.Progress.from_json(json.loads(json.dumps(here.to_json()))) == here
+    assert _saved(here) == here
     assert here.microbatches(TrainingConfig(steps_per_epoch=50)) == 155
     assert here.place(TrainingConfig(epochs=8, steps_per_epoch=50)) == (
         "microbatch 5 of 50 in epoch 4 of 8"
@@ -60,3 +64,12 @@ def test_progress_survives_json(best):
 def test_progress_from_before_there_were_tallies():
     old = {"epoch": 3, "best_epoch": 2, "best_val_nmse": 0.5, "data": None}
     assert progress.Progress.from_json(old) == progress.Progress(3, 2, 0.5)
+
+
+@pytest.mark.parametrize(
+    "values", [None, 3, {"epoch": "3"}, {"epochs": 3}, {"so_far": {"loss": "a/b"}},
+               {"window": {"nmse": "1/0"}}, {"so_far": [1]}],
+)  # fmt: skip
+def test_what_is_no_progress(values):
+    with pytest.raises(ValueError, match=r"."):
+        progress.Progress.from_json(values)

@@ -287,6 +287,13 @@ def test_a_finished_run_returns_without_training(config, whole, tmp_path, monkey
     assert record.read_rows(workdir) == record.read_rows(whole[0])
 
 
+@pytest.mark.parametrize("progress", [3, {"epoch": "1"}, {"epochs": 1}])
+def test_progress_that_is_none_is_an_error(whole, progress):
+    restored = checkpoint.Restored(whole[1], 2, progress)
+    with pytest.raises(errors.RunError, match="checkpoint of epoch 2: progress: need what"):
+        loop._progress_of(restored)
+
+
 def test_another_configuration_is_an_error_that_names_the_fields(config, whole):
     other = config_lib.override(config, {"training.seed": 7, "model.width": 32})
     before = (whole[0] / "metrics.jsonl").read_bytes()
@@ -334,7 +341,14 @@ class TestRecords:
         assert self._rows(tmp_path, content[:-1]) == rows  # only the end of the line is missing
         assert self._rows(tmp_path, content + b'{"kind": "epo\xff') == rows
         assert self._rows(tmp_path, content + b"\x00" * 100) == rows
-        assert self._rows(tmp_path, b"3\n" + content) == rows
+        for other in (
+            b"3",
+            b"[" * 100_000,
+            b'{"kind": "epoch", "epoch": "1"}',
+            b'{"kind": 3, "epoch": 1}',
+            b'{"kind": "x", "epoch": 1, "microbatch": "a"}',
+        ):
+            assert self._rows(tmp_path, other + b"\n" + content) == rows
 
     def test_are_mended_when_the_run_goes_on(self, config, whole, tmp_path):
         workdir = shutil.copytree(whole[0], tmp_path / "run")

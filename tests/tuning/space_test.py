@@ -73,6 +73,12 @@ def test_draws_lie_within_and_have_the_field_s_type():
         ({RATE: {"low": 0, "high": 2, "log": True}}, "low: need a value above zero of log; got 0"),
         ({RATE: {"low": 1, "high": 2, "log": 1}}, "log: need true or false; got 1"),
         ({RATE: {"low": 1, "high": 2, "step": 0}}, "step: need a value above zero; got 0"),
+        ({RATE: {"low": 0, "high": 0.5, "step": 100}}, "step: need a whole part of high - low"),
+        ({RATE: {"low": 0, "high": 0.5, "step": 0.2}}, "step: need a whole part of high - low"),
+        ({RATE: {"low": 0, "high": 1, "step": 1e-12}}, "step: need a whole part of high - low"),
+        ({"model.depth": {"low": 1, "high": 10**400}}, "high: need an integer; got 1000"),
+        ({RATE: {"low": 1, "high": 10**400}}, "high: need a finite number; got 1000"),
+        ({RATE: "a" * 5000}, r"need an object of low and high, or of choices; got 'a{199}\.\.\.$"),
         ({RATE: {"low": 1, "high": 2, "log": True, "step": 1}}, "step: need none with log; got 1"),
         ({"model.compute_dtype": {"low": 1, "high": 2}}, "need choices, for it is no number"),
         ({RATE: {"choices": []}}, r"need a list of choices; got \[\]"),
@@ -104,6 +110,7 @@ def test_ends_that_are_no_configuration(values, message):
     [
         (b"{", "not JSON"),
         (b"\xff\xfe\x00", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
         (json.dumps({RATE: 3}).encode(), "need an object"),
     ],
 )
