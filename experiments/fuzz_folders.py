@@ -18,6 +18,7 @@ import numpy as np
 from ris_jax import config as config_lib
 from ris_jax.data import conversion, record_dataset, records
 from ris_jax.training import checkpoint, loop, record
+from ris_jax.training import progress as progress_lib
 from ris_jax.training import state as state_lib
 
 _FRACTIONS = conversion.Fractions(0.3, 0.2)
@@ -183,8 +184,8 @@ class Runs(fuzz_cases.Surface):
         checkpoint.save_config(self._home, self._config)
         checkpoints = checkpoint.Checkpoints(self._home, keep=2)
         self._states = [first]
-        with record.Recorder(self._home, 0, 4) as recorder:
-            progress, state = loop.Progress(), first
+        with record.Recorder(self._home, 0, 0, 4) as recorder:
+            progress, state = progress_lib.Progress(), first
             for epoch in (1, 2):
                 state = state.replace(
                     step=state.step + 2,
@@ -194,7 +195,7 @@ class Runs(fuzz_cases.Surface):
                 progress = progress.after(epoch, 1.0 / epoch, None)
                 recorder.row("microbatch", 2 * epoch, {"epoch": epoch, "microbatch": 2 * epoch})
                 recorder.row("epoch", 2 * epoch, {"epoch": epoch, "val_nmse": 1.0 / epoch})
-                checkpoints.save(state, epoch, progress.__dict__, 1.0 / epoch)
+                checkpoints.save(state, epoch, progress.to_json(), 1.0 / epoch)
         shutil.rmtree(self._home / "tensorboard")
 
     def case(self, rng: random.Random, place: pathlib.Path) -> fuzz_cases.Case:
@@ -228,7 +229,7 @@ class Runs(fuzz_cases.Surface):
                 state = loop.train(self._config, place)
             return self._problem(state, hidden)
 
-        names = (str(place), "checkpoint of epoch", checkpoint._CONFIG_NAME, record.METRICS_NAME)
+        names = (str(place), "checkpoint of epoch", checkpoint.CONFIG_NAME, record.METRICS_NAME)
         return fuzz_cases.Case(what, run, names, ("train", f"--workdir={place}", *settings))
 
     def _problem(self, state: state_lib.TrainState, hidden: bool) -> str:

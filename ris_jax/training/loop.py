@@ -15,6 +15,7 @@ from ris_jax import config as config_lib
 from ris_jax import errors, scenes
 from ris_jax.data import record_dataset
 from ris_jax.training import (
+    checkpoint,
     devices,
     evaluation,
     folder,
