@@ -9,9 +9,8 @@ Commands:
   evaluate   held-out scores of an estimator against the bound, or of a trained network
   localize   positions of the sources in recordings, with error bars
   tune       search for hyper-parameters, with any number of workers
+  benchmark  estimators against each other and the bound, and speed: a folder for a paper
   doctor     check an installation
-
-Not there yet: benchmark.
 
   ris-jax COMMAND --help                    what a command takes, with an example
 """
@@ -21,12 +20,12 @@ import sys
 
 from absl import flags, logging
 
-_COMMANDS = ("train", "simulate", "import", "evaluate", "localize", "tune", "doctor")
-_PLANNED = ("benchmark",)
+_COMMANDS = ("train", "simulate", "import", "evaluate", "localize", "tune", "benchmark", "doctor")
 _MODULES = {"import": "import_records"}  # a command's module, where it cannot have its name
 _AFTER_INTERRUPTION = {
     "train": "; `train` goes on from its last checkpoint",
     "tune": "; `tune` goes on from its last checkpoint",
+    "benchmark": "; the same command goes on where it stopped",
     "simulate": "; the same command goes on where it stopped",
     "import_records": "; the same command goes on where it stopped",
 }
@@ -72,9 +71,6 @@ def main(argv: list[str] | None = None) -> int:
         print(__doc__)
         return 0 if arguments else _USAGE_ERROR
     command, *rest = arguments
-    if command in _PLANNED:
-        _complain(f"{command} is not there yet")
-        return _USAGE_ERROR
     if command not in _COMMANDS:
         _complain(f"unknown command {command!r}; commands: {', '.join(_COMMANDS)}")
         return _USAGE_ERROR
