@@ -170,6 +170,29 @@ def _principal(gram, rank):
     return values, vectors, signal
 
 
+def signal_basis(
+    factor: Complex[Array, "... N r"], rank: Int[Array, "..."], columns: int
+) -> Complex[Array, "... N c"]:
+    """Orthonormal basis of the `rank` principal directions of ``F F^H``.
+
+    Args:
+      factor: [..., N, r].
+      rank: [...] int; what the factor does not hold is left out.
+      columns: the largest rank.
+
+    Returns:
+      [..., N, min(columns, r, N)], largest eigenvalue last; columns past the rank are zero.
+    """
+    adjoint = jnp.swapaxes(factor, -1, -2).conj()
+    tall = factor.shape[-2] >= factor.shape[-1]
+    values, vectors, signal = _principal(adjoint @ factor if tall else factor @ adjoint, rank)
+    values, vectors, signal = (part[..., -columns:] for part in (values, vectors, signal))
+    if not tall:
+        return vectors * signal[..., None, :]
+    scale = jnp.where(signal, jax.lax.rsqrt(jnp.where(signal, values, 1.0)), 0.0)
+    return factor @ (vectors * scale[..., None, :])
+
+
 @jax.custom_jvp
 def gram_pseudo_inverse(
     gram: Complex[Array, "... r r"], rank: Int[Array, "..."]

@@ -30,6 +30,7 @@ from absl import flags
 
 from ris_jax import config as config_lib
 from ris_jax.cli import settings
+from ris_jax.estimators import names
 
 if TYPE_CHECKING:
     from ris_jax import metrics
@@ -38,9 +39,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FlagValues()
 settings.define_network(FLAGS)
-flags.DEFINE_string(
-    "estimator", None, "auto, maximum_likelihood, network, music or mvdr", flag_values=FLAGS
-)
+flags.DEFINE_string("estimator", None, f"auto, or one of: {names.listing()}", flag_values=FLAGS)
 flags.DEFINE_integer(
     "num_scenes",
     None,

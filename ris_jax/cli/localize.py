@@ -28,6 +28,7 @@ from absl import flags
 
 from ris_jax import config as config_lib
 from ris_jax.cli import settings
+from ris_jax.estimators import names
 
 if TYPE_CHECKING:
     from ris_jax.data.recordings import Recordings
@@ -42,8 +43,7 @@ settings.define_network(FLAGS)
 flags.DEFINE_string(
     "estimator",
     "auto",
-    "maximum_likelihood, network, music or mvdr; auto is network where one is given, else "
-    "maximum_likelihood",
+    f"auto (network where one is given, else maximum_likelihood), or one of: {names.listing()}",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(

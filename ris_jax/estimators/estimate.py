@@ -2,7 +2,10 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from ris_jax import arrays
 
 
 class Estimate(NamedTuple):
@@ -17,3 +20,33 @@ class Estimate(NamedTuple):
     # infinite on the diagonal where the scene does not determine a parameter, and in padding.
     covariance: Float[Array, "... K 3 3"]
     noise_variance: Float[Array, "..."]
+
+
+def without_error_bars(
+    coordinates: Float[Array, "... K 3"],
+    power: Float[Array, "... K"],
+    active: Float[Array, "... K"],
+    noise_variance: Float[Array, "..."],
+) -> Estimate:
+    """Sources in (u, w, 1/r), in any order, as an estimate that does not know how good it is.
+
+    Args:
+      coordinates: [..., K, 3] direction cosines u and w, 1/r [1/m].
+      power: [..., K].
+      active: [..., K] 1 where there is a source, 0 where there is padding.
+      noise_variance: [...].
+    """
+    active = active > 0
+    order = jnp.argsort(jnp.where(active, -power, jnp.inf), axis=-1)
+    present = jnp.take_along_axis(active, order, axis=-1)
+    coordinates = jnp.take_along_axis(coordinates, order[..., None], axis=-2)
+    azimuth, elevation, source_range = arrays.from_coordinates(coordinates)
+    return Estimate(
+        azimuth=jnp.where(present, azimuth, 0.0),
+        elevation=jnp.where(present, elevation, 0.0),
+        source_range=jnp.where(present, source_range, jnp.inf),
+        power=jnp.where(present, jnp.take_along_axis(power, order, axis=-1), 0.0),
+        num_sources=jnp.sum(present, axis=-1),
+        covariance=jnp.where(jnp.eye(3, dtype=bool), jnp.inf, jnp.zeros((*power.shape, 3, 3))),
+        noise_variance=noise_variance,
+    )

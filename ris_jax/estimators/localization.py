@@ -1,6 +1,7 @@
 """How many sources and where: one entry for every estimator, by name."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,12 +20,14 @@ from ris_jax.estimators import (
     likelihood,
     maximum_likelihood,
     model_order,
+    modified_music,
     network_start,
-    subspace,
+    symmetric_arrays,
 )
+from ris_jax.estimators.catalogue import METHODS, Method
 from ris_jax.estimators.estimate import Estimate
 
-ESTIMATORS = ("auto", "maximum_likelihood", "network", "music", "mvdr")
+ESTIMATORS = ("auto", *METHODS)
 _DEFAULT_CHUNK = 64
 _FEW = 2  # scenes that are searched again at a time, if they are few
 
@@ -102,9 +105,11 @@ def localize(
     )
     if estimator == "auto":
         estimator = "maximum_likelihood" if network is None else "network"
-    checks.require(
-        network is not None or estimator != "network", "network", "one for this estimator", network
-    )
+    method = METHODS[estimator]
+    if method.network == "needed":
+        checks.require(network is not None, "network", "one for this estimator", network)
+    if method.network == "unused" and method.search is not None:
+        checks.require(network is None, "network", "none for this estimator", "one")
     if network is not None:
         network = network.for_array(measurement, positions, wavelength, wavefront, source_signal)
     scaled, scale = _scaled(measurement)
@@ -177,6 +182,9 @@ def _localize_scaled(
 
     if estimator == "maximum_likelihood":
         return likelihood_fit(measurement, num_sources)
+    method = METHODS[estimator]
+    if method.mirrored:
+        symmetric_arrays.layout_of(np.asarray(positions))  # before any work
     batch, counts, noise = len(measurement.snapshots), num_sources, measurement.noise_variance
     unknown = bool(np.any(np.isnan(noise)))
     if unknown or (counts is None and network is None):
@@ -191,13 +199,33 @@ def _localize_scaled(
             known, positions, network, counts, source_signal=source_signal, **common
         )
         return _searched_again(estimate, unsure, known, counts, likelihood_fit)
+    if method.data == "measurement":
+        search = _jitted(method)
+        return search(known, counts, positions, source_signal=source_signal, **common)
     if network is None:
         covariance, unit = snapshot_covariance(known, source_signal)
     else:
         covariance, unit, found = network_covariance(known, network)
         counts = found if counts is None else counts
-    found = _SUBSPACE[estimator](covariance, counts, positions, **common)
+    if method.mirrored:
+        common["layout"] = layout = symmetric_arrays.layout_of(np.asarray(positions))
+        # A single field has rank one, and smoothing gives it more.
+        whole = network is not None or source_signal == "independent"
+        common["sub_surface"] = None if whole else modified_music.sub_surface_of(layout.shape)
+    found = _jitted(method)(covariance, counts, positions, **common)
     return found._replace(power=found.power * unit[:, None], noise_variance=jnp.asarray(noise))
+
+
+@functools.cache
+def _jitted(method: Method) -> Callable[..., Estimate]:
+    """The search of a baseline, compiled once for each of its options."""
+    static = {
+        "wavelength", "wavefront", "max_sources", "region", "source_signal", "layout", "sub_surface"
+    }  # fmt: skip
+    assert method.search is not None  # the others have been dealt with
+    return jax.jit(
+        method.search, static_argnames=static & set(inspect.signature(method.search).parameters)
+    )
 
 
 def _searched_again(
@@ -239,12 +267,6 @@ def network_covariance(
     covariance = cov.effective_covariance(opinion.factor, fields, snr, config.covariance)
     count = jnp.sum(opinion.existence > network_start.SURE, axis=1)
     return covariance, jnp.sum(jnp.abs(opinion.factor) ** 2, axis=(1, 2)) / fields.shape[1], count
-
-
-_SUBSPACE = {
-    name: jax.jit(search, static_argnames=("wavelength", "wavefront", "max_sources", "region"))
-    for name, search in (("music", subspace.music), ("mvdr", subspace.mvdr))
-}
 
 
 @functools.partial(jax.jit, static_argnames="source_signal")

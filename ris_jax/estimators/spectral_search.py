@@ -59,7 +59,9 @@ class _Local(NamedTuple):
     curvature: Float[Array, "3 3"]  # Gauss-Newton, positive semidefinite, half of the second
 
 
-class _Candidates(NamedTuple):
+class Candidates(NamedTuple):
+    """Places of one scene that may be peaks; the smaller `unexplained`, the better."""
+
     coordinates: Float[Array, "C 3"]
     vectors: Complex[Array, "C N"]
     unexplained: Float[Array, "C"]
@@ -107,7 +109,7 @@ def _evaluate(ridge, jet, point):
     return _Local(-products[0, 0], -products[1:, 0], products[1:, 1:]), vector[0]
 
 
-def _climb(setting, ridge, height, count) -> _Candidates:
+def _climb(setting, ridge, height, count) -> Candidates:
     """The `count` highest peaks on the grid, refined."""
     heights, indices = grids.highest_peaks(
         jnp.where(setting.visible, height, -jnp.inf), setting.shape, count
@@ -120,7 +122,7 @@ def _climb(setting, ridge, height, count) -> _Candidates:
     )(setting.points[indices])
     unexplained = jnp.maximum(-local.value, jnp.finfo(points.dtype).tiny)
     found = jnp.isfinite(heights) & (unexplained < 1.0 - ROUNDING)
-    return _Candidates(points, vectors, unexplained, found)
+    return Candidates(points, vectors, unexplained, found)
 
 
 def _distinct(vectors: Complex[Array, "C N"], found: Bool[Array, "C"]) -> Bool[Array, "C"]:
@@ -135,7 +137,7 @@ def _distinct(vectors: Complex[Array, "C N"], found: Bool[Array, "C"]) -> Bool[A
     return jax.lax.fori_loop(1, found.shape[0], keep, found)
 
 
-def _choose(candidates: _Candidates, most: Int[Array, ""], max_sources: int) -> Peaks:
+def choose(candidates: Candidates, most: Int[Array, ""], max_sources: int) -> Peaks:
     """The best distinct candidates, at most `most`."""
     points, vectors, unexplained, found = candidates
     order = jnp.argsort(jnp.where(found, unexplained, jnp.inf))
@@ -163,10 +165,10 @@ def _one_scene(setting: _Setting, ridge: Ridge, most: Int[Array, ""]) -> Peaks:
     sources = setting.max_sources
     inner = setting.conjugates @ ridge.factor
     first = _climb(setting, ridge, explained(ridge, inner), least_cells(sources))
-    peaks = _choose(first, most, sources)
+    peaks = choose(first, most, sources)
     second = _climb(setting, ridge, _explained_beside(ridge, inner, peaks), sources + 1)
     both = jax.tree.map(lambda *parts: jnp.concatenate(parts), first, second)
-    return _choose(both, most, sources)
+    return choose(both, most, sources)
 
 
 def search(

@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Int
 
-from ris_jax import arrays, linear
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
+from ris_jax import linear
 from ris_jax.estimators import estimate, grids, spectral_search
 
 _EVERYWHERE = grids.SearchRegion()
@@ -78,7 +78,7 @@ def compress(covariance: cov.LowRankCovariance, columns: int) -> cov.LowRankCova
     return cov.LowRankCovariance(kept, loading + rest)
 
 
-def _unit_power(
+def unit_power(
     covariance: cov.LowRankCovariance,
 ) -> tuple[Float[Array, "B"], cov.LowRankCovariance]:
     """The mean power, and the covariance in units of it."""
@@ -143,16 +143,30 @@ def mvdr_spectrum(
         return ridge.loading[..., None] / _unexplained(ridge, steering)
 
 
+def least_squares_powers(
+    vectors: Complex[Array, "... K N"],
+    active: Float[Array, "... K"],
+    factor: Complex[Array, "... N r"],
+) -> Float[Array, "... K"]:
+    r"""Diagonal of :math:`A^+ FF^H A^{+H}`, A the active steering vectors (Schmidt, 1986).
+
+    Args:
+      vectors: [..., K, N].
+      active: [..., K] 1 or 0.
+      factor: [..., N, r] of the covariance.
+    """
+    rows = vectors * active[..., None]
+    identity = jnp.eye(rows.shape[-2], dtype=rows.dtype)
+    gram = rows.conj() @ jnp.swapaxes(rows, -1, -2)
+    gram = gram + (1.0 - active)[..., None] * identity
+    signals = linear.solve_positive(gram, rows.conj() @ factor)
+    return jnp.sum(jnp.abs(signals) ** 2, axis=-1)
+
+
 def _least_squares_powers(
     peaks: spectral_search.Peaks, ridge: spectral_search.Ridge
 ) -> Float[Array, "B K"]:
-    """Diagonal of A^+ F F^H A^+H, A the steering vectors (Schmidt, 1986)."""
-    rows = peaks.vectors * peaks.active[..., None]
-    identity = jnp.eye(rows.shape[-2], dtype=rows.dtype)
-    gram = rows.conj() @ jnp.swapaxes(rows, -1, -2)
-    gram = gram + (1.0 - peaks.active)[..., None] * identity
-    signals = linear.solve_positive(gram, rows.conj() @ ridge.factor)
-    return jnp.sum(jnp.abs(signals) ** 2, axis=-1)
+    return least_squares_powers(peaks.vectors, peaks.active, ridge.factor)
 
 
 def _excess_powers(
@@ -162,28 +176,7 @@ def _excess_powers(
     return ridge.loading[:, None] * jnp.maximum(1.0 / peaks.unexplained - 1.0, 0.0)
 
 
-def _to_estimate(
-    peaks: spectral_search.Peaks, power: Float[Array, "B K"], noise_variance: Float[Array, "B"]
-) -> estimate.Estimate:
-    """Sources strongest first, with padding."""
-    order = jnp.argsort(jnp.where(peaks.active > 0, -power, 1.0), axis=-1)
-    coordinates = jnp.take_along_axis(peaks.coordinates, order[..., None], axis=-2)
-    azimuth, elevation, source_range = arrays.from_coordinates(coordinates)
-    # Active ones come first before and after.
-    present = peaks.active > 0
-    no_bars = jnp.where(jnp.eye(3, dtype=bool), jnp.inf, jnp.zeros((*power.shape, 3, 3)))
-    return estimate.Estimate(
-        azimuth=jnp.where(present, azimuth, 0.0),
-        elevation=jnp.where(present, elevation, 0.0),
-        source_range=jnp.where(present, source_range, jnp.inf),
-        power=jnp.where(present, jnp.take_along_axis(power, order, axis=-1), 0.0),
-        num_sources=jnp.sum(present, axis=-1),
-        covariance=no_bars,
-        noise_variance=noise_variance,
-    )
-
-
-def _check(covariance, num_sources, positions, max_sources, grid) -> None:
+def check(covariance, num_sources, positions, max_sources, grid) -> None:
     shape = covariance.factor.shape
     if len(shape) != 3 or positions.shape != (shape[1], 3):
         raise ValueError(
@@ -207,15 +200,17 @@ def _sources_at_peaks(
     ridge_of, power_of, columns, covariance, num_sources, positions, max_sources, grid, **where
 ) -> estimate.Estimate:
     """What MUSIC and MVDR share: the ridge of the strongest `columns`, its peaks, their powers."""
-    _check(covariance, num_sources, positions, max_sources, grid)
+    check(covariance, num_sources, positions, max_sources, grid)
     with jax.default_matmul_precision("highest"):
-        unit, covariance = _unit_power(compress(covariance, columns))
+        unit, covariance = unit_power(compress(covariance, columns))
         ridge = ridge_of(covariance)
         peaks = spectral_search.search(
             ridge, num_sources, positions, max_sources=max_sources, grid=grid, **where
         )
         power = unit[:, None] * power_of(peaks, ridge)
-        return _to_estimate(peaks, power, unit * covariance.loading)
+        return estimate.without_error_bars(
+            peaks.coordinates, power, peaks.active, unit * covariance.loading
+        )
 
 
 def music(

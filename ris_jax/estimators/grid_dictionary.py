@@ -1,0 +1,112 @@
+r"""Sparse models: the field as a few steering vectors of a grid in (u, w, 1/r).
+
+Column g of the dictionary is what the receiver would see of a source at point g,
+:math:`b_{tg} = \Phi_t a(p_g)`, for each group t of snapshots: a single group of all where signals
+are constant, one for each snapshot where they are independent (`ris_jax.estimators.likelihood`).
+Sources are found at points of the grid, half a cell off the truth at best.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float, Int
+
+from ris_jax import arrays, linear, scenes
+from ris_jax import config as config_lib
+from ris_jax.estimators import estimate, grids, likelihood
+
+# Scenes whose dictionaries are in memory at a time.
+AT_A_TIME = 4
+
+
+class Atoms(NamedTuple):
+    """Steering vectors of a grid."""
+
+    points: Float[Array, "G 3"]  # (u, w, 1/r), 1/r fastest
+    vectors: Complex[Array, "G N"]  # of norm one; zero beyond the horizon
+    shape: tuple[int, int, int]
+
+
+def atoms_of(
+    positions: Float[Array, "N 3"],
+    region: grids.SearchRegion,
+    grid: tuple[int, int, int],
+    *,
+    wavelength: float,
+    wavefront: config_lib.Wavefront,
+) -> Atoms:
+    """The steering vectors at the points of a region's grid.
+
+    Args:
+      positions: [N, 3] float [m].
+      region: where sources may be.
+      grid: cells in u, w and 1/r.
+      wavelength: [m].
+      wavefront: spherical, fresnel, parabolic or planar; planar ones have a single 1/r of zero.
+
+    Raises:
+      ValueError: a grid without cells.
+    """
+    if len(grid) != 3 or min(grid) < 1:
+        raise ValueError(f"need a grid of three counts, 1 or more; got {grid}")
+    space = grids.search_space(region, grid, wavefront)
+    u, w, inverse_range = space.points.T
+    vectors = arrays.steering(
+        arrays.unit_from_cosines(u, w),
+        inverse_range,
+        positions,
+        wavelength=wavelength,
+        wavefront=wavefront,
+    )
+    return Atoms(space.points, vectors * (u**2 + w**2 < 1.0)[:, None], space.shape)
+
+
+def check(
+    measurement: scenes.Measurement,
+    num_sources: Int[Array, "B"],
+    positions: Float[Array, "N 3"],
+    max_sources: int,
+) -> None:
+    """Shapes of a batch.
+
+    Raises:
+      ValueError: they do not agree, or `max_sources` is below 1.
+    """
+    batch, elements = measurement.snapshots.shape[:1], measurement.channel.shape[-1]
+    if positions.shape != (elements, 3) or num_sources.shape != batch:
+        raise ValueError(
+            f"need positions [{elements}, 3] and num_sources {list(batch)}; "
+            f"got {positions.shape} and {num_sources.shape}"
+        )
+    if max_sources < 1:
+        raise ValueError(f"need max_sources >= 1; got {max_sources}")
+
+
+class Fit(NamedTuple):
+    """Least squares on some columns of a dictionary."""
+
+    amplitudes: Complex[Array, "T K"]
+    residual: Complex[Array, "T R"]
+
+
+def least_squares(
+    columns: likelihood.Images, data: Complex[Array, "T R"], active: Float[Array, "K"]
+) -> Fit:
+    """Amplitudes of the active columns, zero for the others, and what they leave of the data."""
+    left, right = columns.left * active[:, None], columns.right * active[:, None]
+    gram = likelihood.regular_gram(likelihood.inner_products(left, right), active)
+    matched = likelihood.against(left, data)
+    amplitudes = linear.solve_positive(gram, matched[..., None])[..., 0]
+    return Fit(amplitudes, data - jnp.einsum("tk,tkr->tr", amplitudes, right))
+
+
+def as_estimate(
+    atoms: Atoms,
+    indices: Int[Array, "B K"],
+    amplitudes: Complex[Array, "B T K"],
+    active: Float[Array, "B K"],
+    noise_variance: Float[Array, "B"],
+) -> estimate.Estimate:
+    """Sources at points of the grid; their power is the mean over the groups."""
+    power = jnp.mean(jnp.abs(amplitudes) ** 2, axis=1)
+    return estimate.without_error_bars(atoms.points[indices], power, active, noise_variance)

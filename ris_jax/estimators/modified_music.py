@@ -1,0 +1,339 @@
+r"""MUSIC that finds directions first and each one's range afterwards, on a centred planar array.
+
+Both methods use the mirror pairs of `ris_jax.estimators.symmetric_arrays` to free the direction
+from the range, take the highest peaks of a spectrum in (u, w), and find the range of each at the
+highest point of the MUSIC spectrum along its direction, :math:`\|U^H a(u, w, \rho)\|^2` with U an
+orthonormal basis of the signal subspace. A search over three dimensions becomes one over two and a
+few over one.
+
+**Modified MUSIC** (Ramezani, Kosasih & Björnson, *An efficient modified MUSIC algorithm for
+RIS-assisted near-field localization*, 2024, arXiv:2409.14152; the anti-diagonal for a linear array:
+He, Swamy & Ahmad, *Efficient application of MUSIC algorithm under the coexistence of far-field and
+near-field sources*, IEEE Trans. Signal Process. 60(4), 2012). Of uncorrelated sources, the entries
+of the covariance that belong to mirror pairs, its anti-diagonal, have no range in them:
+
+.. math:: v_n = R_{n,-n} = \frac{1}{N} \sum_k P_k \exp(2jk\,\hat u_k^T q_n)
+
+This is one snapshot of K plane waves on an array of twice the spacing. Smoothing over sub-surfaces
+gives a covariance of rank K, and MUSIC on it the directions.
+
+**Reduced-dimension MUSIC** (Zhang, Chen, Zheng, Xia & Wang, *Localization of near-field sources: a
+reduced-dimension MUSIC algorithm*, IEEE Commun. Lett. 22(7), 2018; as a rank reduction: Zhi & Chia,
+*Near-field source localization via symmetric subarrays*, IEEE Signal Process. Lett. 14(6), 2007).
+The steering vector is :math:`C(u, w)\,\nu`, with a column of C for each mirror pair that holds its
+two linear phases, and the quadratic phases in :math:`\nu`. With C scaled to :math:`C^HC = I`, some
+:math:`C\nu` lies in the signal subspace where :math:`C^H(I - UU^H)C = I - WW^H`, :math:`W = C^HU`,
+is singular. The spectrum is, but for a constant, the trace of its inverse (the papers take one
+entry of it, or the determinant; all are infinite at the same places):
+
+.. math:: \mathrm{tr}\,(I - W^HW)^{-1}
+
+**What they ask for.** Fresnel waves (exact ones leave odd orders beyond the first in the pairs,
+which biases near sources), a centred grid, and sources whose signals are uncorrelated. Where these
+are constant, the covariance has rank one and its anti-diagonal has cross terms; then the covariance
+is smoothed over sub-surfaces first (`ris_jax.estimators.smoothing`), at the price of aperture and
+of a blur, as a source is seen under another angle from each sub-surface.
+
+Directions repeat themselves with the period :math:`\lambda/2d`. The papers space elements by a
+quarter of a wavelength, or narrow the field of view; here, of the directions of a period that are
+in the region, the one with the highest MUSIC spectrum along its range is taken. The rank reduction
+has false peaks besides, between sources whose quadratic phases are alike: x of the subspace may be
+as symmetric there. The papers take the K highest peaks; here 2K + 3 get a range, and the K with the
+highest MUSIC spectrum are taken, which can only help.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Complex, Float, Int
+
+from ris_jax import arrays, linear
+from ris_jax import config as config_lib
+from ris_jax import covariance as cov
+from ris_jax.estimators import estimate, grids, smoothing, spectral_search, subspace
+from ris_jax.estimators.symmetric_arrays import Layout, aliases, one_period
+
+_EVERYWHERE = grids.SearchRegion()
+# Scenes that are searched at a time.
+_AT_A_TIME = 8
+# Halvings of the step around a peak of a grid: it ends at 1/256 of a cell.
+_HALVINGS = 8
+# Share of an array's rows and columns that a sub-surface has, where it is not given.
+_SUB_SURFACE = 2.0 / 3.0
+
+# Of one scene: what is not explained of directions [..., 2], 0 at a source.
+_Spectrum = Callable[[Float[Array, "... 2"]], Float[Array, "..."]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    """What all scenes of a call share."""
+
+    vectors: Callable[[Float[Array, "... 3"]], Complex[Array, "... N"]]  # of (u, w, 1/r)
+    lower: Float[Array, "3"]  # limits of (u, w, 1/r)
+    upper: Float[Array, "3"]
+    period: grids.SearchSpace  # grid of directions
+    ranges: Float[Array, "R"]  # grid of 1/r
+    aliases: Float[np.ndarray, "P 2"]
+    max_sources: int
+
+
+def sub_surface_of(shape: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the sub-surfaces over which an array is smoothed by default."""
+    rows, columns = (int(np.ceil(_SUB_SURFACE * count)) for count in shape)
+    return rows, columns
+
+
+def _zoom(height, points, cell, lower, upper):
+    """Climbs from points [..., D] of a grid with cells [D], on ever finer ones around the best."""
+    steps = np.meshgrid(*[np.linspace(-1.0, 1.0, 5)] * points.shape[-1], indexing="ij")
+    offsets = np.stack(steps, axis=-1).reshape(-1, points.shape[-1]).astype(np.float32)
+
+    def finer(_, carry):
+        points, cell = carry
+        trial = jnp.clip(points[..., None, :] + offsets * cell, lower, upper)
+        best = jnp.argmax(height(trial), axis=-1)[..., None, None]
+        return jnp.take_along_axis(trial, best, axis=-2)[..., 0, :], 0.5 * cell
+
+    return jax.lax.fori_loop(0, _HALVINGS, finer, (points, jnp.asarray(cell)))[0]
+
+
+def _directions(setting: _Setting, spectrum: _Spectrum):
+    """The highest peaks of a spectrum within a period, [C, 2], and which of them are peaks."""
+    space = setting.period
+    visible = jnp.sum(space.points[:, :2] ** 2, axis=1) < 1.0
+    height = jnp.where(visible, -spectrum(space.points[:, :2]), -jnp.inf)
+    count = spectral_search.least_cells(setting.max_sources) + setting.max_sources
+    heights, indices = grids.highest_peaks(height, space.shape, count)
+    lower, upper = space.lower[:2], space.upper[:2]
+    cell = (upper - lower) / jnp.array(space.shape[:2])
+    found = _zoom(lambda p: -spectrum(p), space.points[indices, :2], cell, lower, upper)
+    return found, jnp.isfinite(heights)
+
+
+def _with_ranges(
+    setting: _Setting,
+    basis: Complex[Array, "N K"],
+    directions: Float[Array, "C 2"],
+    peak: Bool[Array, "C"],
+) -> spectral_search.Candidates:
+    """Each direction, or that of its aliases which is seen best, with the range of that."""
+
+    def height(points):
+        return jnp.sum(jnp.abs(setting.vectors(points).conj() @ basis) ** 2, axis=-1)
+
+    def along(places, inverse_range):
+        return jnp.concatenate([places, inverse_range], axis=-1)
+
+    places = directions[:, None] + setting.aliases  # [C, P, 2]
+    inside = jnp.all((places >= setting.lower[:2]) & (places <= setting.upper[:2]), axis=-1)
+    inside &= jnp.sum(places**2, axis=-1) < 1.0
+    ranges = jnp.broadcast_to(setting.ranges[:, None], (*places.shape[:2], len(setting.ranges), 1))
+    lines = jnp.broadcast_to(places[..., None, :], (*ranges.shape[:-1], 2))
+    best = jnp.argmax(height(along(lines, ranges)), axis=-1)
+    start = setting.ranges[best][..., None]
+    cell = (setting.upper[2:] - setting.lower[2:]) / len(setting.ranges)
+    found = _zoom(
+        lambda trial: height(
+            along(jnp.broadcast_to(places[..., None, :], (*trial.shape[:-1], 2)), trial)
+        ),
+        start, cell, setting.lower[2:], setting.upper[2:],
+    )  # fmt: skip
+    points = along(places, found)
+    seen = jnp.where(inside, height(points), 0.0)
+    best = jnp.argmax(seen, axis=1)[:, None]
+    points = jnp.take_along_axis(points, best[..., None], axis=1)[:, 0]
+    seen = jnp.take_along_axis(seen, best, axis=1)[:, 0]
+    vectors = setting.vectors(points)
+    return spectral_search.Candidates(points, vectors, 1.0 - seen, peak & jnp.any(inside, axis=1))
+
+
+def _one_scene(
+    setting: _Setting, spectrum: _Spectrum, basis: Complex[Array, "N K"], most: Int[Array, ""]
+) -> spectral_search.Peaks:
+    """The best distinct directions and their ranges."""
+    candidates = _with_ranges(setting, basis, *_directions(setting, spectrum))
+    return spectral_search.choose(candidates, most, setting.max_sources)
+
+
+def _setting_of(positions, layout, wavelength, wavefront, max_sources, region, grid) -> _Setting:
+    space = grids.search_space(region, grid, wavefront)
+    period = grids.search_space(one_period(region, layout, wavelength), (*grid[:2], 1), "planar")
+    # The ends of the region are ranges, too: infinity is one.
+    ranges = jnp.linspace(space.lower[2], space.upper[2], space.shape[2])
+
+    def vectors(points):
+        unit = arrays.unit_from_cosines(points[..., 0], points[..., 1])
+        return arrays.steering(
+            unit, points[..., 2], positions, wavelength=wavelength, wavefront=wavefront
+        )
+
+    return _Setting(
+        vectors, space.lower, space.upper, period, ranges,
+        aliases(region, layout, wavelength), max_sources,
+    )  # fmt: skip
+
+
+def _plane_waves(directions, positions, wavelength):
+    """Unit-norm steering vectors of directions [..., 2] at an infinite range."""
+    unit = arrays.unit_from_cosines(directions[..., 0], directions[..., 1])
+    return arrays.steering(
+        unit, jnp.zeros(directions.shape[:-1]), positions, wavelength=wavelength, wavefront="planar"
+    )
+
+
+def _check(covariance, num_sources, positions, layout, sub_surface, max_sources, grid) -> None:
+    subspace.check(covariance, num_sources, positions, max_sources, grid)
+    if layout.rows * layout.columns != positions.shape[0]:
+        raise ValueError(
+            f"need a layout of {positions.shape[0]} elements; got {layout.rows} x {layout.columns}"
+        )
+    rows, columns = sub_surface or layout.shape
+    if not (1 <= rows <= layout.rows and 1 <= columns <= layout.columns):
+        raise ValueError(
+            f"need a sub-surface within {layout.rows} x {layout.columns}; got {rows} x {columns}"
+        )
+
+
+def _smoothed(covariance, positions, layout, sub_surface):
+    """Factor, positions and shape of the mean sub-surface, or of the whole array."""
+    if sub_surface is None:
+        return covariance.factor, positions, layout.shape
+    factor = smoothing.smooth(covariance.factor, layout.shape, sub_surface)
+    positions = smoothing.centred_window(positions, layout.shape, sub_surface)
+    return factor, positions, sub_surface
+
+
+def anti_diagonal(factor: Complex[Array, "... N r"]) -> Complex[Array, "... N"]:
+    """Entries of ``F F^H`` between each element and its mirror."""
+    return jnp.sum(factor * jnp.flip(factor, axis=-2).conj(), axis=-1)
+
+
+def _after(array, *others):
+    """The array, once the others are there: two batched decompositions at once in one program
+    can deadlock on a CPU."""
+    return array + sum(0.0 * jnp.sum(jnp.abs(other)) for other in others)
+
+
+def modified_music(
+    covariance: cov.LowRankCovariance,
+    num_sources: Int[Array, "B"],
+    positions: Float[Array, "N 3"],
+    *,
+    layout: Layout,
+    wavelength: float,
+    wavefront: config_lib.Wavefront = "spherical",
+    max_sources: int = 5,
+    region: grids.SearchRegion = _EVERYWHERE,
+    sub_surface: tuple[int, int] | None = None,
+    grid: tuple[int, int, int] = (48, 32, 48),
+) -> estimate.Estimate:
+    """Directions from the smoothed anti-diagonal of the covariance, ranges along them.
+
+    Args:
+      covariance: factor [B, N, r], any scale.
+      num_sources: [B] int, dimension of the signal subspaces and number of peaks wanted.
+      positions: [N, 3] float [m].
+      layout: the grid on which they stand, `symmetric_arrays.layout_of`.
+      wavelength: [m].
+      wavefront: of the range search; planar ones have no range: infinity.
+      max_sources: K, the width of the result.
+      region: where to search.
+      sub_surface: rows and columns over which the covariance is smoothed first; None for
+        uncorrelated signals. The anti-diagonal is smoothed in any case.
+      grid: cells in u, w (of one period) and 1/r.
+
+    Returns:
+      An `Estimate` [B, K] with infinite error bars. Where fewer distinct peaks than `num_sources`
+      are found, its own `num_sources` is their number.
+
+    Raises:
+      ValueError: shapes that do not agree, `max_sources` below 1, or a grid of too few cells.
+    """
+    _check(covariance, num_sources, positions, layout, sub_surface, max_sources, grid)
+    unit, covariance = subspace.unit_power(covariance)
+    most = jnp.clip(num_sources, 0, max_sources)
+    with jax.default_matmul_precision("highest"):
+        factor, places, shape = _smoothed(covariance, positions, layout, sub_surface)
+        setting = _setting_of(places, layout, wavelength, wavefront, max_sources, region, grid)
+        basis = cov.signal_basis(factor, most, max_sources)
+        window = sub_surface_of(shape)
+        pairs = _after(anti_diagonal(factor), basis)[..., None]
+        pair_basis = cov.signal_basis(smoothing.smooth(pairs, shape, window), most, max_sources)
+        doubled = 2.0 * smoothing.centred_window(places, shape, window)
+
+        def one_scene(scene):
+            basis, pair_basis, most = scene
+
+            def spectrum(directions):
+                seen = _plane_waves(directions, doubled, wavelength).conj() @ pair_basis
+                return jnp.maximum(
+                    1.0 - jnp.sum(jnp.abs(seen) ** 2, axis=-1), spectral_search.ROUNDING
+                )
+
+            return _one_scene(setting, spectrum, basis, most)
+
+        peaks = jax.lax.map(one_scene, (basis, pair_basis, most), batch_size=_AT_A_TIME)
+        return _as_estimate(peaks, factor, unit, layout.rows * layout.columns, covariance.loading)
+
+
+def reduced_dimension_music(
+    covariance: cov.LowRankCovariance,
+    num_sources: Int[Array, "B"],
+    positions: Float[Array, "N 3"],
+    *,
+    layout: Layout,
+    wavelength: float,
+    wavefront: config_lib.Wavefront = "spherical",
+    max_sources: int = 5,
+    region: grids.SearchRegion = _EVERYWHERE,
+    sub_surface: tuple[int, int] | None = None,
+    grid: tuple[int, int, int] = (48, 32, 48),
+) -> estimate.Estimate:
+    """Directions by a rank reduction over mirror pairs, ranges along them.
+
+    Arguments, result and errors as for `modified_music`.
+    """
+    _check(covariance, num_sources, positions, layout, sub_surface, max_sources, grid)
+    unit, covariance = subspace.unit_power(covariance)
+    most = jnp.clip(num_sources, 0, max_sources)
+    with jax.default_matmul_precision("highest"):
+        factor, places, _ = _smoothed(covariance, positions, layout, sub_surface)
+        setting = _setting_of(places, layout, wavelength, wavefront, max_sources, region, grid)
+        basis = cov.signal_basis(factor, most, max_sources)
+        elements = places.shape[0]
+        half = (elements + 1) // 2
+        # A centre element is its own mirror: half of it twice.
+        share = jnp.where(2 * jnp.arange(half) + 1 == elements, 0.5, 0.5**0.5)
+
+        def one_scene(scene):
+            basis, most = scene
+            first, mirror = basis[:half], jnp.flip(basis, axis=0)[:half]
+
+            def spectrum(directions):
+                waves = _plane_waves(directions, places[:half], wavelength)
+                phases = half**0.5 * share * waves
+                folded = phases.conj()[..., None] * first + phases[..., None] * mirror
+                rest = jnp.eye(basis.shape[-1]) - jnp.einsum(
+                    "...nk,...nl->...kl", folded.conj(), folded
+                )
+                inverse = linear.inverse_positive(rest)
+                trace = jnp.sum(jnp.diagonal(inverse, axis1=-2, axis2=-1).real, axis=-1)
+                return 1.0 / jnp.maximum(trace, 1.0)
+
+            return _one_scene(setting, spectrum, basis, most)
+
+        peaks = jax.lax.map(one_scene, (basis, most), batch_size=_AT_A_TIME)
+        return _as_estimate(peaks, factor, unit, layout.rows * layout.columns, covariance.loading)
+
+
+def _as_estimate(peaks, factor, unit, elements, loading) -> estimate.Estimate:
+    # Of the energy of a unit-norm steering vector a sub-surface has its share of the elements.
+    unit_power = unit * elements / factor.shape[1]
+    power = subspace.least_squares_powers(peaks.vectors, peaks.active, factor)
+    return estimate.without_error_bars(
+        peaks.coordinates, unit_power[:, None] * power, peaks.active, unit * loading
+    )
