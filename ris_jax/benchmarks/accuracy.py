@@ -14,12 +14,11 @@ from ris_jax import config as config_lib
 from ris_jax.benchmarks import draw, store
 from ris_jax.benchmarks.suites import Cell
 from ris_jax.estimators import grids, localization
+from ris_jax.estimators.catalogue import METHODS
 from ris_jax.estimators.estimate import Estimate
 from ris_jax.networks import Network
 from ris_jax.reports import localization_scores
 
-# Those that find the number of sources by themselves; the others take it from somewhere.
-COUNTING = ("maximum_likelihood", "network")
 _TRUTH = ("azimuth", "elevation", "source_range", "num_sources")
 _ROUNDS = 5
 
@@ -62,7 +61,7 @@ class Outcome(NamedTuple):
 
 def is_told(cell: Cell, estimator: str) -> bool:
     """Whether an estimator is told the number of sources of a cell."""
-    return cell.count == "known" or (cell.count == "own" and estimator not in COUNTING)
+    return cell.count == "known" or (cell.count == "own" and not METHODS[estimator].counts)
 
 
 class Runner:

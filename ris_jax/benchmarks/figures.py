@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ris_jax.benchmarks.accuracy import COUNTING
 from ris_jax.benchmarks.suites import Suite
+from ris_jax.estimators.catalogue import METHODS
 
 # Of fewer found, the errors are those of a few lucky ones within the gate and say nothing.
 _ENOUGH = 0.5
@@ -36,17 +36,17 @@ def image(figure: Figure, form: str) -> bytes:
 def _series(rows: Rows) -> Iterator[tuple[int, str, Rows]]:
     """Number, legend and rows of every estimator, in the order in which they came."""
     names = list(dict.fromkeys((row["estimator"], row["told"]) for row in rows))
-    both = len({told for name, told in names if name in COUNTING}) > 1
+    both = len({told for name, told in names if METHODS[name].counts}) > 1
     for name, told in names:
         yield (
             list(dict.fromkeys(row["estimator"] for row in rows)).index(name),
-            f"{name}, K told" if told and (both or name not in COUNTING) else name,
+            f"{name}, K told" if told and (both or not METHODS[name].counts) else name,
             [row for row in rows if (row["estimator"], row["told"]) == (name, told)],
         )
 
 
 def _style(number: int, name: str) -> dict[str, Any]:
-    ours = name.split(",")[0] in COUNTING
+    ours = METHODS[name.split(",")[0]].counts
     return {
         "color": f"C{number % 10}",
         "marker": _MARKERS[number % len(_MARKERS)],

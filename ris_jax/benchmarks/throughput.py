@@ -192,15 +192,7 @@ def _estimator(case: Case, plan: Plan) -> Built:
         counts = np.asarray(drawn.truth.num_sources)
         told = {"estimator": case.stage, "num_sources": counts}
         function = jax.jit(lambda m: localization.localize(m, positions, **told, **options))
-    try:
-        compiled, cost, spent = _compiled(function, measurement)
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
-        # Part of it works on the host: nothing that could be counted.
-        call = function.__wrapped__
-        began = time.perf_counter()
-        jax.block_until_ready(call(measurement))
-        spent = time.perf_counter() - began
-        return Built(lambda: call(measurement), operations.Cost(np.nan, np.nan), spent)
+    compiled, cost, spent = _compiled(function, measurement)
     return Built(lambda: compiled(measurement), cost, spent)
 
 

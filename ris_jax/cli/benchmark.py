@@ -55,12 +55,14 @@ settings.define(FLAGS)
 _DEFAULT_NETWORK = "default"
 
 
-def _estimators() -> tuple[str, ...]:
-    """The estimators that are asked for, by default all, ours first."""
-    from ris_jax.estimators import localization
+def _estimators(system: config_lib.SystemConfig) -> tuple[str, ...]:
+    """The estimators that are asked for, by default all that work on this array, ours first."""
+    from ris_jax.estimators.catalogue import METHODS
 
-    known = tuple(name for name in localization.ESTIMATORS if name != "auto")
-    wanted = tuple(FLAGS.estimators or known)
+    known = tuple(METHODS)
+    grid = system.element_positions is None and system.centered
+    usable = (name for name in known if grid or not METHODS[name].mirrored)
+    wanted = tuple(FLAGS.estimators or usable)
     for name in wanted:
         if name not in known:
             raise config_lib.ConfigError(
@@ -86,7 +88,8 @@ def _fewer(estimators: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
 def _plan() -> "Plan":
     """What the flags describe."""
     given = {} if FLAGS.seed is None else {"training.seed": FLAGS.seed}
-    config, estimators = settings.configuration(FLAGS, given), _estimators()
+    config = settings.configuration(FLAGS, given)
+    estimators = _estimators(config.system)
     from ris_jax import networks
     from ris_jax.benchmarks import accuracy
     from ris_jax.estimators import localization
@@ -125,14 +128,15 @@ def _header(plan: "Plan") -> str:
 
 def _accuracy(name: str, runner: "Runner", out: pathlib.Path, header: str) -> str:
     """Does one suite of estimators; returns what the index says of it."""
-    from ris_jax.benchmarks import accuracy, bundle, suites
+    from ris_jax.benchmarks import bundle, suites
+    from ris_jax.estimators.catalogue import METHODS
 
     suite = suites.SUITES[name]
     rows = bundle.rows_of(suite, runner)
     bundle.write_suite(out, suite, rows, header)
     said = [f"Scenes: {suite.scenes}."]
     if suite.share == "resolved":
-        chains = [e for e in runner.plan.estimators if e in accuracy.COUNTING]
+        chains = [e for e in runner.plan.estimators if METHODS[e].counts]
         said += [bundle.distance_from_bound(rows, estimator) + "." for estimator in chains]
     return "\n\n".join(said)
 
