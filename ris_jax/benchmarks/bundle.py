@@ -10,7 +10,7 @@ import numpy as np
 from ris_jax import statistics
 from ris_jax.benchmarks import figures, summary
 from ris_jax.benchmarks.accuracy import Runner, is_told
-from ris_jax.benchmarks.suites import NAMES, SUITES, Cell, Suite
+from ris_jax.benchmarks.suites import NAMES, SPEED, SUITES, Cell, Suite
 from ris_jax.reports import provenance, tables
 from ris_jax.reports.localization_scores import PARAMETERS
 
@@ -144,7 +144,7 @@ def write_index(folder: pathlib.Path, said: dict[str, str], header: str) -> path
     parts = {name: known[name] for name in NAMES if name in known}
     text = ["# Benchmark\n", *(f"    {line}" for line in header.splitlines()), "", _READING]
     for name, part in parts.items():
-        title = SUITES[name].title if name in SUITES else name.capitalize()
+        title = SUITES[name].title if name in SUITES else SPEED[name]
         files = ", ".join(
             f"[{path.rpartition('/')[2]}]({path})"
             for path in (f"tables/{name}.csv", f"tables/{name}.tex", f"figures/{name}.pdf")

@@ -74,11 +74,18 @@ def _bound(axes: Axes, column: str, rows: Rows, lines: bool) -> None:
     name = rows[0]["estimator"]
     own = [row for row in rows if row["estimator"] == name]
     own = list({row["value"]: row for row in own}.values())
-    label = f"Cramér-Rao bound (of the sources that\n{name.replace('_', ' ')} found)"
+    label = f"Cramér-Rao bound (of what {name.replace('_', ' ')} found)"
     style = (
         {"ls": "--", "lw": 1.5} if lines else {"ls": "none", "marker": "_", "ms": 26, "mew": 1.8}
     )
-    axes.plot([r["value"] for r in own], [r[column] for r in own], color="k", label=label, **style)
+    axes.plot(
+        [r["value"] for r in own],
+        [r[column] for r in own],
+        color="k",
+        zorder=5,
+        label=label,
+        **style,
+    )
 
 
 def compared(suite: Suite, rows: Rows) -> Figure:
@@ -91,7 +98,7 @@ def compared(suite: Suite, rows: Rows) -> Figure:
       rows: `value`, `label`, `estimator`, `told` and the columns of `summary.HEADER`.
     """
     lines = suite.figure == "lines"
-    figure = Figure(figsize=(11.5, 4.1), layout="constrained")
+    figure = Figure(figsize=(10.5, 4.3), layout="constrained")
     panels = figure.subplots(1, 3)
     series = list(_series(rows))
     for number, name, own in series:
@@ -113,7 +120,9 @@ def compared(suite: Suite, rows: Rows) -> Figure:
             axes.set_xticks(list(labels), list(labels.values()), rotation=25, ha="right")
     figure.suptitle(suite.title, fontsize="medium")
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right center", fontsize="small", frameon=False)
+    columns = -(-len(names) // 2) if len(names) > 5 else len(names)
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize="small",
+                  frameon=False)  # fmt: skip
     return figure
 
 

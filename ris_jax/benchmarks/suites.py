@@ -195,8 +195,8 @@ SUITES = {
               _rmse_by_num_sources),
     )
 }  # fmt: skip
-THROUGHPUT = "throughput"
-NAMES = (*SUITES, THROUGHPUT)
+SPEED = {"throughput": "Speed of every stage", "growth": "Speed by size"}
+NAMES = (*SUITES, *SPEED)
 
 
 def chosen(names: str) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from ris_jax.benchmarks.suites import Cell
 from ris_jax.data import containers, measurements, recordings
 from ris_jax.estimators import grids, localization, matching_pursuit, maximum_likelihood
 from ris_jax.estimators import network_start as network_lib
+from ris_jax.estimators.catalogue import METHODS
 from ris_jax.reports import provenance, source_table, tables
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
@@ -80,20 +81,26 @@ class Built(NamedTuple):
     compile_seconds: float
 
 
-def cases(plan: Plan) -> Iterator[Case]:
-    """All that is measured: every stage as configured, then some at half and twice each size."""
-    size, config = plan.batch_size, plan.config
+def stages(plan: Plan) -> Iterator[Case]:
+    """Every stage as configured."""
     for stage in (_SIMULATOR, _TRAINING, *plan.estimators, _FILES):
-        yield Case(stage, config, size)
-    growing = [_SIMULATOR, _TRAINING]
-    growing += [name for name in ("maximum_likelihood", "network") if name in plan.estimators]
-    for stage in growing:
-        base = Case(stage, config, size)
+        yield Case(stage, plan.config, plan.batch_size)
+
+
+def growth(plan: Plan) -> Iterator[Case]:
+    """Simulator, training step and what counts by itself, at half and twice each size."""
+    counting = [name for name in plan.estimators if METHODS[name].counts]
+    for stage in (_SIMULATOR, _TRAINING, *counting):
+        base = Case(stage, plan.config, plan.batch_size)
+        yield base
         for factor in _FACTORS:
             yield from _resized(base, factor)
-        if stage not in (_SIMULATOR, _TRAINING):  # these take all places, used or not
-            for count in sorted({1, config.scene.max_sources}):
+        if stage in counting:  # the others take all places, used or not
+            for count in sorted({1, plan.config.scene.max_sources}):
                 yield dataclasses.replace(base, num_sources=count, varies="K")
+
+
+CASES = {"throughput": stages, "growth": growth}
 
 
 def _resized(base: Case, factor: float) -> Iterator[Case]:
@@ -237,8 +244,8 @@ def measure(case: Case, plan: Plan, ceilings: operations.Ceilings) -> dict[str, 
       plan: holds the network.
       ceilings: what the machine can.
     """
-    stages = {_SIMULATOR: _simulator, _TRAINING: _training, _FILES: _files}
-    built = stages.get(case.stage, _estimator)(case, plan)
+    build = {_SIMULATOR: _simulator, _TRAINING: _training, _FILES: _files}
+    built = build.get(case.stage, _estimator)(case, plan)
     timing = operations.timed(built.call, _SECONDS)
     mean, (low, high) = timing.seconds.mean(), statistics.mean_interval(timing.seconds)
     return {"stage": case.stage} | case.sizes | {
@@ -255,9 +262,16 @@ def measure(case: Case, plan: Plan, ceilings: operations.Ceilings) -> dict[str, 
 
 
 def rows_of(
-    plan: Plan, where: store.Store, progress: Callable[[int], Any]
+    suite: str, plan: Plan, where: store.Store, progress: Callable[[int], Any]
 ) -> tuple[list[dict[str, Any]], operations.Ceilings]:
-    """All rows and the machine's rates; what is on disk was measured on this machine before."""
+    """All rows and the machine's rates; what is on disk was measured on this machine before.
+
+    Args:
+      suite: one of `CASES`.
+      plan: estimators, batch and configuration.
+      where: the folder.
+      progress: is told of every row.
+    """
     machine = {"machine": provenance.machine(), "versions": provenance.versions()}
     path = where.path("ceilings", machine)
     found = where.read(path)
@@ -266,7 +280,7 @@ def rows_of(
         where.write(path, found)
     ceilings = operations.Ceilings(*(float(found[n]) for n in operations.Ceilings._fields))
     rows = []
-    for case in cases(plan):
+    for case in CASES[suite](plan):
         key = machine | {
             "case": case.sizes | {"stage": case.stage, "varies": case.varies},
             "config": config_lib.to_dict(case.config),
@@ -285,33 +299,43 @@ def rows_of(
 
 
 def figure(rows: list[dict[str, Any]]) -> Figure:
-    """Rates of all stages, and how those of the growing ones change with each size."""
-    sizes = [size for size in ("N", "L", "K", "grid", "batch")
-             if any(row["varies"] == size for row in rows)]  # fmt: skip
-    drawn = Figure(figsize=(4.6 + 2.4 * len(sizes), 3.8), layout="constrained")
-    panels = drawn.subplots(
-        1, 1 + len(sizes), squeeze=False, width_ratios=[1.5, *[1.0] * len(sizes)]
-    )[0]
-    base = [row for row in rows if not row["varies"]]
-    names = [row["stage"].replace("_", " ") for row in base]
-    panels[0].barh(names, [row["scenes_per_second"] for row in base], color="C0")
-    panels[0].invert_yaxis()
-    panels[0].set(xscale="log", xlabel="scenes/s")
-    panels[0].grid(alpha=0.3, axis="x", which="both")
-    for axes, size in zip(panels[1:], sizes, strict=True):
-        stages = dict.fromkeys(row["stage"] for row in rows if row["varies"] == size)
+    """Rates of all stages; or, where sizes vary, how they change with each."""
+    return _growth_figure(rows) if any(row["varies"] for row in rows) else _stages_figure(rows)
+
+
+def _stages_figure(rows: list[dict[str, Any]]) -> Figure:
+    drawn = Figure(figsize=(8.0, 1.2 + 0.35 * len(rows)), layout="constrained")
+    axes = drawn.subplots()
+    rates = np.array([[row["scenes_per_second" + end] for end in ("", "_lower", "_upper")]
+                      for row in rows])  # fmt: skip
+    spread = np.abs(rates[:, 1:] - rates[:, :1]).T
+    axes.barh([row["stage"].replace("_", " ") for row in rows], rates[:, 0],
+              xerr=np.where(np.isfinite(spread), spread, 0.0), capsize=2)  # fmt: skip
+    axes.invert_yaxis()
+    axes.set(xscale="log", xlabel="scenes/s")
+    axes.grid(alpha=0.3, axis="x", which="both")
+    return drawn
+
+
+def _growth_figure(rows: list[dict[str, Any]]) -> Figure:
+    sizes = [size for size in _AXES if any(row["varies"] == size for row in rows)]
+    drawn = Figure(figsize=(1.0 + 2.4 * len(sizes), 3.8), layout="constrained")
+    panels = drawn.subplots(1, len(sizes), squeeze=False, sharey=True)[0]
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    for axes, size in zip(panels, sizes, strict=True):
         for number, stage in enumerate(stages):
+            # The base is of several K: no point between one and all.
             points = sorted((_number(row[size]), row["scenes_per_second"]) for row in rows
                             if row["stage"] == stage and (row["varies"] == size or
                             (not row["varies"] and size != "K")))  # fmt: skip
-            axes.plot(*zip(*points, strict=True), "o-", ms=4, color=f"C{number}",
-                      label=stage.replace("_", " "))  # fmt: skip
+            if len(points) > 1:
+                axes.plot(*zip(*points, strict=True), "o-", ms=4, color=f"C{number}")
         axes.set(xscale="log", yscale="log", xlabel=_AXES[size])
         axes.grid(alpha=0.3, which="both")
-    if sizes:
-        panels[1].set_ylabel("scenes/s")
-        handles, names = panels[1].get_legend_handles_labels()
-        drawn.legend(handles, names, loc="outside lower right", ncols=len(names), frameon=False)
+    panels[0].set_ylabel("scenes/s")
+    for number, stage in enumerate(stages):
+        panels[0].plot([], [], "o-", ms=4, color=f"C{number}", label=stage.replace("_", " "))
+    drawn.legend(loc="outside upper center", ncols=len(stages), frameon=False)
     return drawn
 
 

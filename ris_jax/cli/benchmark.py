@@ -7,7 +7,8 @@ Example:
 Suites: overall, num_sources, snr, two_sources (by SNR), range, azimuth, separation (probability of
 resolution), rmse_by_num_sources (at 15 dB), heat_map (number of sources by SNR), impairments,
 runtime, throughput (simulator, training step, every estimator, files to positions; operations,
-bytes and the machine's own rates), and all of them.
+bytes and the machine's own rates), growth (the same by number of elements, codes, sources, grid
+cells and scenes at once), and all of them.
 
 Writes tables/NAME.csv and .tex, figures/NAME.png and .pdf, and README.md, which shows them and says
 what they mean, into --out. --num_scenes counts the scenes of a cell: one SNR, one range. What is
@@ -19,8 +20,7 @@ their number. --scenes_of=NAME=COUNT gives an expensive estimator only the first
 """
 
 import pathlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -141,32 +141,26 @@ def _accuracy(name: str, runner: "Runner", out: pathlib.Path, header: str) -> st
     return "\n\n".join(said)
 
 
-def _num_cases(plan: "Plan") -> int:
-    from ris_jax.benchmarks import throughput
-
-    return sum(1 for _ in throughput.cases(plan))
-
-
-def _throughput(plan: "Plan", where: "Store", progress: Callable[[int], Any], header: str) -> str:
-    """Does the suite of speed; returns what the index says of it."""
-    from ris_jax.benchmarks import bundle, suites, throughput
+def _speed(name: str, plan: "Plan", where: "Store", header: str) -> str:
+    """Does one suite of speed; returns what the index says of it."""
+    from ris_jax.benchmarks import bundle, throughput
     from ris_jax.reports import tables
 
-    rows, ceilings = throughput.rows_of(plan, where, progress)
+    total = sum(1 for _ in throughput.CASES[name](plan))
+    with settings.progress(total, name, "stage") as progress:
+        rows, ceilings = throughput.rows_of(name, plan, where, progress)
     rates = (
-        f"the machine: {ceilings.operations / 1e9:.3g} Gflop/s in a float32 matrix product, "
-        f"{ceilings.bytes / 1e9:.3g} GB/s read and written in a copy"
+        f"The machine: {ceilings.operations / 1e9:.3g} Gflop/s in a float32 matrix product, "
+        f"{ceilings.bytes / 1e9:.3g} GB/s read and written in a copy."
     )
     columns, body = throughput.table(rows)
     csv = tables.as_csv(
-        throughput.HEADER, [[row[name] for name in throughput.HEADER] for row in rows]
+        throughput.HEADER, [[row[column] for column in throughput.HEADER] for row in rows]
     )
     comments = [throughput.READING, rates, *header.splitlines()]
-    bundle.write_files(
-        where.folder, suites.THROUGHPUT, comments, csv, tables.as_latex(columns, body),
-        throughput.figure(rows),
-    )  # fmt: skip
-    return f"{throughput.READING}\n\n{rates}.\n\n{tables.as_markdown(columns, body)}"
+    latex = tables.as_latex(columns, body)
+    bundle.write_files(where.folder, name, comments, csv, latex, throughput.figure(rows))
+    return f"{throughput.READING}\n\n{rates}\n\n{tables.as_markdown(columns, body)}"
 
 
 def run() -> int:
@@ -194,10 +188,9 @@ def run() -> int:
                 said = _accuracy(name, runner, out, header)
                 path = bundle.write_index(out, {name: said}, header)
                 print(f"\n{name}\n{said}", flush=True)
-        if suites.THROUGHPUT in names:
-            with settings.progress(_num_cases(plan), "timing", "stage") as progress:
-                said = _throughput(plan, where, progress, header)
-            path = bundle.write_index(out, {suites.THROUGHPUT: said}, header)
-            print(f"\n{suites.THROUGHPUT}\n{said}", flush=True)
+        for name in (name for name in names if name in suites.SPEED):
+            said = _speed(name, plan, where, header)
+            path = bundle.write_index(out, {name: said}, header)
+            print(f"\n{name}\n{said}", flush=True)
     print(f"written: {path}, which lists the rest")
     return 0
