@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from ris_jax import errors
 from ris_jax import config as config_lib
+from ris_jax import errors
 from ris_jax.benchmarks import store
 
 SETTINGS = {"seed": 0, "num_scenes": 8}

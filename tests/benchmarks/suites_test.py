@@ -43,7 +43,7 @@ class SuitesTest(parameterized.TestCase):
         self.assertEqual(suites.chosen(text), names)
 
     def test_unknown_and_none(self):
-        with pytest.raises(config_lib.ConfigError, match="--suite.*two_sources.*'snrs'"):
+        with pytest.raises(config_lib.ConfigError, match=r"--suite.*two_sources.*'snrs'"):
             suites.chosen("snr,snrs")
         with pytest.raises(config_lib.ConfigError, match="none given"):
             suites.chosen("")

@@ -21,9 +21,7 @@ def outcome(azimuth_errors, *, missed=0, sigma=0.01, estimator="music"):
     counts = np.where(np.arange(size) < missed, 0, 1)
     covariance = np.broadcast_to(np.diag([sigma**2, sigma**2, 0.25]), (size, 1, 3, 3))
     azimuth = np.asarray(azimuth_errors, float)[:, None]
-    estimate = Estimate(
-        azimuth, column, column + 3.5, column + 1, counts, covariance, column[:, 0]
-    )
+    estimate = Estimate(azimuth, column, column + 3.5, column + 1, counts, covariance, column[:, 0])
     scores = localization_scores.score(estimate, truth, bound_covariance=covariance)
     return Outcome(estimator, True, scores, metrics.resolved(estimate, truth))
 
@@ -37,7 +35,9 @@ def test_errors_of_twice_the_bound_are_six_decibels_above():
     # All squares are the same: whatever scenes are drawn again.
     np.testing.assert_allclose(row["azimuth_above_bound_db_lower"], 20 * np.log10(2))
     np.testing.assert_allclose(row["azimuth_median_ratio"], 2.0)
-    np.testing.assert_allclose((row["range_rmse_m"], row["range_above_bound_db"]), (0.5, 0.0), atol=1e-9)
+    np.testing.assert_allclose(
+        (row["range_rmse_m"], row["range_above_bound_db"]), (0.5, 0.0), atol=1e-9
+    )
     np.testing.assert_allclose((row["gospa_m"], row["false_per_scene"]), (0.5, 0.0), rtol=1e-2)
     assert row["detected"] == row["resolved"] == row["count_right"] == 1.0
 
@@ -67,9 +67,7 @@ def rows_of(suite, values):
             found = outcome(0.01 * generator.normal(size=SCENES), estimator=estimator)
             who = (f"{value:g}", value, series, estimator, estimator == "music")
             times = dict.fromkeys(bundle._TIMES, 2.0)
-            rows.append(
-                dict(zip(bundle._WHO, who, strict=True)) | summary.summarise(found) | times
-            )
+            rows.append(dict(zip(bundle._WHO, who, strict=True)) | summary.summarise(found) | times)
     return rows
 
 
