@@ -17,7 +17,7 @@ from ris_jax.estimators import grids, localization
 from ris_jax.estimators.catalogue import METHODS
 from ris_jax.estimators.estimate import Estimate
 from ris_jax.networks import Network
-from ris_jax.reports import localization_scores
+from ris_jax.reports import localization_scores, provenance
 
 _TRUTH = ("azimuth", "elevation", "source_range", "num_sources")
 _ROUNDS = 5
@@ -160,7 +160,7 @@ class Runner:
         count = min(self.plan.scenes_of(estimator), 2 * self.plan.batch_size)
         key = self._estimator_key(cell, estimator) | {
             "batch_size": self.plan.batch_size,
-            "machine": store.provenance.machine(),
+            "machine": provenance.machine(),
             "rounds": _ROUNDS,
         }
         path = self.store.path(f"seconds-{estimator}", key)

@@ -143,7 +143,7 @@ def _accuracy(name: str, runner: "Runner", out: pathlib.Path, header: str) -> st
 
 def _speed(name: str, plan: "Plan", where: "Store", header: str) -> str:
     """Does one suite of speed; returns what the index says of it."""
-    from ris_jax.benchmarks import bundle, throughput
+    from ris_jax.benchmarks import bundle, speed_report, throughput
     from ris_jax.reports import tables
 
     total = sum(1 for _ in throughput.CASES[name](plan))
@@ -153,14 +153,14 @@ def _speed(name: str, plan: "Plan", where: "Store", header: str) -> str:
         f"The machine: {ceilings.operations / 1e9:.3g} Gflop/s in a float32 matrix product, "
         f"{ceilings.bytes / 1e9:.3g} GB/s read and written in a copy."
     )
-    columns, body = throughput.table(rows)
+    columns, body = speed_report.table(rows)
     csv = tables.as_csv(
         throughput.HEADER, [[row[column] for column in throughput.HEADER] for row in rows]
     )
-    comments = [throughput.READING, rates, *header.splitlines()]
+    comments = [speed_report.READING, rates, *header.splitlines()]
     latex = tables.as_latex(columns, body)
-    bundle.write_files(where.folder, name, comments, csv, latex, throughput.figure(rows))
-    return f"{throughput.READING}\n\n{rates}\n\n{tables.as_markdown(columns, body)}"
+    bundle.write_files(where.folder, name, comments, csv, latex, speed_report.figure(rows))
+    return f"{speed_report.READING}\n\n{rates}\n\n{tables.as_markdown(columns, body)}"
 
 
 def run() -> int:
