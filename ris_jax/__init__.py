@@ -34,6 +34,10 @@ _EXPORTS = {
     "maximum_likelihood": "estimators.maximum_likelihood",
     "music": "estimators.subspace",
     "mvdr": "estimators.subspace",
+    "modified_music": "estimators.modified_music",
+    "reduced_dimension_music": "estimators.modified_music",
+    "orthogonal_matching_pursuit": "estimators.orthogonal_matching_pursuit",
+    "sparse_bayesian_learning": "estimators.sparse_bayesian",
     "akaike": "estimators.information_criteria",
     "minimum_description_length": "estimators.information_criteria",
     "gospa": "metrics",
@@ -55,6 +59,9 @@ if TYPE_CHECKING:
     from ris_jax.estimators.information_criteria import akaike, minimum_description_length
     from ris_jax.estimators.localization import localize
     from ris_jax.estimators.maximum_likelihood import maximum_likelihood
+    from ris_jax.estimators.modified_music import modified_music, reduced_dimension_music
+    from ris_jax.estimators.orthogonal_matching_pursuit import orthogonal_matching_pursuit
+    from ris_jax.estimators.sparse_bayesian import sparse_bayesian_learning
     from ris_jax.estimators.subspace import music, mvdr
     from ris_jax.measurement import aperture_field
     from ris_jax.metrics import gospa
@@ -83,15 +90,19 @@ __all__ = [
     "localize",
     "maximum_likelihood",
     "minimum_description_length",
+    "modified_music",
     "music",
     "mvdr",
+    "orthogonal_matching_pursuit",
     "planar_array",
     "position_error_bound",
     "predict",
     "preset",
+    "reduced_dimension_music",
     "rician_channel",
     "sample_scenes",
     "simulate",
+    "sparse_bayesian_learning",
     "steering_vector",
     "stream_key",
     "train",

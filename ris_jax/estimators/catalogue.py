@@ -7,7 +7,12 @@ loops over `METHODS`.
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from ris_jax.estimators import modified_music, orthogonal_matching_pursuit, subspace
+from ris_jax.estimators import (
+    modified_music,
+    orthogonal_matching_pursuit,
+    sparse_bayesian,
+    subspace,
+)
 from ris_jax.estimators.estimate import Estimate
 
 
@@ -38,5 +43,8 @@ METHODS = {
     ),
     "orthogonal_matching_pursuit": Method(
         "measurement", "unused", orthogonal_matching_pursuit.orthogonal_matching_pursuit
+    ),
+    "sparse_bayesian_learning": Method(
+        "measurement", "unused", sparse_bayesian.sparse_bayesian_learning
     ),
 }

@@ -71,7 +71,8 @@ def localize(
     and refines it on the likelihood; scenes of which it is in doubt are searched by maximum
     likelihood. MUSIC and MVDR look at the network's covariance if there is one, else at that of the
     field that the snapshots give; with constant signals the latter has rank one, and what they find
-    beside the strongest source is not to be relied on. What they and the network cannot find out
+    beside the strongest source is not to be relied on. Modified and reduced-dimension MUSIC smooth
+    such a covariance over sub-surfaces first. What the baselines and the network cannot find out
     themselves, the number of sources if it is not given and the noise variance where it is NaN,
     they take from maximum likelihood. Plane waves have no range: with wavefront "planar" it is
     infinite.
@@ -184,8 +185,13 @@ def _localize_scaled(
     if estimator == "maximum_likelihood":
         return likelihood_fit(measurement, num_sources)
     method = METHODS[estimator]
+    extra: dict[str, Any] = {}
     if method.mirrored:
-        symmetric_arrays.layout_of(np.asarray(positions))  # before any work
+        layout = symmetric_arrays.layout_of(np.asarray(positions))
+        # The covariance of a single field has rank one; smoothing gives it more.
+        single = network is None and source_signal == "constant"
+        sub_surface = modified_music.sub_surface_of(layout.shape) if single else None
+        extra = {"layout": layout, "sub_surface": sub_surface}
     batch, counts, noise = len(measurement.snapshots), num_sources, measurement.noise_variance
     # Inside `jax.jit` nobody can look; what has no noise variance there has none in the result.
     unknown = not isinstance(noise, Tracer) and bool(np.any(np.isnan(noise)))
@@ -209,12 +215,7 @@ def _localize_scaled(
     else:
         covariance, unit, found = network_covariance(known, network)
         counts = found if counts is None else counts
-    if method.mirrored:
-        common["layout"] = layout = symmetric_arrays.layout_of(np.asarray(positions))
-        # A single field has rank one, and smoothing gives it more.
-        whole = network is not None or source_signal == "independent"
-        common["sub_surface"] = None if whole else modified_music.sub_surface_of(layout.shape)
-    found = _jitted(method)(covariance, counts, positions, **common)
+    found = _jitted(method)(covariance, counts, positions, **common, **extra)
     return found._replace(power=found.power * unit[:, None], noise_variance=jnp.asarray(noise))
 
 

@@ -8,6 +8,7 @@ SUMMARIES = {
     "modified_music": "directions by the anti-diagonal, then ranges (Ramezani et al., 2024)",
     "reduced_dimension_music": "directions by rank reduction, then ranges (Zhang et al., 2018)",
     "orthogonal_matching_pursuit": "greedy, on a grid (Tropp & Gilbert, 2007)",
+    "sparse_bayesian_learning": "on a grid (Gerstoft et al., 2016)",
 }
 
 

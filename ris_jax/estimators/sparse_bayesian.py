@@ -1,0 +1,193 @@
+r"""Sparse Bayesian learning on a grid in (u, w, 1/r).
+
+Every point of the grid has a source of unknown power :math:`\gamma_g`, most of them zero:
+amplitudes are circular Gaussian with these variances, and the powers are those that make the data
+most likely (Tipping, *Sparse Bayesian learning and the relevance vector machine*, J. Mach. Learn.
+Res. 1, 2001; for several snapshots Wipf & Rao, *An empirical Bayesian strategy for solving the
+simultaneous sparse approximation problem*, IEEE Trans. Signal Process. 55(7), 2007). With
+:math:`C_t = \sigma^2 I + \sum_g \gamma_g b_{tg} b_{tg}^H` the fixed point is found as in Gerstoft,
+Mecklenbräuker, Xenaki & Nannuru, *Multisnapshot sparse Bayesian learning for DOA*, IEEE Signal
+Process. Lett. 23(10), 2016:
+
+.. math::
+  \gamma_g \leftarrow \gamma_g
+  \left(\frac{\sum_t |b_{tg}^H C_t^{-1} y_t|^2}{\sum_t b_{tg}^H C_t^{-1} b_{tg}}\right)^{1/2}
+
+Here every snapshot may have a dictionary of its own, over which both sums run; constant signals are
+a single group. The matrices :math:`C_t` are in the coordinates of the data, so that the grid costs
+as much as it is long, no more. After some steps over the whole grid only its strongest points are
+kept, as in Tipping's pruning. Sources are the highest local maxima of :math:`\gamma` on the grid;
+the noise variance is that of the measurement.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float, Int
+
+from ris_jax import config as config_lib
+from ris_jax import linear, scenes
+from ris_jax import measurement as measurement_lib
+from ris_jax.estimators import estimate, grid_dictionary, grids, likelihood
+
+_EVERYWHERE = grids.SearchRegion()
+# Noise below this share of the data's mean power is raised to it: float32 inverts no more.
+_LEAST_NOISE = 1e-5
+# Share of an operator's mean power that keeps its Cholesky factor finite.
+_RIDGE = 1e-6
+# Matrices of more rows are left to LAPACK, one scene at a time (DESIGN section 7).
+_SMALL = 32
+
+
+class Steps(NamedTuple):
+    """How long to iterate."""
+
+    whole: int = 10  # over all points
+    kept: int = 256  # points after that
+    pruned: int = 60  # over these
+
+
+class _Whitened(NamedTuple):
+    """A scene in coordinates in which its noise is white."""
+
+    atoms: Complex[Array, "T G D"]
+    data: Complex[Array, "T D"]
+
+
+def _whiten(
+    scene: scenes.Measurement, atoms: grid_dictionary.Atoms, source_signal: config_lib.SourceSignal
+) -> _Whitened:
+    """Constant signals: min(N, LM) coordinates of all snapshots; else each snapshot's antennas."""
+    if source_signal == "independent":
+        seen = likelihood.observe(scene, source_signal)
+        return _Whitened(likelihood.images(seen, atoms.vectors, source_signal).right, seen.data)
+    if scene.snapshots.size <= scene.channel.shape[-1]:
+        operator = measurement_lib.operator(scene)
+        return _Whitened((atoms.vectors @ operator.T)[None], scene.snapshots.reshape(1, -1))
+    gram = measurement_lib.gram(scene)
+    ridge = _RIDGE * jnp.trace(gram).real / gram.shape[0]
+    root = jnp.linalg.cholesky(gram + ridge * jnp.eye(gram.shape[0], dtype=gram.dtype))
+    data = jax.lax.linalg.triangular_solve(
+        root, measurement_lib.adjoint(scene)[:, None], left_side=True, lower=True
+    )
+    return _Whitened((atoms.vectors @ root.conj())[None], data.T)
+
+
+def _quotient(
+    atoms: Complex[Array, "T G D"],
+    data: Complex[Array, "T D"],
+    power: Float[Array, "G"],
+    noise_variance: Float[Array, ""],
+) -> Float[Array, "G"]:
+    """By how much, squared, each power grows in a step."""
+    size = data.shape[-1]
+    covariance = jnp.einsum("tgd,tge->tde", atoms * power[:, None], atoms.conj())
+    covariance = covariance + noise_variance * jnp.eye(size, dtype=covariance.dtype)
+    columns = jnp.swapaxes(jnp.concatenate([atoms, data[:, None]], axis=1), -1, -2)
+    if size <= _SMALL:
+        solved = linear.inverse_positive(covariance) @ columns
+        own = jnp.sum((columns.conj() * solved).real, axis=1)[:, :-1]
+        matched = jnp.einsum("tdg,td->tg", columns[..., :-1].conj(), solved[..., -1])
+    else:
+        root = jnp.linalg.cholesky(covariance)
+        white = jax.lax.linalg.triangular_solve(root, columns, left_side=True, lower=True)
+        own = jnp.sum(jnp.abs(white) ** 2, axis=1)[:, :-1]
+        matched = jnp.einsum("tdg,td->tg", white[..., :-1].conj(), white[..., -1])
+    own = jnp.sum(own, axis=0)
+    found = jnp.sum(jnp.abs(matched) ** 2, axis=0)
+    return jnp.where(own > 0, found / jnp.where(own > 0, own, 1.0), 0.0)
+
+
+def learn_powers(
+    atoms: Complex[Array, "T G D"],
+    data: Complex[Array, "T D"],
+    noise_variance: Float[Array, ""],
+    steps: Steps | None = None,
+) -> Float[Array, "G"]:
+    r"""The powers :math:`\gamma` of the columns of any dictionary, [G].
+
+    Args:
+      atoms: [T, G, D]: the dictionary of each group; columns of zeros get no power.
+      data: [T, D], with white noise.
+      noise_variance: [] of each entry of the data; at least 1e-5 of its mean power is assumed.
+      steps: how long to iterate.
+    """
+    steps = Steps() if steps is None else steps
+    mean_power = jnp.mean(jnp.abs(data) ** 2)
+    noise = jnp.maximum(noise_variance, _LEAST_NOISE * mean_power)
+    noise = jnp.maximum(noise, jnp.finfo(noise.dtype).tiny)
+    energy = jnp.sum(jnp.abs(atoms) ** 2, axis=(0, 2))
+    matched = jnp.abs(jnp.einsum("tgd,td->tg", atoms.conj(), data)) ** 2
+    # A beamformer's powers to begin with.
+    squared = jnp.where(energy > 0, energy, 1.0) ** 2 / data.shape[0]
+    power = jnp.where(energy > 0, jnp.sum(matched, axis=0) / squared, 0.0)
+
+    def iterate(atoms, power, count):
+        def step(_, power):
+            return power * jnp.sqrt(_quotient(atoms, data, power, noise))
+
+        return jax.lax.fori_loop(0, count, step, power)
+
+    power = iterate(atoms, power, steps.whole)
+    _, kept = jax.lax.top_k(power, min(steps.kept, power.shape[0]))
+    strongest = iterate(atoms[:, kept], power[kept], steps.pruned)
+    return jnp.zeros_like(power).at[kept].set(strongest)
+
+
+def sparse_bayesian_learning(
+    measurement: scenes.Measurement,
+    num_sources: Int[Array, "B"],
+    positions: Float[Array, "N 3"],
+    *,
+    wavelength: float,
+    wavefront: config_lib.Wavefront = "spherical",
+    source_signal: config_lib.SourceSignal = "constant",
+    max_sources: int = 5,
+    region: grids.SearchRegion = _EVERYWHERE,
+    grid: tuple[int, int, int] = (28, 16, 9),
+    steps: Steps | None = None,
+) -> estimate.Estimate:
+    """Sources at the highest peaks of the powers on a grid; their powers by least squares.
+
+    Args:
+      measurement: a batch of scenes with their noise variance.
+      num_sources: [B] int, peaks wanted.
+      positions: [N, 3] float [m].
+      wavelength: [m].
+      wavefront: spherical, fresnel, parabolic or planar; planar ones have no range: infinity.
+      source_signal: "constant" has an amplitude for all snapshots, "independent" one for each.
+      max_sources: K, the width of the result.
+      region: where to search.
+      grid: cells in u, w and 1/r.
+      steps: how long to iterate.
+
+    Returns:
+      An `Estimate` [B, K] with infinite error bars. Where the powers have fewer peaks than
+      `num_sources`, its own `num_sources` is their number.
+
+    Raises:
+      ValueError: shapes that do not agree, `max_sources` below 1, or a grid without cells.
+    """
+    grid_dictionary.check(measurement, num_sources, positions, max_sources)
+    atoms = grid_dictionary.atoms_of(
+        positions, region, grid, wavelength=wavelength, wavefront=wavefront
+    )
+
+    def one_scene(task):
+        scene, count = task
+        white = _whiten(scene, atoms, source_signal)
+        power = learn_powers(white.atoms, white.data, scene.noise_variance, steps)
+        heights, indices = grids.highest_peaks(power, atoms.shape, max_sources)
+        active = (heights > 0) & (jnp.arange(max_sources) < count)
+        active = active.astype(power.dtype)
+        chosen = white.atoms[:, indices]
+        columns = likelihood.Images(chosen, chosen)
+        fit = grid_dictionary.least_squares(columns, white.data, active)
+        return indices, fit.amplitudes, active
+
+    with jax.default_matmul_precision("highest"):
+        indices, amplitudes, active = jax.lax.map(one_scene, (measurement, num_sources))
+        return grid_dictionary.as_estimate(
+            atoms, indices, amplitudes, active, measurement.noise_variance
+        )
