@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from ris_jax.benchmarks.suites import Suite
@@ -75,17 +76,19 @@ def _bound(axes: Axes, column: str, rows: Rows, lines: bool) -> None:
     own = [row for row in rows if row["estimator"] == name]
     own = list({row["value"]: row for row in own}.values())
     label = f"Cramér-Rao bound (of what {name.replace('_', ' ')} found)"
-    style = (
-        {"ls": "--", "lw": 1.5} if lines else {"ls": "none", "marker": "_", "ms": 26, "mew": 1.8}
-    )
-    axes.plot(
-        [r["value"] for r in own],
-        [r[column] for r in own],
-        color="k",
-        zorder=5,
-        label=label,
-        **style,
-    )
+    places, values = (np.array([row[of] for row in own], float) for of in ("value", column))
+    style = {"color": "k", "zorder": 5, "lw": 1.5, "label": label}
+    if lines:
+        axes.plot(places, values, ls="--", **style)
+    else:
+        axes.hlines(values, places - 0.4, places + 0.4, **style)
+
+
+def _logarithmic(axis: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 of every decade."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
 
 
 def compared(suite: Suite, rows: Rows) -> Figure:
@@ -110,7 +113,8 @@ def compared(suite: Suite, rows: Rows) -> Figure:
             _draw(axes, column, moved, _style(number, name), lines)
     for axes, (_, bound, label) in zip(panels, _PANELS, strict=False):
         _bound(axes, bound, rows, lines)
-        axes.set(ylabel=label, yscale="log")
+        axes.set_ylabel(label)
+        _logarithmic(axes.yaxis)
     panels[2].set(ylabel=f"share of {_SHARE_LABELS[suite.share]}", ylim=(-0.03, 1.03))
     for axes in panels:
         axes.set_xlabel(suite.axis)
@@ -181,7 +185,9 @@ def runtime(suite: Suite, rows: Rows) -> Figure:
                       [row["azimuth_rmse_deg"] for row in own], **style)  # fmt: skip
         axes.axhline(cell[0][column], color="k", ls="--", lw=1.2,
                      label="Cramér-Rao bound")  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlabel="time of a scene [ms]", title=cell[0]["label"])
+        axes.set(xlabel="time of a scene [ms]", title=cell[0]["label"])
+        _logarithmic(axes.xaxis)
+        _logarithmic(axes.yaxis)
         axes.grid(alpha=0.3, which="both")
     panels[0].set_ylabel("azimuth RMSE of the sources found [deg]")
     handles, names = panels[0].get_legend_handles_labels()
