@@ -3,6 +3,7 @@
 Shares and means over nothing are NaN, without a warning.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -235,6 +236,13 @@ def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple
     return float(lower), float(upper)
 
 
+@functools.lru_cache(maxsize=2)
+def _resampled(size: int, resamples: int) -> Float[np.ndarray, "R B"]:
+    """How often each of the scenes is in each of the resamples."""
+    drawn = np.random.default_rng(size).multinomial(size, np.full(size, 1 / size), resamples)
+    return drawn.astype(float)
+
+
 def bootstrap_interval(
     parts: Float[np.ndarray, "B"],
     wholes: Float[np.ndarray, "B"] | None = None,
@@ -272,7 +280,7 @@ def bootstrap_interval(
     if not wholes.sum() > 0:
         return np.nan, np.nan
     size = len(parts)
-    drawn = np.random.default_rng(size).multinomial(size, np.full(size, 1 / size), resamples)
+    drawn = _resampled(size, resamples)
     totals = drawn @ wholes
     ratios = (drawn @ parts)[totals > 0] / totals[totals > 0]
     tail = (1 - level) / 2
