@@ -11,7 +11,8 @@ READING = (
     "Rates with 95 % intervals (Student's, of the calls in two seconds), compilation apart; "
     "operations and bytes as the compiler counts them, matrix products and the likelihood's search "
     "as ris_jax/benchmarks/operations.py does. Loops whose length the data decide are counted "
-    "once, bytes in all loops once, so that those are lower bounds. Estimators run blind if they "
+    "once, bytes in all loops once, so that those are lower bounds; bytes that caches hold are "
+    "counted like any others, so that their share may be above one. Estimators run blind if they "
     "count by themselves; network: without the search that follows where it is in doubt."
 )
 _AXES = {"N": "elements N", "L": "codes L", "K": "sources K", "grid": "cells of the grid",
