@@ -4,12 +4,14 @@ Example:
   ris-jax evaluate --estimator=maximum_likelihood --num_scenes=200
   ris-jax evaluate --workdir=runs/quickstart --num_scenes=2000
   ris-jax evaluate --pretrained=default --estimator=network
+  ris-jax evaluate --pretrained=default --data=records
 
-With --estimator, simulated scenes of --preset and --set (or recordings that hold the truth, by
---data) are localised. Tables by number of sources, SNR, range and least separation have detection
-rate, false estimates, count, GOSPA, and the errors of azimuth, elevation and range beside the
-Cramér-Rao bound. Writes evaluation_NAME.csv, evaluation_NAME.tex and figures/ into --out. The
-signals of recordings are not known, so there the columns of the bound are empty.
+With --estimator, simulated scenes of --preset and --set are localised, or those of --data: the
+split `test` of a folder of records, or recordings that hold the truth. Tables by number of sources,
+SNR, range and least separation have detection rate, false estimates, count, GOSPA, and the errors
+of azimuth, elevation and range beside the Cramér-Rao bound. Writes evaluation_NAME.csv,
+evaluation_NAME.tex and figures/ into --out. The signals of stored scenes are not known, so there
+the columns of the bound are empty.
 
 With --workdir or --pretrained alone, beside the network's normalised squared error (NMSE, both
 matrices at trace N) stand the scores of the effective covariance (blended and shrunk) with its
@@ -18,18 +20,18 @@ and of the best constant covariance, and how well the network counts. Writes eva
 evaluation.tex and figures/covariance_scores.png into --workdir, or into --out. With both a network
 and --estimator, the estimator uses the network.
 
-Simulated scenes come from the stream `test`, which no training and no validation draws from.
+Simulated scenes come from the stream `test`, which no training and no validation draws from. With
+--data, a network is scored before the array of the data; recordings need snr_db, too.
 """
 
 import pathlib
-import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
 
 from ris_jax import config as config_lib
-from ris_jax.cli import settings
+from ris_jax.cli import cases, settings
 from ris_jax.estimators import names
 
 if TYPE_CHECKING:
@@ -47,7 +49,10 @@ flags.DEFINE_integer(
     lower_bound=2,
     flag_values=FLAGS,
 )
-flags.DEFINE_string("data", None, "recordings with their truth", flag_values=FLAGS)
+flags.DEFINE_string(
+    "data", None, "a folder of records, or recordings with their truth", flag_values=FLAGS
+)
+settings.define_skip_damaged(FLAGS)
 flags.DEFINE_string("out", "evaluation", "folder for results that have no run", flag_values=FLAGS)
 flags.DEFINE_boolean(
     "known_num_sources", False, "tell the estimator how many there are", flag_values=FLAGS
@@ -68,20 +73,8 @@ _NETWORK_SCENES = 2000
 _ESTIMATOR_SCENES = 500
 # Flags that mean nothing to a network, whose run has its own configuration.
 _ESTIMATOR_FLAGS = (
-    "data", "known_num_sources", "false_alarm_rate", "batch_size", "seed", "preset", "set"
+    "known_num_sources", "false_alarm_rate", "batch_size", "seed", "preset", "set"
 )  # fmt: skip
-
-
-class Case(NamedTuple):
-    """Scenes to localise, host memory, and what is known about them."""
-
-    measurement: Any  # scenes.Measurement [B, ...]
-    positions: np.ndarray  # [N, 3] [m]
-    truth: "metrics.SourcesLike"
-    snr_db: np.ndarray | None  # [B]
-    snr_limits_db: tuple[float, float] | None
-    bound: np.ndarray | None  # [B, K, 3, 3]
-    options: dict[str, Any]  # of `localize`
 
 
 def run() -> int:
@@ -91,6 +84,7 @@ def run() -> int:
             "--workdir: need the folder of a run, a --pretrained network or an --estimator; "
             "none given"
         )
+    settings.require_data(FLAGS)
     return _evaluate_estimator() if FLAGS.estimator else _evaluate_network()
 
 
@@ -105,14 +99,14 @@ def _evaluate_network() -> int:
     from ris_jax.training import evaluation
     from ris_jax.training import state as state_lib
 
-    num_scenes = FLAGS.num_scenes or _NETWORK_SCENES
-    config, out = network.config, pathlib.Path(FLAGS.workdir or FLAGS.out)
-    print(f"{FLAGS.workdir or FLAGS.pretrained}, {num_scenes} scenes of the stream 'test'")
+    out = pathlib.Path(FLAGS.workdir or FLAGS.out)
+    config, heldout, training_scenes = _network_case(network.config)
+    num_scenes = heldout.num_scenes
+    print(f"{FLAGS.workdir or FLAGS.pretrained}, {num_scenes} scenes {_source()}")
     print(provenance.header(config))
     state = state_lib.create_train_state(config).replace(ema_params=network.params)
-    heldout = evaluation.draw_heldout(config, "test", num_scenes)
     result = evaluation.evaluate(state, heldout)
-    scores = result.scores | evaluation.yardsticks(config, heldout)
+    scores = result.scores | evaluation.yardsticks(config, heldout, training_scenes)
     truths = [(target.num_sources, target.snr_db) for _, target in heldout.batches]
     num_sources, snr_db = (
         np.concatenate([np.asarray(t) for t in column])[:num_scenes]
@@ -134,89 +128,36 @@ def _evaluate_network() -> int:
     return 0
 
 
-def _configuration() -> config_lib.Config:
+def _network_case(config: config_lib.Config) -> cases.NetworkCase:
+    if not FLAGS.data:
+        return cases.simulated_for_network(config, FLAGS.num_scenes or _NETWORK_SCENES)
+    if cases.is_records(FLAGS.data):
+        return cases.stored_for_network(config, settings.dataset(FLAGS), FLAGS.num_scenes)
+    return cases.recorded_for_network(config, FLAGS.data, FLAGS.num_scenes)
+
+
+def _estimator_case() -> tuple[config_lib.Config, cases.Case]:
+    """What is to be localised, and the configuration that it is of."""
     given = {} if FLAGS.seed is None else {"training.seed": FLAGS.seed}
-    return settings.configuration(FLAGS, given)
-
-
-def _simulated(config: config_lib.Config) -> Case:
-    """The first scenes of the stream `test`, with their bound."""
-    import jax
-
-    from ris_jax import arrays, bounds, scenes
-    from ris_jax.estimators import grids, localization
-
+    if FLAGS.data and cases.is_records(FLAGS.data):
+        dataset = settings.dataset(FLAGS)
+        config = settings.configuration(FLAGS, given, settings.fields_of(dataset))
+        return config, cases.stored(config, dataset, FLAGS.num_scenes)
+    config = settings.configuration(FLAGS, given)
+    if FLAGS.data:
+        return config, cases.recorded(config, FLAGS.data, FLAGS.num_scenes)
     num_scenes = FLAGS.num_scenes or _ESTIMATOR_SCENES
-    key = scenes.stream_key(config.training.seed, "test")
-    positions = arrays.element_positions(config.system)
-
-    @jax.jit
-    def draw(indices):
-        batch = scenes.scenes_at(key, indices, config)
-        bound = bounds.scene_bound(batch, positions, config.system)
-        return batch._replace(signals=()), bound.covariance
-
-    with settings.progress(num_scenes, "simulating") as progress:
-        batch, bound = localization.in_chunks(
-            draw, np.arange(num_scenes), chunk_size=FLAGS.batch_size, progress=progress
-        )
-    return Case(
-        measurement=batch.measurement,
-        positions=np.asarray(positions),
-        truth=batch.truth,
-        snr_db=batch.truth.snr_db,
-        snr_limits_db=(config.scene.snr_min_db, config.scene.snr_max_db),
-        bound=bound,
-        options={
-            "wavelength": config.system.wavelength,
-            "wavefront": config.system.wavefront,
-            "source_signal": config.system.source_signal,
-            "max_sources": config.scene.max_sources,
-            "region": grids.region_of(config.scene),
-        },
-    )
-
-
-def _recorded(config: config_lib.Config) -> Case:
-    """Recordings with their truth; of the configuration, the waves and the field of view count."""
-    from ris_jax.data import measurements
-    from ris_jax.data import recordings as recordings_lib
-    from ris_jax.estimators import grids
-
-    found = recordings_lib.read(FLAGS.data)
-    if found.truth is None:
-        raise config_lib.ConfigError(
-            f"--data: need recordings that hold the truth; got none in {FLAGS.data}"
-        )
-    for number, reason in found.skipped:
-        print(f"skipped: scene {number}: {reason}", file=sys.stderr)
-    kept = slice(FLAGS.num_scenes)
-    measurement = measurements.measurement(found)
-    return Case(
-        measurement=type(measurement)(*(field[kept] for field in measurement)),
-        positions=found.positions,
-        truth=type(found.truth)(*(field[kept] for field in found.truth)),
-        snr_db=None if found.snr_db is None else found.snr_db[kept],
-        snr_limits_db=None,
-        bound=None,
-        options={
-            "wavelength": found.wavelength,
-            "wavefront": found.wavefront or config.system.wavefront,
-            "source_signal": found.source_signal or config.system.source_signal,
-            "max_sources": max(config.scene.max_sources, found.truth.azimuth.shape[1]),
-            "region": grids.region_of(config.scene),
-        },
-    )
+    return config, cases.simulated(config, num_scenes, FLAGS.batch_size)
 
 
 def _evaluate_estimator() -> int:
     from ris_jax.estimators import localization
     from ris_jax.reports import localization_scores, provenance
 
-    config, out = _configuration(), pathlib.Path(FLAGS.out)
+    out = pathlib.Path(FLAGS.out)
     localization.check_options(FLAGS.estimator, false_alarm_rate=FLAGS.false_alarm_rate)
     network = settings.network(FLAGS)
-    case = _recorded(config) if FLAGS.data else _simulated(config)
+    config, case = _estimator_case()
     (out / "figures").mkdir(parents=True, exist_ok=True)
     total = len(case.measurement.snapshots)
     header = _header(config, total)
@@ -239,7 +180,7 @@ def _evaluate_estimator() -> int:
     rows = localization_scores.score_rows(scores, case.snr_limits_db)
     print(localization_scores.as_text(rows))
     if case.bound is None:
-        print("no bound: the signals of recordings are not known")
+        print("no bound: the signals of recordings and of records are not known")
     name = f"evaluation_{FLAGS.estimator}"
     comments = "".join(f"% {line}\n" for line in header.splitlines())
     provenance.write_whole(out / f"{name}.csv", localization_scores.as_csv(rows))
@@ -249,10 +190,14 @@ def _evaluate_estimator() -> int:
     return 0
 
 
+def _source() -> str:
+    return f"of {FLAGS.data}" if FLAGS.data else f"of the stream {cases.TEST!r}"
+
+
 def _header(config: config_lib.Config, total: int) -> str:
     from ris_jax.reports import provenance
 
-    source = f"of {FLAGS.data}" if FLAGS.data else "of the stream 'test'"
+    source = _source()
     count = (
         "known" if FLAGS.known_num_sources else f"at false-alarm rate {FLAGS.false_alarm_rate:g}"
     )

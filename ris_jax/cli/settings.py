@@ -70,6 +70,43 @@ def network(values: flags.FlagValues) -> "Network | None":
     return found
 
 
+def define_skip_damaged(values: flags.FlagValues) -> None:
+    """Adds --skip_damaged to the flags of a command with --data."""
+    flags.DEFINE_bool(
+        "skip_damaged", False, "leave damaged shards of --data out, instead of stopping",
+        flag_values=values,
+    )  # fmt: skip
+
+
+def require_data(values: flags.FlagValues) -> None:
+    """Checks that --skip_damaged stands beside --data.
+
+    Raises:
+      ConfigError: it does not.
+    """
+    if values.skip_damaged and not values.data:
+        raise config_lib.ConfigError("--skip_damaged: goes with --data; none given")
+
+
+def dataset(values: flags.FlagValues) -> "Dataset":
+    """The records that --data names, all of them checked; what is there and left out is printed.
+
+    Raises:
+      RunError: there are none, or a shard is damaged and is not to be skipped.
+    """
+    from ris_jax.data import record_dataset, records
+
+    folder = pathlib.Path(values.data)
+    total = records.require_index(folder).num_bytes
+    with progress(total, "checking records", "B") as told:
+        found = record_dataset.open_dataset(folder, skip_damaged=values.skip_damaged, progress=told)
+    for problem in found.skipped:
+        print(f"skipped: {problem}", file=sys.stderr)
+    counts = ", ".join(f"{len(split)} {name}" for name, split in found.splits.items())
+    print(f"{folder}: {counts} scenes; {len(found.skipped)} damaged shards skipped", flush=True)
+    return found
+
+
 def _setting(text: str) -> tuple[str, object]:
     """`section.field=value` as a pair; a value that is not JSON is text."""
     name, equals, value = text.partition("=")

@@ -20,7 +20,6 @@ it is known who they are, elsewhere one says it:
 import contextlib
 import os
 import pathlib
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -37,10 +36,7 @@ flags.DEFINE_string("workdir", None, "folder of the run", flag_values=FLAGS)
 flags.DEFINE_string(
     "data", None, "folder of records; without, scenes are simulated", flag_values=FLAGS
 )
-flags.DEFINE_bool(
-    "skip_damaged", False, "leave damaged shards of --data out, instead of stopping",
-    flag_values=FLAGS,
-)  # fmt: skip
+settings.define_skip_damaged(FLAGS)
 settings.define(FLAGS)
 settings.define_config(FLAGS)
 flags.DEFINE_integer("epochs", None, "epochs", flag_values=FLAGS)
@@ -87,11 +83,10 @@ def run() -> int:
     """Runs the command; returns the exit status."""
     if not FLAGS.workdir:
         raise config_lib.ConfigError("--workdir: need the folder of the run, none given")
-    if FLAGS.skip_damaged and not FLAGS.data:
-        raise config_lib.ConfigError("--skip_damaged: goes with --data; none given")
+    settings.require_data(FLAGS)
     with _together():
         # The processes that share the run must be joined before anything asks for devices.
-        dataset = _dataset(pathlib.Path(FLAGS.data)) if FLAGS.data else None
+        dataset = settings.dataset(FLAGS) if FLAGS.data else None
         _train(configuration(dataset), pathlib.Path(FLAGS.workdir), dataset)
     return 0
 
@@ -118,19 +113,3 @@ def _together() -> contextlib.AbstractContextManager[None]:
     from ris_jax.training import processes
 
     return processes.joined(*who)
-
-
-def _dataset(folder: pathlib.Path) -> "Dataset":
-    """The records, all of them checked."""
-    from ris_jax.data import record_dataset, records
-
-    total = records.require_index(folder).num_bytes
-    with settings.progress(total, "checking records", "B") as progress:
-        dataset = record_dataset.open_dataset(
-            folder, skip_damaged=FLAGS.skip_damaged, progress=progress
-        )
-    for problem in dataset.skipped:
-        print(f"skipped: {problem}", file=sys.stderr)
-    counts = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
-    print(f"{folder}: {counts} scenes; {len(dataset.skipped)} damaged shards skipped", flush=True)
-    return dataset

@@ -23,6 +23,7 @@ _CONTENT_OF_ENDING = {
     ".hdf5": "HDF5",
     ".mat": "MATLAB v7.3",
 }
+ENDINGS = tuple(_CONTENT_OF_ENDING)
 _ADVICE = {
     "an npz archive": "name it .npz",
     "HDF5": "name it .h5",
@@ -124,8 +125,8 @@ def _checked_content(path: pathlib.Path) -> str:
         raise errors.RunError(f"{path}: need a file; got something else")
     ending = path.suffix.lower()
     if ending not in _CONTENT_OF_ENDING:
-        endings = ", ".join(_CONTENT_OF_ENDING)
-        raise errors.RunError(f"{path}: need a name ending in one of {endings}; got {ending!r}")
+        known = ", ".join(ENDINGS)
+        raise errors.RunError(f"{path}: need a name ending in one of {known}; got {ending!r}")
     content, needed = _content(path), _CONTENT_OF_ENDING[ending]
     if content != needed:
         advice = f"; {_ADVICE[content]}" if content in _ADVICE else ""

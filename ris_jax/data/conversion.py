@@ -62,7 +62,7 @@ def convert(
         )
     paths = recordings_lib.files_of(source)
     first_path, first = _first_readable(paths, skip_damaged)
-    config = _configuration(first, config)
+    config = configuration(first, config)
     request = {
         "command": "import",
         "files": [[path.name, path.stat().st_size] for path in paths],
@@ -84,22 +84,26 @@ def _first_readable(
     """The file that says what the others must be like."""
     for path in paths[:-1] if skip_damaged else ():
         with contextlib.suppress(errors.RunError):
-            return path, _read(path)
+            return path, labelled(path)
     path = paths[-1] if skip_damaged else paths[0]
-    return path, _read(path)
+    return path, labelled(path)
 
 
-def _read(path: pathlib.Path) -> Recordings:
-    """A file's scenes, which must have what training compares with."""
+def labelled(path: pathlib.Path) -> Recordings:
+    """Recordings with what a network is compared with, as `recordings.read` finds them.
+
+    Raises:
+      RunError: they cannot be read, or have no truth or no `snr_db`.
+    """
     found = recordings_lib.read(path)
     for field, value in (("truth", found.truth), ("snr_db", found.snr_db)):
         if value is None:
-            raise errors.RunError(f"{path}: {field}: need it in records to train on; got none")
+            raise errors.RunError(f"{path}: {field}: need it to train or score a network; got none")
     return found
 
 
-def _configuration(found: Recordings, config: config_lib.Config) -> config_lib.Config:
-    """The configuration with the system of the recordings."""
+def configuration(found: Recordings, config: config_lib.Config) -> config_lib.Config:
+    """The configuration with the system of recordings that have the truth."""
     assert found.truth is not None
     _, snapshots, antennas = found.snapshots.shape
     values: dict[str, Any] = {
@@ -126,22 +130,27 @@ def _convert_file(
 ) -> None:
     unit = records.Unit(path.name, 0)
     try:
-        found = _read(path)
+        found = labelled(path)
         recordings_lib.require_alike(path, found, *first)
     except errors.RunError as error:
         if not skip_damaged:
             raise
         writer.add(dataclasses.replace(unit, damaged=str(error)), {})
         return
-    scenes = _packed(found, config)
-    occupied = scenes.scenes["num_sources"] > 0  # a network counts from one
-    unit = dataclasses.replace(unit, unusable=len(found.skipped) + int(np.sum(~occupied)))
-    scenes = scenes.at(occupied)
+    scenes = scenes_of(found, config)
+    unusable = len(found.skipped) + len(found.scene_numbers) - len(scenes.scenes)
+    unit = dataclasses.replace(unit, unusable=unusable)
     chosen = _splits_of(records.digests_of(scenes.scenes), fractions)
     writer.add(unit, {split: scenes.at(chosen == split) for split in records.SPLITS})
 
 
-def _packed(found: Recordings, config: config_lib.Config) -> records.Scenes:
+def scenes_of(found: Recordings, config: config_lib.Config) -> records.Scenes:
+    """Recordings with truth and `snr_db` as records have them; scenes without a source left out.
+
+    Args:
+      found: from `labelled`.
+      config: its `scene.path_loss` says how amplitudes follow from ranges.
+    """
     truth = found.truth
     assert truth is not None
     active = np.arange(truth.azimuth.shape[1]) < truth.num_sources[:, None]
@@ -159,7 +168,7 @@ def _packed(found: Recordings, config: config_lib.Config) -> records.Scenes:
         "num_sources": truth.num_sources,
         "snr_db": found.snr_db,
     }
-    return records.pack(fields, found.codes)
+    return records.pack(fields, found.codes).at(truth.num_sources > 0)  # a network counts from one
 
 
 def _splits_of(digests: np.ndarray, fractions: Fractions) -> np.ndarray:

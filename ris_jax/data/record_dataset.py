@@ -15,7 +15,9 @@ from ris_jax import _environment, errors
 from ris_jax import config as config_lib
 from ris_jax.data import records
 
-_READ_THREADS = 2
+# Copying scenes holds the interpreter's lock, also while a page comes from disk: two threads read
+# less than one, and take twice its processor time.
+_READ_THREADS = 1
 _PREFETCHED_BATCHES = 8
 
 
@@ -40,9 +42,10 @@ class Split:
         self._dtype = dtype
         sizes = [shard.scenes for shard in shards]
         self._starts = np.cumsum([0, *sizes])
-        # As bytes: what is copied is then one plain row a scene.
+        # As bytes: what is copied is then one plain row a scene. As plain arrays: a row of a
+        # `np.memmap` takes longer to make than to copy.
         self._scenes = [
-            records.load(folder, shard, "scenes").view(np.uint8).reshape(size, dtype.itemsize)
+            np.asarray(records.load(folder, shard, "scenes")).view(np.uint8).reshape(size, -1)
             for shard, size in zip(shards, sizes, strict=True)
         ]
         codes = [records.load(folder, shard, "codes") for shard in shards]

@@ -27,7 +27,7 @@ from jaxtyping import Complex, Float, UInt8
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.data import files
+from ris_jax.data import containers, files
 
 INDEX_NAME = "index.json"
 FORMAT, VERSION = "ris_jax records", 1
@@ -223,8 +223,7 @@ def require_index(folder: pathlib.Path) -> Index:
     index = read_index(folder)
     if index is None:
         raise errors.RunError(
-            f"{folder}: need a folder of records, which has an {INDEX_NAME}; got none - recordings "
-            "and shards of the reference become records with `ris-jax import`"
+            f"{folder}: need a folder of records, which has an {INDEX_NAME}; got {_kind(folder)}"
         )
     if not index.complete:
         raise errors.RunError(
@@ -232,6 +231,21 @@ def require_index(folder: pathlib.Path) -> Index:
             "give the command that writes them again, it goes on where it stopped"
         )
     return index
+
+
+def _kind(path: pathlib.Path) -> str:
+    """What stands where records were looked for, and what to do about it."""
+    if not path.exists():
+        return "nothing of that name; `ris-jax simulate` and `ris-jax import` write one"
+    become = "which `ris-jax import` makes records of"
+    if not path.is_dir():
+        recorded = path.suffix.lower() in containers.ENDINGS
+        return f"a file of recordings, {become}" if recorded else "a file"
+    if any(path.glob("*.npz")):
+        return f"a folder of .npz files, {become}"
+    if any((path / split).is_dir() for split in SPLITS):
+        return "shards without one: give the command that writes them again"
+    return "a folder of other files" if any(path.iterdir()) else "an empty folder"
 
 
 def _line(error: BaseException) -> str:

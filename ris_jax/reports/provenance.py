@@ -9,6 +9,7 @@ from ris_jax import config as config_lib
 from ris_jax.data import files
 
 _PACKAGES = ("ris-jax", "jax", "jaxlib", "numpy", "scipy")
+_MOST_CHARACTERS = 200  # of a field that differs from the default, in a header
 
 
 def versions() -> dict[str, str]:
@@ -39,11 +40,16 @@ def header(config: config_lib.Config) -> str:
             "versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()),
             f"seed: {config.training.seed}; configuration: "
             + (
-                "; ".join(entry.replace("(there ", "(default ") for entry in changed)
+                "; ".join(_short(entry).replace("(there ", "(default ") for entry in changed)
                 or "the default"
             ),
         )
     )
+
+
+def _short(entry: str) -> str:
+    """`name=value`, or that there is one where it is long: the positions of an array's elements."""
+    return entry if len(entry) <= _MOST_CHARACTERS else f"{entry.partition('=')[0]} given"
 
 
 def require_folder(flag: str, path: pathlib.Path) -> None:

@@ -1,6 +1,7 @@
 """Where training takes its scenes from: the simulator, or records on disk."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -94,7 +95,7 @@ class Stored:
           ConfigError: they are others, or the configuration asks for `fixed_scenes`.
           RunError: there are no scenes to train on, or none to validate on.
         """
-        _require_alike(config, dataset)
+        require_alike(config, dataset)
         self._config, self._dataset, self._placement = config, dataset, placement
         for name in (_TRAIN, evaluation.validation_stream(config)):
             dataset.split(name)
@@ -113,19 +114,9 @@ class Stored:
 
     def heldout(self, name: str, num_scenes: int) -> evaluation.Heldout:
         """The first scenes of a split, prepared on the device; fewer if it has fewer."""
-        split, size = self._dataset.split(name), self._config.training.batch_size
+        split = self._dataset.split(name)
         count = min(num_scenes, len(split))
-        # The last batch is filled from the beginning: one shape, and what is beyond is cut off.
-        batches = [
-            _prepare(self._rows(split, (start + np.arange(size)) % count), self._config)
-            for start in range(0, count, size)
-        ]
-        return evaluation.Heldout(batches, count)
-
-    def _rows(self, split: record_dataset.Split, indices: np.ndarray) -> scenes.Scene:
-        """Scenes of a batch, of which this process reads its share."""
-        mine = np.array_split(indices, jax.process_count())[jax.process_index()]
-        return as_scene(split.gather(mine), self._placement)
+        return stored_heldout(self._config, split.gather, count, self._placement)
 
     def position(self) -> Position:
         """The iterator's state, and whose it is."""
@@ -147,12 +138,39 @@ class Stored:
         self._batches.set_state(position["iterator"])
 
 
+def stored_heldout(
+    config: config_lib.Config,
+    gather: Callable[[np.ndarray], record_dataset.Batch],
+    num_scenes: int,
+    placement: devices.Placement,
+) -> evaluation.Heldout:
+    """Stored scenes to score a network on, prepared on the devices.
+
+    Args:
+      config: the run, with the system of the scenes.
+      gather: gives the scenes with some indices, as `record_dataset.Split.gather` does.
+      num_scenes: how many, from the first on.
+      placement: the devices that share every batch; each process gathers its rows.
+    """
+    size, batches = config.training.batch_size, []
+    for start in range(0, num_scenes, size):
+        # The last batch is filled from the beginning: one shape, and what is beyond is cut off.
+        indices = (start + np.arange(size)) % num_scenes
+        mine = np.array_split(indices, jax.process_count())[jax.process_index()]
+        batches.append(_prepare(as_scene(gather(mine), placement), config))
+    return evaluation.Heldout(batches, num_scenes)
+
+
 def _named(position: Position) -> str:
     return f"records {str(position['identity'])[:12]}"
 
 
-def _require_alike(config: config_lib.Config, dataset: record_dataset.Dataset) -> None:
-    """The configuration describes the records, as far as a network sees it."""
+def require_alike(config: config_lib.Config, dataset: record_dataset.Dataset) -> None:
+    """The configuration describes the records, as far as a network sees it.
+
+    Raises:
+      ConfigError: it does not, the field is named; or it asks for `fixed_scenes`.
+    """
     ours, theirs = (config_lib.flatten(config_lib.to_dict(c)) for c in (config, dataset.config))
     for name in ours:
         relevant = name.startswith("system.") or name == "scene.max_sources"

@@ -1,6 +1,7 @@
 """Evaluating an estimator of positions; that of a network is in run_test.py."""
 
 import csv
+import shutil
 
 import jax
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 
 from ris_jax import config as config_lib
 from ris_jax import metrics, scenes
-from ris_jax.cli import main
-from ris_jax.data import containers
+from ris_jax.cli import cases, main
+from ris_jax.data import containers, record_dataset, simulation
 from ris_jax.estimators import localization
 from ris_jax.estimators.estimate import Estimate
 
@@ -134,6 +135,72 @@ class TestRecorded:
 
 
 @pytest.mark.parametrize(
+    ("snr_db", "limits"),
+    [((10.0, 20.0), (10, 20)), ((12.0, 13.0), (10, 20)), ((-7.2, 13.0), (-8, 14)),
+     ((10.5, 31.0), (10, 32))],
+)  # fmt: skip
+def test_bins_of_snr_hold_all_scenes(snr_db, limits):
+    assert cases._snr_limits(CONFIG, np.array(snr_db)) == limits
+
+
+@pytest.fixture(name="folder", scope="module")
+def _folder(tmp_path_factory):
+    """Records with a split to test on."""
+    folder = tmp_path_factory.mktemp("out") / "records"
+    counts = {"train": 3, "test": SCENES}
+    simulation.simulate(CONFIG, folder, counts, shard_scenes=2)
+    return folder
+
+
+class TestStored:
+    def test_the_split_test(self, capsys, calls, folder, tmp_path):
+        """What was stored, before the array it is of, though the flags name neither."""
+        flags = ["--estimator=auto", f"--data={folder}", f"--out={tmp_path}", "--known_num_sources"]
+        status, printed, err = _run(capsys, *flags, "--batch_size=2")
+        assert (status, err) == (0, "")
+        assert f"{SCENES} scenes of {folder}" in printed
+        assert "system.rows=6 (default 12)" in printed
+        assert "no bound" in printed
+        rows = _read(tmp_path / "evaluation_auto.csv")
+        batch = record_dataset.open_dataset(folder).split("test").gather(np.arange(SCENES))
+        assert rows["all"]["scenes"] == str(SCENES)
+        assert rows["all"]["sources"] == str(batch.scenes["num_sources"].sum())
+        assert any(label == "10 to 12 dB" for label in rows)  # limits of the records
+        for field in ("snapshots", "channel", "noise_variance"):
+            parts = [getattr(call["measurement"], field) for call in calls]
+            np.testing.assert_array_equal(np.concatenate(parts)[:SCENES], batch.scenes[field])
+        assert calls[0]["measurement"].codes.shape == (2, 8, 36)
+        assert calls[0]["max_sources"] == 2
+
+    def test_fewer_scenes(self, capsys, calls, folder, tmp_path):
+        flags = ["--estimator=auto", f"--data={folder}", f"--out={tmp_path}", "--num_scenes=2"]
+        assert _run(capsys, *flags)[0] == 0
+        assert _read(tmp_path / "evaluation_auto.csv")["all"]["scenes"] == "2"
+
+    def test_damaged(self, capsys, calls, folder, tmp_path):
+        copy, out = shutil.copytree(folder, tmp_path / "copy"), tmp_path / "out"
+        path = copy / "test" / "00001.scenes.npy"
+        path.write_bytes(path.read_bytes()[:-1])
+        flags = ["--estimator=auto", f"--data={copy}", f"--out={out}"]
+        _assert_one_line(*_run(capsys, *flags)[::2], str(path), "--skip_damaged goes on without")
+        assert not out.exists()
+        assert _run(capsys, *flags, "--skip_damaged")[0] == 0
+        assert _read(out / "evaluation_auto.csv")["all"]["scenes"] == str(SCENES - 2)
+
+    def test_refuses(self, capsys, folder, tmp_path):
+        copy = shutil.copytree(folder, tmp_path / "copy")
+        flags = ["--estimator=auto", f"--data={copy}", f"--out={tmp_path / 'out'}"]
+        other = _run(capsys, *flags, "--set=system.rows=4")
+        _assert_one_line(*other[::2], "system.rows: need 6 as in", "got 4")
+        for shard in (copy / "test").iterdir():
+            shard.unlink()
+        empty = _run(capsys, *flags, "--skip_damaged")
+        assert empty[0] == 1
+        assert "need scenes in the split 'test'; got them in train" in empty[2].splitlines()[-1]
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("flags", "parts"),
     [
         ([], ["--workdir", "--estimator", "none given"]),
@@ -143,7 +210,8 @@ class TestRecorded:
         (["--estimator=auto", "--set=scene.colour=red"], ["unknown configuration", "scene.colour"]),
         (["--estimator=auto", "--seed=-1"], ["training.seed"]),
         (["--estimator=auto", "--num_scenes=1"], ["num_scenes", "1"]),
-        (["--workdir=x", "--data=y"], ["--data: goes with --estimator"]),
+        (["--workdir=x", "--skip_damaged"], ["--skip_damaged: goes with --data"]),
+        (["--workdir=x", "--known_num_sources"], ["--known_num_sources: goes with --estimator"]),
     ],
 )
 def test_refuses(capsys, tmp_path, flags, parts):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ris_jax import config as config_lib
-from ris_jax.cli import main
+from ris_jax.cli import main, settings
 from ris_jax.cli import train as train_command
 from ris_jax.data import records
 
@@ -106,8 +106,9 @@ def test_import_refuses(capsys, flags, parts, tmp_path, monkeypatch):
 class TestTrain:
     def test_takes_the_system_from_the_records(self, folder):
         train_command.FLAGS.unparse_flags()
-        train_command.FLAGS(["train", "--workdir=x", "--set=scene.snr_max_db=9", "--seed=4"])
-        config = train_command.configuration(train_command._dataset(folder))
+        given = ["--workdir=x", f"--data={folder}", "--set=scene.snr_max_db=9", "--seed=4"]
+        train_command.FLAGS(["train", *given])
+        config = train_command.configuration(settings.dataset(train_command.FLAGS))
         assert (config.system.rows, config.system.columns, config.scene.max_sources) == (2, 3, 2)
         assert (config.scene.snr_max_db, config.training.seed) == (9.0, 4)
 
@@ -129,7 +130,7 @@ class TestTrain:
         ("flags", "parts"),
         [
             (["--skip_damaged"], ["--skip_damaged: goes with --data; none given"]),
-            (["--data=nowhere"], ["nowhere: need a folder of records", "ris-jax import"]),
+            (["--data=nowhere"], ["nowhere: need a folder of records", "got nothing of that name"]),
         ],
     )
     def test_refuses(self, capsys, tmp_path, monkeypatch, flags, parts):

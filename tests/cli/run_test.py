@@ -11,13 +11,16 @@ import pytest
 from ris_jax import arrays, metrics, networks, scenes
 from ris_jax import config as config_lib
 from ris_jax.cli import doctor, main
-from ris_jax.data import containers
+from ris_jax.data import containers, simulation
 
 SMALL = (
     "system.rows=4", "system.columns=4", "system.num_antennas=4", "system.num_snapshots=6",
     "scene.max_sources=2", "model.width=16", "model.depth=1", "model.num_heads=2",
     "training.validation_scenes=20",
 )  # fmt: skip
+CONFIG = config_lib.override(
+    config_lib.Config(), {name: int(x) for name, x in (text.split("=") for text in SMALL)}
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,22 +67,69 @@ def test_evaluate_an_estimator_with_the_network(workdir, tmp_path, capsys):
     assert (tmp_path / "figures" / "network_scene_map.png").exists()
 
 
+def _scores(folder):
+    with (folder / "evaluation.csv").open() as file:
+        return next(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def drawn(workdir):
+    """The scores of the first four scenes of the stream `test`."""
+    assert main.main(["ris-jax", "evaluate", f"--workdir={workdir}", "--num_scenes=4"]) == 0
+    return _scores(workdir)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """The same scenes on disk."""
+    folder = tmp_path_factory.mktemp("out") / "records"
+    counts = {"train": 16, "test": 4}
+    simulation.simulate(CONFIG, folder, counts, shard_scenes=8)
+    return folder
+
+
+def test_evaluate_on_records(workdir, drawn, records, capsys):
+    flags = [f"--workdir={workdir}", f"--data={records}"]
+    assert main.main(["ris-jax", "evaluate", *flags]) == 0
+    assert f"4 scenes of {records}" in capsys.readouterr().out
+    stored = _scores(workdir)
+    for name in ("scenes", "network", "effective", "snapshots", "count right"):
+        assert float(stored[name]) == pytest.approx(float(drawn[name]), rel=1e-3)
+    # Learned on the sixteen that are stored to train on, not on the stream.
+    assert stored["constant"] != drawn["constant"]
+
+
+def test_evaluate_on_records_of_another_count(workdir, tmp_path, capsys):
+    more = config_lib.override(CONFIG, {"scene.max_sources": 3})
+    simulation.simulate(more, tmp_path / "records", {"test": 2}, shard_scenes=2)
+    flags = [f"--workdir={workdir}", f"--data={tmp_path / 'records'}"]
+    assert main.main(["ris-jax", "evaluate", *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--data: need places for 2 sources a scene" in line
+    assert "got 3 in" in line
+
+
+def test_evaluate_on_recordings(workdir, drawn, recordings, capsys):
+    """Their noise variance follows from the SNR, so that scores are only nearly the same."""
+    assert main.main(["ris-jax", "evaluate", f"--workdir={workdir}", f"--data={recordings}"]) == 0
+    found = _scores(workdir)
+    assert found["scenes"] == "4"
+    assert float(found["snapshots"]) == pytest.approx(float(drawn["snapshots"]), rel=1e-3)
+    assert float(found["network"]) == pytest.approx(float(drawn["network"]), rel=0.5)
+
+
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
     """Scenes of the system that the run was trained on, with their truth."""
-    values = dict(setting.split("=") for setting in SMALL)
-    config = config_lib.override(
-        config_lib.Config(), {name: int(value) for name, value in values.items()}
-    )
-    draw = jax.jit(lambda key: scenes.sample_scenes(key, config, 4))
-    batch = jax.device_get(draw(scenes.stream_key(0, "mine")))
+    draw = jax.jit(lambda key: scenes.sample_scenes(key, CONFIG, 4))
+    batch = jax.device_get(draw(scenes.stream_key(0, "test")))
     path = tmp_path_factory.mktemp("data") / "recordings.npz"
     recorded = {
         "snapshots": batch.measurement.snapshots,
         "channel": batch.measurement.channel,
         "codes": batch.measurement.codes,
-        "wavelength": config.system.wavelength,
-        "element_positions": np.asarray(arrays.element_positions(config.system)),
+        "wavelength": CONFIG.system.wavelength,
+        "element_positions": np.asarray(arrays.element_positions(CONFIG.system)),
         "snr_db": batch.truth.snr_db,
     }
     truth = {name: getattr(batch.truth, name) for name in metrics.Sources._fields}

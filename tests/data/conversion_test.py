@@ -180,7 +180,7 @@ def test_recordings(tmp_path):
 )
 def test_recordings_that_cannot_be_trained_on(tmp_path, changes, named):
     path = _recordings(tmp_path / "mine.npz", **changes)
-    with pytest.raises(errors.RunError, match=rf"{path}: {named}: need it in records"):
+    with pytest.raises(errors.RunError, match=rf"{path}: {named}: need it to train or score"):
         conversion.convert(path, tmp_path / "out", CONFIG, HALF)
     assert not (tmp_path / "out").exists()
 

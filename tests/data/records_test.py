@@ -36,6 +36,27 @@ def test_round_trip(folder, small_config):
     assert records.read_index(folder) == index
 
 
+@pytest.mark.parametrize(
+    ("name", "written", "got"),
+    [
+        ("x", [], "got nothing of that name; `ris-jax simulate` and"),
+        ("x", ["x/"], "got an empty folder$"),
+        ("x.npz", ["x.npz"], "got a file of recordings, which `ris-jax import` makes records of$"),
+        ("x.h5", ["x.h5"], "got a file of recordings, which `ris-jax import` makes records of$"),
+        ("x.txt", ["x.txt"], "got a file$"),
+        ("x", ["x/", "x/a.npz"], "got a folder of .npz files, which `ris-jax import` makes"),
+        ("x", ["x/", "x/a.txt"], "got a folder of other files$"),
+        ("x", ["x/", "x/train/"], "got shards without one: give the command .* again$"),
+    ],
+)
+def test_what_stands_in_the_place_of_records(tmp_path, name, written, got):
+    for entry in written:
+        path = tmp_path / entry
+        path.mkdir() if entry.endswith("/") else path.write_bytes(b"x")
+    with pytest.raises(errors.RunError, match=rf"{name}: need a folder of records, .* {got}"):
+        records.require_index(tmp_path / name)
+
+
 def test_every_flipped_bit_of_the_index_is_noticed(folder):
     path = folder / "index.json"
     content, index = path.read_bytes(), records.read_index(folder)
@@ -92,7 +113,7 @@ def test_what_is_not_complete(folder):
     with pytest.raises(errors.RunError, match="need all records; got 1 shards of an unfinished"):
         records.require_index(folder)
     for nothing in (folder / "train", folder / "nowhere", folder / "index.json"):
-        with pytest.raises(errors.RunError, match=r"need a folder of records.*ris-jax import"):
+        with pytest.raises(errors.RunError, match=rf"{nothing}: need a folder of records"):
             records.require_index(nothing)
 
 

@@ -30,6 +30,13 @@ def test_header_names_what_differs():
     assert "the default" in provenance.header(config_lib.Config())
 
 
+def test_header_leaves_long_values_out():
+    places = np.random.default_rng(0).normal(size=(20, 3)).tolist()
+    config = config_lib.override(config_lib.Config(), {"system.element_positions": places})
+    (*_, seed) = provenance.header(config).splitlines()
+    assert seed == "seed: 0; configuration: system.element_positions given"
+
+
 def test_write_replaces_whole(tmp_path):
     path = tmp_path / "a.csv"
     provenance.write_whole(path, "longer than what comes next")

@@ -19,6 +19,7 @@ from jax.sharding import AbstractMesh
 
 from ris_jax import config as config_lib
 from ris_jax import errors
+from ris_jax.data import record_dataset, simulation
 from ris_jax.training import devices, loop, processes, record
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
@@ -41,6 +42,14 @@ def config(tiny_config) -> config_lib.Config:
             "training.validation_scenes": 16,
         },
     )
+
+
+@pytest.fixture(scope="module")
+def records(config, tmp_path_factory) -> pathlib.Path:
+    """A few scenes on disk, in shards that no number of devices divides."""
+    folder = tmp_path_factory.mktemp("records")
+    simulation.simulate(config, folder, {"train": 13, "validation": 5}, shard_scenes=5)
+    return folder
 
 
 def _environment(num_devices: int) -> dict[str, str]:
@@ -66,17 +75,28 @@ def _coordinator() -> str:
 
 
 class _Run(NamedTuple):
-    arrays: dict[str, np.ndarray]  # parameters and optimizer state in the end; empty if stopped
+    # Parameters and optimizer state in the end, and what came from records; empty if stopped.
+    arrays: dict[str, np.ndarray]
     reports: list[dict[str, float]]  # of each process, see worker.py
     rows: list[dict]
 
 
-def _run(config, workdir, *, num_devices, num_processes=1, shard_optimizer=False, stop_after=None):
+def _run(
+    config,
+    records,
+    workdir,
+    *,
+    num_devices,
+    num_processes=1,
+    shard_optimizer=False,
+    stop_after=None,
+):
     """Starts the processes of a run and waits for them."""
     out, coordinator = workdir.parent / f"{workdir.name}.npz", _coordinator()
     given = {
         "config": config_lib.to_dict(config), "workdir": str(workdir), "bad": _BAD,
         "out": str(out), "stop_after": stop_after, "shard_optimizer": shard_optimizer,
+        "data": str(records),
     }  # fmt: skip
     started = []
     for number in range(num_processes):
@@ -102,17 +122,17 @@ def _run(config, workdir, *, num_devices, num_processes=1, shard_optimizer=False
 
 
 @pytest.fixture(scope="module")
-def alone(config, tmp_path_factory) -> _Run:
+def alone(config, records, tmp_path_factory) -> _Run:
     """The run on one device."""
-    return _run(config, tmp_path_factory.mktemp("alone") / "run", num_devices=1)
+    return _run(config, records, tmp_path_factory.mktemp("alone") / "run", num_devices=1)
 
 
 def _assert_same_run(ours: _Run, theirs: _Run):
-    """Parameters to 1e-6, moments to 1e-5, counts exactly, every epoch's losses to rounding."""
+    """Parameters to 1e-6, moments to 1e-5, counts and stored scenes exactly, losses to rounding."""
     assert ours.arrays.keys() == theirs.arrays.keys()
     for name, here in ours.arrays.items():
         there = theirs.arrays[name]
-        if np.issubdtype(here.dtype, np.floating):
+        if np.issubdtype(here.dtype, np.floating) and not name.startswith("['stored']"):
             # Moments are sums of gradients, of which no learning rate takes a ten-thousandth.
             limit = 1e-6 if name.startswith("['params']") else 1e-5
             np.testing.assert_allclose(here, there, rtol=0, atol=limit, err_msg=name)
@@ -132,24 +152,34 @@ def test_the_run_on_one_device(alone):
     assert alone.reports == [{"programs": 1, "held": 1.0}]
 
 
-def test_eight_devices_give_the_same_parameters(config, alone, tmp_path):
-    eight = _run(config, tmp_path / "run", num_devices=8)
+def test_stored_scenes_reach_the_device_in_the_order_of_the_run(config, records, alone):
+    """The others are compared with these, bit for bit."""
+    split = record_dataset.open_dataset(records).split("train")
+    batches = record_dataset.batches(split, config.training.batch_size, config.training.seed)
+    for number in range(2):
+        found = alone.arrays[f"['stored']['microbatches'][{number}].measurement.snapshots"]
+        np.testing.assert_array_equal(found, next(batches).scenes["snapshots"])
+
+
+def test_eight_devices_give_the_same_parameters(config, records, alone, tmp_path):
+    eight = _run(config, records, tmp_path / "run", num_devices=8)
     _assert_same_run(eight, alone)
     assert eight.reports == [{"programs": 1, "held": 1.0}]
 
 
-def test_two_processes_give_the_same_parameters(config, alone, tmp_path):
-    two = _run(config, tmp_path / "run", num_devices=8, num_processes=2)
+def test_two_processes_give_the_same_parameters(config, records, alone, tmp_path):
+    """And share the reading of records, each its rows."""
+    two = _run(config, records, tmp_path / "run", num_devices=8, num_processes=2)
     _assert_same_run(two, alone)
     assert two.reports == [{"programs": 1, "held": 1.0}] * 2
 
 
-def test_a_checkpoint_of_eight_goes_on_with_one_and_back(config, alone, tmp_path):
+def test_a_checkpoint_of_eight_goes_on_with_one_and_back(config, records, alone, tmp_path):
     """With the optimizer's state split over the eight."""
     run = tmp_path / "run"
-    _run(config, run, num_devices=8, shard_optimizer=True, stop_after=1)
-    _run(config, run, num_devices=1, stop_after=2)
-    back = _run(config, run, num_devices=8, shard_optimizer=True)
+    _run(config, records, run, num_devices=8, shard_optimizer=True, stop_after=1)
+    _run(config, records, run, num_devices=1, stop_after=2)
+    back = _run(config, records, run, num_devices=8, shard_optimizer=True)
     _assert_same_run(back, alone)
     (report,) = back.reports
     assert report["programs"] == 1

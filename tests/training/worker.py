@@ -2,7 +2,8 @@
 
 Its only argument is a JSON object: `config` (nested), `workdir`, `bad` (which microbatch, from 0),
 `out` (an .npz of the parameters in the end), `stop_after` (an epoch, or null),
-`shard_optimizer`, `processes` (coordinator, number, which; or null).
+`shard_optimizer`, `processes` (coordinator, number, which; or null), `data` (records, of which the
+first microbatches go to `out`, too).
 """
 
 import contextlib
@@ -14,7 +15,8 @@ import jax
 import numpy as np
 
 from ris_jax import config as config_lib
-from ris_jax.training import checkpoint, devices, loop, processes
+from ris_jax.data import record_dataset
+from ris_jax.training import checkpoint, devices, loop, processes, sources
 from ris_jax.training import step as step_lib
 
 
@@ -46,6 +48,15 @@ def _stop_after(epoch):
     checkpoint.Checkpoints.save = stopping
 
 
+def _stored(state, folder, placement):
+    """What the devices get of records: two microbatches, and what is held out."""
+    dataset = record_dataset.open_dataset(pathlib.Path(folder))
+    source = sources.Stored(state.config, dataset, placement)
+    microbatches = [source.draw(state) for _ in range(2)]
+    heldout = source.heldout("validation", 5)
+    return {"microbatches": microbatches, "heldout": [read for read, _ in heldout.batches]}
+
+
 def main():
     """Runs it."""
     given = json.loads(sys.argv[1])
@@ -57,7 +68,9 @@ def main():
         placement = devices.all_devices(shard_optimizer=given["shard_optimizer"])
         config = config_lib.from_dict(given["config"])
         state = loop.train(config, pathlib.Path(given["workdir"]), placement=placement)
-        host = devices.to_host({"params": state.params, "opt_state": state.opt_state})
+        stored = _stored(state, given["data"], placement)
+        told = {"params": state.params, "opt_state": state.opt_state, "stored": stored}
+        host = devices.to_host(told)
         if processes.is_first():
             flat = jax.tree_util.tree_leaves_with_path(host)
             np.savez(given["out"], **{jax.tree_util.keystr(path): leaf for path, leaf in flat})

@@ -1,0 +1,260 @@
+"""What `evaluate` scores: simulated scenes, records, or recordings that hold the truth."""
+
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ris_jax import config as config_lib
+from ris_jax.cli import settings
+
+if TYPE_CHECKING:
+    from ris_jax import metrics
+    from ris_jax.data.record_dataset import Batch, Dataset
+    from ris_jax.training.evaluation import Heldout
+
+TEST = "test"  # the stream and the split that no training and no validation uses
+_TRAIN = "train"
+
+
+class Case(NamedTuple):
+    """Scenes to localise, host memory, and what is known about them."""
+
+    measurement: Any  # scenes.Measurement [B, ...]
+    positions: np.ndarray  # [N, 3] [m]
+    truth: "metrics.SourcesLike"
+    snr_db: np.ndarray | None  # [B]
+    snr_limits_db: tuple[float, float] | None
+    bound: np.ndarray | None  # [B, K, 3, 3]
+    options: dict[str, Any]  # of `localize`
+
+
+class NetworkCase(NamedTuple):
+    """Scenes to score a network on, on the device."""
+
+    config: config_lib.Config  # of the network, before the scenes' array
+    heldout: "Heldout"
+    training_scenes: "Heldout | None"  # what the best constant is learned on; None: simulated ones
+
+
+def is_records(path: str) -> bool:
+    """Whether a folder of records is there; else what is there are recordings.
+
+    Raises:
+      RunError: there is one, and its index is damaged.
+    """
+    from ris_jax.data import records
+
+    return records.read_index(pathlib.Path(path)) is not None
+
+
+def _options(config: config_lib.Config) -> dict[str, Any]:
+    """What `localize` has to know of the system that scenes are of."""
+    from ris_jax.estimators import grids
+
+    return {
+        "wavelength": config.system.wavelength,
+        "wavefront": config.system.wavefront,
+        "source_signal": config.system.source_signal,
+        "max_sources": config.scene.max_sources,
+        "region": grids.region_of(config.scene),
+    }
+
+
+def _snr_limits(config: config_lib.Config, snr_db: np.ndarray) -> tuple[float, float]:
+    """Ends of the bins of SNR: what is configured, or what imported scenes have beyond it."""
+    low, high = config.scene.snr_min_db, config.scene.snr_max_db
+    if low <= snr_db.min() and snr_db.max() <= high:
+        return low, high
+    return float(np.floor(snr_db.min())), float(np.floor(snr_db.max()) + 1.0)
+
+
+def simulated(config: config_lib.Config, num_scenes: int, chunk_size: int) -> Case:
+    """The first scenes of the stream `test`, with their bound."""
+    import jax
+
+    from ris_jax import arrays, bounds, scenes
+    from ris_jax.estimators import localization
+
+    key = scenes.stream_key(config.training.seed, TEST)
+    positions = arrays.element_positions(config.system)
+
+    @jax.jit
+    def draw(indices):
+        batch = scenes.scenes_at(key, indices, config)
+        bound = bounds.scene_bound(batch, positions, config.system)
+        return batch._replace(signals=()), bound.covariance
+
+    with settings.progress(num_scenes, "simulating") as progress:
+        batch, bound = localization.in_chunks(
+            draw, np.arange(num_scenes), chunk_size=chunk_size, progress=progress
+        )
+    return Case(
+        measurement=batch.measurement,
+        positions=np.asarray(positions),
+        truth=batch.truth,
+        snr_db=batch.truth.snr_db,
+        snr_limits_db=_snr_limits(config, batch.truth.snr_db),
+        bound=bound,
+        options=_options(config),
+    )
+
+
+def stored(config: config_lib.Config, dataset: "Dataset", num_scenes: int | None) -> Case:
+    """The first scenes of the split `test`, or all.
+
+    Raises:
+      ConfigError: the configuration is of another system.
+      RunError: there is no such split.
+    """
+    from ris_jax import arrays, scenes
+    from ris_jax.training import sources
+
+    sources.require_alike(config, dataset)
+    split = dataset.split(TEST)
+    batch = split.gather(np.arange(min(num_scenes or len(split), len(split))))
+    fields: dict[str, Any] = {name: batch.scenes[name] for name in batch.scenes.dtype.names or ()}
+    codes: Any = np.broadcast_to(batch.codes, (len(batch.scenes), *batch.codes.shape[1:]))
+    truth = scenes.Truth(**{name: fields[name] for name in scenes.Truth._fields})
+    return Case(
+        measurement=scenes.Measurement(
+            fields["snapshots"], fields["channel"], codes, fields["noise_variance"]
+        ),
+        positions=np.asarray(arrays.element_positions(config.system)),
+        truth=truth,
+        snr_db=fields["snr_db"],
+        snr_limits_db=_snr_limits(config, fields["snr_db"]),
+        bound=None,
+        options=_options(config),
+    )
+
+
+def recorded(config: config_lib.Config, path: str, num_scenes: int | None) -> Case:
+    """Recordings with their truth; of the configuration, the waves and the field of view count.
+
+    Raises:
+      ConfigError: they do not hold it.
+      RunError: they cannot be read.
+    """
+    from ris_jax.data import measurements
+    from ris_jax.data import recordings as recordings_lib
+
+    found = recordings_lib.read(path)
+    if found.truth is None:
+        raise config_lib.ConfigError(
+            f"--data: need recordings that hold the truth; got none in {path}"
+        )
+    _tell_skipped(found.skipped)
+    kept = slice(num_scenes)
+    measurement = measurements.measurement(found)
+    return Case(
+        measurement=type(measurement)(*(field[kept] for field in measurement)),
+        positions=found.positions,
+        truth=type(found.truth)(*(field[kept] for field in found.truth)),
+        snr_db=None if found.snr_db is None else found.snr_db[kept],
+        snr_limits_db=None,
+        bound=None,
+        options=_options(config)
+        | {
+            "wavelength": found.wavelength,
+            "wavefront": found.wavefront or config.system.wavefront,
+            "source_signal": found.source_signal or config.system.source_signal,
+            "max_sources": max(config.scene.max_sources, found.truth.azimuth.shape[1]),
+        },
+    )
+
+
+def _tell_skipped(skipped: tuple[tuple[int, str], ...]) -> None:
+    for number, reason in skipped:
+        print(f"skipped: scene {number}: {reason}", file=sys.stderr)
+
+
+def simulated_for_network(config: config_lib.Config, num_scenes: int) -> NetworkCase:
+    """The first scenes of the stream `test` of the network's own configuration."""
+    from ris_jax.training import evaluation
+
+    return NetworkCase(config, evaluation.draw_heldout(config, TEST, num_scenes), None)
+
+
+def stored_for_network(
+    config: config_lib.Config, dataset: "Dataset", num_scenes: int | None
+) -> NetworkCase:
+    """The first scenes of the split `test`, or all, whatever array the network was trained for.
+
+    Args:
+      config: of the network.
+      dataset: the records.
+      num_scenes: at most.
+
+    Raises:
+      ConfigError: the network counts up to another number.
+      RunError: there is no such split.
+    """
+    from ris_jax.training import evaluation
+
+    _require_same_count(config, dataset.config, str(dataset.folder))
+    config = config_lib.override(config, settings.fields_of(dataset))
+    test = dataset.split(TEST)
+    count = min(num_scenes or len(test), len(test))
+    training_scenes = None
+    if _TRAIN in dataset.splits:
+        train = dataset.split(_TRAIN)
+        few = min(evaluation.CONSTANT_SCENES, len(train))
+        training_scenes = _heldout(config, train.gather, few)
+    return _network_case(config, _heldout(config, test.gather, count), training_scenes)
+
+
+def recorded_for_network(
+    config: config_lib.Config, path: str, num_scenes: int | None
+) -> NetworkCase:
+    """Recordings with truth and SNR, whatever array the network was trained for.
+
+    Raises:
+      ConfigError: the network counts up to another number.
+      RunError: they cannot be read, or have no truth or no SNR.
+    """
+    from ris_jax.data import conversion, record_dataset
+
+    found = conversion.labelled(pathlib.Path(path))
+    _tell_skipped(found.skipped)
+    theirs = conversion.configuration(found, config)
+    _require_same_count(config, theirs, path)
+    scenes = conversion.scenes_of(found, theirs)
+    ratios = scenes.scenes["snr_db"]
+    if not len(ratios):
+        raise config_lib.ConfigError(f"--data: need a scene with a source in {path}; got none")
+    count = min(num_scenes or len(ratios), len(ratios))
+
+    def gather(indices):
+        return record_dataset.Batch(*scenes.at(indices))
+
+    return _network_case(theirs, _heldout(theirs, gather, count), None)
+
+
+def _network_case(
+    config: config_lib.Config, heldout: "Heldout", training_scenes: "Heldout | None"
+) -> NetworkCase:
+    """With the limits of SNR that the scenes have."""
+    ratios = [np.asarray(target.snr_db) for _, target in heldout.batches]
+    low, high = _snr_limits(config, np.concatenate(ratios))
+    limits = {"scene.snr_min_db": low, "scene.snr_max_db": high}
+    return NetworkCase(config_lib.override(config, limits), heldout, training_scenes)
+
+
+def _require_same_count(ours: config_lib.Config, theirs: config_lib.Config, name: str) -> None:
+    needed, got = ours.scene.max_sources, theirs.scene.max_sources
+    if needed != got:
+        raise config_lib.ConfigError(
+            f"--data: need places for {needed} sources a scene, to which the network counts; got "
+            f"{got} in {name}"
+        )
+
+
+def _heldout(
+    config: config_lib.Config, gather: "Callable[[np.ndarray], Batch]", count: int
+) -> "Heldout":
+    from ris_jax.training import devices, sources
+
+    return sources.stored_heldout(config, gather, count, devices.one_device())
