@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from ris_jax.benchmarks.suites import Suite
@@ -84,9 +83,10 @@ def _bound(axes: Axes, column: str, rows: Rows, lines: bool) -> None:
         axes.hlines(values, places - 0.4, places + 0.4, **style)
 
 
-def _logarithmic(axis: Axis) -> None:
+def _logarithmic(axes: Axes, name: str) -> None:
     """Plain numbers at 1, 2 and 5 of every decade."""
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axes.set(**{f"{name}scale": "log"})
+    axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
 
@@ -114,7 +114,7 @@ def compared(suite: Suite, rows: Rows) -> Figure:
     for axes, (_, bound, label) in zip(panels, _PANELS, strict=False):
         _bound(axes, bound, rows, lines)
         axes.set_ylabel(label)
-        _logarithmic(axes.yaxis)
+        _logarithmic(axes, "y")
     panels[2].set(ylabel=f"share of {_SHARE_LABELS[suite.share]}", ylim=(-0.03, 1.03))
     for axes in panels:
         axes.set_xlabel(suite.axis)
@@ -186,8 +186,8 @@ def runtime(suite: Suite, rows: Rows) -> Figure:
         axes.axhline(cell[0][column], color="k", ls="--", lw=1.2,
                      label="Cramér-Rao bound")  # fmt: skip
         axes.set(xlabel="time of a scene [ms]", title=cell[0]["label"])
-        _logarithmic(axes.xaxis)
-        _logarithmic(axes.yaxis)
+        _logarithmic(axes, "x")
+        _logarithmic(axes, "y")
         axes.grid(alpha=0.3, which="both")
     panels[0].set_ylabel("azimuth RMSE of the sources found [deg]")
     handles, names = panels[0].get_legend_handles_labels()

@@ -26,6 +26,7 @@ from absl import flags
 
 from ris_jax import config as config_lib
 from ris_jax.cli import settings
+from ris_jax.estimators import names
 
 if TYPE_CHECKING:
     from ris_jax.benchmarks.accuracy import Plan, Runner
@@ -35,7 +36,12 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string("suite", None, "what to compare, by comma; or all", flag_values=FLAGS)
 flags.DEFINE_string("out", "benchmark", "folder for the results", flag_values=FLAGS)
 flags.DEFINE_integer("num_scenes", 200, "of every cell", lower_bound=2, flag_values=FLAGS)
-flags.DEFINE_list("estimators", None, "by comma; the default is all there are", flag_values=FLAGS)
+flags.DEFINE_list(
+    "estimators",
+    None,
+    f"by comma; the default is all that work on the array of {names.listing()}",
+    flag_values=FLAGS,
+)
 flags.DEFINE_multi_string(
     "scenes_of", [], "NAME=COUNT, fewer scenes for an estimator; may be repeated", flag_values=FLAGS
 )
@@ -167,16 +173,16 @@ def run() -> int:
     """Runs the command; returns the exit status."""
     from ris_jax.benchmarks import suites
 
-    names = suites.chosen(FLAGS.suite or "")
+    wanted = suites.chosen(FLAGS.suite or "")
     plan, out = _plan(), pathlib.Path(FLAGS.out)
-    suites.check(names, plan.config)
+    suites.check(wanted, plan.config)
     from ris_jax.benchmarks import accuracy, bundle, store
 
     header = _header(plan)
     print(header, flush=True)
     total = sum(
         plan.scenes_of(estimator) * len(suites.SUITES[name].cells(plan.config))
-        for name in names
+        for name in wanted
         if name in suites.SUITES
         for estimator in plan.estimators
     )
@@ -184,11 +190,11 @@ def run() -> int:
     with store.opened(out, plan.settings) as where:
         with settings.progress(total, "localising") as progress:
             runner = accuracy.Runner(plan, where, progress)
-            for name in (name for name in names if name in suites.SUITES):
+            for name in (name for name in wanted if name in suites.SUITES):
                 said = _accuracy(name, runner, out, header)
                 path = bundle.write_index(out, {name: said}, header)
                 print(f"\n{name}\n{said}", flush=True)
-        for name in (name for name in names if name in suites.SPEED):
+        for name in (name for name in wanted if name in suites.SPEED):
             said = _speed(name, plan, where, header)
             path = bundle.write_index(out, {name: said}, header)
             print(f"\n{name}\n{said}", flush=True)
