@@ -69,6 +69,7 @@ class Built(NamedTuple):
     call: Callable[[], Any]
     cost: operations.Cost
     compile_seconds: float
+    close: Callable[[], Any] = lambda: None  # when it has been timed
 
 
 def stages(plan: Plan) -> Iterator[Case]:
@@ -211,7 +212,6 @@ def _files(case: Case, plan: Plan) -> Built:
     network = plan.network if "network" in plan.estimators else None
 
     def call():
-        assert folder is not None  # keeps the file for as long as it is read
         found = recordings.read(path)
         estimate = localization.localize_in_chunks(
             measurements.measurement(found), found.positions, estimator="auto", network=network,
@@ -223,7 +223,7 @@ def _files(case: Case, plan: Plan) -> Built:
     began = time.perf_counter()
     call()
     spent = time.perf_counter() - began
-    return Built(call, operations.Cost(np.nan, np.nan), spent)
+    return Built(call, operations.Cost(np.nan, np.nan), spent, folder.cleanup)
 
 
 def measure(case: Case, plan: Plan, ceilings: operations.Ceilings) -> dict[str, Any]:
@@ -236,7 +236,10 @@ def measure(case: Case, plan: Plan, ceilings: operations.Ceilings) -> dict[str, 
     """
     build = {_SIMULATOR: _simulator, _TRAINING: _training, _FILES: _files}
     built = build.get(case.stage, _estimator)(case, plan)
-    timing = operations.timed(built.call, _SECONDS)
+    try:
+        timing = operations.timed(built.call, _SECONDS)
+    finally:
+        built.close()
     mean, (low, high) = timing.seconds.mean(), statistics.mean_interval(timing.seconds)
     return {"stage": case.stage} | case.sizes | {
         "scenes_per_second": case.batch / mean,
