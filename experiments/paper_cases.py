@@ -12,7 +12,19 @@
    sources, 100 snapshots of the field; in Fresnel waves, which it assumes, and in spherical ones.
    The elements, ranges and snapshots are ours: the paper's text was not at hand, only its abstract.
 
-RESULTS
+Gave (23 November 2026; x86_64, 2 cores shared with some twenty other processes), 200 trials:
+
+  nonzero  measurements  recovered
+        4            56     1.0000
+        8            96     0.9950
+       12           136     0.9700
+       16           184     0.9850
+       20           228     1.0000
+
+Standard error 0.7 % at 99 %: all rows but that of 12 are within two of the paper's; over all rows
+99.0 %. Cases 2 and 3 have not been run to their end yet: the machine gave no time for them. Of
+case 2, tests/estimators/sparse_bayesian_test.py holds one trial at 24 dB: all three angles exact,
+powers within 1 dB.
 """
 
 import functools

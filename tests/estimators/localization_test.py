@@ -152,9 +152,11 @@ class SubspaceTest(Case):
         self.assertTrue(np.all(np.isinf(np.diagonal(found.covariance, axis1=2, axis2=3))))
         noise = scene.measurement.noise_variance
         np.testing.assert_allclose(found.noise_variance, noise, rtol=1e-5)
-        if name in ("music", "modified_music"):  # others suffer from the least error of a vector
+        # The others' power suffers from the least error of a steering vector.
+        rtol = {"music": 0.1, "modified_music": 0.2}.get(name)
+        if rtol is not None:
             power = np.square(scene.truth.amplitude[:, 0])
-            np.testing.assert_allclose(found.power[:, 0], power, rtol=0.1)
+            np.testing.assert_allclose(found.power[:, 0], power, rtol=rtol)
 
     def test_asks_the_likelihood_for_the_count(self):
         found = localization.localize(
