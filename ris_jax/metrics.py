@@ -338,6 +338,39 @@ def detection(estimate: SourcesLike, truth: SourcesLike, gate_rad: float = np.pi
     return Detection(detected, matches, false_alarms, truth.num_sources)
 
 
+def resolved(
+    estimate: SourcesLike, truth: SourcesLike, gate_rad: float = np.pi / 36
+) -> Bool[np.ndarray, "B"]:
+    """Scenes of which every source is told from the others.
+
+    That is: there are as many estimates as sources, and each source has one of its own, nearer to
+    it in angle than half the least separation of the scene's sources and than the gate, so that no
+    estimate could as well be that of another source.
+
+    Args:
+      estimate: K_est sources a scene.
+      truth: K_true sources a scene.
+      gate_rad: largest angle between a source and its estimate [rad], 5 degrees by default.
+
+    Raises:
+      ValueError: wrong sources, or a gate that is not above zero.
+
+    References:
+      Van Trees, *Optimum array processing*, 2002, section 9.5 (probability of resolution).
+    """
+    if not gate_rad > 0:
+        raise ValueError(f"gate_rad: need a value above zero; got {gate_rad}")
+    estimate, truth = _both(estimate, truth)
+    own = np.eye(truth.azimuth.shape[1], dtype=bool)
+    apart = np.where(own, np.inf, direction_distance(truth, truth))
+    limit = np.minimum(np.min(apart, axis=(1, 2), initial=np.inf) / 2, gate_rad)
+    distance = direction_distance(estimate, truth)
+    near = np.where(distance < limit[:, None, None], distance, np.inf)
+    matches = assign(near, estimate.num_sources, truth.num_sources)
+    every = np.sum(matches >= 0, axis=1) == truth.num_sources
+    return every & (estimate.num_sources == truth.num_sources)
+
+
 def detection_rate(result: Detection) -> float:
     """Detected sources over all true sources of all scenes."""
     return statistics.share(result.detected.sum(), result.num_true.sum())

@@ -3,6 +3,7 @@
 Shares and means over nothing are NaN, without a warning.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -255,3 +256,73 @@ def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple
     lower = scipy.special.betaincinv(successes, failures + 1, tail) if successes else 0.0
     upper = scipy.special.betaincinv(successes + 1, failures, 1 - tail) if failures else 1.0
     return float(lower), float(upper)
+
+
+@functools.lru_cache(maxsize=2)
+def _resampled(size: int, resamples: int) -> Float[np.ndarray, "R B"]:
+    """How often each of the scenes is in each of the resamples."""
+    drawn = np.random.default_rng(size).multinomial(size, np.full(size, 1 / size), resamples)
+    return drawn.astype(float)
+
+
+def bootstrap_interval(
+    parts: Float[np.ndarray, "B"],
+    wholes: Float[np.ndarray, "B"] | None = None,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    r"""Percentile bootstrap interval of :math:`\sum_b p_b / \sum_b w_b`, scenes drawn again.
+
+    Whole scenes are drawn with replacement, because the errors of a scene's sources depend on each
+    other. Always the same draws for the same number of scenes. An interval of one scene, or where
+    all draws give the same, has no width: it says nothing of what did not occur.
+
+    Args:
+      parts: [B] of each scene, a sum over its sources for one.
+      wholes: [B] what they are parts of, the number of sources for one; by default 1, for a mean.
+      resamples: of the scenes.
+      level: of the interval.
+
+    Returns:
+      lower, upper; NaN where there is nothing to divide by.
+
+    Raises:
+      ValueError: shapes that differ, or a level outside (0, 1).
+
+    References:
+      Efron and Tibshirani, *An introduction to the bootstrap*, 1993, section 13.3.
+    """
+    parts = np.asarray(parts, float)
+    wholes = np.ones(parts.shape) if wholes is None else np.asarray(wholes, float)
+    if parts.ndim != 1 or parts.shape != wholes.shape:
+        raise ValueError(f"need [B] and [B]; got {parts.shape} and {wholes.shape}")
+    if not 0 < level < 1:
+        raise ValueError(f"level: need 0 < level < 1; got {level}")
+    if not wholes.sum() > 0:
+        return np.nan, np.nan
+    size = len(parts)
+    drawn = _resampled(size, resamples)
+    totals = drawn @ wholes
+    ratios = (drawn @ parts)[totals > 0] / totals[totals > 0]
+    tail = (1 - level) / 2
+    return float(np.quantile(ratios, tail)), float(np.quantile(ratios, 1 - tail))
+
+
+def mean_interval(values: Float[np.ndarray, "n"], level: float = 0.95) -> tuple[float, float]:
+    """Student's interval of the mean of a few repeated measurements, of times for one.
+
+    Returns:
+      lower, upper; NaN of nothing, unbounded of a single value.
+
+    Raises:
+      ValueError: not [n], or not 0 < level < 1.
+    """
+    values = np.asarray(values, float)
+    if values.ndim != 1 or not 0 < level < 1:
+        raise ValueError(f"need [n] and 0 < level < 1; got {values.shape} and {level}")
+    if len(values) < 2:
+        return (-np.inf, np.inf) if len(values) else (np.nan, np.nan)
+    quantile = scipy.special.stdtrit(len(values) - 1, 0.5 + level / 2)
+    half = quantile * np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(np.mean(values) - half), float(np.mean(values) + half)

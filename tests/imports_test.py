@@ -12,7 +12,7 @@ ROOMS = (
     "errors", "_environment", "config", "config_files", "presets", "linear", "arrays", "codebooks",
     "channel", "scenes", "measurement", "covariance", "bounds", "estimators", "losses",
     "statistics", "counts", "metrics", "models", "data", "training", "networks", "reports",
-    "tuning", "cli", "__main__",
+    "benchmarks", "tuning", "cli", "__main__",
 )  # fmt: skip
 # The package itself offers every room's functions; it is above and below them all.
 OUTSIDE = "__init__"

@@ -433,5 +433,33 @@ class RmspeTest(parameterized.TestCase):
         np.testing.assert_allclose(metrics.rmspe(*batches), expected)
 
 
+class ResolvedTest(parameterized.TestCase):
+    TRUTH = scene((0, 0, 2), (4, 0, 3))  # 4 degrees apart: each within 2 degrees
+
+    @parameterized.parameters(
+        ((scene((4.1, 0, 9), (-1.9, 0, 1)),), True),  # any order, any range
+        ((scene((0, 0, 2), (1.9, 0, 3)),), False),  # no nearer to one than to the other
+        ((scene((0, 0, 2)),), False),
+        ((scene((0, 0, 2), (4, 0, 3), (30, 0, 3)),), False),  # one too many
+        ((scene((0, 0, 2), (0.1, 0, 3)),), False),
+    )
+    def test_pairs(self, estimate, expected):
+        self.assertEqual(metrics.resolved(*estimate, self.TRUTH).tolist(), [expected])
+
+    def test_gate_of_one_source(self):
+        """Without a neighbour, and far from one, the gate decides; nothing there and found: yes."""
+        for truth, estimate, expected in (
+            (scene((0, 0, 2)), scene((4.9, 0, 2)), True),
+            (scene((0, 0, 2)), scene((5.1, 0, 2)), False),
+            (scene((0, 0, 2), (40, 0, 2)), scene((0, 0, 2), (46, 0, 2)), False),
+            (scene(), scene(), True),
+        ):
+            self.assertEqual(metrics.resolved(estimate, truth).tolist(), [expected])
+
+    def test_refuses(self):
+        with self.assertRaisesRegex(ValueError, "gate_rad"):
+            metrics.resolved(self.TRUTH, self.TRUTH, gate_rad=0.0)
+
+
 if __name__ == "__main__":
     absltest.main()

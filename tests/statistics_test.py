@@ -257,5 +257,57 @@ class BinomialIntervalTest(parameterized.TestCase):
             statistics.binomial_interval(successes, trials, level)
 
 
+class BootstrapTest(parameterized.TestCase):
+    def test_against_simulation(self):
+        """Of 300 means of skewed values, some 95 % of the intervals hold the true one."""
+        random = np.random.default_rng(0)
+        held = [
+            low <= 1.0 <= high
+            for low, high in (
+                statistics.bootstrap_interval(random.exponential(size=100), resamples=300)
+                for _ in range(300)
+            )
+        ]
+        # 95 % less what the percentile bootstrap is known to lack, within four standard errors.
+        self.assertBetween(np.mean(held), 0.88, 0.99)
+
+    def test_near_the_normal_interval_of_a_mean(self):
+        values = np.random.default_rng(1).normal(3.0, 1.0, 2000)
+        half = 1.96 * values.std() / np.sqrt(2000)
+        expected = values.mean() - half, values.mean() + half
+        np.testing.assert_allclose(statistics.bootstrap_interval(values), expected, atol=0.01)
+
+    def test_ratio_of_sums(self):
+        """Two sources a scene or none: the ratio is of the sums, and constant here."""
+        wholes = np.array([0.0, 2.0, 2.0, 0.0] * 5)
+        interval = statistics.bootstrap_interval(3 * wholes, wholes)
+        np.testing.assert_allclose(interval, (3.0, 3.0))
+
+    def test_of_nothing(self):
+        self.assertTrue(np.isnan(statistics.bootstrap_interval(np.zeros(3), np.zeros(3))).all())
+        self.assertTrue(np.isnan(statistics.bootstrap_interval(np.zeros(0))).all())
+
+    def test_refuses(self):
+        with self.assertRaisesRegex(ValueError, r"need \[B\] and \[B\]"):
+            statistics.bootstrap_interval(np.zeros(3), np.ones(2))
+        with self.assertRaisesRegex(ValueError, "level"):
+            statistics.bootstrap_interval(np.zeros(3), level=1.0)
+
+
+class MeanIntervalTest(parameterized.TestCase):
+    def test_against_scipy(self):
+        values = np.array([1.0, 2.0, 4.0, 4.5])
+        expected = scipy.stats.t.interval(0.95, 3, loc=values.mean(), scale=scipy.stats.sem(values))
+        np.testing.assert_allclose(statistics.mean_interval(values), expected)
+
+    def test_of_few(self):
+        self.assertEqual(statistics.mean_interval(np.ones(1)), (-np.inf, np.inf))
+        self.assertTrue(np.isnan(statistics.mean_interval(np.zeros(0))).all())
+
+    def test_refuses(self):
+        with self.assertRaisesRegex(ValueError, r"need \[n\]"):
+            statistics.mean_interval(np.zeros((2, 2)))
+
+
 if __name__ == "__main__":
     absltest.main()

@@ -10,9 +10,8 @@ Commands:
   localize   positions of the sources in recordings, with error bars
   report     one page of a run, finished or not
   tune       search for hyper-parameters, with any number of workers
+  benchmark  estimators against each other and the bound, and speed: a folder for a paper
   doctor     check an installation
-
-Not there yet: benchmark.
 
   ris-jax COMMAND --help                    what a command takes, with an example
 """
@@ -25,11 +24,10 @@ import threading
 from absl import flags, logging
 
 _COMMANDS = (
-    "train", "simulate", "import", "evaluate", "localize", "report", "tune", "doctor"
+    "train", "simulate", "import", "evaluate", "localize", "report", "tune", "benchmark", "doctor"
 )  # fmt: skip
-_PLANNED = ("benchmark",)
 _MODULES = {"import": "import_records"}  # a command's module, where it cannot have its name
-_GO_ON = ("train", "tune", "simulate", "import_records")  # where they stopped
+_GO_ON = ("train", "tune", "benchmark", "simulate", "import_records")  # where they stopped
 _USAGE_ERROR = 2
 
 
@@ -106,9 +104,6 @@ def main(argv: list[str] | None = None) -> int:
         print(__doc__)
         return 0 if arguments else _USAGE_ERROR
     command, *rest = arguments
-    if command in _PLANNED:
-        _complain(f"{command} is not there yet")
-        return _USAGE_ERROR
     if command not in _COMMANDS:
         _complain(f"unknown command {command!r}; commands: {', '.join(_COMMANDS)}")
         return _USAGE_ERROR

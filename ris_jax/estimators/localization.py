@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from ris_jax import config as config_lib
@@ -192,7 +193,8 @@ def _localize_scaled(
         sub_surface = modified_music.sub_surface_of(layout.shape) if single else None
         extra = {"layout": layout, "sub_surface": sub_surface}
     batch, counts, noise = len(measurement.snapshots), num_sources, measurement.noise_variance
-    unknown = bool(np.any(np.isnan(noise)))
+    # Inside `jax.jit` nobody can look; what has no noise variance there has none in the result.
+    unknown = not isinstance(noise, Tracer) and bool(np.any(np.isnan(noise)))
     if unknown or (counts is None and network is None):
         fit = likelihood_fit(measurement, num_sources)
         counts = fit.num_sources if counts is None and network is None else counts

@@ -4,6 +4,8 @@ import csv
 import io
 from collections.abc import Sequence
 
+import numpy as np
+
 Row = Sequence[str | int | float | None]
 
 
@@ -42,3 +44,21 @@ def as_latex(header: Sequence[str], rows: Sequence[Row]) -> str:
     return "\n".join(
         [frame, r"\toprule", line(header), r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""]
     )
+
+
+def as_markdown(header: Sequence[str], rows: Sequence[Row]) -> str:
+    """A table of GitHub's Markdown."""
+    lines = [list(header), ["---"] * len(header), *[[_cell(value) for value in r] for r in rows]]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def with_interval(value: float, lower: float, upper: float) -> str:
+    """A cell of three significant digits: `0.858 [0.799, 0.905]`."""
+    if np.isnan(value):
+        return "-"
+    return f"{value:.3g} [{lower:.3g}, {upper:.3g}]"
+
+
+def significant(value: float) -> str:
+    """A cell of three significant digits."""
+    return "-" if np.isnan(value) else f"{value:.3g}"

@@ -39,11 +39,6 @@ class TestBadInput:
         status, _, err = _run(capsys, command)
         _assert_one_line(status, err, f"unknown command {command!r}", "commands: train")
 
-    @pytest.mark.parametrize("command", main._PLANNED)
-    def test_planned_command(self, capsys, command):
-        status, _, err = _run(capsys, command, "--out=x")
-        _assert_one_line(status, err, f"{command} is not there yet")
-
     def test_no_command_prints_what_there_is(self, capsys):
         status, out, _ = _run(capsys)
         assert status != 0
@@ -228,13 +223,13 @@ class TestHelp:
         status, out, err = _run(capsys, flag)
         assert (status, err) == (0, "")
         assert "--help" in out
-        for command in (*main._COMMANDS, *main._PLANNED):
+        for command in main._COMMANDS:
             assert command in out
 
     @pytest.mark.parametrize("flag", ["--help", "-h"])
     @pytest.mark.parametrize("command", main._COMMANDS)
     def test_of_a_command(self, capsys, command, flag):
-        folder = "--out" if command in ("simulate", "import") else "--workdir"
+        folder = "--out" if command in ("simulate", "import", "benchmark") else "--workdir"
         status, out, err = _run(capsys, command, f"{folder}=x", flag)
         assert (status, err) == (0, "")
         assert "Example:" in out

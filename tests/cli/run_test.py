@@ -367,6 +367,9 @@ _ELSEWHERE = {
         "tests/training/devices_test.py",
     "tune --workdir=runs/tune --storage=postgresql://user:password@host/database":
         "tests/tuning/processes_test.py",
+    "benchmark --suite=all --num_scenes=200 --out=benchmark": "tests/cli/benchmark_test.py",
+    "benchmark --suite=two_sources,snr --num_scenes=500 --estimators=network,music --out=few":
+        "tests/cli/benchmark_test.py",
     "doctor": ".ci/run",
     "doctor --workdir=runs/quickstart": ".ci/run",
 }  # fmt: skip

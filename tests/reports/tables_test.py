@@ -61,3 +61,11 @@ def test_figures_are_written(tmp_path):
     path = figures.save_covariance_scores(tmp_path, _rows())
     assert path.read_bytes()[:4] == b"\x89PNG"
     assert path.parent == tmp_path / "figures"
+
+
+def test_markdown_and_short_cells():
+    text = tables.as_markdown(("who", "rate"), [("music", 1.5), ("mvdr", None)])
+    assert text == "| who | rate |\n| --- | --- |\n| music | 1.5000 |\n| mvdr | - |\n"
+    assert tables.with_interval(0.85812, 0.7991, 0.9) == "0.858 [0.799, 0.9]"
+    assert tables.with_interval(np.nan, 0.0, 1.0) == tables.significant(np.nan) == "-"
+    assert tables.significant(1234567.0) == "1.23e+06"

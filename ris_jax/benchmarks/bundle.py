@@ -1,0 +1,167 @@
+"""A folder for a paper: tables (CSV, LaTeX), figures (PNG, PDF) and a README that lists them."""
+
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ris_jax import statistics
+from ris_jax.benchmarks import figures, summary
+from ris_jax.benchmarks.accuracy import Runner, is_told
+from ris_jax.benchmarks.suites import NAMES, SPEED, SUITES, Cell, Suite
+from ris_jax.reports import provenance, tables
+from ris_jax.reports.localization_scores import PARAMETERS
+
+_WHO = ("label", "value", "series", "estimator", "told")
+_TIMES = ("ms_per_scene", "ms_per_scene_lower", "ms_per_scene_upper")
+HEADER = (*_WHO, *summary.HEADER, *_TIMES)
+# The probability of resolution from which on an estimator is held to the bound.
+_RESOLVED = 0.9
+_INDEX = "index.json"
+
+
+def rows_of(suite: Suite, runner: Runner) -> list[dict[str, Any]]:
+    """Rows of `HEADER`, a cell and an estimator each; what is not on disk yet is done."""
+    rows = []
+    for cell in suite.cells(runner.plan.config):
+        for estimator in runner.plan.estimators:
+            row = {
+                "label": cell.label,
+                "value": cell.value,
+                "series": cell.series,
+                "estimator": estimator,
+                "told": is_told(cell, estimator),
+            }
+            row |= summary.summarise(runner.outcome(cell, estimator))
+            rows.append(row | _times(suite, runner, cell, estimator))
+    return rows
+
+
+def _times(suite: Suite, runner: Runner, cell: Cell, estimator: str) -> dict[str, float]:
+    if suite.figure != "runtime":
+        return dict.fromkeys(_TIMES, np.nan)
+    spent = 1e3 * runner.seconds(cell, estimator)
+    values = float(np.mean(spent)), *statistics.mean_interval(spent)
+    return dict(zip(_TIMES, values, strict=True))
+
+
+def _parts(suite: Suite, rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[str], list]]:
+    """Title, header and rows of each table that is narrow enough to read."""
+
+    def cells(columns, row):
+        beside = (f"{name}_lower" in row for name in columns)
+        values = [
+            tables.with_interval(*(row[name + end] for end in ("", "_lower", "_upper")))
+            if both
+            else tables.significant(row[name])
+            for name, both in zip(columns, beside, strict=True)
+        ]
+        return [row["label"], row["estimator"], "told" if row["told"] else "counted", *values]
+
+    first = [*summary.SHARES, *summary.MEANS]
+    if suite.figure == "runtime":
+        first.append("ms_per_scene")
+    groups = [("what was found", first)]
+    for name, unit, _ in PARAMETERS:
+        columns = [f"{name}_rmse_{unit}", f"{name}_bound_{unit}", f"{name}_above_bound_db",
+                   f"{name}_median_ratio"]  # fmt: skip
+        groups.append((f"{name} of the sources found, and their Cramér-Rao bound", columns))
+    for title, columns in groups:
+        body = [cells(columns, row) for row in rows]
+        yield title, [suite.axis, "estimator", "K", *columns], body
+
+
+def write_suite(
+    folder: pathlib.Path, suite: Suite, rows: list[dict[str, Any]], header: str
+) -> list[pathlib.Path]:
+    """Tables and figure of a suite; returns their paths."""
+    comments = [suite.title, f"scenes: {suite.scenes}", *header.splitlines()]
+    latex = "".join(
+        f"% {title}; intervals of 95 %\n{tables.as_latex(columns, body)}"
+        for title, columns, body in _parts(suite, rows)
+    )
+    csv = tables.as_csv(HEADER, [[row[name] for name in HEADER] for row in rows])
+    figure = figures.DRAWING[suite.figure](suite, rows)
+    return write_files(folder, suite.name, comments, csv, latex, figure)
+
+
+def write_files(
+    folder: pathlib.Path, name: str, comments: list[str], csv: str, latex: str, figure: Any
+) -> list[pathlib.Path]:
+    """The four files of a suite, tables with the comments above them; returns their paths."""
+    contents = {
+        f"tables/{name}.csv": "".join(f"# {line}\n" for line in comments) + csv,
+        f"tables/{name}.tex": "".join(f"% {line}\n" for line in comments) + latex,
+        f"figures/{name}.png": figures.image(figure, "png"),
+        f"figures/{name}.pdf": figures.image(figure, "pdf"),
+    }
+    paths = [folder / path for path in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        path.parent.mkdir(exist_ok=True)
+        provenance.write_whole(path, content)
+    return paths
+
+
+def distance_from_bound(rows: list[dict[str, Any]], estimator: str) -> str:
+    """How far an estimator is above the bound where it resolves nearly all scenes, in one line."""
+    held = [row for row in rows if row["estimator"] == estimator and row["resolved"] > _RESOLVED]
+    columns = [f"{name}_above_bound_db" for name, _, _ in PARAMETERS]
+    found = [
+        (row[column], column.split("_")[0], row)
+        for row in held
+        for column in columns
+        if np.isfinite(row[column])
+    ]
+    if not found:
+        return f"{estimator}: resolves no more than {_RESOLVED:.0%} of the scenes of any cell"
+    most, name, row = max(found, key=lambda entry: entry[0])
+    column = f"{name}_above_bound_db"
+    return (
+        f"{estimator}: wherever more than {_RESOLVED:.0%} of the scenes are resolved "
+        f"({', '.join(row['label'] for row in held)}), RMSE at most {most:.2f} dB above the bound "
+        f"({name} at {row['label']}, 95 % interval {row[column + '_lower']:.2f} to "
+        f"{row[column + '_upper']:.2f} dB)"
+    )
+
+
+def write_index(folder: pathlib.Path, said: dict[str, str], header: str) -> pathlib.Path:
+    """README.md of the folder, which lists what earlier commands wrote there, too.
+
+    Args:
+      folder: what it lists is there.
+      said: by the name of a suite, what is to be said of it.
+      header: settings and machine.
+
+    Returns:
+      The path.
+    """
+    memory = folder / _INDEX
+    known: dict[str, str] = json.loads(memory.read_text()) if memory.exists() else {}
+    known |= said
+    provenance.write_whole(memory, json.dumps(known, indent=1) + "\n")
+    parts = {name: known[name] for name in NAMES if name in known}
+    text = ["# Benchmark\n", *(f"    {line}" for line in header.splitlines()), "", _READING]
+    for name, part in parts.items():
+        title = SUITES[name].title if name in SUITES else SPEED[name]
+        files = ", ".join(
+            f"[{path.rpartition('/')[2]}]({path})"
+            for path in (f"tables/{name}.csv", f"tables/{name}.tex", f"figures/{name}.pdf")
+        )
+        text += [f"## {title}\n", part, "", f"![{title}](figures/{name}.png)\n", f"{files}\n"]
+    path = folder / "README.md"
+    provenance.write_whole(path, "\n".join(text))
+    return path
+
+
+_READING = """\
+Found: an estimate of its own within 5 degrees in azimuth and elevation. Resolved: as many estimates
+as sources, each source's own nearer than half the least angle between sources and than 5 degrees.
+RMSE is of the sources found, the bound beside it (root of the mean variance) of the very same ones;
+`above_bound_db` is 20 log10 of the one over the other; `median_ratio`, the median of |error| over
+the bound's standard deviation, counts the missed as infinite errors and is 0.674 for an efficient
+estimator. What is missed and false is in `detected`, `false_per_scene` and `gospa_m` (cutoff 2 m).
+Intervals are of 95 %: Clopper-Pearson for shares, percentile bootstrap over scenes for the others,
+Student's for times. `told`: whether an estimator was told the number of sources.
+"""

@@ -1,0 +1,156 @@
+"""The scenes of a cell and their bound: a function of the seed, the cell and the index alone.
+
+Every cell draws from a stream of its own, named by what it changes, so that the luck of one cell is
+not that of its neighbours; cells that differ only in what estimators are told have the same scenes.
+"""
+
+import dataclasses
+import functools
+import json
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ris_jax import arrays, bounds, errors, scenes
+from ris_jax import config as config_lib
+from ris_jax.benchmarks.suites import Cell, Placement
+from ris_jax.estimators import localization
+
+_TRIES = 64  # draws of a scene's places, until its sources are far enough apart
+_CHUNK = 64
+
+
+class Draw(NamedTuple):
+    """Scenes of a cell, host memory."""
+
+    measurement: scenes.Measurement  # [B, ...]
+    truth: scenes.Truth  # [B, K_max]
+    bound: Float[np.ndarray, "B K 3 3"]
+
+
+def _at_azimuth(key: jax.Array, truth: scenes.Truth, azimuth_deg: float) -> scenes.Truth:
+    side = jnp.where(jax.random.bernoulli(key, shape=truth.azimuth.shape), 1.0, -1.0)
+    return truth._replace(azimuth=side * jnp.deg2rad(azimuth_deg))
+
+
+def _apart(
+    key: jax.Array, truth: scenes.Truth, scene: config_lib.SceneConfig, angle_deg: float
+) -> scenes.Truth:
+    """Two sources on a great circle, half the angle on either side of a centre within the view."""
+    limits = np.deg2rad([scene.azimuth_max_deg, scene.elevation_max_deg]) - np.deg2rad(angle_deg)
+    limits = np.maximum(limits, 0.0)
+    places = jax.random.uniform(key, (3,), minval=-1.0, maxval=1.0)
+    azimuth, elevation, turn = places[0] * limits[0], places[1] * limits[1], places[2] * jnp.pi
+    centre = jnp.stack(
+        [
+            jnp.sin(azimuth) * jnp.cos(elevation),
+            jnp.sin(elevation),
+            jnp.cos(azimuth) * jnp.cos(elevation),
+        ]
+    )
+    east = jnp.stack([jnp.cos(azimuth), jnp.zeros(()), -jnp.sin(azimuth)])
+    across = jnp.cos(turn) * east + jnp.sin(turn) * jnp.cross(centre, east)
+    half = jnp.deg2rad(angle_deg) / 2 * jnp.array([-1.0, 1.0])
+    x, y, z = jnp.cos(half) * centre[:, None] + jnp.sin(half) * across[:, None]
+    return truth._replace(azimuth=jnp.arctan2(x, z), elevation=jnp.arcsin(y))
+
+
+def _closest(truth: scenes.Truth) -> Float[Array, ""]:
+    """Least angle between two directions [rad]."""
+    x = jnp.sin(truth.azimuth) * jnp.cos(truth.elevation)
+    y = jnp.sin(truth.elevation)
+    z = jnp.cos(truth.azimuth) * jnp.cos(truth.elevation)
+    cosines = jnp.clip(x * x[:, None] + y * y[:, None] + z * z[:, None], -1.0, 1.0)
+    active = scenes.active_sources(truth) > 0
+    pair = active & active[:, None] & ~jnp.eye(len(x), dtype=bool)
+    return jnp.min(jnp.where(pair, jnp.arccos(cosines), jnp.inf))
+
+
+def _place(key: jax.Array, scene: config_lib.SceneConfig, placement: Placement) -> scenes.Truth:
+    truth_key, place_key = jax.random.split(key)
+    truth = scenes.sample_truth(truth_key, scene)
+    if placement.azimuth_deg is not None:
+        truth = _at_azimuth(place_key, truth, placement.azimuth_deg)
+    if placement.separation_deg is not None:
+        truth = _apart(place_key, truth, scene, placement.separation_deg)
+    return truth
+
+
+def _widen(truth: scenes.Truth, places: int, range_max: float) -> scenes.Truth:
+    """The scene with as many places as others have, so that all cells are of one shape."""
+    more = (0, places - truth.azimuth.shape[-1])
+    return truth._replace(
+        azimuth=jnp.pad(truth.azimuth, more),
+        elevation=jnp.pad(truth.elevation, more),
+        source_range=jnp.pad(truth.source_range, more, constant_values=range_max),
+        amplitude=jnp.pad(truth.amplitude, more),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("scene", "placement", "places"))
+def _truths(keys, scene: config_lib.SceneConfig, placement: Placement, places: int):
+    """Truths of a batch, and whether their sources are as far apart as they are to be."""
+    tries = _TRIES if placement.least_separation_deg else 1
+    least = jnp.deg2rad(placement.least_separation_deg)
+
+    def one(key):
+        drawn = jax.vmap(lambda n: _place(jax.random.fold_in(key, n), scene, placement))(
+            jnp.arange(tries)
+        )
+        fits = jax.vmap(_closest)(drawn) >= least
+        first = jnp.argmax(fits)
+        truth = jax.tree.map(lambda leaf: leaf[first], drawn)
+        return _widen(truth, places, scene.range_max), fits[first]
+
+    return jax.vmap(one)(keys)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _simulated(keys, truth: scenes.Truth, positions, config: config_lib.Config):
+    with jax.default_matmul_precision("highest"):  # phases of many radians
+        batch = jax.vmap(lambda key, one: scenes.simulate(key, one, config))(keys, truth)
+        return batch.measurement, bounds.scene_bound(batch, positions, config.system).covariance
+
+
+def _stream(cell: Cell) -> str:
+    """Name of the stream that a cell draws from."""
+    return json.dumps(["benchmark", dict(cell.changes), dataclasses.asdict(cell.placement)])
+
+
+def draw(base: config_lib.Config, cell: Cell, num_scenes: int, progress: Any = None) -> Draw:
+    """The scenes of a cell.
+
+    Args:
+      base: the configuration that the cell changes; its most sources are the places of a scene.
+      cell: what is drawn.
+      num_scenes: B.
+      progress: is told how many scenes were drawn.
+
+    Raises:
+      ConfigError: the cell changes the configuration into none.
+      RunError: no scene was found whose sources are far enough apart.
+    """
+    config, root = cell.config(base), scenes.stream_key(base.training.seed, _stream(cell))
+    positions = arrays.element_positions(base.system)
+    # What is drawn of a scene's sources is in the truth: other cells share the compilation.
+    hardware = config_lib.override(
+        base, config_lib.flatten({"impairments": config_lib.to_dict(config)["impairments"]})
+    )
+
+    def some(indices):
+        keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(root, index)))(indices)
+        truth, fits = _truths(keys[:, 0], config.scene, cell.placement, base.scene.max_sources)
+        return *_simulated(keys[:, 1], truth, positions, hardware), truth, fits
+
+    measurement, bound, truth, fits = localization.in_chunks(
+        some, np.arange(num_scenes), chunk_size=_CHUNK, progress=progress
+    )
+    if not fits.all():
+        raise errors.RunError(
+            f"{cell.label}: need sources {cell.placement.least_separation_deg:g} degrees apart; "
+            f"none found in {_TRIES} draws"
+        )
+    return Draw(measurement, truth, bound)

@@ -1,0 +1,141 @@
+"""How many floating-point operations and bytes a compiled function takes, and what a machine can.
+
+The compiler's own count (`compiled.cost_analysis()`) takes the body of a loop once, however often
+it runs, and a complex product for a real one. So matrix products are counted from the program
+before compilation too, loops of known length as often as they run; the larger count stands. Loops
+whose length depends on the data are taken once there as well: the count is then a lower bound, and
+for the likelihood's search `search_operations` counts from what was found.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from ris_jax import config as config_lib
+from ris_jax.estimators import matching_pursuit
+
+_MATRIX = 1536
+_COPIED = 2**25  # float32 numbers, 128 MiB: more than caches hold
+
+
+class Cost(NamedTuple):
+    """Of one call."""
+
+    operations: float
+    bytes: float  # moved, as the compiler sees it; loops once
+
+
+def cost(function: Callable[..., Any], compiled: Any, *arguments: Any) -> Cost:
+    """What a call costs.
+
+    Args:
+      function: as it was before compilation, jitted or not.
+      compiled: the same, compiled.
+      *arguments: with the shapes of those it was compiled for.
+    """
+    analysis = compiled.cost_analysis() or {}
+    products = product_operations(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return Cost(max(float(analysis.get("flops", 0.0)), products),
+                float(analysis.get("bytes accessed", np.nan)))  # fmt: skip
+
+
+def product_operations(jaxpr: Any) -> float:
+    """Operations of the matrix products of a program: 2 a real multiply-add, 8 a complex one."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            left, right = (variable.aval for variable in equation.invars)
+            contracted = [left.shape[axis] for axis in equation.params["dimension_numbers"][0][0]]
+            parts = 2.0
+            for dtype in (left.dtype, right.dtype):
+                parts *= 2.0 if jnp.issubdtype(dtype, jnp.complexfloating) else 1.0
+            total += parts * math.prod(equation.outvars[0].aval.shape) * math.prod(contracted)
+            continue
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        inner = [product_operations(part) for part in _programs(equation.params)]
+        # Of the branches of a condition one runs.
+        total += times * (max(inner) if equation.primitive.name == "cond" else sum(inner))
+    return total
+
+
+def _programs(params: dict[str, Any]) -> list[Any]:
+    """The programs inside an equation."""
+    found = []
+    for value in params.values():
+        for part in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(part, core.ClosedJaxpr):
+                found.append(part.jaxpr)
+            elif isinstance(part, core.Jaxpr):
+                found.append(part)
+    return found
+
+
+def search_operations(
+    config: config_lib.Config, options: matching_pursuit.SearchOptions, num_found: float
+) -> float:
+    """Matrix-product operations of a scene in the likelihood's search.
+
+    Steering vectors through the operator, and the grid. Growing takes a round more than there are
+    sources (no more than K_max); improving one round.
+
+    Args:
+      config: array and most sources.
+      options: grid and iterations.
+      num_found: sources of a scene, in the mean.
+    """
+    system = config.system
+    most = config.scene.max_sources
+    constant = system.source_signal == "constant"
+    elements, rows = system.num_elements, system.num_snapshots * system.num_antennas
+    through = 8.0 * elements * (elements if constant else rows)
+    matched = 8.0 * elements * math.prod(options.grid) * (1 if constant else system.num_snapshots)
+    joint = 4 * most
+    rounds = min(num_found + 1.0, most)
+    grow = (
+        options.candidates
+        + 4 * options.finalists * (options.candidate_iterations + 1)
+        + joint * (options.joint_iterations + 1)
+    )
+    pairs = 52  # vectors: two for each of the 26 pairs of `proposals.propose_pair`
+    improve = most * (options.candidates + pairs) + 3 * joint * (options.final_iterations + 1)
+    return float((rounds * grow + improve) * through + (rounds + most) * matched)
+
+
+class Timing(NamedTuple):
+    """Of repeated calls, the first of which is not among them."""
+
+    seconds: np.ndarray  # of each, by the clock
+    core_seconds: float  # of one in the mean, that the processor's cores worked
+
+
+def timed(call: Callable[[], Any], seconds: float, least: int = 3) -> Timing:
+    """Times a call for so many seconds, and at least so many times."""
+    jax.block_until_ready(call())
+    spent, began, worked = [], time.perf_counter(), time.process_time()
+    while len(spent) < least or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        spent.append(time.perf_counter() - start)
+    return Timing(np.asarray(spent), (time.process_time() - worked) / len(spent))
+
+
+class Ceilings(NamedTuple):
+    """What the machine does at most, measured."""
+
+    operations: float  # a second, of a large float32 matrix product
+    bytes: float  # a second, read and written by a large copy
+
+
+def ceilings(seconds: float) -> Ceilings:
+    """Measures both: the best of the calls that fit into so many seconds each."""
+    matrix, many = jnp.ones((_MATRIX, _MATRIX)), jnp.ones(_COPIED)
+    product, copy = jax.jit(lambda a: a @ a), jax.jit(lambda a: a + 1.0)
+    best = [float(timed(lambda f=f, a=a: f(a), seconds).seconds.min())
+            for f, a in ((product, matrix), (copy, many))]  # fmt: skip
+    return Ceilings(2.0 * _MATRIX**3 / best[0], 8.0 * _COPIED / best[1])

@@ -1,0 +1,117 @@
+"""Numbers of a cell: errors beside the bound of the same sources, what was missed, intervals.
+
+All intervals are of 95 %. Those of shares of sources or scenes are Clopper-Pearson's; all others
+are percentile bootstraps over scenes (`statistics.bootstrap_interval`), because the errors of a
+scene's sources depend on each other.
+"""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ris_jax import statistics
+from ris_jax.benchmarks.accuracy import Outcome
+from ris_jax.reports.localization_scores import PARAMETERS
+
+_INTERVAL = ("", "_lower", "_upper")
+SHARES = ("detected", "resolved", "count_right")
+MEANS = ("false_per_scene", "gospa_m")
+_BESIDE = tuple(
+    column
+    for name, unit, _ in PARAMETERS
+    for column in (
+        *(f"{name}_rmse_{unit}{end}" for end in _INTERVAL),
+        f"{name}_bound_{unit}",
+        *(f"{name}_above_bound_db{end}" for end in _INTERVAL),
+        *(f"{name}_median_ratio{end}" for end in _INTERVAL),
+    )
+)
+HEADER = (
+    "scenes",
+    "sources",
+    *(f"{name}{end}" for name in (*SHARES, *MEANS) for end in _INTERVAL),
+    *_BESIDE,
+)
+
+
+def _with_interval(name: str, value: float, interval: tuple[float, float]) -> dict[str, float]:
+    return dict(zip((f"{name}{end}" for end in _INTERVAL), (value, *interval), strict=True))
+
+
+def _share(name: str, part: int, whole: int) -> dict[str, float]:
+    interval = statistics.binomial_interval(part, whole)
+    return _with_interval(name, statistics.share(part, whole), interval)
+
+
+def _mean(name: str, values: Float[np.ndarray, "B"]) -> dict[str, float]:
+    return _with_interval(name, float(np.mean(values)), statistics.bootstrap_interval(values))
+
+
+def _decibels(ratio: float) -> float:
+    return float(10 * np.log10(ratio)) if ratio > 0 else np.nan
+
+
+def _parameter(outcome: Outcome, index: int) -> dict[str, float]:
+    r"""Errors of one parameter of the sources found, against the bound of the very same sources.
+
+    .. math::
+      \text{RMSE} = \Big(\tfrac1n \sum e^2\Big)^{1/2}, \quad
+      \text{bound} = \Big(\tfrac1n \sum \sigma^2\Big)^{1/2}, \quad
+      \text{above bound} = 20 \log_{10} \text{RMSE} / \text{bound}
+
+    over the sources that were found, whose estimate is at no infinite range, and of which the data
+    determine the parameter. The median ratio, of :math:`|e| / \sigma`, is over all sources; those
+    missed are infinite there.
+    """
+    name, unit, factor = PARAMETERS[index]
+    errors = outcome.scores.errors[..., index] * factor
+    deviations = outcome.scores.deviations[..., index] * factor
+    judged = np.isfinite(errors) & np.isfinite(deviations)
+    square = np.sum(np.where(judged, errors, 0.0) ** 2, axis=1)
+    variance = np.sum(np.where(judged, deviations, 0.0) ** 2, axis=1)
+    number = judged.sum(axis=1)
+    mean_square = statistics.share(square.sum(), number.sum())
+    interval = statistics.bootstrap_interval(square, number)
+    above = statistics.bootstrap_interval(square, variance)
+    ratio = statistics.efficiency(errors, deviations**2)
+    return (
+        _with_interval(
+            f"{name}_rmse_{unit}",
+            np.sqrt(mean_square),
+            (np.sqrt(interval[0]), np.sqrt(interval[1])),
+        )
+        | {f"{name}_bound_{unit}": float(np.sqrt(statistics.share(variance.sum(), number.sum())))}
+        | _with_interval(
+            f"{name}_above_bound_db",
+            _decibels(statistics.share(square.sum(), variance.sum())),
+            (_decibels(above[0]), _decibels(above[1])),
+        )
+        | _with_interval(f"{name}_median_ratio", ratio.median_ratio, ratio.median_interval)
+    )
+
+
+def summarise(outcome: Outcome) -> dict[str, Any]:
+    """The columns of `HEADER` of an estimator in a cell.
+
+    Args:
+      outcome: from `accuracy.Runner.outcome`.
+
+    Returns:
+      Found sources (an estimate of its own within 5 degrees in both angles), resolved scenes
+      (`metrics.resolved`), right counts, false estimates, GOSPA, and of each parameter what
+      `_parameter` says; NaN where there is nothing to judge.
+    """
+    scores = outcome.scores
+    batch = len(scores.num_estimated)
+    sources = int(scores.truth.num_sources.sum())
+    right = scores.num_estimated == scores.truth.num_sources
+    row: dict[str, Any] = {"scenes": batch, "sources": sources}
+    row |= _share("detected", int(scores.detection.detected.sum()), sources)
+    row |= _share("resolved", int(outcome.resolved.sum()), batch)
+    row |= _share("count_right", int(right.sum()), batch)
+    row |= _mean("false_per_scene", scores.detection.false_alarms)
+    row |= _mean("gospa_m", scores.gospa.total)
+    for index in range(len(PARAMETERS)):
+        row |= _parameter(outcome, index)
+    return row

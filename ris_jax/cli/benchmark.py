@@ -1,0 +1,202 @@
+"""Estimators against each other and the Cramér-Rao bound, and their speed: a folder for a paper.
+
+Example:
+  ris-jax benchmark --suite=all --num_scenes=200 --out=benchmark
+  ris-jax benchmark --suite=two_sources,snr --num_scenes=500 --estimators=network,music --out=few
+
+Suites: overall, num_sources, snr, two_sources (by SNR), range, azimuth, separation (probability of
+resolution), rmse_by_num_sources (at 15 dB), heat_map (number of sources by SNR), impairments,
+runtime, throughput (simulator, training step, every estimator, files to positions; operations,
+bytes and the machine's own rates), growth (the same by number of elements, codes, sources, grid
+cells and scenes at once), and all of them.
+
+Writes tables/NAME.csv and .tex, figures/NAME.png and .pdf, and README.md, which shows them and says
+what they mean, into --out. --num_scenes counts the scenes of a cell: one SNR, one range. What is
+finished is in cells/; stopped at any moment, the same command goes on, and more suites and
+estimators can be added later. Other settings in the same folder are refused.
+
+`maximum_likelihood` and `network` count the sources by themselves, the other estimators are told
+their number. --scenes_of=NAME=COUNT gives an expensive estimator only the first scenes of a cell.
+"""
+
+import pathlib
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from ris_jax import config as config_lib
+from ris_jax.cli import settings
+from ris_jax.estimators import names
+
+if TYPE_CHECKING:
+    from ris_jax.benchmarks.accuracy import Plan, Runner
+    from ris_jax.benchmarks.store import Store
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("suite", None, "what to compare, by comma; or all", flag_values=FLAGS)
+flags.DEFINE_string("out", "benchmark", "folder for the results", flag_values=FLAGS)
+flags.DEFINE_integer("num_scenes", 200, "of every cell", lower_bound=2, flag_values=FLAGS)
+flags.DEFINE_list(
+    "estimators",
+    None,
+    f"by comma; the default is all that work on the array of {names.listing()}",
+    flag_values=FLAGS,
+)
+flags.DEFINE_multi_string(
+    "scenes_of", [], "NAME=COUNT, fewer scenes for an estimator; may be repeated", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "false_alarm_rate",
+    config_lib.DEFAULT_FALSE_ALARM_RATE,
+    "of maximum likelihood's own count",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "batch_size", 64, "scenes an estimator works on at a time", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_integer("seed", None, "root of all randomness", flag_values=FLAGS)
+settings.define_network(FLAGS)
+settings.define(FLAGS)
+
+_DEFAULT_NETWORK = "default"
+
+
+def _estimators(system: config_lib.SystemConfig) -> tuple[str, ...]:
+    """The estimators that are asked for, by default all that work on this array, ours first."""
+    from ris_jax.estimators.catalogue import METHODS
+
+    known = tuple(METHODS)
+    grid = system.element_positions is None and system.centered
+    usable = (name for name in known if grid or not METHODS[name].mirrored)
+    wanted = tuple(FLAGS.estimators or usable)
+    for name in wanted:
+        if name not in known:
+            raise config_lib.ConfigError(
+                f"--estimators: need some of {', '.join(known)}; got {name!r}"
+            )
+    return tuple(dict.fromkeys(wanted))
+
+
+def _fewer(estimators: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    """What --scenes_of says."""
+    pairs = []
+    for text in FLAGS.scenes_of:
+        name, _, count = text.partition("=")
+        if name not in estimators or not count.isdecimal() or int(count) < 2:
+            raise config_lib.ConfigError(
+                f"--scenes_of: need NAME=COUNT of one of {', '.join(estimators)} and 2 or more; "
+                f"got {text!r}"
+            )
+        pairs.append((name, int(count)))
+    return tuple(pairs)
+
+
+def _plan() -> "Plan":
+    """What the flags describe."""
+    given = {} if FLAGS.seed is None else {"training.seed": FLAGS.seed}
+    config = settings.configuration(FLAGS, given)
+    estimators = _estimators(config.system)
+    from ris_jax import networks
+    from ris_jax.benchmarks import accuracy
+    from ris_jax.estimators import localization
+
+    localization.check_options(estimators[0], false_alarm_rate=FLAGS.false_alarm_rate)
+    network, name = None, ""
+    if "network" in estimators:
+        if FLAGS.workdir or FLAGS.pretrained:
+            network = settings.network(FLAGS)
+            assert network is not None
+            name = FLAGS.pretrained or network.card
+        else:
+            network, name = networks.load_pretrained(_DEFAULT_NETWORK), _DEFAULT_NETWORK
+    return accuracy.Plan(
+        config=config,
+        estimators=estimators,
+        num_scenes=FLAGS.num_scenes,
+        network=network,
+        network_name=name,
+        fewer=_fewer(estimators),
+        batch_size=FLAGS.batch_size,
+        false_alarm_rate=FLAGS.false_alarm_rate,
+    )
+
+
+def _header(plan: "Plan") -> str:
+    from ris_jax.reports import provenance
+
+    fewer = "".join(f"; {name}: {count}" for name, count in plan.fewer)
+    network = f"; network: {plan.network_name}" if plan.network_name else ""
+    return (
+        f"{plan.num_scenes} scenes a cell{fewer}, false-alarm rate {plan.false_alarm_rate:g}, "
+        f"{plan.batch_size} scenes at once{network}\n{provenance.header(plan.config)}"
+    )
+
+
+def _accuracy(name: str, runner: "Runner", out: pathlib.Path, header: str) -> str:
+    """Does one suite of estimators; returns what the index says of it."""
+    from ris_jax.benchmarks import bundle, suites
+    from ris_jax.estimators.catalogue import METHODS
+
+    suite = suites.SUITES[name]
+    rows = bundle.rows_of(suite, runner)
+    bundle.write_suite(out, suite, rows, header)
+    said = [f"Scenes: {suite.scenes}."]
+    if suite.share == "resolved":
+        chains = [e for e in runner.plan.estimators if METHODS[e].counts]
+        said += [bundle.distance_from_bound(rows, estimator) + "." for estimator in chains]
+    return "\n\n".join(said)
+
+
+def _speed(name: str, plan: "Plan", where: "Store", header: str) -> str:
+    """Does one suite of speed; returns what the index says of it."""
+    from ris_jax.benchmarks import bundle, speed_report, throughput
+    from ris_jax.reports import tables
+
+    total = sum(1 for _ in throughput.CASES[name](plan))
+    with settings.progress(total, name, "stage") as progress:
+        rows, ceilings = throughput.rows_of(name, plan, where, progress)
+    rates = (
+        f"The machine: {ceilings.operations / 1e9:.3g} Gflop/s in a float32 matrix product, "
+        f"{ceilings.bytes / 1e9:.3g} GB/s read and written in a copy."
+    )
+    columns, body = speed_report.table(rows)
+    csv = tables.as_csv(
+        throughput.HEADER, [[row[column] for column in throughput.HEADER] for row in rows]
+    )
+    comments = [speed_report.READING, rates, *header.splitlines()]
+    latex = tables.as_latex(columns, body)
+    bundle.write_files(where.folder, name, comments, csv, latex, speed_report.figure(rows))
+    return f"{speed_report.READING}\n\n{rates}\n\n{tables.as_markdown(columns, body)}"
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
+    from ris_jax.benchmarks import suites
+
+    wanted = suites.chosen(FLAGS.suite or "")
+    plan, out = _plan(), pathlib.Path(FLAGS.out)
+    suites.check(wanted, plan.config)
+    from ris_jax.benchmarks import accuracy, bundle, store
+
+    header = _header(plan)
+    print(header, flush=True)
+    total = sum(
+        plan.scenes_of(estimator) * len(suites.SUITES[name].cells(plan.config))
+        for name in wanted
+        if name in suites.SUITES
+        for estimator in plan.estimators
+    )
+    path = out
+    with store.opened(out, plan.settings) as where:
+        with settings.progress(total, "localising") as progress:
+            runner = accuracy.Runner(plan, where, progress)
+            for name in (name for name in wanted if name in suites.SUITES):
+                said = _accuracy(name, runner, out, header)
+                path = bundle.write_index(out, {name: said}, header)
+                print(f"\n{name}\n{said}", flush=True)
+        for name in (name for name in wanted if name in suites.SPEED):
+            said = _speed(name, plan, where, header)
+            path = bundle.write_index(out, {name: said}, header)
+            print(f"\n{name}\n{said}", flush=True)
+    print(f"written: {path}, which lists the rest")
+    return 0
