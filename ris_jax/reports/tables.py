@@ -48,7 +48,7 @@ def as_latex(header: Sequence[str], rows: Sequence[Row]) -> str:
 
 def as_markdown(header: Sequence[str], rows: Sequence[Row]) -> str:
     """A table of GitHub's Markdown."""
-    lines = [list(header), ["---"] * len(header), *[[_cell(value) for value in r] for r in rows]]
+    lines = [list(header), ["---"] * len(header), *[[cell(value) for value in r] for r in rows]]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
