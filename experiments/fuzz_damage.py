@@ -87,7 +87,9 @@ def _with_one_change(rng: random.Random, values: Any) -> tuple[str, Any]:
     elif kind == "text":
         parent[key] = str(value)
     elif kind == "scaled" and isinstance(value, (int, float)):
-        parent[key] = value * rng.choice([-1, 2, 0.5, 10, 1000, 1e-9])
+        factor = rng.choice([-1, 2, 0.5, 10, 1000, 1e-9])
+        # Damaged before, it may have more digits than a float can hold.
+        parent[key] = value * factor if abs(value) < 1e300 else -value
     elif kind == "renamed" and isinstance(parent, dict):
         parent[rng.choice(["x", f"{key}x", "", "\ud800", str(key).upper()])] = parent.pop(key)
     elif isinstance(parent, dict):
@@ -151,7 +153,7 @@ def _retyped(rng: random.Random, array: np.ndarray) -> tuple[str, Any]:
     plain = np.real(array) if np.dtype(kind).kind not in "cSUV" else array
     if np.dtype(kind).kind in "mM":
         plain = np.nan_to_num(np.asarray(plain, float)).astype(np.int64)
-    if np.dtype(kind).kind == "V":
+    if np.dtype(kind).kind == "V" or array.dtype.names:  # real and imaginary parts, in HDF5
         return kind, np.zeros(array.shape, kind)
     return kind, np.asarray(plain).astype(kind)
 

@@ -469,7 +469,7 @@ def test_killed_processes(config, whole, tmp_path):
             start_new_session=True,
         )
         try:
-            deadline = time.monotonic() + 300.0
+            deadline = time.monotonic() + 900.0
             while process.poll() is None and not moment():
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
