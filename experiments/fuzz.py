@@ -27,8 +27,8 @@ seed 0; 13 minutes beside two other programs):
 | checkpoints | 525 | 470 | 55 | 0 |
 | all | 10500 | 2062 | 8438 | 0 |
 
-Two cases (5061, 7571) first ended in the damaging itself, which was mended, and were run again. 3612
-cases before that had found 13 wrong ones, which have been mended; each has a test.
+Two cases (5061, 7571) first ended in the damaging itself, which was mended, and were run again.
+3612 cases before that had found 13 wrong ones, which have been mended; each has a test.
 """
 
 import collections
