@@ -2,6 +2,7 @@
 
 import ris_jax  # noqa: F401, I001  Before jax: it sets the process's BLAS and pool threads.
 import contextlib
+import os
 import pathlib
 import subprocess
 import time
@@ -11,7 +12,12 @@ import pytest
 
 
 def pytest_configure(config):
-    """Keeps compiled programs between runs: compiling takes most of the tests' time."""
+    """Compiling takes most of the tests' time: programs are kept, and optimised but a little.
+
+    `.ci/run` trains and checks a network with all optimisations beside the tests.
+    """
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # in processes that tests start
+    jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 

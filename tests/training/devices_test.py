@@ -59,7 +59,6 @@ def _environment(num_devices: int) -> dict[str, str]:
     kept |= {"JAX_COMPILATION_CACHE_DIR": cache} if cache else {}
     return kept | {
         "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes most of the time
         # Eight devices of two busy cores wait for each other for longer than XLA likes.
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices} "
         "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300 "
