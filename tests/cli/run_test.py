@@ -355,6 +355,7 @@ _SMALLER = {
     "train": [*SIZES, *SETTINGS, "--dropout=0"],
     "evaluate": ["--num_scenes=4", "--batch_size=4", *SETTINGS[:5]],
     "localize": ["--max_sources=2"],
+    "report": ["--num_scenes=8"],
     "tune": ["--trials=1", "--space=space.json", *SETTINGS, *(
         f"--set=training.{size.removeprefix('--')}" for size in SIZES
     )],
@@ -412,7 +413,8 @@ def given(workdir, recordings, tmp_path_factory):
     (folder / "runs" / "tune").mkdir(parents=True)
     config = config_files.read(workdir / "config.json")
     (folder / "runs" / "tune" / "best.json").write_text(config_files.text(config))
-    (folder / "runs" / "quickstart").symlink_to(workdir)
+    for name in ("quickstart", "stored"):
+        (folder / "runs" / name).symlink_to(workdir)
     (folder / "space.json").write_text('{"model.depth": {"choices": [1]}}')
     return folder
 
@@ -421,10 +423,12 @@ def given(workdir, recordings, tmp_path_factory):
 def test_example_of_help(example, given, tmp_path, monkeypatch):
     """In a folder that has what the example reads, and not what it writes."""
     command, *flags = example.split()
-    writes = {"train": ("runs/quickstart",), "tune": ("runs/tune/best.json",)}.get(command, ())
+    writes = {"train": ("runs/quickstart", "runs/stored"), "tune": ("runs/tune/best.json",)}.get(
+        command, ()
+    )
     for name in (
         "recordings.npz", "recordings.h5", "shards", "records", "space.json", "runs/quickstart",
-        "runs/tune/best.json",
+        "runs/stored", "runs/tune/best.json",
     ):  # fmt: skip
         if name not in writes and f"--out={name}" not in flags:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
