@@ -104,7 +104,7 @@ class Training(Target):
 
     def phase(self, folder: pathlib.Path, log: pathlib.Path, since: float, begun: int) -> str:
         """By the names among the checkpoints, once what the kill before left has been swept."""
-        said = log.read_bytes()[begun:]
+        said = log.read_bytes()[begun:] if log.exists() else b""  # not begun yet
         if b"before training: " not in said and b"going on after epoch " not in said:
             return START
         names = _names(folder / "checkpoints")

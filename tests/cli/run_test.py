@@ -221,11 +221,11 @@ def test_evaluate_on_records_of_another_count(workdir, tmp_path, capsys):
 
 
 def test_evaluate_on_recordings(workdir, drawn, recordings, capsys):
-    """Their noise variance follows from the SNR, so that scores are only nearly the same."""
+    """Their noise variance follows from SNR and 24 samples, so that scores are only nearly the same."""
     assert main.main(["ris-jax", "evaluate", f"--workdir={workdir}", f"--data={recordings}"]) == 0
     found = _scores(workdir)
     assert found["scenes"] == "4"
-    assert float(found["snapshots"]) == pytest.approx(float(drawn["snapshots"]), rel=1e-3)
+    assert float(found["snapshots"]) == pytest.approx(float(drawn["snapshots"]), rel=0.05)
     assert float(found["network"]) == pytest.approx(float(drawn["network"]), rel=0.5)
 
 
