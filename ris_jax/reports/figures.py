@@ -24,8 +24,7 @@ def loss_curves(rows: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(10.0, 4.0), layout="constrained")
     panels = figure.subplots(1, 2)
     windows = [row for row in rows if row["kind"] == "microbatch" and "window_loss" in row]
-    if epochs:
-        per_epoch = epochs[-1]["microbatches"]
+    if epochs and (per_epoch := epochs[-1].get("microbatches")):
         places = [row["microbatch"] / per_epoch for row in windows]
         label = "training scenes, in windows"
         panels[0].plot(places, _column(windows, "window_loss"), color="0.75", lw=1, label=label)
@@ -37,7 +36,7 @@ def loss_curves(rows: list[dict[str, Any]]) -> Figure:
     if epochs:
         for name, style in (("snapshots", "--"), ("constant", ":")):
             label = "best constant" if name == "constant" else name
-            level = epochs[-1][f"{name}_nmse"]
+            (level,) = _column(epochs[-1:], f"{name}_nmse")
             panels[1].axhline(level, color="0.4", ls=style, lw=1, label=label)
     panels[0].set(xlabel="epoch", ylabel="loss")
     panels[1].set(xlabel="epoch", ylabel="covariance NMSE", yscale="log")

@@ -37,3 +37,13 @@ def test_loss_curves():
 def test_loss_curves_before_the_first_epoch():
     loss, _ = figures.loss_curves([{"kind": "microbatch", "epoch": 1, "microbatch": 5}]).axes
     assert all(not len(line.get_xdata()) for line in loss.lines)
+
+
+def test_loss_curves_of_rows_that_lack_something():
+    rows = [
+        {"kind": "epoch", "epoch": 1, "val_nmse": 0.5},
+        {"kind": "microbatch", "epoch": 1, "microbatch": 4, "window_loss": 1.0},
+    ]
+    panels = figures.loss_curves(rows).axes
+    held_out = {line.get_label(): line.get_ydata()[0] for line in panels[1].lines}
+    assert held_out["held-out scenes"] == 0.5
