@@ -84,7 +84,7 @@ def test_numbers_that_are_damaged_are_none(tmp_path, content):
 class TestLog:
     def test_keeps_lines_starts_and_warnings(self, tmp_path):
         for epochs_done in (0, 2):
-            with record.Recorder(tmp_path, epochs_done, 10) as recorder:
+            with record.Recorder(tmp_path, epochs_done, 4 * epochs_done, 10) as recorder:
                 recorder.line("warning: two\nlines" if epochs_done == 0 else "all is well")
         log = record.read_log(tmp_path)
         assert record.starts(log) == [0, 2]
