@@ -25,10 +25,10 @@ orbax-checkpoint 0.12.8, grain 0.2.18; seed 0), with --kills=210: 210 kills, 56 
 | import | 55 | 15 | 1515 scenes | identical |
 
 Of the 34 kills of `train`, 9 came while orbax was writing, 7 between its files and their hashes,
-3 while an old checkpoint was removed, 13 in steps and validation, 2 at the start; of the 176 of the
-others, 69 between a shard and the index that lists it, 55 between shards, 26 in a shard, 16 in the
-index, 10 at the start. The study was stopped twice on the way and went on. `train` alone, an earlier
-version: 20 kills over 9 runs, identical.
+3 while an old checkpoint was removed, 13 in steps and validation, 2 at the start; of the 176 of
+the others, 69 between a shard and the index that lists it, 55 between shards, 26 in a shard, 16
+in the index, 10 at the start. The study was stopped twice on the way and went on. `train` alone,
+an earlier version: 20 kills over 9 runs, identical.
 """
 
 import collections
