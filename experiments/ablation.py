@@ -19,7 +19,8 @@ jax 0.10.2; standard errors of the counts 0.02):
 
 The second round pays, a third does not; offsets pay in NMSE; overlaps, and what is lost without the
 offset loss, are within a standard error in counts. The covariance loss does not show at this length
-(existence learns the same). The other rows have not been run.
+(existence learns the same). More iterations, candidates or width do not pay. The other rows have
+not been run.
 
 Tried before, 64 000 scenes each unless said: a free-form covariance factor from a patch transformer
 stayed at NMSE 0.112 and 66 % of counts after 384 000 scenes; this network with four iterations of
@@ -87,7 +88,7 @@ VARIANTS: dict[str, tuple[dict[str, object], Patch]] = {
     "without the existence loss": ({"loss.existence": 0.0}, contextlib.nullcontext),
     "without the offset loss": ({"loss.offset": 0.0}, contextlib.nullcontext),
     "without the count loss": ({"loss.count": 0.0}, contextlib.nullcontext),
-    "AdamW, rate 2e-3": (
+    "AdamW at rate 2e-3": (
         {"optimizer.method": "adamw", "optimizer.learning_rate": 2e-3, },
         contextlib.nullcontext,
     ),
