@@ -21,7 +21,7 @@ extensions = [
     "sphinx.ext.mathjax",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]
 html_theme = "furo"
 html_title = "ris_jax"
 

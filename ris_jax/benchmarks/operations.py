@@ -28,7 +28,7 @@ class Cost(NamedTuple):
     """Of one call."""
 
     operations: float
-    bytes: float  # moved, as the compiler sees it; loops once
+    bytes_moved: float  # as the compiler sees it; loops once
 
 
 def cost(function: Callable[..., Any], compiled: Any, *arguments: Any) -> Cost:
@@ -129,7 +129,7 @@ class Ceilings(NamedTuple):
     """What the machine does at most, measured."""
 
     operations: float  # a second, of a large float32 matrix product
-    bytes: float  # a second, read and written by a large copy
+    bytes_per_second: float  # , read and written by a large copy
 
 
 def ceilings(seconds: float) -> Ceilings:

@@ -248,9 +248,9 @@ def measure(case: Case, plan: Plan, ceilings: operations.Ceilings) -> dict[str, 
         "scenes_per_core_second": case.batch / timing.core_seconds,
         "compile_seconds": built.compile_seconds,
         "operations_per_scene": built.cost.operations / case.batch,
-        "bytes_per_scene": built.cost.bytes / case.batch,
+        "bytes_per_scene": built.cost.bytes_moved / case.batch,
         "share_of_matrix_rate": built.cost.operations / mean / ceilings.operations,
-        "share_of_copy_rate": built.cost.bytes / mean / ceilings.bytes,
+        "share_of_copy_rate": built.cost.bytes_moved / mean / ceilings.bytes_per_second,
     }  # fmt: skip
 
 

@@ -157,7 +157,7 @@ def _speed(name: str, plan: "Plan", where: "Store", header: str) -> str:
         rows, ceilings = throughput.rows_of(name, plan, where, progress)
     rates = (
         f"The machine: {ceilings.operations / 1e9:.3g} Gflop/s in a float32 matrix product, "
-        f"{ceilings.bytes / 1e9:.3g} GB/s read and written in a copy."
+        f"{ceilings.bytes_per_second / 1e9:.3g} GB/s read and written in a copy."
     )
     columns, body = speed_report.table(rows)
     csv = tables.as_csv(
