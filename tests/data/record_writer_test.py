@@ -91,7 +91,7 @@ def test_killed_at_any_rename_and_started_again(
         _write(tmp_path, small_config, make_scenes)
     monkeypatch.undo()
     if not (records.read_index(tmp_path) or records.Index({}, {})).complete:
-        with pytest.raises(errors.RunError, match=r"index\.json; got none|unfinished"):
+        with pytest.raises(errors.RunError, match=r"got shards without one|unfinished"):
             records.require_index(tmp_path)
     _write(tmp_path, small_config, make_scenes)
     assert _contents(tmp_path) == whole
