@@ -179,6 +179,7 @@ def _reshaped(rng: random.Random, array: np.ndarray) -> tuple[str, Any]:
 
 
 def with_odd_values(rng: random.Random, array: np.ndarray) -> tuple[str, Any]:
+    """Some values replaced by one that is legal in the type and odd in the field."""
     array = np.array(array)
     odd = rng.choice([np.nan, np.inf, -np.inf, 0, -1, 1e300, -1e30, 1e-300, 2**40, 57.3, 0.5])
     if array.dtype.kind in "iu":

@@ -13,7 +13,7 @@ from ris_jax import arrays, metrics
 from ris_jax import config as config_lib
 from ris_jax.benchmarks import draw, store
 from ris_jax.benchmarks.suites import Cell
-from ris_jax.estimators import grids, localization
+from ris_jax.estimators import localization
 from ris_jax.estimators.catalogue import METHODS
 from ris_jax.estimators.estimate import Estimate
 from ris_jax.networks import Network
@@ -103,13 +103,7 @@ class Runner:
         return metrics.Sources(*(found[name] for name in _TRUTH)), found["bound"]
 
     def _options(self, estimator: str) -> dict[str, Any]:
-        system, scene = self.plan.config.system, self.plan.config.scene
-        return {
-            "wavelength": system.wavelength,
-            "wavefront": system.wavefront,
-            "source_signal": system.source_signal,
-            "max_sources": scene.max_sources,
-            "region": grids.region_of(scene),
+        return localization.options_of(self.plan.config) | {
             "estimator": estimator,
             "false_alarm_rate": self.plan.false_alarm_rate,
             "network": self.plan.network if estimator == "network" else None,

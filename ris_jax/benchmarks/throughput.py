@@ -21,7 +21,7 @@ from ris_jax.benchmarks import draw, operations, store, suites
 from ris_jax.benchmarks.accuracy import Plan
 from ris_jax.benchmarks.suites import Cell
 from ris_jax.data import containers, measurements, recordings
-from ris_jax.estimators import grids, localization, matching_pursuit, maximum_likelihood
+from ris_jax.estimators import localization, matching_pursuit, maximum_likelihood
 from ris_jax.estimators import network_start as network_lib
 from ris_jax.estimators.catalogue import METHODS
 from ris_jax.reports import provenance, source_table, tables
@@ -155,19 +155,9 @@ def _training(case: Case, plan: Plan) -> Built:
     return Built(call, cost, spent)
 
 
-def _options(config: config_lib.Config) -> dict[str, Any]:
-    return {
-        "wavelength": config.system.wavelength,
-        "wavefront": config.system.wavefront,
-        "source_signal": config.system.source_signal,
-        "max_sources": config.scene.max_sources,
-        "region": grids.region_of(config.scene),
-    }
-
-
 def _estimator(case: Case, plan: Plan) -> Built:
     """An estimator on the device, blind if it counts by itself; no copies to and from the host."""
-    drawn, options = _drawn(case), _options(case.config)
+    drawn, options = _drawn(case), localization.options_of(case.config)
     measurement = jax.tree.map(jnp.asarray, drawn.measurement)
     positions = arrays.element_positions(case.config.system)
     if case.stage == "maximum_likelihood":
@@ -215,7 +205,7 @@ def _files(case: Case, plan: Plan) -> Built:
         found = recordings.read(path)
         estimate = localization.localize_in_chunks(
             measurements.measurement(found), found.positions, estimator="auto", network=network,
-            chunk_size=case.batch, **_options(case.config),
+            chunk_size=case.batch, **localization.options_of(case.config),
         )  # fmt: skip
         rows = source_table.source_rows(estimate, np.arange(case.batch))
         return tables.as_csv(source_table.HEADER, rows)

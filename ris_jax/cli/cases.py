@@ -50,19 +50,6 @@ def is_records(path: str) -> bool:
     return records.read_index(pathlib.Path(path)) is not None
 
 
-def _options(config: config_lib.Config) -> dict[str, Any]:
-    """What `localize` has to know of the system that scenes are of."""
-    from ris_jax.estimators import grids
-
-    return {
-        "wavelength": config.system.wavelength,
-        "wavefront": config.system.wavefront,
-        "source_signal": config.system.source_signal,
-        "max_sources": config.scene.max_sources,
-        "region": grids.region_of(config.scene),
-    }
-
-
 def _snr_limits(config: config_lib.Config, snr_db: np.ndarray) -> tuple[float, float]:
     """Ends of the bins of SNR: what is configured, or what imported scenes have beyond it."""
     low, high = config.scene.snr_min_db, config.scene.snr_max_db
@@ -98,7 +85,7 @@ def simulated(config: config_lib.Config, num_scenes: int, chunk_size: int) -> Ca
         snr_db=batch.truth.snr_db,
         snr_limits_db=_snr_limits(config, batch.truth.snr_db),
         bound=bound,
-        options=_options(config),
+        options=localization.options_of(config),
     )
 
 
@@ -110,6 +97,7 @@ def stored(config: config_lib.Config, dataset: "Dataset", num_scenes: int | None
       RunError: there is no such split.
     """
     from ris_jax import arrays, scenes
+    from ris_jax.estimators import localization
     from ris_jax.training import sources
 
     sources.require_alike(config, dataset)
@@ -127,7 +115,7 @@ def stored(config: config_lib.Config, dataset: "Dataset", num_scenes: int | None
         snr_db=fields["snr_db"],
         snr_limits_db=_snr_limits(config, fields["snr_db"]),
         bound=None,
-        options=_options(config),
+        options=localization.options_of(config),
     )
 
 
@@ -140,6 +128,7 @@ def recorded(config: config_lib.Config, path: str, num_scenes: int | None) -> Ca
     """
     from ris_jax.data import measurements
     from ris_jax.data import recordings as recordings_lib
+    from ris_jax.estimators import localization
 
     found = recordings_lib.read(path)
     if found.truth is None:
@@ -156,7 +145,7 @@ def recorded(config: config_lib.Config, path: str, num_scenes: int | None) -> Ca
         snr_db=None if found.snr_db is None else found.snr_db[kept],
         snr_limits_db=None,
         bound=None,
-        options=_options(config)
+        options=localization.options_of(config)
         | {
             "wavelength": found.wavelength,
             "wavefront": found.wavefront or config.system.wavefront,

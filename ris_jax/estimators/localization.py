@@ -33,6 +33,17 @@ _DEFAULT_CHUNK = 64
 _FEW = 2  # scenes that are searched again at a time, if they are few
 
 
+def options_of(config: config_lib.Config) -> dict[str, Any]:
+    """What `localize` has to know of the system that scenes are of, by the names of arguments."""
+    return {
+        "wavelength": config.system.wavelength,
+        "wavefront": config.system.wavefront,
+        "source_signal": config.system.source_signal,
+        "max_sources": config.scene.max_sources,
+        "region": grids.region_of(config.scene),
+    }
+
+
 def check_options(
     estimator: str,
     *,

@@ -177,6 +177,11 @@ def _excess_powers(
 
 
 def check(covariance, num_sources, positions, max_sources, grid) -> None:
+    """Shapes of a batch of covariances, and a grid with room for the peaks.
+
+    Raises:
+      ValueError: they do not agree, `max_sources` is below 1, or the grid has too few cells.
+    """
     shape = covariance.factor.shape
     if len(shape) != 3 or positions.shape != (shape[1], 3):
         raise ValueError(
