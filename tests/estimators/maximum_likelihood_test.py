@@ -28,15 +28,6 @@ REGION = grids.SearchRegion()
 OPTIONS = matching_pursuit.SearchOptions(grid=(14, 8, 5), queue=24)
 
 
-def setUpModule():
-    """Compiling takes most of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Truth(NamedTuple):
     """Sources in random order; those past the number are padding."""
 
