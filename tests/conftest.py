@@ -21,13 +21,16 @@ def pytest_configure(config):
 
     `.ci/run` trains and checks a network with all optimisations beside the tests.
     """
-    # In the environment, what processes that tests start shall have, too.
     if jax.__version_info__[:2] == (0, 10) and _COMPILE_FAST not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_COMPILE_FAST}".strip()
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    options = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(config.cache.mkdir("jax")),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+    for name, value in options.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)  # of processes that tests start
 
 
 @pytest.fixture(autouse=True, scope="module")
