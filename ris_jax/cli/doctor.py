@@ -175,7 +175,7 @@ def check_learning(config: config_lib.Config) -> Iterator[Finding]:
 
     state = state_lib.create_train_state(config)
     batch = step_lib.draw_batch(config, state.step)
-    dead = loop.dead_parameters(state, batch)
+    dead = loop.dead_parameters(state_lib.create_train_state(config), batch)
     yield "gradients alive", not dead, ", ".join(dead) or "no parameter without gradient"
     before = jax.device_get(state.params)
     snapshots = batch.measurement.snapshots.at[0, 0, 0].set(jnp.nan)

@@ -453,17 +453,12 @@ def _train_command(config: config_lib.Config, workdir: pathlib.Path) -> list[str
 
 def test_killed_processes(config, whole, tmp_path):
     """SIGKILL inside a save and while training, SIGTERM; experiments/kill_soak.py does more."""
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or str(tmp_path / "jax"),
-        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-    }
     command = _train_command(config, tmp_path / "run")
     checkpoints = tmp_path / "run" / "checkpoints"
 
     def run_until(moment, number=signal.SIGKILL):
         process = subprocess.Popen(
             command,
-            env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
