@@ -19,7 +19,7 @@ import pytest
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.training import checkpoint, loop, observers, record
+from ris_jax.training import checkpoint, loop, manifest, observers, record
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
@@ -76,14 +76,14 @@ def _stop_after_save(monkeypatch, epoch):
 
 
 def _stop_before_hashes(monkeypatch, epoch):
-    write = checkpoint.Checkpoints._write_manifest
+    write = manifest.write
 
-    def stopping(self, at, val_nmse):
+    def stopping(root, at, val_nmse):
         if at == epoch:
             raise _Stopped
-        write(self, at, val_nmse)
+        write(root, at, val_nmse)
 
-    monkeypatch.setattr(checkpoint.Checkpoints, "_write_manifest", stopping)
+    monkeypatch.setattr(manifest, "write", stopping)
 
 
 def _stop_inside(monkeypatch, epoch):
