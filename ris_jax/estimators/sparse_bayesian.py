@@ -16,10 +16,11 @@ Process. Lett. 23(10), 2016:
 
 In the paper the S snapshots :math:`y_{ts}` share one dictionary. Here groups t of snapshots may
 have dictionaries of their own, over which both sums run: with independent signals each snapshot is
-a group, as its code is its own; constant signals are a single group of one. The matrices :math:`C_t` are in the coordinates of the data, so that the grid costs
-as much as it is long, no more. After some steps over the whole grid only its strongest points are
-kept, as in Tipping's pruning. Sources are the highest local maxima of :math:`\gamma` on the grid;
-the noise variance is that of the measurement.
+a group, as its code is its own; constant signals are a single group of one. The matrices
+:math:`C_t` are in the coordinates of the data, so that the grid costs as much as it is long, no
+more. After some steps over the whole grid only its strongest points are kept, as in Tipping's
+pruning. Sources are the highest local maxima of :math:`\gamma` on the grid; the noise variance is
+that of the measurement.
 """
 
 from typing import NamedTuple
@@ -38,7 +39,7 @@ _EVERYWHERE = grids.SearchRegion()
 _LEAST_NOISE = 1e-5
 # Share of an operator's mean power that keeps its Cholesky factor finite.
 _RIDGE = 1e-6
-# Matrices of more rows are left to LAPACK, one scene at a time (DESIGN section 7).
+# Matrices of more rows are left to LAPACK, one scene at a time: batched calls can deadlock.
 _SMALL = 32
 
 
