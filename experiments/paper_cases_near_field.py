@@ -259,6 +259,15 @@ _HEADER = (
 )  # fmt: skip
 
 
+# Waves, snapshots, SNR [dB] of case 3; a single snapshot has the energy of a hundred.
+_SURFACE: tuple[tuple[config_lib.Wavefront, int, tuple[float, ...]], ...] = (
+    ("fresnel", 100, (-10.0, 0.0, 10.0)),
+    ("fresnel", 1000, (0.0,)),
+    ("spherical", 100, (-10.0, 0.0, 10.0)),
+    ("fresnel", 1, (10.0, 20.0, 30.0)),
+)
+
+
 def _surface_sources(trials: int) -> Sources:
     """Three sources, each in a third of the field of view, so that beams do not overlap."""
     keys = jax.random.split(jax.random.key(2), 3)
@@ -272,12 +281,7 @@ def _surface_sources(trials: int) -> Sources:
 def surface_table(trials: int) -> tuple[tuple[str, ...], list[tuple]]:
     """Header and rows of case 3."""
     rows = []
-    for wavefront, snapshots, ratios in (
-        ("fresnel", 100, (-10.0, 0.0, 10.0)),
-        ("fresnel", 1000, (0.0,)),
-        ("spherical", 100, (-10.0, 0.0, 10.0)),
-        ("fresnel", 1, (10.0, 20.0, 30.0)),
-    ):
+    for wavefront, snapshots, ratios in _SURFACE:
         wavelength = 0.3
         case = Case(
             Layout(12, 12, wavelength / 4), wavelength, wavefront, snapshots,
