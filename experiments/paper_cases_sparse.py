@@ -42,10 +42,10 @@ Case 2, 200 trials
 
 and the beamformer resolves nothing at any SNR: -3 and 2 degrees are in one beam. Standard error of
 the RMSE 3 % where all are resolved, of a share 3.5 % at most. The paper's text was not at hand, so
-not the numbers of its figures; its abstract says that the method stands comparison with MUSIC and
-the beamformer. So it does here: it resolves the sources 5 dB below MUSIC, and is 2 dB above the
-bound at 5 dB. Errors below the bound are no contradiction: sources are on the grid, and the bound
-knows of none. Noise variances are given here, where the paper estimates them.
+not the numbers of its figures; its abstract says that the method is "evaluated competitively"
+against LASSO, the beamformer and MUSIC. So it does here: it resolves the sources 5 dB below MUSIC,
+and is 2 dB above the bound at 5 dB. Errors below the bound are no contradiction: sources are on the
+grid, and the bound knows of none. Noise variances are given here, where the paper estimates them.
 """
 
 import functools
