@@ -3,7 +3,7 @@ r"""Maximum likelihood by matching pursuit with joint refinement.
 Sources are added one by one where the residual says, and after each all are refined together.
 When none is to be added, each in turn is taken out and sought elsewhere, or split in two; what
 explains the data better is kept. The number of sources is the caller's, or grows for as long as
-the test of `model_order` holds.
+the test of `model_order` holds, which every source must still pass when all are in their places.
 
 A batch is worked off as a queue: every round takes up the next few scenes that are not finished,
 so that a scene costs what it needs and not what the hardest of its batch needs.
@@ -27,6 +27,8 @@ _TOLERANCE = 0.01
 _ROUNDING = 1e-6
 # What a source more has to bring to be preferred to a change without one, in the same unit.
 _PRICE = 10.0
+# A source that explains so much more than the others is not doubted, in the same unit.
+_BEYOND_DOUBT = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +192,42 @@ def improve(search: Search, task: Task) -> tuple[Task, Bool[Array, ""]]:
     return task, better & (task.attempts < search.options.attempts)
 
 
+def _losses(task: Task) -> Float[Array, "K"]:
+    """The energy that each source explains beyond the others in their places; absent: infinite."""
+    held = refinement.background(task.observation, task.fit)
+    variances = jnp.diagonal(held.inverse_gram, axis1=1, axis2=2).real
+    losses = jnp.sum(jnp.abs(task.fit.local.amplitudes) ** 2 / variances, axis=0)
+    return jnp.where(task.fit.active > 0, losses, jnp.inf)
+
+
+def doubtful(search: Search, task: Task) -> Bool[Array, ""]:
+    """Whether there is a source, not the only one, that may have to go."""
+    several = jnp.sum(task.fit.active) > jnp.maximum(task.least, 1)
+    return several & (jnp.min(_losses(task)) < _BEYOND_DOUBT * search.noise_variance(task))
+
+
+def prune(search: Search, task: Task) -> tuple[Task, Bool[Array, ""]]:
+    """Takes the weakest source out if the others explain the data about as well without it.
+
+    It may have been added for what others, not yet in their places, had left of the data.
+    Returns the task and whether it went.
+    """
+    fit = task.fit
+    index = jnp.arange(fit.active.shape[0])
+    count = jnp.sum(fit.active).astype(int)
+    # The last one takes its slot: those that are present come first.
+    taken = index == jnp.argmin(_losses(task))
+    fewer = refinement.refine(
+        search.setting,
+        task.observation,
+        jnp.where(taken[:, None], fit.coordinates[count - 1], fit.coordinates),
+        (index < count - 1).astype(fit.active.dtype),
+        search.options.final_iterations,
+    )
+    gone = (count > task.least) & ~search.significant(task._replace(fit=fewer), fit)
+    return task._replace(fit=_where(gone, fewer, fit)), gone
+
+
 def work_off(
     step: Callable[[Task], tuple[Task, Bool[Array, ""]]],
     tasks: Task,
@@ -245,7 +283,9 @@ def solve(search: Search, tasks: Task) -> Task:
         tasks, improved = work_off(
             functools.partial(improve, search), tasks, growing, options.queue
         )
-        return tasks, improved, passes + 1
+        in_doubt = growing & jax.vmap(functools.partial(doubtful, search))(tasks)
+        tasks, pruned = work_off(functools.partial(prune, search), tasks, in_doubt, options.queue)
+        return tasks, improved | pruned, passes + 1
 
     start = (tasks, jnp.ones(tasks.least.shape, bool), 0)
     return jax.lax.while_loop(
