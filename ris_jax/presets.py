@@ -52,6 +52,7 @@ _OVERRIDES: dict[str, dict[str, object]] = {
         "training.epochs": 10,
         "training.steps_per_epoch": 400,
         "training.batch_size": 32,
+        "training.validation_scenes": 1024,
     },
     # For a GPU: a wider, deeper network, larger batches, bfloat16.
     "large": {
