@@ -28,7 +28,8 @@ from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
-from ris_jax import linear, losses, measurement as measurement_lib, scenes
+from ris_jax import losses, scenes
+from ris_jax import measurement as measurement_lib
 from ris_jax.estimators import differentiable_music, subspace
 from ris_jax.models import situation
 
@@ -137,7 +138,9 @@ class SubspaceNetwork(nnx.Module):
         fields = subspace.compress(nothing, input_columns(self.config)).factor
         power = jnp.mean(jnp.sum(jnp.abs(fields) ** 2, axis=2), axis=1)
         fields = fields * jax.lax.rsqrt(power + _TINY)[:, None, None]
-        image = jnp.einsum("gn,bnc->bcg", situation.surroundings(self.config).grid.conjugates, fields)
+        image = jnp.einsum(
+            "gn,bnc->bcg", situation.surroundings(self.config).grid.conjugates, fields
+        )
         # A covariance knows no phases of its columns: the highest place of each is made real.
         highest = jnp.argmax(jnp.abs(image), axis=-1, keepdims=True)
         highest = jnp.take_along_axis(image, highest, axis=-1)
