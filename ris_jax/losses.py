@@ -167,10 +167,9 @@ def position_error(
 ) -> Float[Array, "..."]:
     """Root mean squared periodic error (RMSPE) of positions over the best pairing of sources.
 
-    Routtenberg & Tabrikian, *Bayesian parameter estimation using periodic cost functions*, IEEE
-    Trans. Signal Process. 60(3), 2012, as Shmuel et al. (2025) train with; directions within a
-    half space need no period. A source counts with its distance, or with `REACH` if it is farther
-    from its estimate or has none: what is not near has nothing to be moved by.
+    What Shmuel et al. (2025) train with, of `metrics.rmspe`, but in (u, w, 1/r), which need no
+    period. A source counts with its distance, or with `REACH` if it is farther from its estimate
+    or has none: what is not near has nothing to be moved by.
 
     Args:
       estimate: [..., K, 3] in units of resolution.
