@@ -14,6 +14,7 @@ class Architecture(NamedTuple):
     """How `train` and the scores deal with a network."""
 
     module: Callable[..., Any]  #: of a configuration and rngs
+    scored: str  #: in words, of what the NMSE of its scores is
     loss_terms: Callable[
         [losses.Prediction, losses.Target, config_lib.Config], dict[str, Float[Array, "B"]]
     ]
@@ -26,6 +27,7 @@ class Architecture(NamedTuple):
 ARCHITECTURES: dict[config_lib.Architecture, Architecture] = {
     "learned_pursuit": Architecture(
         learned_pursuit.LearnedPursuit,
+        "covariances",
         lambda prediction, target, config: losses.loss_terms(
             prediction, target, config.loss, config.covariance
         ),
@@ -33,6 +35,7 @@ ARCHITECTURES: dict[config_lib.Architecture, Architecture] = {
     ),
     "subspace_network": Architecture(
         subspace_network.SubspaceNetwork,
+        "projectors on the signal subspaces",
         subspace_network.loss_terms,
         subspace_network.signal_factor,
     ),
