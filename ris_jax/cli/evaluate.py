@@ -17,9 +17,9 @@ With --workdir or --pretrained alone, beside the network's normalised squared er
 matrices at trace N) stand the scores of the effective covariance (blended and shrunk) with its
 floor, the truth after the same shrinkage; of the covariance that the snapshots give by themselves;
 and of the best constant covariance, and how well the network counts. Of a subspace network, whose
-covariance is a surrogate, projectors on the signal subspaces stand in the place of covariances. Writes evaluation.csv,
-evaluation.tex and figures/covariance_scores.png into --workdir, or into --out. With both a network
-and --estimator, the estimator uses the network.
+covariance is a surrogate, projectors on the signal subspaces are compared instead. Writes
+evaluation.csv, evaluation.tex and figures/covariance_scores.png into --workdir, or into --out. With
+both a network and --estimator, the estimator uses the network.
 
 Simulated scenes come from the stream `test`, which no training and no validation draws from. With
 --data, a network is scored before the array of the data; recordings need snr_db, too.
