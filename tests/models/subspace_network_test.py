@@ -29,7 +29,7 @@ _SMALL = {
     "model.depth": 1,
     "model.columns": 6,
     "training.epochs": 1,
-    "training.steps_per_epoch": 40,
+    "training.steps_per_epoch": 120,
     "training.batch_size": 16,
 }
 
