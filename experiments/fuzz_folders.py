@@ -17,7 +17,7 @@ import numpy as np
 
 from ris_jax import config as config_lib
 from ris_jax.data import conversion, record_dataset, records
-from ris_jax.training import checkpoint, loop, record
+from ris_jax.training import checkpoint, loop, manifest, record
 from ris_jax.training import progress as progress_lib
 from ris_jax.training import state as state_lib
 
@@ -289,15 +289,15 @@ class Runs(fuzz_cases.Surface):
         return f"{name} is {kind}"
 
     def _hash_anew(self, folder: pathlib.Path) -> None:
-        for manifest in sorted(folder.glob("*.sha256.json")):
-            step = folder / manifest.name.partition(".")[0]
+        for written in sorted(folder.glob("*.sha256.json")):
+            step = folder / written.name.partition(".")[0]
             if not step.is_dir():
                 continue
             with contextlib.suppress(ValueError, OSError):
-                values = json.loads(manifest.read_bytes())
+                values = json.loads(written.read_bytes())
                 if isinstance(values, dict):
                     values["files"] = {
-                        str(path.relative_to(step)): checkpoint._sha256(path)
+                        str(path.relative_to(step)): manifest.sha256(path)
                         for path in fuzz_cases.files_in(step)
                     }
-                    manifest.write_text(json.dumps(values))
+                    written.write_text(json.dumps(values))

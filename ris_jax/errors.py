@@ -3,12 +3,22 @@
 import signal
 
 _LONGEST = 200  # characters of a value that came from outside, in a message
+_LONGEST_REASON = 300  # characters of what another library says of a failure
 
 
 def brief(text: object) -> str:
     """Text on one line of limited length, for a message."""
     line = " ".join(str(text).split())
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says of a failure, for the end of a message."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if len(text) <= _LONGEST_REASON:
+        return text
+    half = _LONGEST_REASON // 2
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 class RunError(RuntimeError):

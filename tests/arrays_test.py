@@ -156,7 +156,10 @@ class SteeringVectorTest(parameterized.TestCase):
 
     @parameterized.parameters((0.5, 0.30), (1.0, 0.58), (2.0, 0.86), (5.0, 0.98))
     def test_parabolic_differs_near(self, source_range, median):
-        """Median |a^H a'| of the exact and the parabolic vector, from DESIGN section 2."""
+        """Median |a^H a'| of the exact and the parabolic vector over the field of view.
+
+        The numbers are those of a sketch that was there before this package and shares no code.
+        """
         azimuth, elevation, _ = map(jnp.asarray, field_of_view(2000))
         source_ranges, positions = jnp.full(2000, source_range), jnp.asarray(grid_oracle())
         exact = steer(azimuth, elevation, source_ranges, positions)

@@ -171,7 +171,10 @@ class ClosedFormTest(parameterized.TestCase):
         (10.0, "spherical", "0.5351"), (5.0, "spherical", "0.1374"), (2.0, "spherical", "0.0259"),
     )  # fmt: skip
     def test_range(self, source_range, wavefront, metres):
-        """The numbers of DESIGN section 6; second order is the model of the closed form."""
+        """Metres at 10 dB, one snapshot; second order is the model of the closed form.
+
+        Those of spheres are from a sketch that was there before this package.
+        """
         result = bound(self.scene(source_range), wavefront)
         self.assertEqual(f"{variances(result)[0, 2] ** 0.5:.4f}", metres)
 
@@ -268,7 +271,8 @@ class DefaultSystemTest(parameterized.TestCase):
         (5, (0.43, 0.34, 0.56)),
     )
     def test_medians(self, num_sources, expected):
-        """DESIGN section 6, in degrees and metres; at 0 and 20 dB they scale by 10^(1/2)."""
+        """Medians over default scenes at 10 dB, in degrees and metres, of a sketch that was there
+        before this package; at 0 and 20 dB they scale by 10^(1/2)."""
         constant, independent, active = jax.tree.map(np.asarray, default_bounds(num_sources))
         for result in (constant, independent):
             np.testing.assert_array_equal(np.isfinite(variances(result)), result.identifiable)

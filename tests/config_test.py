@@ -275,7 +275,7 @@ class PresetsTest(parameterized.TestCase):
         self.assertEqual(config_lib.from_dict(config_lib.to_dict(config)), config)
 
     def test_names(self):
-        """The ones that DESIGN section 5 promises on the command line."""
+        """Those of the project's plan; the first is what `train` starts from."""
         self.assertContainsSubset(("quickstart", "reference", "overfit", "large"), presets.NAMES)
 
     def test_robust_varies_what_it_impairs(self):

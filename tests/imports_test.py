@@ -1,4 +1,4 @@
-"""Data flows one way: a room imports only from rooms above it (DESIGN section 3)."""
+"""Data flows one way: a room imports only from rooms above it in `ROOMS`."""
 
 import ast
 import pathlib

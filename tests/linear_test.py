@@ -101,7 +101,7 @@ class LinearTest(parameterized.TestCase):
 
     @parameterized.parameters(3, 7)
     def test_no_lapack(self, size):
-        """Batched LAPACK calls inside one program can deadlock (DESIGN section 7)."""
+        """On a CPU two batched LAPACK calls at once in one program can deadlock (jaxlib 0.10)."""
         arguments = jnp.ones((2, size, size), "c8"), jnp.ones((2, size, 1), "c8")
         text = everything.lower(*arguments).compile().as_text()
         self.assertIn("ENTRY", text)

@@ -19,6 +19,7 @@ _PANELS = (
     ("range_rmse_m", "range_bound_m", "range RMSE [m]"),
 )
 _SHARE_LABELS = {"detected": "sources found", "resolved": "scenes resolved"}
+_LEGEND_COLUMNS = 4
 _MARKERS = "osv^DPX*<>hp"
 
 Rows = list[dict[str, Any]]
@@ -101,9 +102,10 @@ def compared(suite: Suite, rows: Rows) -> Figure:
       rows: `value`, `label`, `estimator`, `told` and the columns of `summary.HEADER`.
     """
     lines = suite.figure == "lines"
-    figure = Figure(figsize=(10.5, 4.3), layout="constrained")
-    panels = figure.subplots(1, 3)
     series = list(_series(rows))
+    lines_of_legend = -(-(len(series) + 1) // _LEGEND_COLUMNS)
+    figure = Figure(figsize=(10.5, 4.0 + 0.2 * lines_of_legend), layout="constrained")
+    panels = figure.subplots(1, 3)
     for number, name, own in series:
         # Beside each other where there is no order to connect.
         aside = 0.0 if lines else 0.5 * ((number + 0.5) / len(series) - 0.5)
@@ -124,7 +126,7 @@ def compared(suite: Suite, rows: Rows) -> Figure:
             axes.set_xticks(list(labels), list(labels.values()), rotation=25, ha="right")
     figure.suptitle(suite.title, fontsize="medium")
     handles, names = panels[0].get_legend_handles_labels()
-    columns = -(-len(names) // 2) if len(names) > 5 else len(names)
+    columns = min(len(names), _LEGEND_COLUMNS)
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize="small",
                   frameon=False)  # fmt: skip
     return figure

@@ -16,6 +16,7 @@ from typing import get_args
 from absl import flags
 
 from ris_jax import config as config_lib
+from ris_jax import errors
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "folder of a run to check as well", flag_values=FLAGS)
@@ -174,7 +175,7 @@ def check_learning(config: config_lib.Config) -> Iterator[Finding]:
 
     state = state_lib.create_train_state(config)
     batch = step_lib.draw_batch(config, state.step)
-    dead = loop.dead_parameters(state, batch)
+    dead = loop.dead_parameters(state_lib.create_train_state(config), batch)
     yield "gradients alive", not dead, ", ".join(dead) or "no parameter without gradient"
     before = jax.device_get(state.params)
     snapshots = batch.measurement.snapshots.at[0, 0, 0].set(jnp.nan)
@@ -219,8 +220,7 @@ def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
     try:
         yield from check()
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        yield name, False, f"the check itself failed: {reason}"
+        yield name, False, f"the check itself failed: {errors.first_line(error)}"
 
 
 def run() -> int:

@@ -88,12 +88,14 @@ def _after_interruption(module) -> str:
 
 def _out_of_memory(module, error: BaseException) -> str:
     """What to ask for instead of what did not fit."""
+    from ris_jax import errors
+
     values = module.FLAGS
     size = values.batch_size if "batch_size" in values else None
     advice = f" with --batch_size={size}: --batch_size={size // 2} needs less" if size else ""
     if size == 1:
         advice = ""
-    return f"out of memory{advice}; {(str(error) or type(error).__name__).splitlines()[0]}"
+    return f"out of memory{advice}; {errors.first_line(error)}"
 
 
 def main(argv: list[str] | None = None) -> int:

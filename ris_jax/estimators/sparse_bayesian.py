@@ -11,13 +11,16 @@ Process. Lett. 23(10), 2016:
 
 .. math::
   \gamma_g \leftarrow \gamma_g
-  \left(\frac{\sum_t |b_{tg}^H C_t^{-1} y_t|^2}{\sum_t b_{tg}^H C_t^{-1} b_{tg}}\right)^{1/2}
+  \left(\frac{\sum_t \sum_s |b_{tg}^H C_t^{-1} y_{ts}|^2}
+             {S \sum_t b_{tg}^H C_t^{-1} b_{tg}}\right)^{1/2}
 
-Here every snapshot may have a dictionary of its own, over which both sums run; constant signals are
-a single group. The matrices :math:`C_t` are in the coordinates of the data, so that the grid costs
-as much as it is long, no more. After some steps over the whole grid only its strongest points are
-kept, as in Tipping's pruning. Sources are the highest local maxima of :math:`\gamma` on the grid;
-the noise variance is that of the measurement.
+In the paper the S snapshots :math:`y_{ts}` share one dictionary. Here groups t of snapshots may
+have dictionaries of their own, over which both sums run: with independent signals each snapshot is
+a group, as its code is its own; constant signals are a single group of one. The matrices
+:math:`C_t` are in the coordinates of the data, so that the grid costs as much as it is long, no
+more. After some steps over the whole grid only its strongest points are kept, as in Tipping's
+pruning. Sources are the highest local maxima of :math:`\gamma` on the grid; the noise variance is
+that of the measurement.
 """
 
 from typing import NamedTuple
@@ -36,7 +39,7 @@ _EVERYWHERE = grids.SearchRegion()
 _LEAST_NOISE = 1e-5
 # Share of an operator's mean power that keeps its Cholesky factor finite.
 _RIDGE = 1e-6
-# Matrices of more rows are left to LAPACK, one scene at a time (DESIGN section 7).
+# Matrices of more rows are left to LAPACK, one scene at a time: batched calls can deadlock.
 _SMALL = 32
 
 
@@ -52,7 +55,7 @@ class _Whitened(NamedTuple):
     """A scene in coordinates in which its noise is white."""
 
     atoms: Complex[Array, "T G D"]
-    data: Complex[Array, "T D"]
+    data: Complex[Array, "T S D"]
 
 
 def _whiten(
@@ -61,47 +64,46 @@ def _whiten(
     """Constant signals: min(N, LM) coordinates of all snapshots; else each snapshot's antennas."""
     if source_signal == "independent":
         seen = likelihood.observe(scene, source_signal)
-        return _Whitened(likelihood.images(seen, atoms.vectors, source_signal).right, seen.data)
+        images = likelihood.images(seen, atoms.vectors, source_signal)
+        return _Whitened(images.right, seen.data[:, None])
     if scene.snapshots.size <= scene.channel.shape[-1]:
         operator = measurement_lib.operator(scene)
-        return _Whitened((atoms.vectors @ operator.T)[None], scene.snapshots.reshape(1, -1))
+        return _Whitened((atoms.vectors @ operator.T)[None], scene.snapshots.reshape(1, 1, -1))
     gram = measurement_lib.gram(scene)
     ridge = _RIDGE * jnp.trace(gram).real / gram.shape[0]
     root = jnp.linalg.cholesky(gram + ridge * jnp.eye(gram.shape[0], dtype=gram.dtype))
     data = jax.lax.linalg.triangular_solve(
         root, measurement_lib.adjoint(scene)[:, None], left_side=True, lower=True
     )
-    return _Whitened((atoms.vectors @ root.conj())[None], data.T)
+    return _Whitened((atoms.vectors @ root.conj())[None], data.T[None])
 
 
 def _quotient(
     atoms: Complex[Array, "T G D"],
-    data: Complex[Array, "T D"],
+    data: Complex[Array, "T S D"],
     power: Float[Array, "G"],
     noise_variance: Float[Array, ""],
 ) -> Float[Array, "G"]:
     """By how much, squared, each power grows in a step."""
-    size = data.shape[-1]
+    (points, size), snapshots = atoms.shape[-2:], data.shape[1]
     covariance = jnp.einsum("tgd,tge->tde", atoms * power[:, None], atoms.conj())
     covariance = covariance + noise_variance * jnp.eye(size, dtype=covariance.dtype)
-    columns = jnp.swapaxes(jnp.concatenate([atoms, data[:, None]], axis=1), -1, -2)
+    columns = jnp.swapaxes(jnp.concatenate([atoms, data], axis=1), -1, -2)
     if size <= _SMALL:
-        solved = linear.inverse_positive(covariance) @ columns
-        own = jnp.sum((columns.conj() * solved).real, axis=1)[:, :-1]
-        matched = jnp.einsum("tdg,td->tg", columns[..., :-1].conj(), solved[..., -1])
+        left, right = columns, linear.inverse_positive(covariance) @ columns
     else:
         root = jnp.linalg.cholesky(covariance)
-        white = jax.lax.linalg.triangular_solve(root, columns, left_side=True, lower=True)
-        own = jnp.sum(jnp.abs(white) ** 2, axis=1)[:, :-1]
-        matched = jnp.einsum("tdg,td->tg", white[..., :-1].conj(), white[..., -1])
-    own = jnp.sum(own, axis=0)
-    found = jnp.sum(jnp.abs(matched) ** 2, axis=0)
+        left = right = jax.lax.linalg.triangular_solve(root, columns, left_side=True, lower=True)
+    own = jnp.sum((left.conj() * right).real, axis=1)[:, :points]
+    matched = jnp.einsum("tdg,tds->tsg", left[..., :points].conj(), right[..., points:])
+    own = snapshots * jnp.sum(own, axis=0)
+    found = jnp.sum(jnp.abs(matched) ** 2, axis=(0, 1))
     return jnp.where(own > 0, found / jnp.where(own > 0, own, 1.0), 0.0)
 
 
 def learn_powers(
     atoms: Complex[Array, "T G D"],
-    data: Complex[Array, "T D"],
+    data: Complex[Array, "T S D"],
     noise_variance: Float[Array, ""],
     steps: Steps | None = None,
 ) -> Float[Array, "G"]:
@@ -109,7 +111,7 @@ def learn_powers(
 
     Args:
       atoms: [T, G, D]: the dictionary of each group; columns of zeros get no power.
-      data: [T, D], with white noise.
+      data: [T, S, D]: the snapshots of each group, with white noise.
       noise_variance: [] of each entry of the data; at least 1e-5 of its mean power is assumed.
       steps: how long to iterate.
     """
@@ -118,10 +120,10 @@ def learn_powers(
     noise = jnp.maximum(noise_variance, _LEAST_NOISE * mean_power)
     noise = jnp.maximum(noise, jnp.finfo(noise.dtype).tiny)
     energy = jnp.sum(jnp.abs(atoms) ** 2, axis=(0, 2))
-    matched = jnp.abs(jnp.einsum("tgd,td->tg", atoms.conj(), data)) ** 2
+    matched = jnp.abs(jnp.einsum("tgd,tsd->tsg", atoms.conj(), data)) ** 2
     # A beamformer's powers to begin with.
-    squared = jnp.where(energy > 0, energy, 1.0) ** 2 / data.shape[0]
-    power = jnp.where(energy > 0, jnp.sum(matched, axis=0) / squared, 0.0)
+    squared = jnp.where(energy > 0, energy, 1.0) ** 2 * data.shape[1] / data.shape[0]
+    power = jnp.where(energy > 0, jnp.sum(matched, axis=(0, 1)) / squared, 0.0)
 
     def iterate(atoms, power, count):
         def step(_, power):
@@ -183,7 +185,8 @@ def sparse_bayesian_learning(
         active = active.astype(power.dtype)
         chosen = white.atoms[:, indices]
         columns = likelihood.Images(chosen, chosen)
-        fit = grid_dictionary.least_squares(columns, white.data, active)
+        # Whitened scenes have one snapshot a group.
+        fit = grid_dictionary.least_squares(columns, white.data[:, 0], active)
         return indices, fit.amplitudes, active
 
     with jax.default_matmul_precision("highest"):

@@ -12,8 +12,6 @@ removes things and says what is whole, and the others wait for it. The folder is
 import contextlib
 import functools
 import gc
-import hashlib
-import json
 import logging
 import math
 import pathlib
@@ -31,7 +29,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from ris_jax import config as config_lib
 from ris_jax import config_files, errors
 from ris_jax.data import files
-from ris_jax.training import devices, processes
+from ris_jax.training import devices, manifest, processes
 from ris_jax.training import state as state_lib
 
 CONFIG_NAME = "config.json"
@@ -39,7 +37,6 @@ CONFIG_NAME = "config.json"
 _STORAGE_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
 _SECONDS_FOR_THREADS_TO_END = 0.5  # of a save that failed
-_LONGEST_REASON = 300  # characters
 
 
 class Restored(NamedTuple):
@@ -81,6 +78,8 @@ class Checkpoints:
         """
         self._root = workdir.resolve() / folder
         self._keep, self._unit = keep, unit
+        self._damage = functools.partial(manifest.damage, self._root)
+        self._score = functools.partial(manifest.val_nmse, self._root)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.PreserveAll(),
             enable_async_checkpointing=False,
@@ -90,15 +89,32 @@ class Checkpoints:
         logging.getLogger("orbax").setLevel(logging.ERROR)
         if read_only and not self._root.is_dir():
             raise errors.RunError(f"no checkpoints in {workdir}")
+        self._passed_over: list[str] = []  # warnings of what stood in the way of opening
         try:
-            self._manager = ocp.CheckpointManager(self._root, options=options)
-        except (ValueError, TypeError, AttributeError) as error:  # it reads the metadata of all
-            raise errors.RunError(
-                f"{self._root}: the metadata of a checkpoint cannot be read, move it away: "
-                f"{_first_line(error)}"
-            ) from error
+            self._manager = _opened(self._root, options)
+        except errors.RunError:
+            if read_only or not self._clear_the_way():
+                raise
+            self._manager = _opened(self._root, options)
         if not read_only:
             self._alone(self._sweep)
+
+    def _clear_the_way(self) -> bool:
+        """Removes checkpoints whose files are not what was written; says whether there were any.
+
+        Orbax reads the metadata of all when it opens their folder, before hashes are looked at.
+        """
+        damaged = {}
+        if processes.is_first():
+            steps = sorted(int(path.name) for path in self._root.iterdir() if path.name.isdigit())
+            damaged = {epoch: problem for epoch in steps if (problem := self._damage(epoch))}
+            for epoch in damaged:
+                self._remove(epoch)
+        self._passed_over = [
+            f"{self._named(epoch)} is not used: {problem}"
+            for epoch, problem in processes.agreed(damaged).items()
+        ]
+        return bool(self._passed_over)
 
     def newest(self) -> int:
         """The largest number of a checkpoint, whole or not; 0: there is none."""
@@ -138,13 +154,13 @@ class Checkpoints:
             with _one_report_of_failure():
                 self._manager.save(epoch, args=items)
             if processes.is_first():
-                self._write_manifest(epoch, val_nmse)
+                manifest.write(self._root, epoch, val_nmse)
         except _STORAGE_ERRORS as error:
             if processes.is_first():  # the others may have stopped: nobody waits
                 self._discard(epoch)
             raise errors.RunError(
                 f"{self._named(epoch)} cannot be written to {self._root}: "
-                f"{_first_line(error)}; those before it are intact: make room "
+                f"{errors.first_line(error)}; those before it are intact: make room "
                 "where the disk is full, and the same command goes on"
             ) from error
         self._alone(self._drop_superseded)
@@ -161,7 +177,7 @@ class Checkpoints:
           ConfigError: a checkpoint is of another configuration; the fields are named.
           RunError: a checkpoint is whole and yet cannot be restored, for want of memory say.
         """
-        warnings = []
+        warnings = list(self._passed_over)
         for epoch in processes.agreed(sorted(self._manager.all_steps(), reverse=True)):
             restored, problem = self._try_restore(epoch, template)
             if restored is not None:
@@ -226,57 +242,8 @@ class Checkpoints:
         except Exception as error:
             raise errors.RunError(
                 f"{self._named(epoch)} in {self._root} is whole but cannot be restored: "
-                f"{_first_line(error)}"
+                f"{errors.first_line(error)}"
             ) from error
-
-    def _damage(self, epoch: int) -> str:
-        """What is wrong with a checkpoint's files, by name; empty if nothing is."""
-        path = self._manifest_path(epoch)
-        try:
-            hashes = dict(json.loads(path.read_text())["files"])
-        except FileNotFoundError:
-            return "it was cut short while it was written (no hashes)"
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            return f"{path.name} cannot be read"
-        files = dict(self._files(epoch))
-        for name, expected in hashes.items():
-            if name not in files:
-                return f"file {name} is missing"
-            try:
-                found = _sha256(files[name])
-            except OSError as error:
-                return f"file {name} cannot be read: {_first_line(error)}"
-            if found != expected:
-                return f"file {name} is not what was written"
-        return ""
-
-    def _score(self, epoch: int) -> float:
-        """The val_nmse of a checkpoint; infinite where it is not known or not finite."""
-        try:
-            value = float(json.loads(self._manifest_path(epoch).read_text())["val_nmse"])
-        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            return math.inf
-        # NaN compares false with everything and would count as best.
-        return value if math.isfinite(value) else math.inf
-
-    def _write_manifest(self, epoch: int, val_nmse: float) -> None:
-        manifest = {
-            "val_nmse": val_nmse if math.isfinite(val_nmse) else None,
-            "files": {name: _sha256(path) for name, path in self._files(epoch)},
-        }
-        with files.replacing(self._manifest_path(epoch)) as partial:
-            partial.write_text(json.dumps(manifest, indent=0))
-
-    def _files(self, epoch: int) -> list[tuple[str, pathlib.Path]]:
-        folder = self._root / str(epoch)
-        return [
-            (str(path.relative_to(folder)), path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        ]
-
-    def _manifest_path(self, epoch: int) -> pathlib.Path:
-        return self._root / f"{epoch}.sha256.json"
 
     def _drop_superseded(self) -> None:
         """Removes what is neither among the newest nor the best."""
@@ -296,14 +263,27 @@ class Checkpoints:
                 self._discard(int(step))
 
     def _discard(self, epoch: int) -> None:
+        self._remove(epoch)
+        self._manager.reload()
+
+    def _remove(self, epoch: int) -> None:
         # The manifest first: nothing that is half removed may count as whole.
-        self._manifest_path(epoch).unlink(missing_ok=True)
+        manifest.path_of(self._root, epoch).unlink(missing_ok=True)
         for leftover in [self._root / str(epoch), *self._root.glob(f"{epoch}.*")]:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
-        self._manager.reload()
+
+
+def _opened(root: pathlib.Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+    try:
+        return ocp.CheckpointManager(root, options=options)
+    except (ValueError, TypeError, AttributeError) as error:  # it reads the metadata of all
+        raise errors.RunError(
+            f"{root}: the metadata of a checkpoint cannot be read, move it away: "
+            f"{errors.first_line(error)}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -349,18 +329,6 @@ def _arrays(state: state_lib.TrainState) -> dict[str, Any]:
 
 def _abstract(array: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
-
-
-def _sha256(path: pathlib.Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if len(text) <= _LONGEST_REASON:
-        return text
-    half = _LONGEST_REASON // 2
-    return f"{text[:half]} ... {text[-half:]}"
 
 
 def open_best(

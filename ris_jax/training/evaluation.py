@@ -38,15 +38,15 @@ class Evaluation(NamedTuple):
         return float(np.mean(self.scores[name], dtype=np.float64))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _draw_prepared(
     config: config_lib.Config,
-    stream: str,
     sharding: jax.sharding.NamedSharding | None,
+    key: jax.Array,
     start: Array,
 ):
     indices = start + jnp.arange(config.training.batch_size)
-    batch = scenes.scenes_at(scenes.stream_key(config.training.seed, stream), indices, config)
+    batch = scenes.scenes_at(key, indices, config)
     return devices.split(step_lib.prepare(batch, config), sharding)
 
 
@@ -66,7 +66,8 @@ def draw_heldout(
     """
     size = config.training.batch_size
     starts = range(0, num_scenes, size)
-    batches = [_draw_prepared(config, stream, sharding, np.int32(start)) for start in starts]
+    key = scenes.stream_key(config.training.seed, stream)
+    batches = [_draw_prepared(config, sharding, key, np.int32(start)) for start in starts]
     return Heldout(batches, num_scenes)
 
 

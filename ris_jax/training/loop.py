@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ris_jax import config as config_lib
@@ -22,7 +21,9 @@ from ris_jax.training import (
     interruption,
     memory,
     observers,
+    optimizer,
     processes,
+    profiling,
     record,
     saves,
     sources,
@@ -48,19 +49,21 @@ def _progress_of(restored: checkpoint.Restored) -> progress_lib.Progress:
 
 
 def dead_parameters(state: state_lib.TrainState, batch: scenes.Scene) -> list[str]:
-    """Paths of the parameters whose gradient is identically zero on a batch."""
+    """Paths of the parameters whose gradient is identically zero on a batch.
 
-    @jax.jit
-    def largest(state, batch):
-        features, target = step_lib.prepare(batch, state.config)
+    Args:
+      state: before the first step; donated, as to the step that the gradients are read from. A
+        program of its own would take as long to compile as the step.
+      batch: scenes with leading axis B.
 
-        def loss_fn(params):
-            return step_lib.batch_loss(state, params, features, target)[0]
-
-        return jax.tree.map(lambda g: jnp.max(jnp.abs(g)), jax.grad(loss_fn)(state.params))
-
-    flat = jax.tree_util.tree_leaves_with_path(devices.to_host(largest(state, batch)))
-    return [jax.tree_util.keystr(path) for path, value in flat if value == 0.0]
+    Returns:
+      The paths; none where the gradients are not finite, of which the optimizer keeps nothing.
+    """
+    after, metrics = step_lib.train_step(state, batch)
+    if not metrics["finite"]:
+        return []
+    largest = optimizer.largest_gradients(devices.to_host(after.opt_state))
+    return [path for path, value in largest.items() if value == 0.0]
 
 
 def _microbatches(
@@ -166,7 +169,9 @@ def _start(
 ) -> None:
     """What is told before the first step: dead parameters, and the score of knowing nothing."""
     before = source.position()
-    for path in dead_parameters(state, source.draw(state)):
+    another = state_lib.create_train_state(state.config, state.placement)
+    batch = source.draw(state)
+    for path in watching.timed(profiling.COMPILATION, dead_parameters, another, batch):
         recorder.line(f"warning: the gradient of {path} is identically zero")
     source.restore(before)  # the first microbatch is still to come
     result = evaluation.evaluate(state, heldout)

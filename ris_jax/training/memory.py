@@ -63,9 +63,5 @@ def advised(config: config_lib.Config, placement: devices.Placement) -> Iterator
             f"out of memory on {placement} with training.batch_size={config.training.batch_size}, "
             f"optimizer.accumulation={config.optimizer.accumulation}: {advice} (in another "
             "--workdir, where this one has a checkpoint: that is intact, and the same command goes "
-            f"on from it where there is more room); {_first_line(error)}"
+            f"on from it where there is more room); {errors.first_line(error)}"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
 from jaxtyping import Array, Bool, Float, Int
@@ -86,6 +87,21 @@ def counters(opt_state: optax.OptState) -> Counters:
     multi: Any = opt_state.inner_state  # pyright: ignore[reportAttributeAccessIssue]
     finite: Any = opt_state
     return Counters(multi.gradient_step, finite.total_notfinite, finite.notfinite_count)
+
+
+def largest_gradients(opt_state: optax.OptState) -> dict[str, float]:
+    """How large any gradient of each parameter has been, by path: zero only if all were zero.
+
+    Read from the accumulator and the first moments of `create_optimizer`'s state, on the host,
+    after few microbatches.
+    """
+    multi: Any = opt_state.inner_state  # pyright: ignore[reportAttributeAccessIssue]
+    seen = [multi.acc_grads, *(mu for _, mu in optax.tree.get_all_with_path(multi, "mu"))]
+    largest: dict[str, float] = {}
+    for path, leaf in (pair for tree in seen for pair in jax.tree_util.tree_leaves_with_path(tree)):
+        name = jax.tree_util.keystr(path)
+        largest[name] = max(largest.get(name, 0.0), float(np.max(np.abs(leaf))))
+    return largest
 
 
 def learning_rates(

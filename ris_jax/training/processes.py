@@ -23,7 +23,6 @@ from ris_jax.training import relay
 # After this long without a word a process counts as gone, and the others stop.
 _HEARTBEAT_SECONDS = 20
 _SECONDS_TO_FIND_EACH_OTHER = 300
-_LONGEST_REASON = 200  # characters
 # What the collectives of each platform and the service between the processes say of a lost one.
 _SIGNS_OF_LOSS = ("Gloo", "NCCL", "UNAVAILABLE", "heartbeat", "oordination", "DEADLINE_EXCEEDED")
 
@@ -93,7 +92,7 @@ def joined(
             atexit.register(_leave_at_once, 1)
             if not _tells_of_loss(error):
                 raise
-            raise errors.RunError(f"{stops} ({_short(error)})") from error
+            raise errors.RunError(f"{stops} ({errors.first_line(error)})") from error
         jax.distributed.shutdown()
 
 
@@ -136,14 +135,14 @@ def _connect(
     except ValueError as error:  # jax: "coordinator_address should be defined."
         raise config_lib.ConfigError(
             "--distributed: no job of SLURM, Kubernetes, Open MPI or Cloud TPU was found here; "
-            f"need --coordinator, --num_processes and --process_id ({_short(error)})"
+            f"need --coordinator, --num_processes and --process_id ({errors.first_line(error)})"
         ) from error
     except RuntimeError as error:
         atexit.register(_leave_at_once, 1)
         where = coordinator or "the place that the cluster's manager named"
         raise errors.RunError(
             f"--distributed: the processes did not find each other at {where} within "
-            f"{timeout_seconds} s: {_short(error)}"
+            f"{timeout_seconds} s: {errors.first_line(error)}"
         ) from error
 
 
@@ -173,10 +172,6 @@ def _tells_of_loss(error: BaseException | None) -> bool:
     return (raised_by_jax and any(sign in str(error) for sign in _SIGNS_OF_LOSS)) or _tells_of_loss(
         error.__cause__
     )
-
-
-def _short(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:_LONGEST_REASON]
 
 
 def _leave_at_once(status: int) -> None:

@@ -22,6 +22,7 @@ from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
 FOLDER = "profile"
+COMPILATION = "compilation"  # what `timed` is told of a first step that is no part of an epoch
 _NUMBERS = "profile.json"
 _UNTRACED = 3  # microbatches before the trace: compilation is over
 _TRACED = 5
@@ -46,7 +47,7 @@ class Measured:
     """What a profile found."""
 
     parts: list[Part]
-    compilation_seconds: float  # of the first microbatch, beyond what the others take
+    compilation_seconds: float  # of the first step and microbatch, beyond what the others take
     device: str
     # Of one compiled step, as XLA counts them; None where it does not.
     step_flops: float | None
@@ -92,7 +93,7 @@ class Profile:
         began = time.perf_counter()
         result = function(*arguments)
         self._seconds.setdefault(name, []).append(time.perf_counter() - began)
-        self._epoch_over |= bool(self._moments)
+        self._epoch_over |= bool(self._moments) and name != COMPILATION
         return result
 
     def draw(self, source: sources.Source, state: state_lib.TrainState) -> scenes.Scene:
@@ -180,9 +181,11 @@ class Profile:
         ]
         for name, seconds in self._seconds.items():
             later = seconds[1:] or seconds  # the first may compile
-            parts.append(Part(name, 1, float(np.mean(later))))
-        compilation = float(drawing[0] + between[0]) - a_draw - a_step
-        return parts, max(compilation, 0.0)
+            if name != COMPILATION:
+                parts.append(Part(name, 1, float(np.mean(later))))
+        first = [float(drawing[0] + between[0]) - a_draw - a_step]
+        first += [seconds - a_step for seconds in self._seconds.get(COMPILATION, [])]
+        return parts, sum(max(seconds, 0.0) for seconds in first)
 
 
 class _Timed:

@@ -2,14 +2,12 @@
 
 import csv
 
-import numpy as np
 import pytest
 
 from ris_jax import config as config_lib
 from ris_jax.benchmarks import operations, throughput
 from ris_jax.cli import benchmark, main
 from ris_jax.estimators import localization
-from ris_jax.estimators.estimate import Estimate
 
 SCENES = 4
 SMALL = (
@@ -19,24 +17,6 @@ SMALL = (
 )  # fmt: skip
 SUITES = "--suite=overall,two_sources,heat_map"
 FILES = ("tables/{}.csv", "tables/{}.tex", "figures/{}.png", "figures/{}.pdf")
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """Replaces the estimators by one that finds a source at boresight; tells what it was asked."""
-    asked = []
-
-    def localize(measurement, positions, **options):
-        asked.append(options)
-        size, most = len(measurement.snapshots), options["max_sources"]
-        count = options["num_sources"]
-        places = np.zeros((size, most))
-        covariance = np.broadcast_to(np.eye(3), (size, most, 3, 3))
-        counts = np.ones(size, int) if count is None else np.asarray(count)
-        return Estimate(places, places, places + 5, places + 1, counts, covariance, places[:, 0])
-
-    monkeypatch.setattr(localization, "localize", localize)
-    return asked
 
 
 def run(capsys, *arguments):

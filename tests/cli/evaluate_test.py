@@ -11,8 +11,6 @@ from ris_jax import config as config_lib
 from ris_jax import metrics, scenes
 from ris_jax.cli import cases, main
 from ris_jax.data import containers, record_dataset, simulation
-from ris_jax.estimators import localization
-from ris_jax.estimators.estimate import Estimate
 
 SCENES = 5
 SETTINGS = (
@@ -23,24 +21,6 @@ CONFIG = config_lib.override(
     config_lib.Config(), {name: int(x) for name, x in (text.split("=") for text in SETTINGS)}
 )
 SMALL = tuple(f"--set={setting}" for setting in SETTINGS)
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """Replaces the estimators by one that finds every source of a known count at boresight."""
-    found = []
-
-    def localize(measurement, positions, **options):
-        found.append(options | {"measurement": measurement})
-        size, most = len(measurement.snapshots), options["max_sources"]
-        count = options["num_sources"]
-        places = np.zeros((size, most))
-        covariance = np.broadcast_to(np.eye(3), (size, most, 3, 3))
-        counts = np.ones(size, int) if count is None else np.asarray(count)
-        return Estimate(places, places, places + 5, places + 1, counts, covariance, places[:, 0])
-
-    monkeypatch.setattr(localization, "localize", localize)
-    return found
 
 
 def _run(capsys, *arguments):

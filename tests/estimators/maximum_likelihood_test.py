@@ -255,7 +255,7 @@ class SymmetryTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIGNALS)
     def test_no_lapack(self, source_signal):
-        """Batched LAPACK calls inside one program can deadlock (DESIGN section 7)."""
+        """On a CPU two batched LAPACK calls at once in one program can deadlock (jaxlib 0.10)."""
         measurement = simulate(draw(3, COUNTS), 4, 20.0, source_signal)
         with mock.patch.object(maximum_likelihood, "_maximum_likelihood") as patched:
             estimate(measurement, source_signal=source_signal)

@@ -30,7 +30,7 @@ def paper_scene(random, snapshots=50, noise_variance=1.0, sensors=20):
     signals = amplitudes * np.exp(2j * np.pi * random.random((snapshots, 3)))
     noise = noise_variance**0.5 * complex_normal(random, snapshots, sensors)
     data = (signals @ atoms[places] + noise).astype("c8")
-    return angles, np.broadcast_to(atoms, (snapshots, *atoms.shape)), data, places
+    return angles, atoms[None], data[None], places
 
 
 class PaperTest(parameterized.TestCase):
@@ -49,7 +49,7 @@ class PaperTest(parameterized.TestCase):
         _, atoms, data, _ = paper_scene(np.random.default_rng(1), snapshots=8)
         steps = sparse_bayesian.Steps(whole=300, kept=64, pruned=600)
         power = np.asarray(learn_powers(atoms, data, jnp.asarray(1.0), steps=steps), float)
-        atoms, data = np.asarray(atoms[0], complex), np.asarray(data, complex)
+        atoms, data = np.asarray(atoms[0], complex), np.asarray(data[0], complex)
         covariance = np.eye(20) + np.einsum("g,gd,ge->de", power, atoms, atoms.conj())
         inverse = np.linalg.inv(covariance)
         found = np.sum(np.abs(data @ inverse.T @ atoms.conj().T) ** 2, axis=0)
@@ -58,12 +58,20 @@ class PaperTest(parameterized.TestCase):
         self.assertBetween(strong.sum(), 3, 8)
         np.testing.assert_allclose(found[strong] / own[strong], 1.0, atol=0.05)
 
+    def test_a_shared_dictionary_is_one_for_each(self):
+        _, atoms, data, _ = paper_scene(np.random.default_rng(2), snapshots=4)
+        steps = sparse_bayesian.Steps(whole=4, kept=64, pruned=4)
+        shared = learn_powers(atoms, data, jnp.asarray(1.0), steps=steps)
+        each = np.repeat(atoms, 4, axis=0), np.swapaxes(data, 0, 1)
+        copies = learn_powers(*each, jnp.asarray(1.0), steps=steps)
+        np.testing.assert_allclose(shared, copies, rtol=1e-2, atol=1e-3 * np.max(shared))
+
     def test_forms_for_small_and_large_matrices_agree(self):
         """Gauss-Jordan up to 32 rows, Cholesky beyond: zeros for rows change nothing."""
         _, atoms, data, _ = paper_scene(np.random.default_rng(2), snapshots=4)
         steps = sparse_bayesian.Steps(whole=4, kept=64, pruned=4)
         small = learn_powers(atoms, data, jnp.asarray(1.0), steps=steps)
-        wide = np.pad(atoms, ((0, 0), (0, 0), (0, 20))), np.pad(data, ((0, 0), (0, 20)))
+        wide = [np.pad(part, ((0, 0), (0, 0), (0, 20))) for part in (atoms, data)]
         large = learn_powers(*wide, jnp.asarray(1.0), steps=steps)
         np.testing.assert_allclose(small, large, rtol=2e-2, atol=1e-3 * np.max(small))
 

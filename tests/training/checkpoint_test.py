@@ -15,7 +15,7 @@ import pytest
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.training import checkpoint
+from ris_jax.training import checkpoint, manifest
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
@@ -58,6 +58,13 @@ def workdir(saved, tmp_path) -> pathlib.Path:
 def _files(workdir: pathlib.Path, epoch: int) -> list[str]:
     folder = workdir / "checkpoints" / str(epoch)
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def _metadata_of_no_use(workdir: pathlib.Path) -> None:
+    """Damages what orbax reads of epoch 2 when it opens the folder."""
+    path = workdir / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
+    values = json.loads(path.read_text()) | {"commit_timestamp_nsecs": [[]]}
+    path.write_text(json.dumps(values))
 
 
 def _epochs(workdir: pathlib.Path) -> list[int]:
@@ -182,6 +189,16 @@ class TestDamage:
         assert restored.epoch == 2
         assert "epoch 1 is not used: file _CHECKPOINT_METADATA" in warning
 
+    def test_of_what_orbax_reads_first_is_named(self, trained, workdir):
+        _metadata_of_no_use(workdir)
+        with pytest.raises(errors.RunError, match="the metadata of a checkpoint cannot be read"):
+            checkpoint.Checkpoints(workdir, 2, read_only=True)
+        assert _epochs(workdir) == [1, 2]
+        restored, (warning,) = checkpoint.Checkpoints(workdir, 2).restore_newest(trained)
+        assert restored.epoch == 1
+        assert "epoch 2 is not used: file _CHECKPOINT_METADATA is not what was" in warning
+        assert _epochs(workdir) == [1]
+
     def test_what_killed_saves_left_is_swept_away(self, trained, workdir):
         root = workdir / "checkpoints"
         shutil.copytree(root / "2", root / "3.orbax-checkpoint-tmp")
@@ -215,12 +232,12 @@ class TestOthersAreNotTouched:
             checkpoint.Checkpoints(workdir, 2).restore_newest(template)
         assert _epochs(workdir) == [1, 2]
 
-    def test_when_its_metadata_is_of_no_use(self, workdir):
-        path = workdir / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
-        values = json.loads(path.read_text()) | {"commit_timestamp_nsecs": [[]]}
-        path.write_text(json.dumps(values))
-        with pytest.raises(errors.RunError, match="the metadata of a checkpoint cannot be read"):
-            checkpoint.Checkpoints(workdir, 2)
+    def test_when_its_metadata_was_written_in_a_way_we_cannot_read(self, workdir):
+        _metadata_of_no_use(workdir)
+        manifest.write(workdir / "checkpoints", 2, 0.5)
+        for read_only in (True, False):
+            with pytest.raises(errors.RunError, match="the metadata of a checkpoint cannot be"):
+                checkpoint.Checkpoints(workdir, 2, read_only=read_only)
         assert _epochs(workdir) == [1, 2]
 
     @pytest.mark.parametrize("error", [Exception("from tensorstore"), AttributeError("x")])
@@ -237,10 +254,7 @@ class TestOthersAreNotTouched:
         """Its hash says it is what was written, by another version say."""
         path = workdir / "checkpoints" / "2" / "config" / "metadata"
         path.write_text(path.read_text().replace('"depth": 1', '"depth": "1"'))
-        manifest = workdir / "checkpoints" / "2.sha256.json"
-        values = json.loads(manifest.read_text())
-        values["files"]["config/metadata"] = checkpoint._sha256(path)
-        manifest.write_text(json.dumps(values))
+        manifest.write(workdir / "checkpoints", 2, 0.5)
         with pytest.raises(errors.RunError, match=r"checkpoint of epoch 2 .*model\.depth"):
             checkpoint.Checkpoints(workdir, 2).restore_newest(trained)
         assert _epochs(workdir) == [1, 2]
@@ -291,7 +305,7 @@ class TestRetention:
         def kill(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(killed, "_write_manifest", kill)
+        monkeypatch.setattr(manifest, "write", kill)
         with pytest.raises(KeyboardInterrupt):
             killed.save(trained, 2, {}, 0.4)
         restored, (warning,) = checkpoint.Checkpoints(tmp_path, 1).restore_newest(trained)
@@ -344,11 +358,11 @@ class TestFullDisk:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert checkpoints.restore_newest(trained)[0].epoch == 2
 
-    @pytest.mark.parametrize("at", ["_manager.save", "_write_manifest"])
-    def test_at_either_stage(self, trained, workdir, monkeypatch, at):
+    @pytest.mark.parametrize("of_the_manifest", [False, True])
+    def test_at_either_stage(self, trained, workdir, monkeypatch, of_the_manifest):
         checkpoints = checkpoint.Checkpoints(workdir, 2)
-        owner, _, name = at.rpartition(".")
-        monkeypatch.setattr(getattr(checkpoints, owner) if owner else checkpoints, name, _full)
+        where = (manifest, "write") if of_the_manifest else (checkpoints._manager, "save")
+        monkeypatch.setattr(*where, _full)
         text = self._check_failed_save(checkpoints, trained, workdir)
         assert "No space left on device" in text
 

@@ -31,8 +31,17 @@ def _still(config: config_lib.Config, accumulation: int, steps: int) -> config_l
 def test_with_learning_rate_zero_train_loss_is_validation_loss(
     tiny_config, tmp_path, accumulation, steps
 ):
-    """The test that would have caught both of the reference's indentation bugs."""
-    loop.train(_still(tiny_config, accumulation, steps), tmp_path)
+    """The test that would have caught both of the reference's indentation bugs.
+
+    And steps are traced once a run, in the process that goes on with it, too.
+    """
+    config = _still(tiny_config, accumulation, steps)
+    before = [step_lib.train_step._cache_size(), step_lib.eval_step._cache_size()]
+    loop.train(config, tmp_path)
+    (tmp_path / "checkpoints" / "2.sha256.json").unlink()  # resume from epoch 1
+    loop.train(config, tmp_path)
+    after = [step_lib.train_step._cache_size(), step_lib.eval_step._cache_size()]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
     rows = record.epoch_rows(tmp_path)
     assert len(rows) == 2
     for row in rows:
@@ -52,16 +61,6 @@ def test_rows_drop_no_microbatch(tiny_config, tmp_path):
         windows = [row for row in rows if row["epoch"] == epoch_row["epoch"]]
         total = sum(row["window_loss"] * row["window_microbatches"] for row in windows)
         assert total / 6 == pytest.approx(epoch_row["train_loss"], rel=1e-9)
-
-
-def test_a_whole_run_traces_its_steps_once(tiny_config, tmp_path):
-    config = config_lib.override(tiny_config, {"training.seed": 77})
-    before = [step_lib.train_step._cache_size(), step_lib.eval_step._cache_size()]
-    loop.train(config, tmp_path)
-    (tmp_path / "checkpoints" / "2.sha256.json").unlink()  # resume from epoch 1
-    loop.train(config, tmp_path)
-    after = [step_lib.train_step._cache_size(), step_lib.eval_step._cache_size()]
-    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
 
 
 def test_files_and_lines_of_a_run(tiny_config, tmp_path, capsys):
@@ -91,14 +90,13 @@ def _spoiled_from(first_bad: int):
 
 
 def test_a_long_run_of_bad_microbatches_ends_the_run(tiny_config, tmp_path, monkeypatch):
-    config = config_lib.override(tiny_config, {"optimizer.max_consecutive_nonfinite": 3})
     monkeypatch.setattr(step_lib, "draw_batch", _spoiled_from(8))  # the third of epoch 2
     with pytest.raises(errors.RunError, match=r"3 microbatches in a row.*microbatch 11 .*covari"):
-        loop.train(config, tmp_path)
+        loop.train(tiny_config, tmp_path)
     assert (tmp_path / "checkpoints" / "1.sha256.json").exists()
     # Mended, the run goes on from the checkpoint that is intact.
     monkeypatch.undo()
-    loop.train(config, tmp_path)
+    loop.train(tiny_config, tmp_path)
     rows = record.epoch_rows(tmp_path)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert [row["skipped"] for row in rows] == [0, 0]

@@ -19,7 +19,7 @@ import pytest
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.training import checkpoint, loop, observers, record
+from ris_jax.training import checkpoint, loop, manifest, observers, record
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
@@ -76,14 +76,14 @@ def _stop_after_save(monkeypatch, epoch):
 
 
 def _stop_before_hashes(monkeypatch, epoch):
-    write = checkpoint.Checkpoints._write_manifest
+    write = manifest.write
 
-    def stopping(self, at, val_nmse):
+    def stopping(root, at, val_nmse):
         if at == epoch:
             raise _Stopped
-        write(self, at, val_nmse)
+        write(root, at, val_nmse)
 
-    monkeypatch.setattr(checkpoint.Checkpoints, "_write_manifest", stopping)
+    monkeypatch.setattr(manifest, "write", stopping)
 
 
 def _stop_inside(monkeypatch, epoch):
@@ -137,6 +137,7 @@ def _signalled(monkeypatch, microbatch, number):
             os.kill(os.getpid(), number)
         return step(state, batch)
 
+    monkeypatch.setattr(loop, "dead_parameters", lambda *_: [])  # it takes a step before the first
     monkeypatch.setattr(step_lib, "train_step", signalling)
 
 
@@ -453,17 +454,12 @@ def _train_command(config: config_lib.Config, workdir: pathlib.Path) -> list[str
 
 def test_killed_processes(config, whole, tmp_path):
     """SIGKILL inside a save and while training, SIGTERM; experiments/kill_soak.py does more."""
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or str(tmp_path / "jax"),
-        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-    }
     command = _train_command(config, tmp_path / "run")
     checkpoints = tmp_path / "run" / "checkpoints"
 
     def run_until(moment, number=signal.SIGKILL):
         process = subprocess.Popen(
             command,
-            env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,

@@ -1,0 +1,73 @@
+"""What stands beside a checkpoint and makes it count: the hash of every file, and the score.
+
+A manifest is ``<step>.sha256.json`` in the folder that holds the step; it is written last.
+"""
+
+import hashlib
+import json
+import math
+import pathlib
+
+from ris_jax import errors
+from ris_jax.data import files
+
+
+def path_of(root: pathlib.Path, step: int) -> pathlib.Path:
+    """The manifest of a step."""
+    return root / f"{step}.sha256.json"
+
+
+def write(root: pathlib.Path, step: int, val_nmse: float) -> None:
+    """Hashes the files of a step as they are, and says so, whole or not at all."""
+    values = {
+        "val_nmse": val_nmse if math.isfinite(val_nmse) else None,
+        "files": {name: sha256(path) for name, path in _files(root, step)},
+    }
+    with files.replacing(path_of(root, step)) as partial:
+        partial.write_text(json.dumps(values, indent=0))
+
+
+def damage(root: pathlib.Path, step: int) -> str:
+    """What is wrong with the files of a step, by name; empty if nothing is."""
+    path = path_of(root, step)
+    try:
+        hashes = dict(json.loads(path.read_text())["files"])
+    except FileNotFoundError:
+        return "it was cut short while it was written (no hashes)"
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return f"{path.name} cannot be read"
+    there = dict(_files(root, step))
+    for name, expected in hashes.items():
+        if name not in there:
+            return f"file {name} is missing"
+        try:
+            found = sha256(there[name])
+        except OSError as error:
+            return f"file {name} cannot be read: {errors.first_line(error)}"
+        if found != expected:
+            return f"file {name} is not what was written"
+    return ""
+
+
+def val_nmse(root: pathlib.Path, step: int) -> float:
+    """The score of a step; infinite where it is not known or not finite."""
+    try:
+        value = float(json.loads(path_of(root, step).read_text())["val_nmse"])
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return math.inf
+    # NaN compares false with everything and would count as best.
+    return value if math.isfinite(value) else math.inf
+
+
+def sha256(path: pathlib.Path) -> str:
+    """The hash of a file, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _files(root: pathlib.Path, step: int) -> list[tuple[str, pathlib.Path]]:
+    folder = root / str(step)
+    return [
+        (str(path.relative_to(folder)), path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
