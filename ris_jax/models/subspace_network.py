@@ -4,9 +4,10 @@ Shmuel, Merkofer, Revach, van Sloun & Shlezinger, *SubspaceNet: deep learning-ai
 for DoA estimation*, IEEE Trans. Veh. Technol. 74(3), 2025 (arXiv:2306.02271); Gast, Le Magoarou &
 Shlezinger, *Near-field localization via AI-aided subspace methods*, 2025 (arXiv:2504.00599). What
 the snapshots say goes through a convolutional network to a surrogate covariance
-:math:`KK^H + \epsilon I`, which is trained by the positions that MUSIC finds in it (RMSPE), not by any
-true covariance; here also, and mostly, by how much of the true steering vectors its signal subspace
-holds, a loss whose slope does not end where no peak is near. Coherent sources, of which the snapshots' covariance has rank one, become separate.
+:math:`KK^H + \epsilon I`, which is trained by the positions that MUSIC finds in it (RMSPE), not by
+any true covariance; here also, and mostly, by how much of the true steering vectors its signal
+subspace holds, a loss that has a slope where no peak is near. Coherent sources, of which the
+snapshots' covariance has rank one, become separate.
 
 The papers have a line of antennas and convolve over delays and antenna pairs. Here the fields that
 the snapshots give are first matched with the package's grid in (u, w, 1/r), where a source is a
