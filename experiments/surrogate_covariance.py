@@ -13,6 +13,8 @@
    the default surface, scenes of two to five sources with signals that are the same in all
    snapshots, at 15 dB, the number told.
 
+Not run to its end yet: the machine gave no time for it. The papers' figures were not at hand
+either, only what they claim and, of case 1, its sensors, snapshots and SNR.
 """
 
 import functools
