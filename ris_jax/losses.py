@@ -198,7 +198,10 @@ def _least_sum(costs: Float[Array, "... K K"]) -> Float[Array, "..."]:
     least = jnp.where(sets == 0, 0.0, jnp.inf) + jnp.zeros((*costs.shape[:-2], 1))
     for row in range(size):
         reached = least[..., without] + costs[..., row, None, :]
-        least = jnp.min(jnp.where(holds, reached, jnp.inf), axis=-1)
+        reached = jnp.where(holds, reached, jnp.inf)
+        # Not `jnp.min`, whose derivative is NaN where rounding has parted it from its argument.
+        chosen = jnp.argmin(reached, axis=-1, keepdims=True)
+        least = jnp.take_along_axis(reached, chosen, axis=-1)[..., 0]
     return least[..., -1]
 
 

@@ -52,6 +52,14 @@ def _patches(x: Float[Array, "B U W D"], dilation: int) -> Float[Array, "B U W 9
     return jnp.concatenate([padded[:, i : i + rows, j : j + columns] for i, j in shifts], axis=-1)
 
 
+def _highest(x: Float[Array, "B U W D"]) -> Float[Array, "B D"]:
+    """Maximum over places. The derivative of `jnp.max` looks for the place that is equal to it, and
+    is NaN where a compiler has computed x anew and rounded otherwise."""
+    flat = x.reshape(len(x), -1, x.shape[-1])
+    index = jnp.argmax(flat, axis=1, keepdims=True)
+    return jnp.take_along_axis(flat, index, axis=1)[:, 0]
+
+
 class Block(nnx.Module):
     """A convolution of 3 x 3 places with the scene's mean, and a two-layer perceptron."""
 
@@ -175,7 +183,7 @@ class SubspaceNetwork(nnx.Module):
         for block in self.blocks:
             x = block(x, rngs=rngs)
         x = self.final_norm(x)
-        pooled = jnp.concatenate([jnp.mean(x, axis=(1, 2)), jnp.max(x, axis=(1, 2))], axis=-1)
+        pooled = jnp.concatenate([jnp.mean(x, axis=(1, 2)), _highest(x)], axis=-1)
         said = self.head_image(x).astype(jnp.float32).reshape(batch, -1, 3)
         gate, real, imaginary = jnp.moveaxis(said, -1, 0)
         cleaned = squeezed[:, -1] * jax.nn.softplus(gate) + jax.lax.complex(real, imaginary)
