@@ -108,8 +108,8 @@ def test_training_lowers_the_loss(config):
         state, last = step_lib.train_step(state, batch)
         first = first or jax.device_get(last)
     assert first is not None
-    assert last["loss"] < 0.8 * first["loss"], (first, last)
-    assert last["loss_subspace"] < 0.8 * first["loss_subspace"], (first, last)
+    assert last["loss"] < 0.4 * first["loss"], (first, last)
+    assert last["loss_subspace"] < 0.4 * first["loss_subspace"], (first, last)
     np.testing.assert_allclose(last["nmse"], 2.0 * last["loss_subspace"], rtol=1e-3)
     before = jax.device_get(state.params)
     snapshots = batch.measurement.snapshots.at[0, 0, 0].set(jnp.nan)
