@@ -38,8 +38,9 @@ def config():
     return config_lib.override(presets.preset("subspace_network"), _SMALL)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def state(config):
+    """Its own for each test: a training step takes the arrays of the one that it is given."""
     return state_lib.create_train_state(config)
 
 
