@@ -73,12 +73,13 @@ def surface_of(number: int) -> str:
 
 def surfaces(home: pathlib.Path) -> dict[str, fuzz_cases.Surface]:
     """All that is fuzzed, by name; whole inputs are written to the folder."""
+    import fuzz_configurations
     import fuzz_folders
-    import fuzz_inputs
+    import fuzz_recordings
 
     found = [
-        fuzz_inputs.Configurations(home / "configurations"),
-        fuzz_inputs.Recordings(home / "recordings"),
+        fuzz_configurations.Configurations(home / "configurations"),
+        fuzz_recordings.Recordings(home / "recordings"),
         fuzz_folders.Records(home / "records"),
         fuzz_folders.Runs(home / "runs"),
     ]

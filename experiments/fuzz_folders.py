@@ -11,7 +11,7 @@ from unittest import mock
 
 import fuzz_cases
 import fuzz_damage
-import fuzz_inputs
+import fuzz_recordings
 import jax
 import numpy as np
 
@@ -42,7 +42,7 @@ class Records(fuzz_cases.Surface):
         self._source, self._whole, self._begun = home / "source", home / "whole", home / "begun"
         self._source.mkdir(parents=True)
         for number in range(4):
-            arrays = fuzz_inputs.recordings_arrays(seed=number)
+            arrays = fuzz_recordings.recordings_arrays(seed=number)
             np.savez(self._source / f"{number}.npz", **arrays)  # pyright: ignore[reportArgumentType]
         self._config = config_lib.Config()
         self._convert(self._whole)

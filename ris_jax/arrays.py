@@ -127,8 +127,8 @@ def steering(
 ) -> Complex[Array, "... N"]:
     """Unit-norm steering vector of a direction and an inverse range; zero is a plane wave.
 
-    The one place in which a steering vector is made: `steering_vector` and `steering_jet` only
-    name the source in other coordinates. Arguments as for `path_difference`.
+    The one place in which a steering vector is made: `steering_vector`, `steering_at` and
+    `steering_jet` only name the source in other coordinates. Arguments as for `path_difference`.
 
     Returns:
       [..., N] complex, unit norm.
@@ -198,6 +198,20 @@ def unit_from_cosines(u: Float[Array, "..."], w: Float[Array, "..."]) -> Float[A
     return jnp.stack([u * shrink, w * shrink, ahead], axis=-1)
 
 
+def steering_at(
+    coordinates: Float[Array, "... 3"],
+    positions: Float[Array, "N 3"],
+    *,
+    wavelength: float,
+    wavefront: config_lib.Wavefront = "spherical",
+) -> Complex[Array, "... N"]:
+    """Unit-norm steering vectors at (u, w, 1/r), [..., N]; arguments as for `steering_jet`."""
+    unit = unit_from_cosines(coordinates[..., 0], coordinates[..., 1])
+    return steering(
+        unit, coordinates[..., 2], positions, wavelength=wavelength, wavefront=wavefront
+    )
+
+
 def steering_jet(
     coordinates: Float[Array, "... 3"],
     positions: Float[Array, "N 3"],
@@ -230,10 +244,7 @@ def steering_jet(
         jax.jvp(difference, (coordinates,), (jnp.broadcast_to(axis, coordinates.shape),))[1]
         for axis in axes
     ]
-    unit = unit_from_cosines(coordinates[..., 0], coordinates[..., 1])
-    vector = steering(
-        unit, coordinates[..., 2], positions, wavelength=wavelength, wavefront=wavefront
-    )
+    vector = steering_at(coordinates, positions, wavelength=wavelength, wavefront=wavefront)
     wavenumber = 2.0 * jnp.pi / wavelength
     return jnp.stack([vector, *(-1j * wavenumber * slope * vector for slope in slopes)], axis=-2)
 

@@ -2,7 +2,8 @@
 
 import fuzz
 import fuzz_cases
-import fuzz_inputs
+import fuzz_configurations
+import fuzz_recordings
 import pytest
 
 CASES = {"configurations": 200, "recordings": 100, "records": 40}
@@ -13,8 +14,8 @@ def test_a_right_result_or_one_line(name, tmp_path):
     import fuzz_folders
 
     known = {
-        "configurations": fuzz_inputs.Configurations,
-        "recordings": fuzz_inputs.Recordings,
+        "configurations": fuzz_configurations.Configurations,
+        "recordings": fuzz_recordings.Recordings,
         "records": fuzz_folders.Records,
     }[name](tmp_path / "home")
     numbers = [n for n in range(10_500) if fuzz.surface_of(n) == name][: CASES[name]]

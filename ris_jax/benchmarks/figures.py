@@ -36,14 +36,11 @@ def image(figure: Figure, form: str) -> bytes:
 
 def _series(rows: Rows) -> Iterator[tuple[int, str, Rows]]:
     """Number, legend and rows of every estimator, in the order in which they came."""
-    names = list(dict.fromkeys((row["estimator"], row["told"]) for row in rows))
-    both = len({told for name, told in names if METHODS[name].counts}) > 1
-    for name, told in names:
-        yield (
-            list(dict.fromkeys(row["estimator"] for row in rows)).index(name),
-            f"{name}, K told" if told and (both or not METHODS[name].counts) else name,
-            [row for row in rows if (row["estimator"], row["told"]) == (name, told)],
-        )
+    for number, name in enumerate(dict.fromkeys(row["estimator"] for row in rows)):
+        own = [row for row in rows if row["estimator"] == name]
+        # Where both are there, the axis says which is which.
+        told = all(row["told"] for row in own)
+        yield number, f"{name}, K told" if told else name, own
 
 
 def _style(number: int, name: str) -> dict[str, Any]:

@@ -50,15 +50,10 @@ def atoms_of(
     if len(grid) != 3 or min(grid) < 1:
         raise ValueError(f"need a grid of three counts, 1 or more; got {grid}")
     space = grids.search_space(region, grid, wavefront)
-    u, w, inverse_range = space.points.T
-    vectors = arrays.steering(
-        arrays.unit_from_cosines(u, w),
-        inverse_range,
-        positions,
-        wavelength=wavelength,
-        wavefront=wavefront,
+    vectors = arrays.steering_at(
+        space.points, positions, wavelength=wavelength, wavefront=wavefront
     )
-    return Atoms(space.points, vectors * (u**2 + w**2 < 1.0)[:, None], space.shape)
+    return Atoms(space.points, vectors * space.visible[:, None], space.shape)
 
 
 def check(

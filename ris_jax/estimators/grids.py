@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ris_jax import config as config_lib
 
@@ -78,6 +78,11 @@ class SearchSpace(NamedTuple):
     lower: Float[Array, "3"]  #: limits
     upper: Float[Array, "3"]
     shape: tuple[int, int, int]  #: of the grid
+
+    @property
+    def visible(self) -> Bool[Array, "G"]:
+        """Which points are above the horizon."""
+        return jnp.sum(self.points[:, :2] ** 2, axis=1) < 1.0
 
 
 def search_space(

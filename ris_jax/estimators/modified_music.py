@@ -43,7 +43,9 @@ highest MUSIC spectrum are taken, which can only help.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +68,15 @@ _SUB_SURFACE = 2.0 / 3.0
 
 # Of one scene: what is not explained of directions [..., 2], 0 at a source.
 _Spectrum = Callable[[Float[Array, "... 2"]], Float[Array, "..."]]
+
+
+class _Aperture(NamedTuple):
+    """The mean sub-surface of a batch, or the whole array, and its signal subspaces."""
+
+    factor: Complex[Array, "B n r"]
+    positions: Float[Array, "n 3"]
+    shape: tuple[int, int]
+    basis: Complex[Array, "B n K"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +115,7 @@ def _zoom(height, points, cell, lower, upper):
 def _directions(setting: _Setting, spectrum: _Spectrum):
     """The highest peaks of a spectrum within a period, [C, 2], and which of them are peaks."""
     space = setting.period
-    visible = jnp.sum(space.points[:, :2] ** 2, axis=1) < 1.0
-    height = jnp.where(visible, -spectrum(space.points[:, :2]), -jnp.inf)
+    height = jnp.where(space.visible, -spectrum(space.points[:, :2]), -jnp.inf)
     count = spectral_search.least_cells(setting.max_sources) + setting.max_sources
     heights, indices = grids.highest_peaks(height, space.shape, count)
     lower, upper = space.lower[:2], space.upper[:2]
@@ -165,12 +175,9 @@ def _setting_of(positions, layout, wavelength, wavefront, max_sources, region, g
     # The ends of the region are ranges, too: infinity is one.
     ranges = jnp.linspace(space.lower[2], space.upper[2], space.shape[2])
 
-    def vectors(points):
-        unit = arrays.unit_from_cosines(points[..., 0], points[..., 1])
-        return arrays.steering(
-            unit, points[..., 2], positions, wavelength=wavelength, wavefront=wavefront
-        )
-
+    vectors = functools.partial(
+        arrays.steering_at, positions=positions, wavelength=wavelength, wavefront=wavefront
+    )
     return _Setting(
         vectors, space.lower, space.upper, period, ranges,
         aliases(region, layout, wavelength), max_sources,
@@ -179,10 +186,8 @@ def _setting_of(positions, layout, wavelength, wavefront, max_sources, region, g
 
 def _plane_waves(directions, positions, wavelength):
     """Unit-norm steering vectors of directions [..., 2] at an infinite range."""
-    unit = arrays.unit_from_cosines(directions[..., 0], directions[..., 1])
-    return arrays.steering(
-        unit, jnp.zeros(directions.shape[:-1]), positions, wavelength=wavelength, wavefront="planar"
-    )
+    points = jnp.concatenate([directions, jnp.zeros_like(directions[..., :1])], axis=-1)
+    return arrays.steering_at(points, positions, wavelength=wavelength, wavefront="planar")
 
 
 def _check(covariance, num_sources, positions, layout, sub_surface, max_sources, grid) -> None:
@@ -198,13 +203,45 @@ def _check(covariance, num_sources, positions, layout, sub_surface, max_sources,
         )
 
 
-def _smoothed(covariance, positions, layout, sub_surface):
-    """Factor, positions and shape of the mean sub-surface, or of the whole array."""
-    if sub_surface is None:
-        return covariance.factor, positions, layout.shape
-    factor = smoothing.smooth(covariance.factor, layout.shape, sub_surface)
-    positions = smoothing.centred_window(positions, layout.shape, sub_surface)
-    return factor, positions, sub_surface
+def _aperture(covariance, most, positions, layout, sub_surface, max_sources) -> _Aperture:
+    factor, shape = covariance.factor, layout.shape
+    if sub_surface is not None:
+        factor = smoothing.smooth(factor, shape, sub_surface)
+        positions = smoothing.centred_window(positions, shape, sub_surface)
+        shape = sub_surface
+    return _Aperture(factor, positions, shape, cov.signal_basis(factor, most, max_sources))
+
+
+def _search(
+    spectra_of, covariance, num_sources, positions,
+    *, layout, wavelength, wavefront, max_sources, region, sub_surface, grid,
+) -> estimate.Estimate:  # fmt: skip
+    """What both methods share: all but the spectrum of directions.
+
+    `spectra_of(aperture, most, wavelength, max_sources)` gives arrays with leading axis B, and a
+    function of one scene's share of these and of directions [..., 2].
+    """
+    _check(covariance, num_sources, positions, layout, sub_surface, max_sources, grid)
+    unit, covariance = subspace.unit_power(covariance)
+    most = jnp.clip(num_sources, 0, max_sources)
+    with jax.default_matmul_precision("highest"):
+        aperture = _aperture(covariance, most, positions, layout, sub_surface, max_sources)
+        setting = _setting_of(
+            aperture.positions, layout, wavelength, wavefront, max_sources, region, grid
+        )
+        seen, spectrum = spectra_of(aperture, most, wavelength, max_sources)
+
+        def one_scene(scene):
+            seen, basis, most = scene
+            return _one_scene(setting, functools.partial(spectrum, seen), basis, most)
+
+        peaks = jax.lax.map(one_scene, (seen, aperture.basis, most), batch_size=_AT_A_TIME)
+        # Of the energy of a unit-norm steering vector a sub-surface has its share of the elements.
+        unit_power = unit * len(positions) / len(aperture.positions)
+        power = subspace.least_squares_powers(peaks.vectors, peaks.active, aperture.factor)
+        return estimate.without_error_bars(
+            peaks.coordinates, unit_power[:, None] * power, peaks.active, unit * covariance.loading
+        )
 
 
 def anti_diagonal(factor: Complex[Array, "... N r"]) -> Complex[Array, "... N"]:
@@ -216,6 +253,41 @@ def _after(array, *others):
     """The array, once the others are there: two batched decompositions at once in one program
     can deadlock on a CPU."""
     return array + sum(0.0 * jnp.sum(jnp.abs(other)) for other in others)
+
+
+def _anti_diagonal_spectra(aperture, most, wavelength, max_sources):
+    """MUSIC on the anti-diagonal, of plane waves on an array of twice the spacing."""
+    window = sub_surface_of(aperture.shape)
+    pairs = _after(anti_diagonal(aperture.factor), aperture.basis)[..., None]
+    smoothed = smoothing.smooth(pairs, aperture.shape, window)
+    doubled = 2.0 * smoothing.centred_window(aperture.positions, aperture.shape, window)
+
+    def spectrum(basis, directions):
+        seen = _plane_waves(directions, doubled, wavelength).conj() @ basis
+        return jnp.maximum(1.0 - jnp.sum(jnp.abs(seen) ** 2, axis=-1), spectral_search.ROUNDING)
+
+    return cov.signal_basis(smoothed, most, max_sources), spectrum
+
+
+def _rank_reduction_spectra(aperture, most, wavelength, max_sources):
+    """Over the trace of the inverse of what the subspace leaves of the mirror pairs."""
+    del most, max_sources  # the subspace has them
+    elements = len(aperture.positions)
+    half = (elements + 1) // 2
+    # A centre element is its own mirror: half of it twice.
+    share = jnp.where(2 * jnp.arange(half) + 1 == elements, 0.5, 0.5**0.5)
+
+    def spectrum(basis, directions):
+        first, mirror = basis[:half], jnp.flip(basis, axis=0)[:half]
+        waves = _plane_waves(directions, aperture.positions[:half], wavelength)
+        phases = half**0.5 * share * waves
+        folded = phases.conj()[..., None] * first + phases[..., None] * mirror
+        rest = jnp.eye(basis.shape[-1]) - jnp.einsum("...nk,...nl->...kl", folded.conj(), folded)
+        inverse = linear.inverse_positive(rest)
+        trace = jnp.sum(jnp.diagonal(inverse, axis1=-2, axis2=-1).real, axis=-1)
+        return 1.0 / jnp.maximum(trace, 1.0)
+
+    return aperture.basis, spectrum
 
 
 def modified_music(
@@ -253,31 +325,11 @@ def modified_music(
     Raises:
       ValueError: shapes that do not agree, `max_sources` below 1, or a grid of too few cells.
     """
-    _check(covariance, num_sources, positions, layout, sub_surface, max_sources, grid)
-    unit, covariance = subspace.unit_power(covariance)
-    most = jnp.clip(num_sources, 0, max_sources)
-    with jax.default_matmul_precision("highest"):
-        factor, places, shape = _smoothed(covariance, positions, layout, sub_surface)
-        setting = _setting_of(places, layout, wavelength, wavefront, max_sources, region, grid)
-        basis = cov.signal_basis(factor, most, max_sources)
-        window = sub_surface_of(shape)
-        pairs = _after(anti_diagonal(factor), basis)[..., None]
-        pair_basis = cov.signal_basis(smoothing.smooth(pairs, shape, window), most, max_sources)
-        doubled = 2.0 * smoothing.centred_window(places, shape, window)
-
-        def one_scene(scene):
-            basis, pair_basis, most = scene
-
-            def spectrum(directions):
-                seen = _plane_waves(directions, doubled, wavelength).conj() @ pair_basis
-                return jnp.maximum(
-                    1.0 - jnp.sum(jnp.abs(seen) ** 2, axis=-1), spectral_search.ROUNDING
-                )
-
-            return _one_scene(setting, spectrum, basis, most)
-
-        peaks = jax.lax.map(one_scene, (basis, pair_basis, most), batch_size=_AT_A_TIME)
-        return _as_estimate(peaks, factor, unit, layout.rows * layout.columns, covariance.loading)
+    return _search(
+        _anti_diagonal_spectra, covariance, num_sources, positions,
+        layout=layout, wavelength=wavelength, wavefront=wavefront, max_sources=max_sources,
+        region=region, sub_surface=sub_surface, grid=grid,
+    )  # fmt: skip
 
 
 def reduced_dimension_music(
@@ -297,43 +349,8 @@ def reduced_dimension_music(
 
     Arguments, result and errors as for `modified_music`.
     """
-    _check(covariance, num_sources, positions, layout, sub_surface, max_sources, grid)
-    unit, covariance = subspace.unit_power(covariance)
-    most = jnp.clip(num_sources, 0, max_sources)
-    with jax.default_matmul_precision("highest"):
-        factor, places, _ = _smoothed(covariance, positions, layout, sub_surface)
-        setting = _setting_of(places, layout, wavelength, wavefront, max_sources, region, grid)
-        basis = cov.signal_basis(factor, most, max_sources)
-        elements = places.shape[0]
-        half = (elements + 1) // 2
-        # A centre element is its own mirror: half of it twice.
-        share = jnp.where(2 * jnp.arange(half) + 1 == elements, 0.5, 0.5**0.5)
-
-        def one_scene(scene):
-            basis, most = scene
-            first, mirror = basis[:half], jnp.flip(basis, axis=0)[:half]
-
-            def spectrum(directions):
-                waves = _plane_waves(directions, places[:half], wavelength)
-                phases = half**0.5 * share * waves
-                folded = phases.conj()[..., None] * first + phases[..., None] * mirror
-                rest = jnp.eye(basis.shape[-1]) - jnp.einsum(
-                    "...nk,...nl->...kl", folded.conj(), folded
-                )
-                inverse = linear.inverse_positive(rest)
-                trace = jnp.sum(jnp.diagonal(inverse, axis1=-2, axis2=-1).real, axis=-1)
-                return 1.0 / jnp.maximum(trace, 1.0)
-
-            return _one_scene(setting, spectrum, basis, most)
-
-        peaks = jax.lax.map(one_scene, (basis, most), batch_size=_AT_A_TIME)
-        return _as_estimate(peaks, factor, unit, layout.rows * layout.columns, covariance.loading)
-
-
-def _as_estimate(peaks, factor, unit, elements, loading) -> estimate.Estimate:
-    # Of the energy of a unit-norm steering vector a sub-surface has its share of the elements.
-    unit_power = unit * elements / factor.shape[1]
-    power = subspace.least_squares_powers(peaks.vectors, peaks.active, factor)
-    return estimate.without_error_bars(
-        peaks.coordinates, unit_power[:, None] * power, peaks.active, unit * loading
-    )
+    return _search(
+        _rank_reduction_spectra, covariance, num_sources, positions,
+        layout=layout, wavelength=wavelength, wavefront=wavefront, max_sources=max_sources,
+        region=region, sub_surface=sub_surface, grid=grid,
+    )  # fmt: skip

@@ -43,13 +43,10 @@ def grid_of(
     wavefront: config_lib.Wavefront,
 ) -> Grid:
     """The steering vectors of a search space, in units of a resolution."""
-    points = jnp.asarray(space.points)
-    directions = arrays.unit_from_cosines(points[:, 0], points[:, 1])
-    vectors = arrays.steering(
-        directions, points[:, 2], positions, wavelength=wavelength, wavefront=wavefront
+    vectors = arrays.steering_at(
+        space.points, positions, wavelength=wavelength, wavefront=wavefront
     )
-    visible = jnp.sum(points[:, :2] ** 2, axis=1) < 1.0
-    return Grid(points, vectors.conj() * visible[:, None], space.shape, unit)
+    return Grid(space.points, vectors.conj() * space.visible[:, None], space.shape, unit)
 
 
 class Proposal(NamedTuple):

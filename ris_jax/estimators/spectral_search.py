@@ -200,13 +200,8 @@ def search(
     jet = functools.partial(
         arrays.steering_jet, positions=positions, wavelength=wavelength, wavefront=wavefront
     )
-    u, w, inverse_range = space.points.T
-    vectors = arrays.steering(
-        arrays.unit_from_cosines(u, w),
-        inverse_range,
-        positions,
-        wavelength=wavelength,
-        wavefront=wavefront,
+    vectors = arrays.steering_at(
+        space.points, positions, wavelength=wavelength, wavefront=wavefront
     )
     setting = _Setting(
         jet=jet,
@@ -214,7 +209,7 @@ def search(
         upper=space.upper,
         points=space.points,
         conjugates=vectors.conj(),
-        visible=u**2 + w**2 < 1.0,
+        visible=space.visible,
         shape=space.shape,
         max_sources=max_sources,
     )

@@ -119,6 +119,99 @@ def _overlaps(
     return gram / jnp.maximum(norm[:, None] * norm, jnp.finfo(norm.dtype).tiny)
 
 
+def _level(energy: Float[Array, "..."], noise: Float[Array, ""]) -> Float[Array, "..."]:
+    """An energy over the noise's, as a logarithm that has a floor."""
+    return jnp.log(energy / noise + _LEAST_ENERGY)
+
+
+def _residual_peaks(
+    around: Surroundings, observation: likelihood.Observation, held: refinement.Background
+) -> tuple[Float[Array, "P 3"], Complex[Array, "P 26"]]:
+    """Highest peaks of the residual's matched filter, and its outputs around them over theirs."""
+    grid = around.grid
+    fields = likelihood.matched_fields(observation, held.residual, around.setting.source_signal)
+    cube = fields @ grid.conjugates.T
+    _, index = grids.highest_peaks(
+        jnp.sum(jnp.abs(cube) ** 2, axis=0), grid.shape, around.candidates
+    )
+    return grid.points[index], _neighbours(cube, grid.shape, index)
+
+
+def _candidate_features(
+    around: Surroundings,
+    held: refinement.Background,
+    points: Float[Array, "P 3"],
+    neighbours: Complex[Array, "P 26"],
+    seen: likelihood.Images,
+    residual: Float[Array, ""],
+    noise: Float[Array, ""],
+) -> Float[Array, "P F"]:
+    """Where each peak is, what a source there would explain, and how the peak looks."""
+    cross = likelihood.inner_products(held.images.left, seen.right)
+    lost = jnp.sum((cross.conj() * (held.inverse_gram @ cross)).real, axis=1)
+    power = jnp.sum((seen.left.conj() * seen.right).real, axis=-1)
+    left = jnp.maximum(power - lost, 1e-3 * power)
+    gain = jnp.sum(jnp.abs(likelihood.against(seen.left, held.residual)) ** 2 / left, axis=0)
+    share = jnp.mean(left / jnp.maximum(power, 1e-30), axis=0)
+    return jnp.concatenate(
+        [
+            around.scaled(points),
+            _level(gain, noise)[:, None],
+            (gain / jnp.maximum(residual, noise))[:, None],
+            jnp.log(share + _LEAST_ENERGY)[:, None],
+            neighbours.real,
+            neighbours.imag,
+        ],
+        axis=-1,
+    )
+
+
+def _source_features(
+    around: Surroundings,
+    fit: refinement.Fit,
+    held: refinement.Background,
+    noise: Float[Array, ""],
+) -> Float[Array, "K G"]:
+    """Where each source is, how strong and how sharp; zero where there is none."""
+    # What would be lost without a source: |s|^2 over its entry of the inverse Gram matrix.
+    spread = jnp.diagonal(held.inverse_gram, axis1=1, axis2=2).real
+    marginal = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2 / jnp.maximum(spread, 1e-30), axis=0)
+    alone = jnp.sum((fit.images.left.conj() * fit.images.right).real, axis=-1)
+    strength = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2 * alone, axis=0)
+    sharpness = jnp.diagonal(fit.local.curvature).reshape(3, -1).T * around.step**2
+    features = jnp.concatenate(
+        [
+            around.scaled(fit.coordinates),
+            _level(marginal, noise)[:, None],
+            _level(strength, noise)[:, None],
+            _level(sharpness, noise),
+        ],
+        axis=-1,
+    )
+    return jnp.where(fit.active[:, None] > 0, features, 0.0)
+
+
+def _scene_features(
+    around: Surroundings,
+    observation: likelihood.Observation,
+    fit: refinement.Fit,
+    residual: Float[Array, ""],
+    noise: Float[Array, ""],
+) -> Float[Array, "S"]:
+    """How strong the data are, how much of them is left, and how many sources there are."""
+    count = jnp.sum(fit.active)
+    freedom = jnp.maximum(around.samples - count * (around.amplitudes + 1.5), 1.0)
+    features = jnp.stack(
+        [
+            _level(observation.energy / around.samples, noise),
+            _level(residual, noise * freedom),
+            (residual / (noise * freedom) - 1.0) * np.sqrt(around.samples) / 5.0,
+            count / fit.active.shape[0],
+        ]
+    )
+    return jnp.clip(features, -20.0, 20.0)
+
+
 def describe(
     around: Surroundings,
     observation: likelihood.Observation,
@@ -126,74 +219,24 @@ def describe(
     noise_variance: Float[Array, ""],
 ) -> Situation:
     """Features of the sources of a fit, and of the places where one may be missing."""
-    setting, grid = around.setting, around.grid
+    setting = around.setting
     held = refinement.background(observation, fit)
     # Sources without any noise are compared with float32's own.
     floor = _ROUNDING * observation.energy / around.samples
     noise = jnp.maximum(noise_variance, floor + jnp.finfo(floor.dtype).tiny)
-    fields = likelihood.matched_fields(observation, held.residual, setting.source_signal)
-    cube = fields @ grid.conjugates.T
-    _, index = grids.highest_peaks(
-        jnp.sum(jnp.abs(cube) ** 2, axis=0), grid.shape, around.candidates
-    )
-    points = grid.points[index]
-    seen = likelihood.images(observation, setting.jet(points)[:, 0], setting.source_signal)
-    cross = likelihood.inner_products(held.images.left, seen.right)
-    lost = jnp.sum((cross.conj() * (held.inverse_gram @ cross)).real, axis=1)
-    power = jnp.sum((seen.left.conj() * seen.right).real, axis=-1)
-    left = jnp.maximum(power - lost, 1e-3 * power)
-    gain = jnp.sum(jnp.abs(likelihood.against(seen.left, held.residual)) ** 2 / left, axis=0)
     residual = jnp.maximum(observation.energy - held.value, 0.0)
-    neighbours = _neighbours(cube, grid.shape, index)
-
-    def level(energy):
-        return jnp.log(energy / noise + _LEAST_ENERGY)
-
-    candidate_features = jnp.concatenate(
-        [
-            around.scaled(points),
-            level(gain)[:, None],
-            (gain / jnp.maximum(residual, noise))[:, None],
-            jnp.log(jnp.mean(left / jnp.maximum(power, 1e-30), axis=0) + _LEAST_ENERGY)[:, None],
-            neighbours.real,
-            neighbours.imag,
-        ],
-        axis=-1,
-    )
-    # What would be lost without a source: |s|^2 over its entry of the inverse Gram matrix.
-    spread = jnp.diagonal(held.inverse_gram, axis1=1, axis2=2).real
-    marginal = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2 / jnp.maximum(spread, 1e-30), axis=0)
-    alone = jnp.sum((fit.images.left.conj() * fit.images.right).real, axis=-1)
-    strength = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2 * alone, axis=0)
-    sharpness = jnp.diagonal(fit.local.curvature).reshape(3, -1).T * around.step**2
-    source_features = jnp.concatenate(
-        [
-            around.scaled(fit.coordinates),
-            level(marginal)[:, None],
-            level(strength)[:, None],
-            level(sharpness),
-        ],
-        axis=-1,
-    )
-    source_features = jnp.where(fit.active[:, None] > 0, source_features, 0.0)
-    count = jnp.sum(fit.active)
-    freedom = jnp.maximum(around.samples - count * (around.amplitudes + 1.5), 1.0)
-    scene_features = jnp.stack(
-        [
-            level(observation.energy / around.samples),
-            jnp.log(residual / (noise * freedom) + _LEAST_ENERGY),
-            (residual / (noise * freedom) - 1.0) * np.sqrt(around.samples) / 5.0,
-            count / fit.active.shape[0],
-        ]
-    )
+    points, neighbours = _residual_peaks(around, observation, held)
+    seen = likelihood.images(observation, setting.jet(points)[:, 0], setting.source_signal)
     both = likelihood.Images(
         jnp.concatenate([held.images.left, seen.left], axis=1),
         jnp.concatenate([held.images.right, seen.right], axis=1),
     )
     return Situation(
         candidates=points,
-        candidate_features=candidate_features,
-        source_features=source_features,
-        scene_features=jnp.clip(scene_features, -20.0, 20.0),
+        candidate_features=_candidate_features(
+            around, held, points, neighbours, seen, residual, noise
+        ),
+        source_features=_source_features(around, fit, held, noise),
+        scene_features=_scene_features(around, observation, fit, residual, noise),
         overlaps=_overlaps(observation, both),
     )

@@ -153,6 +153,11 @@ def test_gradients_reach_every_parameter(tiny_config):
     assert loop.dead_parameters(state, _batch(tiny_config, 0)) == []
 
 
+def test_gradients_that_are_not_finite_are_not_dead(tiny_config):
+    state = state_lib.create_train_state(tiny_config)
+    assert loop.dead_parameters(state, _spoil(_batch(tiny_config, 0), np.nan)) == []
+
+
 def test_a_dead_parameter_is_named(tiny_config):
     """Without the count's loss nothing trains the head of the count."""
     config = _with(tiny_config, loss__count=0.0)
