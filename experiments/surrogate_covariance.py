@@ -149,7 +149,7 @@ def near_field(num_sources: int) -> list[tuple]:
             **localization.options_of(config),
         )
         detection = metrics.detection(found, scene.truth)
-        errors = metrics.matched_errors(found, scene.truth)
+        errors = metrics.matched_errors(found, scene.truth, detection.matches)
         rows.append(
             (
                 num_sources,
