@@ -5,7 +5,7 @@
 
 Writes ris_jax/weights/NAME: config.json, parameters.npz, and card.json with the command that
 trained it, the commit, the seed and its scores on 4000 scenes of the stream `test`. The networks
-that are there now: default (preset reference), robust, array_16x16.
+that are there now: default (preset reference), robust, array_16x16, subspace_network.
 """
 
 import dataclasses
@@ -35,8 +35,9 @@ def scores(network: networks.Network) -> dict[str, float]:
     state = state_lib.create_train_state(config).replace(ema_params=network.params)
     result = evaluation.evaluate(state, evaluation.draw_heldout(config, "test", _NUM_SCENES.value))
     right = result.scores["count_correct"] > 0
+    kind = "covariance" if config.model.architecture == "learned_pursuit" else "projector"
     return {
-        "covariance_nmse": result.mean("nmse"),
+        f"{kind}_nmse": result.mean("nmse"),
         "count_accuracy": result.mean("count_correct"),
         "count_calibration_error": statistics.expected_calibration_error(
             result.scores["count_confidence"], right

@@ -20,6 +20,7 @@ CodebookName = Literal["dft2d", "dft1d", "random", "hadamard", "mixed"]
 PathLoss = Literal["inverse_square", "none"]
 ComputeDtype = Literal["float32", "bfloat16"]
 OptimizerMethod = Literal["muon", "adamw"]
+Architecture = Literal["learned_pursuit", "subspace_network"]
 
 # Of a blind count, scenes with a source too many: it costs weak sources little and keeps counts
 # right. Here because the commands name it, too, which start without JAX.
@@ -173,21 +174,25 @@ class ImpairmentConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The learned pursuit: how often it looks, and the transformer that decides."""
+    """Which network, and its size."""
 
-    rounds: int = 2  #: of adding sources
+    #: `learned_pursuit`, or the baseline `subspace_network`: a surrogate covariance for MUSIC.
+    architecture: Architecture = "learned_pursuit"
+    rounds: int = 2  #: of adding sources, in the pursuit
     candidates: int = 12  #: peaks of the residual that are judged in each
     iterations: int = 2  #: of refinement after each
+    columns: int = 12  #: of the factor of the subspace network's covariance
     width: int = 64
     depth: int = 3
-    num_heads: int = 4
+    num_heads: int = 4  #: of the pursuit's attention
     mlp_ratio: int = 4
     dropout: float = 0.0
     compute_dtype: ComputeDtype = "float32"  #: of the network; covariances and losses stay float32
 
     def __post_init__(self):
-        _require_positive("model", self, "rounds", "candidates", "iterations", "width", "depth")
-        _require_positive("model", self, "num_heads", "mlp_ratio")
+        _require_choice("model.architecture", Architecture, self.architecture)
+        _require_positive("model", self, "rounds", "candidates", "iterations", "columns")
+        _require_positive("model", self, "width", "depth", "num_heads", "mlp_ratio")
         _require_fraction("model", self, "dropout")
         _require_choice("model.compute_dtype", ComputeDtype, self.compute_dtype)
         _require(
@@ -219,6 +224,9 @@ class LossConfig:
     existence: float = 1.0  #: cross-entropy of every source and candidate, in every round
     offset: float = 0.1  #: where between the grid's cells added sources are
     count: float = 0.1  #: cross-entropy of the number of sources
+    #: Share of the signal subspace that the surrogate covariance misses; subspace network only.
+    subspace: float = 0.0
+    position: float = 0.0  #: RMSPE of the peaks of its MUSIC spectrum; subspace network only
 
     def __post_init__(self):
         names = [field.name for field in dataclasses.fields(self)]
@@ -309,6 +317,7 @@ class Config:
             f"fewer sources than elements (N={self.system.num_elements})",
             self.scene.max_sources,
         )
+        self._require_own_losses()
 
         training, accumulation = self.training, self.optimizer.accumulation
         microbatches = training.epochs * training.steps_per_epoch
@@ -325,6 +334,20 @@ class Config:
             f"at most fixed_scenes={training.fixed_scenes} to validate on training scenes",
             training.validation_scenes,
         )
+
+    def _require_own_losses(self) -> None:
+        """No term is weighed that the architecture has not got."""
+        foreign = {
+            "learned_pursuit": ("subspace", "position"),
+            "subspace_network": ("covariance", "existence", "offset"),
+        }[self.model.architecture]
+        needed = f"0 with model.architecture={self.model.architecture}"
+        for name in foreign:
+            weight = getattr(self.loss, name)
+            _require(weight == 0, f"loss.{name}", needed, weight)
+        if self.model.architecture == "subspace_network":
+            most, columns = self.scene.max_sources, self.model.columns
+            _require(columns >= most, "model.columns", f"max_sources={most} or more", columns)
 
     @property
     def total_updates(self) -> int:

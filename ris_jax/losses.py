@@ -7,6 +7,7 @@ terms that it returns sum to the loss.
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Complex, Float, Int
 
@@ -137,6 +138,71 @@ def count_cross_entropy(
 ) -> Float[Array, "..."]:
     """Cross-entropy of the number of sources, 1 ... K_max."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, num_sources - 1)
+
+
+def subspace_missed(
+    estimate: Complex[Array, "... N r"],
+    basis: Complex[Array, "... N K"],
+    num_sources: Int[Array, "..."],
+) -> Float[Array, "..."]:
+    """Share of the true signal subspace that an estimated one of that dimension misses, 0 to 1.
+
+    Args:
+      estimate: factor of the estimated covariance, any scale.
+      basis: orthonormal, of the true signal subspace; columns past its dimension are zero.
+      num_sources: its dimension.
+    """
+    adjoint = jnp.swapaxes(estimate, -1, -2).conj()
+    inverse = cov.gram_pseudo_inverse(adjoint @ estimate, num_sources)
+    inner = adjoint @ basis
+    held = jnp.sum((inner.conj() * (inverse @ inner)).real, axis=(-1, -2))
+    return 1.0 - held / num_sources
+
+
+def position_error(
+    estimate: Float[Array, "... K 3"],
+    estimated: Float[Array, "... K"],
+    truth: Float[Array, "... K 3"],
+    true: Float[Array, "... K"],
+) -> Float[Array, "..."]:
+    """Root mean squared periodic error (RMSPE) of positions over the best pairing of sources.
+
+    What Shmuel et al. (2025) train with, of `metrics.rmspe`, but in (u, w, 1/r), which need no
+    period. A source counts with its distance, or with `REACH` if it is farther from its estimate
+    or has none: what is not near has nothing to be moved by.
+
+    Args:
+      estimate: [..., K, 3] in units of resolution.
+      estimated: [..., K] 1 or 0.
+      truth: [..., K, 3].
+      true: [..., K] 1 or 0.
+
+    Returns:
+      In units of resolution, 0 to `REACH`.
+    """
+    squares = jnp.sum((truth[..., :, None, :] - estimate[..., None, :, :]) ** 2, axis=-1)
+    squares = jnp.where(estimated[..., None, :] > 0, jnp.minimum(squares, REACH**2), REACH**2)
+    squares = squares * true[..., :, None]
+    total = _least_sum(squares) / jnp.maximum(jnp.sum(true, axis=-1), 1.0)
+    # sqrt has an infinite slope at 0: step around it.
+    positive = total > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, total, 1.0)), 0.0)
+
+
+def _least_sum(costs: Float[Array, "... K K"]) -> Float[Array, "..."]:
+    """Least sum of costs over all pairings of rows with columns, by the sets of columns used."""
+    size = costs.shape[-1]
+    sets = np.arange(2**size)
+    holds = (sets[:, None] >> np.arange(size)) & 1 > 0
+    without = sets[:, None] & ~(1 << np.arange(size))
+    least = jnp.where(sets == 0, 0.0, jnp.inf) + jnp.zeros((*costs.shape[:-2], 1))
+    for row in range(size):
+        reached = least[..., without] + costs[..., row, None, :]
+        reached = jnp.where(holds, reached, jnp.inf)
+        # Not `jnp.min`, whose derivative is NaN where rounding has parted it from its argument.
+        chosen = jnp.argmin(reached, axis=-1, keepdims=True)
+        least = jnp.take_along_axis(reached, chosen, axis=-1)[..., 0]
+    return least[..., -1]
 
 
 def loss_terms(

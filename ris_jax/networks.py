@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 from importlib import resources
 from typing import Any
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float
 from ris_jax import arrays, scenes
 from ris_jax import config as config_lib
 from ris_jax.estimators import likelihood, network_start
-from ris_jax.models import learned_pursuit
+from ris_jax.models import subspace_network
 from ris_jax.training import checkpoint
 from ris_jax.training import state as state_lib
 
@@ -40,14 +41,28 @@ class Network:
     params: Any
     card: str = "{}"
 
-    def model(self) -> learned_pursuit.LearnedPursuit:
-        """The Flax module with these parameters."""
+    def model(self) -> Any:
+        """The Flax module with these parameters, of the architecture that was trained."""
         return nnx.merge(state_lib.graphdef(self.config), self.params)
+
+    def covariance(self, measurement: scenes.Measurement) -> network_start.LearnedCovariance:
+        """A covariance for subspace methods, and how many sources there are, of a batch.
+
+        Of a learned pursuit the sources that it is sure of; a subspace network knows no places, and
+        says which number is most probable.
+        """
+        if self.config.model.architecture == "subspace_network":
+            said = self.model()(measurement)
+            count = 1 + jnp.argmax(said.count_logits, axis=-1)
+            return network_start.LearnedCovariance(said.factor, count)
+        said = self(measurement)
+        count = jnp.sum(said.existence > network_start.SURE, axis=1)
+        return network_start.LearnedCovariance(said.factor, count)
 
     def opinion(
         self, observation: likelihood.Observation, noise_variance: Float[Array, "B"]
     ) -> network_start.Opinion:
-        """What it says of a batch, compressed as the likelihood needs it."""
+        """What a learned pursuit says of a batch, compressed as the likelihood needs it."""
         model = self.model()
         pursuit = model.pursue(observation, noise_variance)
         return network_start.Opinion(
@@ -60,9 +75,40 @@ class Network:
 
     @jax.jit
     def __call__(self, measurement: scenes.Measurement) -> network_start.Opinion:
-        """What it says of a batch of B scenes with known noise variance."""
+        """What a learned pursuit says of a batch of B scenes with known noise variance."""
         observation = likelihood.observe_batch(measurement, self.config.system.source_signal)
         return self.opinion(observation, measurement.noise_variance)
+
+    def refuses(self, config: config_lib.Config) -> str:
+        """Why it cannot serve the array of a configuration, by what differs; nothing if it can.
+
+        A learned pursuit serves any. A subspace network stays before its own; antennas and codes
+        may be others.
+        """
+        if self.config.model.architecture != "subspace_network":
+            return ""
+        own, given = self.config.system, config.system
+        with jax.ensure_compile_time_eval():
+            places = [np.asarray(arrays.element_positions(system)) for system in (own, given)]
+        same_places = places[0].shape == places[1].shape and np.allclose(*places, atol=1e-6)
+        columns = [subspace_network.input_columns(c) for c in (self.config, config)]
+        compared = {
+            "wavelength": (math.isclose(own.wavelength, given.wavelength, rel_tol=1e-6),
+                           own.wavelength, given.wavelength),
+            "wavefront": (own.wavefront == given.wavefront, own.wavefront, given.wavefront),
+            "source_signal": (own.source_signal == given.source_signal,
+                              own.source_signal, given.source_signal),
+            "positions": (same_places, f"the {own.num_elements} of its training",
+                          f"{given.num_elements} others"),
+            "num_snapshots": (columns[0] == columns[1], f"{columns[0]} or more", columns[1]),
+        }  # fmt: skip
+        for name, (same, needed, got) in compared.items():
+            if not same:
+                return (
+                    f"{name}: need {needed}, which is what the subspace network was trained for; "
+                    f"got {got}"
+                )
+        return ""
 
     def for_array(
         self,
@@ -74,8 +120,9 @@ class Network:
     ) -> "Network":
         """The same network before another array.
 
-        What it reads is in units of the array's resolution and of the noise, so its parameters
-        know no wavelength, no positions and no number of elements.
+        What a learned pursuit reads is in units of the array's resolution and of the noise, so its
+        parameters know no wavelength, no positions and no number of elements. A subspace network is
+        one of its array.
 
         Args:
           measurement: a batch of what is to be localised; its shapes count.
@@ -83,10 +130,14 @@ class Network:
           wavelength: [m].
           wavefront: of the steering vectors.
           source_signal: whether the sources sent the same in all snapshots.
+
+        Raises:
+          ConfigError: a subspace network, and the array, its waves or the signals are others.
         """
         system = self.config.system
         _, snapshots, antennas = measurement.snapshots.shape
-        own = np.asarray(arrays.element_positions(system))
+        with jax.ensure_compile_time_eval():
+            own = np.asarray(arrays.element_positions(system))
         places = np.asarray(positions, np.float32)
         same = own.shape == places.shape and np.allclose(own, places, atol=1e-6 * wavelength)
         system = dataclasses.replace(
@@ -99,7 +150,11 @@ class Network:
             wavefront=wavefront,
             source_signal=source_signal,
         )
-        return dataclasses.replace(self, config=dataclasses.replace(self.config, system=system))
+        config = dataclasses.replace(self.config, system=system)
+        reason = self.refuses(config)
+        if reason:
+            raise config_lib.ConfigError(reason)
+        return dataclasses.replace(self, config=config)
 
 
 def from_run(workdir: pathlib.Path) -> tuple[Network, list[str]]:

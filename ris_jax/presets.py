@@ -38,6 +38,22 @@ _OVERRIDES: dict[str, dict[str, object]] = {
         "optimizer.weight_decay": 0.0,
         "optimizer.ema_decay": 0.99,
     },
+    # The baseline in the manner of SubspaceNet: "subspace_network".
+    "subspace_network": {
+        "model.architecture": "subspace_network",
+        "model.width": 48,
+        "model.depth": 4,
+        "model.mlp_ratio": 2,
+        "loss.covariance": 0.0,
+        "loss.existence": 0.0,
+        "loss.offset": 0.0,
+        "loss.subspace": 1.0,
+        "loss.position": 0.1,
+        "training.epochs": 10,
+        "training.steps_per_epoch": 400,
+        "training.batch_size": 32,
+        "training.validation_scenes": 1024,
+    },
     # For a GPU: a wider, deeper network, larger batches, bfloat16.
     "large": {
         "model.width": 384,

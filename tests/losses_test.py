@@ -1,6 +1,7 @@
 """Loss identities: zero at the truth, blind to scale and order, finite at every corner."""
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -556,6 +557,67 @@ class LossTermsTest(parameterized.TestCase):
     def test_one_choice_is_no_choice(self):
         target = drawn_target(sources=1)
         self.assertNotIn("count", loss_terms(random_prediction(target), target))
+
+
+def places(batch, sources, seed=0):
+    """Positions in units of resolution, far from each other."""
+    random = np.random.default_rng(seed)
+    cells = np.stack([random.permutation(64)[:sources] for _ in range(batch)])
+    return 8.0 * np.stack(np.unravel_index(cells, (4, 4, 4)), axis=-1).astype("f4")
+
+
+class PositionErrorTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.truth = places(6, 4)
+        self.true = (np.arange(4) < np.array([[1], [2], [3], [4], [4], [0]])).astype("f4")
+        self.error = jax.jit(losses.position_error)
+
+    def test_zero_at_the_truth_in_any_order(self):
+        order = [2, 0, 3, 1]
+        value = self.error(self.truth[:, order], self.true[:, order], self.truth, self.true)
+        chex.assert_trees_all_close(value, np.zeros(6, "f4"))
+
+    def test_best_of_all_pairings(self):
+        """Against a search through all orders, of estimates that several sources are near."""
+        random = np.random.default_rng(1)
+        truth = random.normal(size=(20, 4, 3)).astype("f4")
+        estimate = random.normal(size=(20, 4, 3)).astype("f4")
+        every = np.ones((20, 4), "f4")
+        squares = np.sum((truth[:, :, None] - estimate[:, None]) ** 2, axis=-1)
+        squares = np.minimum(squares, losses.REACH**2)
+        orders = np.array(list(itertools.permutations(range(4))))
+        means = squares[:, np.arange(4), orders].mean(axis=-1)
+        expected = np.sqrt(means.min(axis=1))
+        chex.assert_trees_all_close(self.error(estimate, every, truth, every), expected, rtol=1e-5)
+
+    def test_what_is_missing_counts_as_far(self):
+        """Of two sources one found 0.3 off and one not at all: sqrt((0.09 + REACH^2) / 2)."""
+        truth, true = self.truth[1:2], self.true[1:2]
+        found = (np.arange(4) < 1).astype("f4")[None]
+        value = self.error(truth + np.array([0.3, 0.0, 0.0], "f4"), found, truth, true)
+        expected = np.sqrt((0.09 + losses.REACH**2) / 2)
+        chex.assert_trees_all_close(value, np.array([expected], "f4"), rtol=1e-5)
+
+    def test_derivatives_are_finite(self):
+        """At the truth, far away, and without sources."""
+        for estimate in (self.truth, self.truth + 50.0):
+            slope = jax.jit(
+                jax.grad(lambda e: jnp.sum(self.error(e, self.true, self.truth, self.true)))
+            )
+            chex.assert_trees_all_close(slope(estimate), np.zeros_like(estimate))
+
+
+class SubspaceMissedTest(absltest.TestCase):
+    def test_share_of_dimensions(self):
+        """Of two orthonormal directions an estimate that holds one misses half."""
+        basis = np.linalg.qr(complex_normal(np.random.default_rng(0), ELEMENTS, 3))[0]
+        truth = np.concatenate([basis[:, :2], np.zeros((ELEMENTS, 1), "c8")], axis=1)
+        missed = jax.jit(losses.subspace_missed)
+        for estimate, expected in ((basis[:, [1, 0]], 0.0), (basis[:, 1:], 0.5)):
+            mixed = estimate @ np.array([[3.0, 1.0, 2.0], [0.0, 0.1, 1.0]], "c8")
+            value = missed(mixed, truth, np.array(2))
+            self.assertAlmostEqual(float(value), expected, delta=1e-4)
 
 
 if __name__ == "__main__":

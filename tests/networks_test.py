@@ -58,12 +58,16 @@ class ShippedTest(parameterized.TestCase):
 
     @parameterized.parameters(*networks.names())
     def test_cards_say_where_they_come_from(self, name):
-        card = json.loads(networks.load_pretrained(name).card)
+        network = networks.load_pretrained(name)
+        card = json.loads(network.card)
         self.assertStartsWith(card["command"], "ris-jax train --workdir=runs/")
         self.assertEqual(card["test_scenes"], 4000)
         for field in ("commit", "seed", "epoch", "versions", "machine"):
             self.assertIn(field, card)
-        self.assertBetween(card["scores"]["covariance_nmse"], 0.0, 0.1)
+        if network.config.model.architecture == "learned_pursuit":
+            self.assertBetween(card["scores"]["covariance_nmse"], 0.0, 0.1)
+        else:  # the share that it misses is half of it
+            self.assertBetween(card["scores"]["projector_nmse"], 0.0, 0.4)
 
     def test_held_out_scores(self):
         """Half the acceptance's NMSE, and the count: the weights are those of the card."""
@@ -105,6 +109,23 @@ class EstimatorTest(parameterized.TestCase):
         )
         self.assertGreater(found, 1.3 * before)
         self.assertGreater(found, 0.9 * counts[several].sum())
+
+    def test_surrogate_covariance_separates_coherent_sources(self):
+        """Where the snapshots' covariance has rank one; and it is for its own array."""
+        scene = draw(**{"scene.snr_min_db": 10.0, "scene.min_sources": 2})
+        counts = scene.truth.num_sources
+        surrogate = networks.load_pretrained("subspace_network")
+        learned = localize(
+            scene.measurement, estimator="subspace_network", network=surrogate, num_sources=counts
+        )
+        alone = localize(scene.measurement, estimator="music", network=None, num_sources=counts)
+        found, before = (
+            metrics.detection_rate(metrics.detection(estimate, scene.truth))
+            for estimate in (learned, alone)
+        )
+        self.assertGreater(found, 1.1 * before)
+        with self.assertRaisesRegex(config_lib.ConfigError, "positions: need the 144 of its"):
+            localize(scene.measurement, POSITIONS * 1.1, network=surrogate, estimator="auto")
 
     def test_order_of_elements_does_not_matter(self):
         """The same surface, its elements listed in another order: another array to the code."""

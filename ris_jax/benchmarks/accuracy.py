@@ -2,7 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -23,6 +24,13 @@ _TRUTH = ("azimuth", "elevation", "source_range", "num_sources")
 _ROUNDS = 5
 
 
+class NamedNetwork(NamedTuple):
+    """A network, and by what name the tables call it."""
+
+    network: Network
+    name: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What is compared on which scenes."""
@@ -30,8 +38,7 @@ class Plan:
     config: config_lib.Config
     estimators: tuple[str, ...]
     num_scenes: int
-    network: Network | None = None
-    network_name: str = ""
+    networks: Mapping[str, NamedNetwork] = types.MappingProxyType({})  # of those that need one
     fewer: tuple[tuple[str, int], ...] = ()  # estimators that get so many scenes only
     batch_size: int = 64  # scenes at once
     false_alarm_rate: float = config_lib.DEFAULT_FALSE_ALARM_RATE
@@ -40,12 +47,20 @@ class Plan:
         """How many scenes of a cell an estimator gets: the first ones."""
         return min(dict(self.fewer).get(estimator, self.num_scenes), self.num_scenes)
 
+    def network_of(self, estimator: str) -> Network | None:
+        """The network that an estimator uses."""
+        return self.networks[estimator].network if estimator in self.networks else None
+
+    def name_of(self, estimator: str) -> str:
+        """The name of that network; none for no network."""
+        return self.networks[estimator].name if estimator in self.networks else ""
+
     @property
     def settings(self) -> dict[str, Any]:
         """What all cells of a folder share."""
         return store.relevant(self.config) | {
             "num_scenes": self.num_scenes,
-            "network": self.network_name,
+            "network": self.name_of("network"),
             "false_alarm_rate": self.false_alarm_rate,
         }
 
@@ -106,7 +121,7 @@ class Runner:
         return localization.options_of(self.plan.config) | {
             "estimator": estimator,
             "false_alarm_rate": self.plan.false_alarm_rate,
-            "network": self.plan.network if estimator == "network" else None,
+            "network": self.plan.network_of(estimator),
         }
 
     def localise(self, cell: Cell, estimator: str, count: int, **more: Any) -> Estimate:
@@ -123,12 +138,11 @@ class Runner:
         )
 
     def _estimator_key(self, cell: Cell, estimator: str) -> dict[str, Any]:
-        name = self.plan.network_name if estimator == "network" else ""
         return self._key(cell) | {
             "estimator": estimator,
             "told": is_told(cell, estimator),
             "scenes": self.plan.scenes_of(estimator),
-            "network": name,
+            "network": self.plan.name_of(estimator),
             "false_alarm_rate": self.plan.false_alarm_rate,
         }
 

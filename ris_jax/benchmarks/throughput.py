@@ -170,15 +170,17 @@ def _estimator(case: Case, plan: Plan) -> Built:
         counted = case.batch * operations.search_operations(case.config, search, found)
         return Built(lambda: compiled(measurement), cost._replace(operations=counted), spent)
     if case.stage == "network":
-        assert plan.network is not None  # the command has loaded it
+        network = plan.network_of(case.stage)
+        assert network is not None  # the command has loaded it
         waves = (options["wavelength"], options["wavefront"], options["source_signal"])
-        network = plan.network.for_array(measurement, positions, *waves)
+        network = network.for_array(measurement, positions, *waves)
         function = jax.jit(
             lambda m: network_lib.network_start(m, positions, network, None, **options)
         )
     else:
         counts = np.asarray(drawn.truth.num_sources)
         told = {"estimator": case.stage, "num_sources": counts}
+        told["network"] = plan.network_of(case.stage)
         function = jax.jit(lambda m: localization.localize(m, positions, **told, **options))
     compiled, cost, spent = _compiled(function, measurement)
     return Built(lambda: compiled(measurement), cost, spent)
@@ -199,7 +201,7 @@ def _files(case: Case, plan: Plan) -> Built:
             "snr_db": np.asarray(drawn.truth.snr_db),
         },
     )  # fmt: skip
-    network = plan.network if "network" in plan.estimators else None
+    network = plan.network_of("network")
 
     def call():
         found = recordings.read(path)
@@ -267,7 +269,7 @@ def rows_of(
         key = machine | {
             "case": case.sizes | {"stage": case.stage, "varies": case.varies},
             "config": config_lib.to_dict(case.config),
-            "network": plan.network_name if case.stage in ("network", _FILES) else "",
+            "network": plan.name_of("network" if case.stage == _FILES else case.stage),
         }
         path = where.path(f"throughput-{case.stage.replace(' ', '_')}", key)
         stored = where.read(path)

@@ -29,7 +29,7 @@ from ris_jax.cli import settings
 from ris_jax.estimators import names
 
 if TYPE_CHECKING:
-    from ris_jax.benchmarks.accuracy import Plan, Runner
+    from ris_jax.benchmarks.accuracy import NamedNetwork, Plan, Runner
     from ris_jax.benchmarks.store import Store
 
 FLAGS = flags.FlagValues()
@@ -58,7 +58,8 @@ flags.DEFINE_integer("seed", None, "root of all randomness", flag_values=FLAGS)
 settings.define_network(FLAGS)
 settings.define(FLAGS)
 
-_DEFAULT_NETWORK = "default"
+# What comes with the package for those that need a network.
+_SHIPPED = {"network": "default", "subspace_network": "subspace_network"}
 
 
 def _estimators(system: config_lib.SystemConfig) -> tuple[str, ...]:
@@ -75,6 +76,35 @@ def _estimators(system: config_lib.SystemConfig) -> tuple[str, ...]:
                 f"--estimators: need some of {', '.join(known)}; got {name!r}"
             )
     return tuple(dict.fromkeys(wanted))
+
+
+def _networks(estimators: tuple[str, ...], config: config_lib.Config) -> "dict[str, NamedNetwork]":
+    """The networks of those estimators that need one: that of the flags, or what is shipped.
+
+    One that is not for this array is left out, unless its estimator is asked for.
+
+    Raises:
+      ConfigError: it is asked for.
+    """
+    from ris_jax import networks
+    from ris_jax.benchmarks.accuracy import NamedNetwork
+    from ris_jax.estimators import catalogue
+
+    found = {}
+    for name in (name for name in estimators if name in _SHIPPED):
+        found[name] = NamedNetwork(networks.load_pretrained(_SHIPPED[name]), _SHIPPED[name])
+    given = settings.given_network(FLAGS)
+    if given is not None:
+        name = catalogue.of_network(given.config)
+        if name in found:
+            found[name] = NamedNetwork(given, FLAGS.pretrained or given.card)
+    for name in tuple(found):
+        reason = found[name].network.refuses(config)
+        if reason and FLAGS.estimators:
+            raise config_lib.ConfigError(reason)
+        if reason:
+            del found[name]
+    return found
 
 
 def _fewer(estimators: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
@@ -96,25 +126,17 @@ def _plan() -> "Plan":
     given = {} if FLAGS.seed is None else {"training.seed": FLAGS.seed}
     config = settings.configuration(FLAGS, given)
     estimators = _estimators(config.system)
-    from ris_jax import networks
     from ris_jax.benchmarks import accuracy
     from ris_jax.estimators import localization
 
     localization.check_options(estimators[0], false_alarm_rate=FLAGS.false_alarm_rate)
-    network, name = None, ""
-    if "network" in estimators:
-        if FLAGS.workdir or FLAGS.pretrained:
-            network = settings.network(FLAGS)
-            assert network is not None
-            name = FLAGS.pretrained or network.card
-        else:
-            network, name = networks.load_pretrained(_DEFAULT_NETWORK), _DEFAULT_NETWORK
+    networks = _networks(estimators, config)
+    estimators = tuple(name for name in estimators if name in networks or name not in _SHIPPED)
     return accuracy.Plan(
         config=config,
         estimators=estimators,
         num_scenes=FLAGS.num_scenes,
-        network=network,
-        network_name=name,
+        networks=networks,
         fewer=_fewer(estimators),
         batch_size=FLAGS.batch_size,
         false_alarm_rate=FLAGS.false_alarm_rate,
@@ -125,7 +147,8 @@ def _header(plan: "Plan") -> str:
     from ris_jax.reports import provenance
 
     fewer = "".join(f"; {name}: {count}" for name, count in plan.fewer)
-    network = f"; network: {plan.network_name}" if plan.network_name else ""
+    names_ = ", ".join(dict.fromkeys(network.name for network in plan.networks.values()))
+    network = f"; networks: {names_}" if names_ else ""
     return (
         f"{plan.num_scenes} scenes a cell{fewer}, false-alarm rate {plan.false_alarm_rate:g}, "
         f"{plan.batch_size} scenes at once{network}\n{provenance.header(plan.config)}"

@@ -16,9 +16,10 @@ the columns of the bound are empty.
 With --workdir or --pretrained alone, beside the network's normalised squared error (NMSE, both
 matrices at trace N) stand the scores of the effective covariance (blended and shrunk) with its
 floor, the truth after the same shrinkage; of the covariance that the snapshots give by themselves;
-and of the best constant covariance, and how well the network counts. Writes evaluation.csv,
-evaluation.tex and figures/covariance_scores.png into --workdir, or into --out. With both a network
-and --estimator, the estimator uses the network.
+and of the best constant covariance, and how well the network counts. Of a subspace network, whose
+covariance is a surrogate, projectors on the signal subspaces are compared instead. Writes
+evaluation.csv, evaluation.tex and figures/covariance_scores.png into --workdir, or into --out. With
+both a network and --estimator, the estimator uses the network.
 
 Simulated scenes come from the stream `test`, which no training and no validation draws from. With
 --data, a network is scored before the array of the data; recordings need snr_db, too.
@@ -95,6 +96,7 @@ def _evaluate_network() -> int:
             raise config_lib.ConfigError(f"--{flag}: goes with --estimator; none given")
     network = settings.network(FLAGS)
     assert network is not None
+    from ris_jax.models import architectures
     from ris_jax.reports import covariance_scores, figures, provenance, tables
     from ris_jax.training import state as state_lib
 
@@ -109,6 +111,7 @@ def _evaluate_network() -> int:
     state = state_lib.create_train_state(config).replace(ema_params=network.params)
     result, rows, error = covariance_scores.score(state, heldout, training_scenes)
     header = covariance_scores.HEADER
+    print(f"NMSE of {architectures.of(config).scored} at trace N")
     print(tables.as_text(header, rows))
     print(f"expected calibration error of the count: {error:.3f}")
     print(f"variance of outputs over variance of truth: {result.output_variance_ratio:.3f}")

@@ -11,6 +11,7 @@ from absl import flags
 
 from ris_jax import config as config_lib
 from ris_jax import config_files, errors, presets
+from ris_jax.estimators import names
 
 if TYPE_CHECKING:
     from ris_jax.data.record_dataset import Dataset
@@ -48,17 +49,30 @@ def define_network(values: flags.FlagValues) -> None:
 
 
 def network(values: flags.FlagValues) -> "Network | None":
+    """The network that --workdir or --pretrained names, if one does, for --estimator.
+
+    Raises:
+      ConfigError: none is given though the estimator needs one; or as `given_network`.
+      RunError: as `given_network`.
+    """
+    found = given_network(values)
+    if found is None and values.estimator in names.NEED_NETWORK:
+        raise config_lib.ConfigError(
+            f"--estimator: {values.estimator} needs --pretrained or --workdir"
+        )
+    return found
+
+
+def given_network(values: flags.FlagValues) -> "Network | None":
     """The network that --workdir or --pretrained names, if one does.
 
     Raises:
-      ConfigError: both are given, or none though the estimator needs one, or there is no such.
+      ConfigError: both are given, or there is no such.
       RunError: there is no such run, or none of its checkpoints is whole.
     """
     if values.workdir and values.pretrained:
         raise config_lib.ConfigError("--pretrained: need this or --workdir; both given")
     if not (values.workdir or values.pretrained):
-        if values.estimator == "network":
-            raise config_lib.ConfigError("--estimator: network needs --pretrained or --workdir")
         return None
     from ris_jax import networks
 

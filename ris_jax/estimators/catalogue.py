@@ -7,6 +7,7 @@ loops over `METHODS`.
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+from ris_jax import config as config_lib
 from ris_jax.estimators import (
     modified_music,
     orthogonal_matching_pursuit,
@@ -27,6 +28,7 @@ class Method(NamedTuple):
 
     data: Literal["measurement", "covariance"]
     network: Literal["needed", "allowed", "unused"]  # does it use a network
+    architecture: config_lib.Architecture | None = None  # of that network; None: any that is there
     search: Callable[..., Estimate] | None = None  # of a baseline; None: `localize` knows how
     counts: bool = False  # finds the number of sources itself
     mirrored: bool = False  # works on centred grids of elements only, and is told the layout
@@ -34,17 +36,28 @@ class Method(NamedTuple):
 
 METHODS = {
     "maximum_likelihood": Method("measurement", "unused", counts=True),
-    "network": Method("measurement", "needed", counts=True),
-    "music": Method("covariance", "allowed", subspace.music),
-    "mvdr": Method("covariance", "allowed", subspace.mvdr),
-    "modified_music": Method("covariance", "allowed", modified_music.modified_music, mirrored=True),
+    "network": Method("measurement", "needed", "learned_pursuit", counts=True),
+    "music": Method("covariance", "allowed", search=subspace.music),
+    "mvdr": Method("covariance", "allowed", search=subspace.mvdr),
+    "modified_music": Method(
+        "covariance", "allowed", search=modified_music.modified_music, mirrored=True
+    ),
     "reduced_dimension_music": Method(
-        "covariance", "allowed", modified_music.reduced_dimension_music, mirrored=True
+        "covariance", "allowed", search=modified_music.reduced_dimension_music, mirrored=True
     ),
     "orthogonal_matching_pursuit": Method(
-        "measurement", "unused", orthogonal_matching_pursuit.orthogonal_matching_pursuit
+        "measurement",
+        "unused",
+        search=orthogonal_matching_pursuit.orthogonal_matching_pursuit,
     ),
     "sparse_bayesian_learning": Method(
-        "measurement", "unused", sparse_bayesian.sparse_bayesian_learning
+        "measurement", "unused", search=sparse_bayesian.sparse_bayesian_learning
     ),
+    "subspace_network": Method("covariance", "needed", "subspace_network", subspace.music),
 }
+
+
+def of_network(config: config_lib.Config) -> str:
+    """The estimator that a network is trained for."""
+    kind = config.model.architecture
+    return next(name for name, method in METHODS.items() if method.architecture == kind)

@@ -18,14 +18,13 @@ from ris_jax import scenes
 from ris_jax.estimators import (
     checks,
     grids,
-    likelihood,
     maximum_likelihood,
     model_order,
     modified_music,
     network_start,
     symmetric_arrays,
 )
-from ris_jax.estimators.catalogue import METHODS, Method
+from ris_jax.estimators.catalogue import METHODS, Method, of_network
 from ris_jax.estimators.estimate import Estimate
 
 ESTIMATORS = ("auto", *METHODS)
@@ -94,7 +93,8 @@ def localize(
       wavelength: [m].
       wavefront: of the steering vectors.
       source_signal: whether the sources sent the same in all snapshots.
-      estimator: one of `ESTIMATORS`; "auto" is "network" if there is one, else maximum likelihood.
+      estimator: one of `ESTIMATORS`; "auto" is what the network is for if there is one, else
+        maximum likelihood.
       num_sources: how many there are, for all scenes or each, if known.
       max_sources: places for sources in the result.
       false_alarm_rate: of the blind count, the share of scenes with a source too many.
@@ -117,10 +117,13 @@ def localize(
         batch=len(measurement.snapshots),
     )
     if estimator == "auto":
-        estimator = "maximum_likelihood" if network is None else "network"
+        estimator = "maximum_likelihood" if network is None else of_network(network.config)
     method = METHODS[estimator]
     if method.network == "needed":
         checks.require(network is not None, "network", "one for this estimator", network)
+        assert network is not None
+        kind, needed = network.config.model.architecture, method.architecture
+        checks.require(kind == needed, "network", f"a {needed} for this estimator", kind)
     if method.network == "unused" and method.search is not None:
         checks.require(network is None, "network", "none for this estimator", "one")
     if network is not None:
@@ -270,17 +273,15 @@ def _searched_again(
 def network_covariance(
     measurement: scenes.Measurement, network: network_start.Network
 ) -> tuple[cov.LowRankCovariance, Float[Array, "B"], Int[Array, "B"]]:
-    """The covariance of a network, its mean power, and the number of sources that it is sure of."""
+    """The covariance of a network, its mean power, and the number of sources that it finds."""
     config = network.config
     signal = config.system.source_signal
     with jax.default_matmul_precision("highest"):
-        observation = likelihood.observe_batch(measurement, signal)
         fields = jax.vmap(lambda scene: measurement_lib.field_estimates(scene, signal))(measurement)
     snr = jax.vmap(measurement_lib.signal_to_noise)(measurement)
-    opinion = network.opinion(observation, measurement.noise_variance)
-    covariance = cov.effective_covariance(opinion.factor, fields, snr, config.covariance)
-    count = jnp.sum(opinion.existence > network_start.SURE, axis=1)
-    return covariance, jnp.sum(jnp.abs(opinion.factor) ** 2, axis=(1, 2)) / fields.shape[1], count
+    factor, count = network.covariance(measurement)
+    covariance = cov.effective_covariance(factor, fields, snr, config.covariance)
+    return covariance, jnp.sum(jnp.abs(factor) ** 2, axis=(1, 2)) / fields.shape[1], count
 
 
 @functools.partial(jax.jit, static_argnames="source_signal")

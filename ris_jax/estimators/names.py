@@ -9,7 +9,12 @@ SUMMARIES = {
     "reduced_dimension_music": "directions by rank reduction, then ranges (Zhang et al., 2018)",
     "orthogonal_matching_pursuit": "greedy, on a grid (Tropp & Gilbert, 2007)",
     "sparse_bayesian_learning": "on a grid (Gerstoft et al., 2016)",
+    "subspace_network": "MUSIC on a surrogate covariance that is learned (Shmuel et al., 2025)",
 }
+
+
+# Those that cannot do without a network.
+NEED_NETWORK = ("network", "subspace_network")
 
 
 def listing() -> str:

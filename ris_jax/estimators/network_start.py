@@ -40,11 +40,19 @@ class Opinion(NamedTuple):
     doubt: Bool[Array, "B"]  #: it came to no end
 
 
+class LearnedCovariance(NamedTuple):
+    """What a network says of a batch to those who only want a covariance."""
+
+    factor: Complex[Array, "B N r"]  #: any scale
+    num_sources: Int[Array, "B"]
+
+
 class Network(Protocol):
     """What estimators need of a trained network, a pytree."""
 
     @property
     def config(self) -> config_lib.Config: ...
+    def covariance(self, measurement: scenes.Measurement) -> LearnedCovariance: ...
     def opinion(
         self, observation: likelihood.Observation, noise_variance: Float[Array, "B"]
     ) -> Opinion: ...

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ris_jax import config as config_lib
 from ris_jax import errors, presets
 from ris_jax.data import record_dataset
+from ris_jax.models import architectures
 from ris_jax.reports import (
     covariance_scores,
     figures,
@@ -248,7 +249,7 @@ def _scores(report: Report) -> str:
         return page.paragraph("There is no network to score yet.")
     about = page.paragraph(
         f"The network of epoch {report.scores.epoch} on {report.scores.scenes}. NMSE is that of "
-        "covariances at trace N; count right is a share of scenes."
+        f"{architectures.of(report.config).scored} at trace N; count right is a share of scenes."
     )
     rows = report.scores.scored.rows
     return about + page.table(covariance_scores.HEADER, rows) + _pictures(report, "bars")

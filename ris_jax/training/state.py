@@ -12,7 +12,7 @@ from jaxtyping import Array, Int
 
 from ris_jax import config as config_lib
 from ris_jax import losses, scenes
-from ris_jax.models import learned_pursuit
+from ris_jax.models import architectures
 from ris_jax.training import devices, optimizer
 
 
@@ -50,8 +50,8 @@ def parameter_shapes(config: config_lib.Config) -> Any:
     return _shapes(config)[1]
 
 
-def _model(config: config_lib.Config, key: jax.Array) -> learned_pursuit.LearnedPursuit:
-    return learned_pursuit.LearnedPursuit(config, rngs=nnx.Rngs(params=key))
+def _model(config: config_lib.Config, key: jax.Array) -> Any:
+    return architectures.of(config).module(config, rngs=nnx.Rngs(params=key))
 
 
 def create_train_state(

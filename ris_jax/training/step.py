@@ -17,7 +17,7 @@ from jaxtyping import Array, Complex, Float
 from ris_jax import arrays, losses, measurement, scenes
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
-from ris_jax.models import situation
+from ris_jax.models import architectures, situation
 from ris_jax.training import devices, optimizer
 from ris_jax.training import state as state_lib
 
@@ -44,6 +44,10 @@ def prepare(
         fields, snr = jax.vmap(snapshots_say)(batch.measurement)
         factor = scenes.steering_matrix(truth, arrays.element_positions(system), system)
         coordinates = arrays.to_coordinates(truth.azimuth, truth.elevation, truth.source_range)
+        factor, fields = (
+            architectures.of(config).compared(part, truth.num_sources, config)
+            for part in (factor, fields)
+        )
     target = losses.Target(
         factor=factor,
         sample_factor=fields,
@@ -59,15 +63,25 @@ def prepare(
 def covariance_scores(
     prediction: losses.Prediction, target: losses.Target, config: config_lib.Config
 ) -> dict[str, Float[Array, "B"]]:
-    """NMSE against the true covariance of the network's own covariance and of the effective one."""
-    truth = cov.from_factor(target.factor)
+    """NMSE against the true covariance of the network's own covariance and of the effective one.
+
+    Of a subspace network, whose covariance is a surrogate, of the projectors on the signal
+    subspaces in their places.
+    """
+    truth, factor = cov.from_factor(target.factor), _compared(prediction, target, config)
     effective = cov.effective_covariance(
-        prediction.factor, target.sample_factor, target.snr, config.covariance
+        factor, target.sample_factor, target.snr, config.covariance
     )
     return {
-        "nmse": losses.covariance_nmse(cov.from_factor(prediction.factor), truth),
+        "nmse": losses.covariance_nmse(cov.from_factor(factor), truth),
         "effective_nmse": losses.covariance_nmse(effective, truth),
     }
+
+
+def _compared(
+    prediction: losses.Prediction, target: losses.Target, config: config_lib.Config
+) -> Complex[Array, "B N K"]:
+    return architectures.of(config).compared(prediction.factor, target.num_sources, config)
 
 
 def _ema(decay: float, updates: Float[Array, ""], ema: Array, params: Array) -> Array:
@@ -88,7 +102,7 @@ def batch_loss(
     rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
     prediction = state_lib.predict(state.graphdef, params, features, rngs=rngs)
     with _full_precision():
-        terms = losses.loss_terms(prediction, target, config.loss, config.covariance)
+        terms = architectures.of(config).loss_terms(prediction, target, config)
         nmse = covariance_scores(prediction, target, config)["nmse"]
     logged = {f"loss_{name}": jnp.mean(term) for name, term in terms.items()}
     return sum(logged.values(), jnp.zeros(())), logged | {"nmse": jnp.mean(nmse)}
@@ -234,9 +248,10 @@ def eval_step(
     prediction = state_lib.predict(state.graphdef, state.ema_params, features)
     count = 1 + jnp.argmax(prediction.count_logits, axis=-1)
     with _full_precision():
-        terms = losses.loss_terms(prediction, target, config.loss, config.covariance)
+        terms = architectures.of(config).loss_terms(prediction, target, config)
         scores = covariance_scores(prediction, target, config)
-        predicted, true = cov.from_factor(prediction.factor), cov.from_factor(target.factor)
+        predicted = cov.from_factor(_compared(prediction, target, config))
+        true = cov.from_factor(target.factor)
         moments = Moments(
             _outer_sum(predicted.factor),
             jnp.sum(cov.inner(predicted, predicted)),

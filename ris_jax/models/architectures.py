@@ -1,0 +1,47 @@
+"""The table of networks: what makes one, what trains it, and what of its covariance is scored."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Complex, Float, Int
+
+from ris_jax import config as config_lib
+from ris_jax import losses
+from ris_jax.models import learned_pursuit, subspace_network
+
+
+class Architecture(NamedTuple):
+    """How `train` and the scores deal with a network."""
+
+    module: Callable[..., Any]  #: of a configuration and rngs
+    scored: str  #: in words, of what the NMSE of its scores is
+    loss_terms: Callable[
+        [losses.Prediction, losses.Target, config_lib.Config], dict[str, Float[Array, "B"]]
+    ]
+    #: What of a factor [B, N, r] with a true number of sources [B] is compared with the truth's.
+    compared: Callable[
+        [Complex[Array, "B N r"], Int[Array, "B"], config_lib.Config], Complex[Array, "B N c"]
+    ]
+
+
+ARCHITECTURES: dict[config_lib.Architecture, Architecture] = {
+    "learned_pursuit": Architecture(
+        learned_pursuit.LearnedPursuit,
+        "covariances",
+        lambda prediction, target, config: losses.loss_terms(
+            prediction, target, config.loss, config.covariance
+        ),
+        lambda factor, num_sources, config: factor,
+    ),
+    "subspace_network": Architecture(
+        subspace_network.SubspaceNetwork,
+        "projectors on the signal subspaces",
+        subspace_network.loss_terms,
+        subspace_network.signal_factor,
+    ),
+}
+
+
+def of(config: config_lib.Config) -> Architecture:
+    """The architecture that a configuration names."""
+    return ARCHITECTURES[config.model.architecture]
