@@ -18,11 +18,13 @@ either, only what they claim and, of case 1, its sensors, snapshots and SNR.
 """
 
 import functools
+from typing import Any
 
 import ris_jax  # noqa: F401  Before jax: it sets threads that JAX reads when it starts.
 
 # isort: split
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
@@ -90,9 +92,7 @@ def _smoothed(scene: scenes.Scene, config: config_lib.Config, positions) -> Esti
     covariance, _ = localization.snapshot_covariance(scene.measurement, "constant")
     factor = cov.forward_backward(covariance.factor)
     shape, window = (1, _SENSORS), (1, _SUB_ARRAY)
-    smooth = cov.LowRankCovariance(
-        smoothing.smooth(factor, shape, window), np.zeros(len(factor), np.float32)
-    )
+    smooth = cov.LowRankCovariance(smoothing.smooth(factor, shape, window), jnp.zeros(len(factor)))
     options = localization.options_of(config)
     del options["source_signal"]
     search = jax.jit(functools.partial(subspace.music, **options))
@@ -111,7 +111,7 @@ def coherent(config: config_lib.Config, network: networks.Network, snr_db: float
     config = at_snr(config, snr_db)
     scene, positions = drawn(config), arrays.element_positions(config.system)
     truth = scene.truth._replace(elevation=np.zeros_like(scene.truth.elevation))
-    options = localization.options_of(config) | {"num_sources": 2}
+    options: dict[str, Any] = localization.options_of(config) | {"num_sources": 2}
 
     def by(estimator, network=None):
         return localization.localize_in_chunks(

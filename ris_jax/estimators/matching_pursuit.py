@@ -27,8 +27,10 @@ _TOLERANCE = 0.01
 _ROUNDING = 1e-6
 # What a source more has to bring to be preferred to a change without one, in the same unit.
 _PRICE = 10.0
-# A source that explains so much more than the others is not doubted, in the same unit.
-_BEYOND_DOUBT = 60.0
+# A source that explains so much more than the others is not doubted, in the same unit, unless it
+# is so close to another, in units of resolution.
+_BEYOND_DOUBT = 30.0
+_CLOSE = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,30 +203,35 @@ def _losses(task: Task) -> Float[Array, "K"]:
 
 
 def doubtful(search: Search, task: Task) -> Bool[Array, ""]:
-    """Whether there is a source, not the only one, that may have to go."""
-    several = jnp.sum(task.fit.active) > jnp.maximum(task.least, 1)
-    return several & (jnp.min(_losses(task)) < _BEYOND_DOUBT * search.noise_variance(task))
+    """Whether a source may be one too many: it is weak, or two are close to each other."""
+    fit = task.fit
+    weak = jnp.min(_losses(task)) < _BEYOND_DOUBT * search.noise_variance(task)
+    apart = (fit.coordinates[:, None] - fit.coordinates) / search.grid.unit
+    pairs = jnp.triu(jnp.outer(fit.active, fit.active), 1) > 0
+    close = jnp.any(pairs & (jnp.sum(apart**2, axis=-1) < _CLOSE**2))
+    return (jnp.sum(fit.active) > jnp.maximum(task.least, 1)) & (weak | close)
 
 
 def prune(search: Search, task: Task) -> tuple[Task, Bool[Array, ""]]:
-    """Takes the weakest source out if the others explain the data about as well without it.
+    """Takes the weakest source out if the others, put right, explain the data about as well.
 
     It may have been added for what others, not yet in their places, had left of the data.
     Returns the task and whether it went.
     """
     fit = task.fit
     index = jnp.arange(fit.active.shape[0])
-    count = jnp.sum(fit.active).astype(int)
+    left = jnp.maximum(jnp.sum(fit.active).astype(int) - 1, 0)
     # The last one takes its slot: those that are present come first.
     taken = index == jnp.argmin(_losses(task))
     fewer = refinement.refine(
         search.setting,
         task.observation,
-        jnp.where(taken[:, None], fit.coordinates[count - 1], fit.coordinates),
-        (index < count - 1).astype(fit.active.dtype),
-        search.options.final_iterations,
+        jnp.where(taken[:, None], fit.coordinates[left], fit.coordinates),
+        (index < left).astype(fit.active.dtype),
+        search.options.joint_iterations,
     )
-    gone = (count > task.least) & ~search.significant(task._replace(fit=fewer), fit)
+    fewer = improve(search, task._replace(least=left, most=left, fit=fewer))[0].fit
+    gone = (left >= task.least) & ~search.significant(task._replace(fit=fewer), fit)
     return task._replace(fit=_where(gone, fewer, fit)), gone
 
 

@@ -324,6 +324,16 @@ class CountTest(parameterized.TestCase):
         found = estimate(measurement, source_signal=source_signal)
         np.testing.assert_array_equal(found.num_sources, COUNTS)
 
+    def test_close_sources(self):
+        """What two that are not yet apart leave of the data is no third one: under half a beam."""
+        truth = draw(0, 2)
+        angle = np.random.default_rng(50).uniform(0.0, 2 * np.pi, BATCH)
+        points = truth.points.copy()
+        points[:, 1, :2] = points[:, 0, :2] + 0.14 * np.stack([np.cos(angle), np.sin(angle)], -1)
+        points[:, 1, 2] = points[:, 0, 2]
+        found = estimate(simulate(truth._replace(points=points), 7, 30.0))
+        self.assertGreaterEqual(np.mean(found.num_sources == 2), 0.95)
+
     @parameterized.parameters(*SIGNALS)
     def test_without_noise(self, source_signal):
         """Rounding is not a source."""
