@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -38,7 +37,9 @@ class Plan:
     config: config_lib.Config
     estimators: tuple[str, ...]
     num_scenes: int
-    networks: Mapping[str, NamedNetwork] = types.MappingProxyType({})  # of those that need one
+    networks: Mapping[str, NamedNetwork] = dataclasses.field(  # of those that need one
+        default_factory=dict
+    )
     fewer: tuple[tuple[str, int], ...] = ()  # estimators that get so many scenes only
     batch_size: int = 64  # scenes at once
     false_alarm_rate: float = config_lib.DEFAULT_FALSE_ALARM_RATE
