@@ -128,7 +128,8 @@ def coherent(config: config_lib.Config, network: networks.Network, snr_db: float
     rows = []
     for name, localise in methods.items():
         found = _along_the_line(jax.device_get(localise()))
-        error = metrics.rmspe(found, truth) * 2**0.5  # one angle, not the mean of two
+        # One angle, not the mean of two.
+        error = metrics.rmspe(found, truth, penalty=np.pi / 2**1.5) * 2**0.5
         resolved = float(np.mean(metrics.resolved(found, truth)))
         rows.append((snr_db, name, float(np.mean(error)), float(np.median(error)), resolved))
     return rows

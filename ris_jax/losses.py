@@ -156,7 +156,8 @@ def subspace_missed(
     inverse = cov.gram_pseudo_inverse(adjoint @ estimate, num_sources)
     inner = adjoint @ basis
     held = jnp.sum((inner.conj() * (inverse @ inner)).real, axis=(-1, -2))
-    return 1.0 - held / num_sources
+    there = jnp.sum(jnp.abs(basis) ** 2, axis=(-1, -2))  # fewer dimensions where two are one
+    return 1.0 - held / jnp.maximum(there, 1.0)
 
 
 def position_error(
@@ -165,7 +166,7 @@ def position_error(
     truth: Float[Array, "... K 3"],
     true: Float[Array, "... K"],
 ) -> Float[Array, "..."]:
-    """Root mean squared periodic error (RMSPE) of positions over the best pairing of sources.
+    """Root mean square distance of positions over the best pairing of sources, capped at `REACH`.
 
     What Shmuel et al. (2025) train with, of `metrics.rmspe`, but in (u, w, 1/r), which need no
     period. A source counts with its distance, or with `REACH` if it is farther from its estimate

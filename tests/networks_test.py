@@ -89,6 +89,13 @@ class EstimatorTest(parameterized.TestCase):
         error = difference.std(ddof=1) / np.sqrt(SCENES)
         self.assertLess(difference.mean(), 0.02 * gospa[1].mean() + 3.0 * error)
 
+    def test_is_used_where_it_is_given(self):
+        """By `localize` as a newcomer calls it."""
+        measurement = draw().measurement
+        network = networks.load_pretrained("default")
+        found = localization.localize(measurement, POSITIONS, wavelength=0.3, network=network)
+        jax.tree.map(np.testing.assert_array_equal, found, localize(measurement))
+
     def test_number_of_sources_known(self):
         """As many as asked for, where need be from the search."""
         scene = draw(**{"scene.snr_max_db": 0.0})

@@ -61,7 +61,6 @@ class Plan:
         """What all cells of a folder share."""
         return store.relevant(self.config) | {
             "num_scenes": self.num_scenes,
-            "network": self.name_of("network"),
             "false_alarm_rate": self.false_alarm_rate,
         }
 

@@ -15,7 +15,7 @@ from ris_jax import config as config_lib
 Count = Literal["own", "blind", "known"]
 Figure = Literal["bars", "lines", "heat_map", "runtime"]
 
-# What the hardware has that the estimator is not told; README, "What is simulated".
+# What the hardware has that the estimator is not told; docs/guide/arrays.md.
 IMPAIRMENTS: dict[str, dict[str, Any]] = {
     "none": {},
     "positions off by 7.5 mm": {"impairments.position_jitter": 7.5e-3},

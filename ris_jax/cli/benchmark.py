@@ -39,7 +39,7 @@ flags.DEFINE_integer("num_scenes", 200, "of every cell", lower_bound=2, flag_val
 flags.DEFINE_list(
     "estimators",
     None,
-    f"by comma; the default is all that work on the array of {names.listing()}",
+    f"by comma; the default is all that work on the array. {names.listing()}",
     flag_values=FLAGS,
 )
 flags.DEFINE_multi_string(

@@ -105,6 +105,8 @@ def _evaluate_network() -> int:
         config = config_lib.override(config, {"training.batch_size": FLAGS.batch_size})
     FLAGS.batch_size = config.training.batch_size  # what is told if memory runs out
     config, heldout, training_scenes = _network_case(config)
+    if reason := network.refuses(config):
+        raise config_lib.ConfigError(reason)
     num_scenes = heldout.num_scenes
     print(f"{FLAGS.workdir or FLAGS.pretrained}, {num_scenes} scenes {_source()}")
     print(provenance.header(config))

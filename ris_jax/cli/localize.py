@@ -13,8 +13,9 @@ scenes, and what they were localised with.
 
 With --pretrained (or --workdir, a run of `train`) a network finds the sources and the likelihood
 refines them: several times faster than the search alone, and with "robust" told how hardware
-errs. It needs no training for another array. Where the data give the SNR, a residual that is more
-than noise is reported: then positions, codes or channel are not what the data say.
+errs. Those but `subspace_network` need no training for another array. Where the data give the SNR,
+a residual that is more than noise is reported: then positions, codes or channel are not what the
+data say.
 """
 
 import dataclasses

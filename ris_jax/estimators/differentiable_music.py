@@ -65,13 +65,15 @@ def soft_peaks(
     """
     inverse = cov.gram_pseudo_inverse(factor.conj().T @ factor, num_sources)
     height = -jax.lax.stop_gradient(_left(factor, inverse, grid.conjugates))
-    # Beyond the horizon the grid's vectors are zero: nothing of them is explained.
+    # Beyond the horizon there is nothing.
+    height = jnp.where(jnp.any(grid.conjugates != 0, axis=-1), height, -jnp.inf)
     heights, index = grids.highest_peaks(height, grid.shape, max_sources)
     places = _windows(grid.points[index], grid.shape, limits)
     left = _left(factor, inverse, steering(places.reshape(-1, 3)).conj())
     low, high = limits
     inside = jnp.all((places >= low) & (places <= high), axis=-1)
     inside &= jnp.sum(places[..., :2] ** 2, axis=-1) < 1.0
+    inside |= ~jnp.any(inside, axis=-1, keepdims=True)  # of no peak, whose result is not used
     level = jnp.where(inside, -_SHARPNESS * jnp.log(left.reshape(inside.shape)), -jnp.inf)
     weight = jax.nn.softmax(level, axis=-1)
     found = jnp.isfinite(heights) & (jnp.arange(max_sources) < num_sources)

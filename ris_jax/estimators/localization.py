@@ -68,7 +68,7 @@ def localize(
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
     source_signal: config_lib.SourceSignal = "constant",
-    estimator: str = "maximum_likelihood",
+    estimator: str = "auto",
     num_sources: int | Int[Array, "B"] | None = None,
     max_sources: int = 5,
     false_alarm_rate: float = model_order.DEFAULT_FALSE_ALARM_RATE,

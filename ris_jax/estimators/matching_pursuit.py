@@ -27,7 +27,7 @@ _TOLERANCE = 0.01
 _ROUNDING = 1e-6
 # What a source more has to bring to be preferred to a change without one, in the same unit.
 _PRICE = 10.0
-# A source that explains so much more than the others is not doubted, in the same unit, unless it
+# A source that explains so much that the others do not is not doubted, in the same unit, unless it
 # is so close to another, in units of resolution.
 _BEYOND_DOUBT = 30.0
 _CLOSE = 2.0
@@ -205,7 +205,9 @@ def _losses(task: Task) -> Float[Array, "K"]:
 def doubtful(search: Search, task: Task) -> Bool[Array, ""]:
     """Whether a source may be one too many: it is weak, or two are close to each other."""
     fit = task.fit
-    weak = jnp.min(_losses(task)) < _BEYOND_DOUBT * search.noise_variance(task)
+    # Noise explains its variance for every amplitude.
+    least = _BEYOND_DOUBT + 2.0 * (search.amplitudes - 1)
+    weak = jnp.min(_losses(task)) < least * search.noise_variance(task)
     apart = (fit.coordinates[:, None] - fit.coordinates) / search.grid.unit
     pairs = jnp.triu(jnp.outer(fit.active, fit.active), 1) > 0
     close = jnp.any(pairs & (jnp.sum(apart**2, axis=-1) < _CLOSE**2))

@@ -220,7 +220,7 @@ class Checkpoints:
             saved_config = config_lib.from_dict(items.config)
         except config_lib.ConfigError as error:
             raise errors.RunError(
-                f"checkpoint of epoch {epoch} in {self._root} is whole but of another version or "
+                f"{self._named(epoch)} in {self._root} is whole but of another version or "
                 f"damaged: {error}"
             ) from error
         if saved_config != template.config:
