@@ -158,7 +158,8 @@ def write_index(folder: pathlib.Path, said: dict[str, str], header: str) -> path
 _READING = """\
 Found: an estimate of its own within 5 degrees in azimuth and elevation. Resolved: as many estimates
 as sources, each source's own nearer than half the least angle between sources and than 5 degrees.
-RMSE is of the sources found, the bound beside it (root of the mean variance) of the very same ones;
+RMSE is of the sources found, the bound beside it (root of the mean variance) of the very same ones,
+in the figures of those that the first estimator found;
 `above_bound_db` is 20 log10 of the one over the other; `median_ratio`, the median of |error| over
 the bound's standard deviation, counts the missed as infinite errors and is 0.674 for an efficient
 estimator. What is missed and false is in `detected`, `false_per_scene` and `gospa_m` (cutoff 2 m).

@@ -72,9 +72,8 @@ def _bound(axes: Axes, column: str, rows: Rows, lines: bool) -> None:
     name = rows[0]["estimator"]
     own = [row for row in rows if row["estimator"] == name]
     own = list({row["value"]: row for row in own}.values())
-    label = f"Cramér-Rao bound (of what {name.replace('_', ' ')} found)"
     places, values = (np.array([row[of] for row in own], float) for of in ("value", column))
-    style = {"color": "k", "zorder": 5, "lw": 1.5, "label": label}
+    style = {"color": "k", "zorder": 5, "lw": 1.5, "label": "Cramér-Rao bound"}
     if lines:
         axes.plot(places, values, ls="--", **style)
     else:
