@@ -82,7 +82,8 @@ def search_operations(
     """Matrix-product operations of a scene in the likelihood's search.
 
     Steering vectors through the operator, and the grid. Growing takes a round more than there are
-    sources (no more than K_max); improving one round.
+    sources (no more than K_max); improving one round. Pruning, which only scenes in doubt need, is
+    not counted.
 
     Args:
       config: array and most sources.
