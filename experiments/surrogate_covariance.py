@@ -198,6 +198,8 @@ def near_field(num_sources: int) -> list[tuple]:
 
 def main(_) -> None:
     """Both cases, each a table."""
+    if unknown := sorted(set(_CASES.value) - {"1", "2"}):
+        raise app.UsageError(f"--cases: need some of 1, 2; got {', '.join(unknown)}")
     print(provenance.header(config_lib.Config()))
     if "1" in _CASES.value:
         config = line()

@@ -130,7 +130,7 @@ class Ceilings(NamedTuple):
     """What the machine does at most, measured."""
 
     operations: float  # a second, of a large float32 matrix product
-    bytes_per_second: float  # , read and written by a large copy
+    bytes_per_second: float  # read and written by a large copy
 
 
 def ceilings(seconds: float) -> Ceilings:

@@ -3,7 +3,7 @@ r"""Maximum likelihood by matching pursuit with joint refinement.
 Sources are added one by one where the residual says, and after each all are refined together.
 When none is to be added, each in turn is taken out and sought elsewhere, or split in two; what
 explains the data better is kept. The number of sources is the caller's, or grows for as long as
-the test of `model_order` holds, which every source must still pass when all are in their places.
+the test of `model_order` holds; where there is doubt, the weakest must pass it again in the end.
 
 A batch is worked off as a queue: every round takes up the next few scenes that are not finished,
 so that a scene costs what it needs and not what the hardest of its batch needs.
