@@ -73,7 +73,7 @@ def check_conditioning(config: config_lib.Config) -> Iterator[Finding]:
     from ris_jax import measurement, scenes
 
     for name in get_args(config_lib.CodebookName):
-        system = dataclasses.replace(config.system, codebook=name)
+        system = dataclasses.replace(config.system, codebook=name, codes_file=None)
         key = scenes.stream_key(config.training.seed, "doctor")
         batch = scenes.sample_scenes(key, dataclasses.replace(config, system=system), 16)
         median = float(jnp.median(jax.vmap(measurement.condition_number)(batch.measurement)))

@@ -10,6 +10,7 @@ Commands:
   localize   positions of the sources in recordings, with error bars
   report     one page of a run, finished or not
   tune       search for hyper-parameters, with any number of workers
+  bound      Cramér-Rao bound over the field of view: maps, sweeps, limits
   benchmark  estimators against each other and the bound, and speed: a folder for a paper
   doctor     check an installation
 
@@ -24,7 +25,8 @@ import threading
 from absl import flags, logging
 
 _COMMANDS = (
-    "train", "simulate", "import", "evaluate", "localize", "report", "tune", "benchmark", "doctor"
+    "train", "simulate", "import", "evaluate", "localize", "report", "tune", "bound", "benchmark",
+    "doctor",
 )  # fmt: skip
 _MODULES = {"import": "import_records"}  # a command's module, where it cannot have its name
 _GO_ON = ("train", "tune", "benchmark", "simulate", "import_records")  # where they stopped
