@@ -278,27 +278,27 @@ def resolutions(
       Smith, *Statistical resolution limits and the complexified Cramer-Rao bound*, IEEE Trans.
       Signal Process. 53(5), 2005.
     """
-    shares = np.geomspace(1e-4, 0.99, _SEPARATIONS)
-    firsts, seconds, widths = [], [], []
-    for place in np.asarray(places, float):
-        for axis in range(3):
-            width = shares * (2.0 * place[2] if axis == 2 else np.pi / 2)
-            offset = 0.5 * width[:, None] * np.eye(3)[axis]
-            firsts += [place + offset, place - offset]
-            seconds += [place - offset, place + offset]
-            widths.append(width)
-    firsts, seconds = np.concatenate(firsts), np.concatenate(seconds)
-    unit = unit_bounds(surface, firsts, seconds, wavefront=wavefront, source_signal=source_signal)
-    found = deviations(unit, snr(firsts, unit), firsts).parameters
-    found = found.reshape(len(places), 3, 2, _SEPARATIONS, 3).max(axis=2)
-    widths = np.reshape(widths, (len(places), 3, _SEPARATIONS))
-    needed = np.stack([found[:, axis, :, axis] for axis in range(3)], axis=1)
-    # Seen from wide to narrow the ratio of the bound to half the separation grows past one.
-    ratios = (needed / (widths / 2.0))[..., ::-1]
-    limits = np.array(
-        [
-            [crossing(width, ratio) for width, ratio in zip(*pair, strict=True)]
-            for pair in zip(widths[..., ::-1], ratios, strict=True)
-        ]
-    )
-    return np.where(limits == 0.0, np.inf, np.where(np.isinf(limits), widths[..., 0], limits))
+    centres = np.repeat(np.asarray(places, float), 3, axis=0)  # one search a place and axis
+    axes = np.tile(np.arange(3), len(places))
+    widest = np.where(axes == 2, 0.99 * 2.0 * centres[:, 2], 0.99 * np.pi / 2)
+    low, high = 1e-4 * widest, widest
+    for _ in range(2):  # coarse, then around what was found
+        widths = np.geomspace(high, low, _SEPARATIONS, axis=1)
+        offsets = 0.5 * widths[..., None] * np.eye(3)[axes][:, None, :]
+        above, below = (centres[:, None] + sign * offsets for sign in (1.0, -1.0))
+        firsts = np.stack([above, below]).reshape(-1, 3)
+        seconds = np.stack([below, above]).reshape(-1, 3)
+        unit = unit_bounds(
+            surface, firsts, seconds, wavefront=wavefront, source_signal=source_signal
+        )
+        found = deviations(unit, snr(firsts, unit), firsts).parameters
+        found = found.reshape(2, len(axes), _SEPARATIONS, 3).max(axis=0)
+        found = np.take_along_axis(found, axes[:, None, None], axis=2)[..., 0]
+        # From wide to narrow the ratio of the bound to half the separation grows past one.
+        pairs = zip(widths, found / (widths / 2.0), strict=True)
+        limits = np.array([crossing(width, ratio) for width, ratio in pairs])
+        limits = np.where(np.isinf(limits), low, limits)
+        step = (widths[:, 0] / widths[:, 1]) ** 1.5
+        low = np.where(limits > 0.0, limits / step, low)
+        high = np.where(limits > 0.0, np.minimum(limits * step, widest), high)
+    return np.where(limits == 0.0, np.inf, limits).reshape(-1, 3)

@@ -46,6 +46,7 @@ surfaces.define(FLAGS)
 flags.DEFINE_integer(
     "num_channels", 1, "draws of the channel of a configuration", lower_bound=1, flag_values=FLAGS
 )
+flags.DEFINE_bool("maps", True, "draw the two maps", flag_values=FLAGS)
 flags.DEFINE_integer("grid", 100, "positions on a side of a map", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_float(
     "elevation_deg", 0.0, "of the map from above", lower_bound=-89.0, upper_bound=89.0,
@@ -307,7 +308,8 @@ def run() -> int:
         else f"{budget.transmit_power_dbm:g} dBm, noise {budget.noise_power_dbm:.1f} dBm"
     )
     sizes, side = source.sizes(), FLAGS.grid
-    print(f"bound: {sizes}, {source.model()}; {level}; 2 maps of {side} x {side}", flush=True)
+    maps = f"; 2 maps of {side} x {side}" if FLAGS.maps else ""
+    print(f"bound: {sizes}, {source.model()}; {level}{maps}", flush=True)
     folder = pathlib.Path(FLAGS.out)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -320,7 +322,8 @@ def run() -> int:
     print(tables.as_text(shown, bound_tables.rows(numbers[:, keep])), flush=True)
     provenance.write_whole(folder / "positions.csv", bound_tables.as_csv(numbers))
     _print_limits(bound, places)
-    _maps(folder, bound, f"{level}, {sizes}")
+    if FLAGS.maps:
+        _maps(folder, bound, f"{level}, {sizes}")
     for name, values in sweeps:
         _sweep(folder, bound, name, values, places)
     print(f"written: {folder}, {time.monotonic() - began:.0f} s")
