@@ -295,6 +295,8 @@ def run() -> int:
         raise config_lib.ConfigError(
             f"--front_range: need finite metres above zero; got {FLAGS.front_range}"
         )
+    if FLAGS.data and FLAGS["seed"].present:
+        raise config_lib.ConfigError("--seed: need this or --data, which has its channel")
     began = time.monotonic()
     sweeps = [sweep(text) for text in FLAGS.sweep]
     _check_sweeps(sweeps)

@@ -35,7 +35,11 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_integer(
-        "seed", 0, "of the channel that a configuration draws", lower_bound=0, flag_values=values
+        "seed",
+        0,
+        "root of all randomness, such as the channel of a configuration",
+        lower_bound=0,
+        flag_values=values,
     )
     flags.DEFINE_float(
         "snr_db", None, "SNR of a source by itself; the default is 10", flag_values=values
@@ -253,9 +257,8 @@ def source(values: flags.FlagValues, num_channels: int = 1) -> SurfaceSource:
                 f"--set: with --data need scene.*, impairments.*, system.wavefront or "
                 f"system.source_signal; got {text!r}"
             )
-    for flag in ("preset", "seed"):
-        if values[flag].present:
-            raise config_lib.ConfigError(f"--{flag}: need this or --data; both given")
+    if values["preset"].present:
+        raise config_lib.ConfigError("--preset: need this or --data; both given")
     if num_channels > 1:
         raise config_lib.ConfigError("--num_channels: need 1 with --data, which has its channel")
     found = recordings_lib.read(values.data)
@@ -268,7 +271,7 @@ def source(values: flags.FlagValues, num_channels: int = 1) -> SurfaceSource:
     config = settings.configuration(values, {}, {k: v for k, v in said.items() if v is not None})
     codes = read_codes(pathlib.Path(values.codes), len(found.positions)) if values.codes else None
     index = int(np.flatnonzero(found.scene_numbers == values.scene)[0])
-    return SurfaceSource(config, found, index, codes, 0, 1)
+    return SurfaceSource(config, found, index, codes, values.seed, 1)
 
 
 def power(

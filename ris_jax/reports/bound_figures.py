@@ -43,7 +43,13 @@ def _column(numbers: np.ndarray, name: str) -> np.ndarray:
     return numbers[..., HEADER.index(name)]
 
 
-def _draw_map(axes: Axes, across: np.ndarray, along: np.ndarray, values: np.ndarray) -> None:
+def draw_map(
+    axes: Axes,
+    across: np.ndarray,
+    along: np.ndarray,
+    values: np.ndarray,
+    limits: tuple[float, float] | None = None,
+) -> None:
     """Colours on a logarithmic scale, a line at every factor of 10^(1/2), grey where infinite."""
     unknown = np.ma.masked_array(np.ones(values.shape), ~np.isposinf(values))
     axes.pcolormesh(
@@ -53,8 +59,7 @@ def _draw_map(axes: Axes, across: np.ndarray, along: np.ndarray, values: np.ndar
     if not known.size:
         axes.text(0.5, 0.5, "not identifiable", transform=axes.transAxes, ha="center")
         return
-    low = known.min()
-    high = max(min(np.quantile(known, 0.995), low * 10**_DECADES), low * 1.05)
+    low, high = limits or color_limits(known)
     drawn = np.ma.masked_invalid(values)
     mesh = axes.pcolormesh(
         across, along, drawn, norm=LogNorm(low, high), shading="nearest", rasterized=True
@@ -69,6 +74,12 @@ def _draw_map(axes: Axes, across: np.ndarray, along: np.ndarray, values: np.ndar
     bar.ax.yaxis.set_minor_formatter(_plain if high < 8 * low else NullFormatter())
 
 
+def color_limits(known: np.ndarray) -> tuple[float, float]:
+    """Least and largest of the finite values, without the largest few."""
+    low = float(known.min())
+    return low, float(max(min(np.quantile(known, 0.995), low * 10**_DECADES), low * 1.05))
+
+
 def _plain(value: float, _: int | None = None) -> str:
     """A tick's label without powers of ten."""
     return f"{value:.3g}"
@@ -79,7 +90,7 @@ def _four_panels(numbers: np.ndarray, across: np.ndarray, along: np.ndarray, tit
     grey = "; grey: not identifiable" if np.isposinf(numbers).any() else ""
     figure.suptitle(title + grey, fontsize="medium")
     for axes, (name, label) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
-        _draw_map(axes, across, along, _column(numbers, name))
+        draw_map(axes, across, along, _column(numbers, name))
         axes.set(title=label, aspect="equal")
     return figure
 
@@ -154,4 +165,38 @@ def curves(
         axes.set(xlabel=name, ylabel=label)
         axes.grid(alpha=0.3, which="both")
     figure.axes[0].legend(fontsize="small", title="azimuth, elevation, range")
+    return figure
+
+
+def before_and_after(
+    places: Float[np.ndarray, "R A 3"],
+    maps: Mapping[str, Float[np.ndarray, "R A"]],
+    errors: Mapping[str, Float[np.ndarray, "P"]],
+) -> Figure:
+    """Position error bounds of two sets of codes from above, and of all sets over the positions.
+
+    Args:
+      places: x, y and z [m] of the maps.
+      maps: by name of the codes, position error bound [m].
+      errors: by name of the codes, position error bound [m] of the positions they were made for.
+    """
+    figure = Figure(figsize=(13.0, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(maps) + 1)
+    known = np.concatenate([found[np.isfinite(found)] for found in maps.values()])
+    limits = color_limits(known) if known.size else None
+    for axes, (name, found) in zip(panels, maps.items(), strict=False):
+        draw_map(axes, places[..., 0], places[..., 2], found, limits)
+        axes.set(title=f"{name}: position error [m]", aspect="equal")
+        axes.set(xlabel="x [m]", ylabel="z, boresight [m]")
+    axes = panels[-1]
+    for name, found in errors.items():
+        ordered = np.sort(found[np.isfinite(found)])
+        axes.step(ordered, (np.arange(ordered.size) + 1) / found.size, where="post", label=name)
+        if found.size == 1:
+            axes.plot(ordered, np.ones(ordered.size), "o", color=axes.lines[-1].get_color())
+    if any(np.isfinite(found).any() for found in errors.values()):
+        axes.set_xscale("log")
+    axes.set(xlabel="position error bound [m]", ylabel="fraction of the positions", ylim=(0, 1.02))
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize="x-small")
     return figure
