@@ -31,7 +31,7 @@ Goal = Literal["mean", "worst", "quantile"]
 _STEP = 0.2  # of the descent at its start [rad]
 _SHARPNESS = 12.0  # exponent of the smooth maximum
 _BAND = 0.1  # width of the smooth quantile, in log error
-_LEAST_DETERMINANT = 1e-7  # of a correlation matrix: below it is rounding
+_ROUNDING = 1e-6  # of a Gram matrix, and of the determinant of a correlation matrix
 _COORDINATES = 2048  # of one call of the coordinate descent
 
 
@@ -95,22 +95,30 @@ def grams_of(images: Complex[Array, "... 4 M"]) -> Complex[Array, "... 4 4"]:
 
 
 def _information(grams: Complex[Array, "... 4 4"]) -> Float[Array, "... 3 3"]:
-    """Of three derivatives, the amplitude of the vector before them being unknown."""
+    """Of three derivatives, the amplitude of the vector before them being unknown.
+
+    What a derivative has beyond the vector is raised to the rounding of their Gram matrix.
+    """
     power = jnp.maximum(grams[..., 0, 0].real, jnp.finfo(grams.real.dtype).tiny)
     across = grams[..., 1:, :1] * grams[..., :1, 1:] / power[..., None, None]
-    return (grams[..., 1:, 1:] - across).real
+    whole = grams[..., 1:, 1:].real
+    matrix = whole - across.real
+    whole, diagonal = (jnp.diagonal(part, axis1=-2, axis2=-1) for part in (whole, matrix))
+    raised = jnp.maximum(_ROUNDING * whole - diagonal, 0.0)
+    return matrix + raised[..., None] * jnp.eye(3, dtype=matrix.dtype)
 
 
 def _trace_of_inverse(matrix: Float[Array, "... 3 3"]) -> Float[Array, "..."]:
-    """By cofactors of the correlation matrix; large where the matrix is singular."""
+    """By cofactors of the correlation matrix; large and finite where the matrix is singular."""
     diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
-    diagonal = jnp.maximum(diagonal, jnp.finfo(matrix.dtype).tiny * 1e6)
+    diagonal = jnp.maximum(diagonal, jnp.finfo(matrix.dtype).tiny * 1e9)
     scale = jax.lax.rsqrt(diagonal)
     a, b, c = (matrix[..., i, j] * scale[..., i] * scale[..., j] for i, j in _PAIRS)
-    determinant = 1.0 - a * a - b * b - c * c + 2.0 * a * b * c
+    determinant = (1.0 - a * a - b * b - c * c + 2.0 * a * b * c)[..., None]
     cofactors = jnp.stack([1.0 - c * c, 1.0 - b * b, 1.0 - a * a], axis=-1)
-    total = jnp.sum(jnp.maximum(cofactors, 0.0) / diagonal, axis=-1)
-    return total / jnp.maximum(determinant, _LEAST_DETERMINANT)
+    regular = determinant > _ROUNDING
+    inverse = jnp.maximum(cofactors, determinant) / jnp.where(regular, determinant, 1.0)
+    return jnp.sum(jnp.where(regular, inverse, 1.0 / _ROUNDING) / diagonal, axis=-1)
 
 
 _PAIRS = ((0, 1), (0, 2), (1, 2))

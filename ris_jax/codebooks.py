@@ -75,7 +75,7 @@ def read_codes(path: str | pathlib.Path) -> Complex[np.ndarray, "L N"]:
     try:
         with np.load(path, allow_pickle=False) as found:
             codes = np.asarray(found["codes"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise errors.RunError(
             f"{path}: need an .npz file with codes; {errors.first_line(error)}"
         ) from error

@@ -26,6 +26,7 @@ import io
 import json
 import pathlib
 import time
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -216,7 +217,7 @@ class _Designer:
             with np.load(self.path, allow_pickle=False) as found:
                 self.state = dict(found)
             same = str(self.state["fingerprint"]) == self.fingerprint()
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise errors.RunError(
                 f"{self.path}: need a whole state; remove it; {errors.first_line(error)}"
             ) from error

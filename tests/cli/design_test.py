@@ -11,7 +11,7 @@ from ris_jax.cli import main
 
 SMALL = (
     "--set=system.rows=4", "--set=system.columns=4", "--set=system.num_antennas=1",
-    "--set=system.num_snapshots=6", "--set=scene.range_max=2", "--num_positions=8", "--steps=60",
+    "--set=system.num_snapshots=6", "--set=scene.range_max=2", "--num_positions=8", "--steps=52",
     "--sweeps=1",
 )  # fmt: skip
 
@@ -100,7 +100,7 @@ def test_recordings(capsys, tmp_path):
         channel=random.normal(size=(2, 9)) + 1j, codes=np.exp(1j * random.normal(size=(6, 9))),
         wavelength=0.3, element_positions=positions,
     )  # fmt: skip
-    status, said, err = run(
+    status, _, err = run(
         capsys, f"--out={tmp_path / 'out'}", f"--data={tmp_path / 'recordings.npz'}",
         "--num_codes=5", "--num_positions=4", "--region=-30,30,0,0,0.5,1", "--steps=20",
         "--sweeps=1", "--bits=1", "--starts=1", "--goal=quantile",
