@@ -73,7 +73,7 @@ def read_codes(path: str | pathlib.Path) -> Complex[np.ndarray, "L N"]:
       RunError: the file cannot be read, or has no codes, or they are not finite numbers [L, N].
     """
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
             codes = np.asarray(found["codes"])
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise errors.RunError(

@@ -214,7 +214,7 @@ class _Designer:
             self.state = {"fingerprint": np.array(self.fingerprint())}
             return
         try:
-            with np.load(self.path, allow_pickle=False) as found:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 self.state = dict(found)
             same = str(self.state["fingerprint"]) == self.fingerprint()
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
