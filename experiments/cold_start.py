@@ -138,7 +138,7 @@ def _measure(
     out = pathlib.Path(tempfile.mkdtemp(dir=folder, prefix="out"))
     words = [word.replace("OUT", out.name) for word in (COMMANDS | FIRST_LINE_ONLY)[name]]
     cost = _run(["-m", "ris_jax", *words], folder, cache, stop)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         (out / "run").rename(folder / "run")  # for `report`; the first one stays
     return cost
 
