@@ -116,6 +116,14 @@ def _path(flag: str, endings: tuple[str, ...]) -> pathlib.Path:
     return path
 
 
+def _out() -> pathlib.Path:
+    return _path("out", (".csv", ".json"))
+
+
+def _figure() -> pathlib.Path | None:
+    return _path("figure", (".png",)) if FLAGS.figure else None
+
+
 def _scene_limits() -> config_lib.SceneConfig:
     """Where sources may be; errors name the flag."""
     least = FLAGS.range_min
@@ -239,16 +247,33 @@ def _summary(recordings: "Recordings", estimate: "Estimate") -> str:
     return "\n".join(lines)
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+COMPILES = "about 20 s, once per array"
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     for flag in ("data", "out"):
         if not FLAGS[flag].value:
             raise config_lib.ConfigError(f"--{flag}: need a file, none given")
     if FLAGS.figure_scene is not None and not FLAGS.figure:
         raise config_lib.ConfigError("--figure_scene: need --figure, too; none given")
-    out = _path("out", (".csv", ".json"))
-    figure = _path("figure", (".png",)) if FLAGS.figure else None
+    _out()
+    _figure()
     _scene_limits()
+    settings.check_network(FLAGS)
+    if FLAGS.workdir or FLAGS.pretrained:
+        for flag in _FIELD_OF_VIEW:
+            if FLAGS[flag].present:
+                raise config_lib.ConfigError(
+                    f"--{flag}: need none with a network, which looks where it was trained to"
+                )
+    network = FLAGS.pretrained or FLAGS.workdir
+    return f"localising sources of {FLAGS.data}" + (f" with network {network}" if network else "")
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
+    out, figure = _out(), _figure()
     from ris_jax.data import recordings as recordings_lib
     from ris_jax.estimators import localization
     from ris_jax.reports import provenance, source_table
@@ -260,12 +285,6 @@ def run() -> int:
         false_alarm_rate=FLAGS.false_alarm_rate,
     )
     network = settings.network(FLAGS)
-    if network is not None:
-        for flag in _FIELD_OF_VIEW:
-            if FLAGS[flag].present:
-                raise config_lib.ConfigError(
-                    f"--{flag}: need none with a network, which looks where it was trained to"
-                )
     recordings = recordings_lib.read(FLAGS.data)
     for number, reason in recordings.skipped:
         print(f"skipped: scene {number}: {reason}", file=sys.stderr)
