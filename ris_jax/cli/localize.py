@@ -5,7 +5,7 @@ Example:
   ris-jax localize --data=recordings.npz --out=positions.json --num_sources=2 --figure=map.png
   ris-jax localize --data=recordings.npz --out=positions.csv --pretrained=robust
 
-Takes a recordings file (.npz, .h5 or .mat v7.3), a shard of the reference pipeline, or a folder of
+Takes a recordings file (.npz, .h5 or .mat), a shard of the reference pipeline, or a folder of
 .npz of either. Writes one row a source: scene, source, azimuth_deg, elevation_deg, range_m, their
 standard deviations (azimuth_std_deg, elevation_std_deg, range_std_m; empty where the scene does not
 determine the parameter) and power_db. A scene in which nothing was found has no row. JSON has all
@@ -267,6 +267,8 @@ def run() -> int:
                     f"--{flag}: need none with a network, which looks where it was trained to"
                 )
     recordings = recordings_lib.read(FLAGS.data)
+    for note in recordings.notes:
+        print(f"note: {note}", file=sys.stderr)
     for number, reason in recordings.skipped:
         print(f"skipped: scene {number}: {reason}", file=sys.stderr)
     options, drawn = _options(recordings) | {"network": network}, _figure_index(recordings)

@@ -1,6 +1,6 @@
 """Recordings: what a base station received through a known surface, read from a user's file.
 
-A recordings file, .npz, .h5, .hdf5 or .mat (v7.3), holds by name
+A recordings file, .npz, .h5, .hdf5 or .mat, holds by name
 
 ==================== ========================= ================================================
 snapshots            [B, L, M] complex         what M antennas received under L codes, B scenes
@@ -14,7 +14,7 @@ azimuth, elevation   [B, K_max]                [rad], anything after the first `
 source_range         [B, K_max]                [m], likewise
 ==================== ========================= ================================================
 
-and nothing else.
+and nothing else. `conventions` lists other names and units that are read.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from jaxtyping import Complex, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.data import containers, reference_shards, validation
+from ris_jax.data import containers, conventions, reference_shards, validation
 
 SourceTruth = validation.SourceTruth
 
@@ -48,6 +48,7 @@ class Recordings:
     snr_db: Float[np.ndarray, "B"] | None = None
     wavefront: config_lib.Wavefront | None = None  #: None: the file does not say
     source_signal: config_lib.SourceSignal | None = None  #: None: the file does not say
+    notes: tuple[str, ...] = ()  #: what was assumed in reading, one line each
 
 
 def read(path: str | os.PathLike[str]) -> Recordings:
@@ -58,7 +59,7 @@ def read(path: str | os.PathLike[str]) -> Recordings:
     counted through its files in the order of their names.
 
     Args:
-      path: a file ending in .npz, .h5, .hdf5 or .mat (v7.3), or a folder.
+      path: a file ending in .npz, .h5, .hdf5 or .mat, or a folder.
 
     Returns:
       At least one usable scene.
@@ -91,7 +92,8 @@ def from_arrays(arrays: Mapping[str, Any], name: str = "recordings") -> Recordin
       >>> found.channel.shape, found.skipped
       ((5, 2, 3), ())
     """
-    return _require_usable(name, _build(name, {k: np.asarray(v) for k, v in arrays.items()}))
+    given = {key: np.asarray(value) for key, value in arrays.items()}
+    return _require_usable(name, _normalised_build(name, given))
 
 
 def write(path: str | os.PathLike[str], recordings: Recordings) -> None:
@@ -143,18 +145,16 @@ def _read_file(path: pathlib.Path) -> Recordings:
             wavefront=reference_shards.WAVEFRONT,
             source_signal=reference_shards.SOURCE_SIGNAL,
         )
-    validation.check_keys(name, keys)
+    validation.check_keys(name, conventions.canonical(keys))
     arrays = containers.load(path, keys)
-    if path.suffix.lower() == ".mat":
-        _restore_antenna_axis(arrays)
-    return _build(name, arrays)
+    return _normalised_build(name, arrays, drops_last_axis=path.suffix.lower() == ".mat")
 
 
-def _restore_antenna_axis(arrays: dict[str, np.ndarray]) -> None:
-    """MATLAB drops a last axis of length one, as that of the snapshots of a single antenna."""
-    single_antenna = arrays["channel"].ndim >= 2 and arrays["channel"].shape[-2] == 1
-    if single_antenna and arrays["snapshots"].ndim == 2:
-        arrays["snapshots"] = arrays["snapshots"][..., None]
+def _normalised_build(
+    name: str, arrays: Mapping[str, np.ndarray], *, drops_last_axis: bool = False
+) -> Recordings:
+    found, notes = conventions.normalised(name, arrays, drops_last_axis=drops_last_axis)
+    return dataclasses.replace(_build(name, found), notes=notes)
 
 
 # NumPy warns of signalling NaNs and of what is too large; all of it is reported here anyway.
@@ -277,6 +277,7 @@ def _join(names: list[str], parts: list[Recordings]) -> Recordings:
             [start + part.scene_numbers for start, part in zip(starts, parts, strict=True)]
         ),
         skipped=skipped,
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         truth=SourceTruth(*map(np.concatenate, zip(*truths, strict=True))) if truths else None,
         snr_db=np.concatenate(ratios) if ratios else None,
     )

@@ -114,7 +114,7 @@ class FormatsTest(Case):
             self.assertEqual(array.dtype, arrays[key].dtype)
 
     def test_matlab_of_another_byte_order(self):
-        """As a big-endian machine wrote it, integers stored for doubles, a short name in its tag."""
+        """From a big-endian machine: integers stored for doubles, a short name in its tag."""
         numbers = np.array([1, 2, 3], ">i2").tobytes().ljust(8, b"\0")
         matrix = b"".join(
             [
