@@ -28,7 +28,14 @@ from jaxtyping import Complex, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.data import containers, conventions, reference_shards, validation
+from ris_jax.data import (
+    containers,
+    conventions,
+    record_dataset,
+    records,
+    reference_shards,
+    validation,
+)
 
 SourceTruth = validation.SourceTruth
 
@@ -52,7 +59,10 @@ class Recordings:
 
 
 def read(path: str | os.PathLike[str]) -> Recordings:
-    """Reads a recordings file, a shard of the reference pipeline, or a folder of .npz of either.
+    """Reads a recordings file, a shard of the reference pipeline, or a folder.
+
+    A folder holds .npz files of either kind, or records written by `simulate` or `import`; of those
+    the first split that has scenes is read, in the order test, validation, train.
 
     A scene that cannot be used (NaN or infinity in it, all zero) is left out and listed in
     `skipped`; snr_db and truth of such a scene are not looked at. The scenes of a folder are
@@ -68,6 +78,8 @@ def read(path: str | os.PathLike[str]) -> Recordings:
       RunError: one line that names the file, the field, what was needed and what came.
     """
     path = pathlib.Path(path)
+    if (path / records.INDEX_NAME).is_file():
+        return _read_records(path)
     found = _read_folder(path) if path.is_dir() else _read_file(path)
     return _require_usable(str(path), found)
 
@@ -131,6 +143,35 @@ def _require_usable(name: str, recordings: Recordings) -> Recordings:
             f"{name}: no usable scene among {len(recordings.skipped)}; scene {scene}: {reason}"
         )
     return recordings
+
+
+def _read_records(folder: pathlib.Path) -> Recordings:
+    """All scenes of one split of a folder of records."""
+    from ris_jax import arrays as arrays_lib  # imports JAX
+
+    dataset = record_dataset.open_dataset(folder)
+    split = next(name for name in reversed(records.SPLITS) if name in dataset.splits)
+    count, system = len(dataset.splits[split]), dataset.config.system
+    scenes, codes = dataset.splits[split].gather(np.arange(count))
+    active = np.arange(scenes["azimuth"].shape[1]) < scenes["num_sources"][:, None]
+    places = {
+        field: np.where(active, scenes[field], np.nan).astype(np.float64)
+        for field in validation.TRUTH_KEYS[1:]
+    }
+    return Recordings(
+        snapshots=scenes["snapshots"],
+        channel=scenes["channel"],
+        codes=np.broadcast_to(codes, (count, *codes.shape[1:])),
+        positions=np.asarray(arrays_lib.element_positions(system), np.float64),
+        wavelength=system.wavelength,
+        scene_numbers=np.arange(count),
+        skipped=(),
+        truth=SourceTruth(**places, num_sources=scenes["num_sources"].astype(np.int64)),
+        snr_db=scenes["snr_db"].astype(np.float64),
+        wavefront=system.wavefront,
+        source_signal=system.source_signal,
+        notes=(f"{count} scenes of the split {split!r} of {folder} are read",),
+    )
 
 
 def _read_file(path: pathlib.Path) -> Recordings:
