@@ -287,8 +287,11 @@ def _check_sweeps(sweeps: list[tuple[str, list[float]]]) -> None:
         raise config_lib.ConfigError("--sweep: snr_db needs no --transmit_power_dbm")
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+COMPILES = "about 4 s for each size of the set-up"
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     if not FLAGS.out:
         raise config_lib.ConfigError("--out: need the folder to write, none given")
     if FLAGS.front_range is not None and not 0 < FLAGS.front_range < np.inf:
@@ -297,21 +300,21 @@ def run() -> int:
         )
     if FLAGS.data and FLAGS["seed"].present:
         raise config_lib.ConfigError("--seed: need this or --data, which has its channel")
+    _check_sweeps([sweep(text) for text in FLAGS.sweep])
+    for flag, texts in (("at", FLAGS.at), ("second", [FLAGS.second] if FLAGS.second else [])):
+        for text in texts:
+            surfaces.place(flag, text)
+    maps = f"; 2 maps of {FLAGS.grid} x {FLAGS.grid} positions" if FLAGS.maps else ""
+    return f"bound: {surfaces.announced(FLAGS, FLAGS.num_channels)}{maps}"
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
     began = time.monotonic()
-    sweeps = [sweep(text) for text in FLAGS.sweep]
-    _check_sweeps(sweeps)
     budget = surfaces.link_budget(FLAGS)
     source = surfaces.source(FLAGS, FLAGS.num_channels)
     second = surfaces.place("second", FLAGS.second) if FLAGS.second else None
     places = _places(source.config.scene)
-    level = (
-        f"{surfaces.snr_db(FLAGS):g} dB SNR"
-        if budget is None
-        else f"{budget.transmit_power_dbm:g} dBm, noise {budget.noise_power_dbm:.1f} dBm"
-    )
-    sizes, side = source.sizes(), FLAGS.grid
-    maps = f"; 2 maps of {side} x {side}" if FLAGS.maps else ""
-    print(f"bound: {sizes}, {source.model()}; {level}{maps}", flush=True)
     folder = pathlib.Path(FLAGS.out)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -325,8 +328,8 @@ def run() -> int:
     provenance.write_whole(folder / "positions.csv", bound_tables.as_csv(numbers))
     _print_limits(bound, places)
     if FLAGS.maps:
-        _maps(folder, bound, f"{level}, {sizes}")
-    for name, values in sweeps:
+        _maps(folder, bound, source.sizes())
+    for name, values in map(sweep, FLAGS.sweep):
         _sweep(folder, bound, name, values, places)
     print(f"written: {folder}, {time.monotonic() - began:.0f} s")
     return 0

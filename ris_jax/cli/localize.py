@@ -5,11 +5,12 @@ Example:
   ris-jax localize --data=recordings.npz --out=positions.json --num_sources=2 --figure=map.png
   ris-jax localize --data=recordings.npz --out=positions.csv --pretrained=robust
 
-Takes a recordings file (.npz, .h5 or .mat v7.3), a shard of the reference pipeline, or a folder of
-.npz of either. Writes one row a source: scene, source, azimuth_deg, elevation_deg, range_m, their
-standard deviations (azimuth_std_deg, elevation_std_deg, range_std_m; empty where the scene does not
-determine the parameter) and power_db. A scene in which nothing was found has no row. JSON has all
-scenes, and what they were localised with.
+Takes a recordings file (.npz, .h5 or .mat), a shard of the reference pipeline, a folder of .npz of
+either, or a folder written by `simulate` (its split `test`). Writes one row a source: scene,
+source, azimuth_deg, elevation_deg, range_m, their standard deviations (azimuth_std_deg,
+elevation_std_deg, range_std_m; empty where the scene does not determine the parameter) and
+power_db. A scene in which nothing was found has no row. JSON has all scenes, and what they were
+localised with.
 
 With --pretrained (or --workdir, a run of `train`) a network finds the sources and the likelihood
 refines them: several times faster than the search alone, and with "robust" told how hardware
@@ -29,7 +30,6 @@ from absl import flags
 
 from ris_jax import config as config_lib
 from ris_jax.cli import settings
-from ris_jax.estimators import names
 
 if TYPE_CHECKING:
     from ris_jax.data.recordings import Recordings
@@ -41,11 +41,8 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string("data", None, "recordings: a file or a folder", flag_values=FLAGS)
 flags.DEFINE_string("out", None, "file to write, .csv or .json", flag_values=FLAGS)
 settings.define_network(FLAGS)
-flags.DEFINE_string(
-    "estimator",
-    "auto",
-    f"auto (network where one is given, else maximum_likelihood), or one of: {names.listing()}",
-    flag_values=FLAGS,
+settings.define_estimator(
+    FLAGS, "auto", "auto (network where one is given, else maximum_likelihood)"
 )
 flags.DEFINE_integer(
     "num_sources", None, "sources in every scene, if known", lower_bound=1, flag_values=FLAGS
@@ -91,7 +88,9 @@ flags.DEFINE_float(
     flag_values=FLAGS,
 )
 flags.DEFINE_float("range_min", _LIMITS.range_min, "no source is nearer [m]", flag_values=FLAGS)
-flags.DEFINE_string("figure", None, "map of one scene to draw, .png", flag_values=FLAGS)
+flags.DEFINE_string(
+    "figure", None, "map of one scene to draw, .png, .pdf or .svg", flag_values=FLAGS
+)
 flags.DEFINE_integer(
     "figure_scene", None, "its number in the data; the default is the first usable", lower_bound=0,
     flag_values=FLAGS,
@@ -114,6 +113,14 @@ def _path(flag: str, endings: tuple[str, ...]) -> pathlib.Path:
         )
     provenance.require_folder(f"--{flag}", path)
     return path
+
+
+def _out() -> pathlib.Path:
+    return _path("out", (".csv", ".json"))
+
+
+def _figure() -> pathlib.Path | None:
+    return _path("figure", (".png", ".pdf", ".svg")) if FLAGS.figure else None
 
 
 def _scene_limits() -> config_lib.SceneConfig:
@@ -162,14 +169,13 @@ def _figure_index(recordings: "Recordings") -> int:
     return numbers.index(number)
 
 
-def _draw(recordings: "Recordings", estimate: "Estimate", index: int) -> bytes:
+def _draw(recordings: "Recordings", estimate: "Estimate", index: int, ending: str) -> bytes:
     from ris_jax.reports import localization_figures
 
     number, count = recordings.scene_numbers[index], int(estimate.num_sources[index])
     title = f"scene {number}: {count} source{'s' * (count != 1)} found"
-    return localization_figures.png(
-        localization_figures.scene_map(estimate, index, recordings.truth, title)
-    )
+    figure = localization_figures.scene_map(estimate, index, recordings.truth, title)
+    return localization_figures.image(figure, ending)
 
 
 def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
@@ -239,16 +245,33 @@ def _summary(recordings: "Recordings", estimate: "Estimate") -> str:
     return "\n".join(lines)
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+COMPILES = "about 20 s, once per array"
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     for flag in ("data", "out"):
         if not FLAGS[flag].value:
             raise config_lib.ConfigError(f"--{flag}: need a file, none given")
     if FLAGS.figure_scene is not None and not FLAGS.figure:
         raise config_lib.ConfigError("--figure_scene: need --figure, too; none given")
-    out = _path("out", (".csv", ".json"))
-    figure = _path("figure", (".png",)) if FLAGS.figure else None
+    _out()
+    _figure()
     _scene_limits()
+    settings.check_network(FLAGS)
+    if FLAGS.workdir or FLAGS.pretrained:
+        for flag in _FIELD_OF_VIEW:
+            if FLAGS[flag].present:
+                raise config_lib.ConfigError(
+                    f"--{flag}: need none with a network, which looks where it was trained to"
+                )
+    network = FLAGS.pretrained or FLAGS.workdir
+    return f"localising sources of {FLAGS.data}" + (f" with network {network}" if network else "")
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
+    out, figure = _out(), _figure()
     from ris_jax.data import recordings as recordings_lib
     from ris_jax.estimators import localization
     from ris_jax.reports import provenance, source_table
@@ -260,13 +283,9 @@ def run() -> int:
         false_alarm_rate=FLAGS.false_alarm_rate,
     )
     network = settings.network(FLAGS)
-    if network is not None:
-        for flag in _FIELD_OF_VIEW:
-            if FLAGS[flag].present:
-                raise config_lib.ConfigError(
-                    f"--{flag}: need none with a network, which looks where it was trained to"
-                )
     recordings = recordings_lib.read(FLAGS.data)
+    for note in recordings.notes:
+        print(f"note: {note}", file=sys.stderr)
     for number, reason in recordings.skipped:
         print(f"skipped: scene {number}: {reason}", file=sys.stderr)
     options, drawn = _options(recordings) | {"network": network}, _figure_index(recordings)
@@ -277,7 +296,7 @@ def run() -> int:
     else:
         about = _about(recordings, options)
         content = source_table.as_json(rows, estimate, recordings.scene_numbers, about)
-    image = _draw(recordings, estimate, drawn) if figure else b""
+    image = _draw(recordings, estimate, drawn, figure.suffix.lower()) if figure else b""
     summary = _summary(recordings, estimate)
     provenance.write_whole(out, content)
     if figure:

@@ -148,7 +148,7 @@ class SurfaceSource:
         if found is not None:
             (_, codes, antennas), elements = found.snapshots.shape, len(found.positions)
         codes = codes if self.codes is None else len(self.codes)
-        return f"{elements} elements, {antennas} antennas, {codes} codes"
+        return f"elements: {elements}, antennas: {antennas}, codes: {codes}"
 
     def model(self) -> str:
         """Wavefront and source signal, for a first line."""
@@ -235,8 +235,37 @@ def _sides(system: config_lib.SystemConfig, elements: int) -> dict[str, int]:
     return {name: max(round(getattr(system, name) * scale), 1) for name in ("rows", "columns")}
 
 
+def announced(values: flags.FlagValues, num_channels: int = 1) -> str:
+    """Checks the flags that need no JAX; the set-up and its power, for a first line.
+
+    Raises:
+      ConfigError: flags that do not go together, or a value out of its domain.
+    """
+    budget = link_budget(values)
+    power = f"{snr_db(values):g} dB SNR"
+    if budget is not None:
+        noise = budget.noise_power_dbm
+        power = f"{budget.transmit_power_dbm:g} dBm, noise {noise:.1f} dBm"
+    if not values.data:
+        config = settings.configuration(values, {})
+        found = SurfaceSource(config, None, 0, None, values.seed, num_channels)
+        codes = f" of {values.codes}" if values.codes else ""
+        return f"{found.sizes()}{codes}, {found.model()}; {power}"
+    for text in values.set:
+        if not text.startswith(_WITH_DATA):
+            raise config_lib.ConfigError(
+                f"--set: with --data need scene.*, impairments.*, system.wavefront or "
+                f"system.source_signal; got {text!r}"
+            )
+    if values["preset"].present:
+        raise config_lib.ConfigError("--preset: need this or --data; both given")
+    if num_channels > 1:
+        raise config_lib.ConfigError("--num_channels: need 1 with --data, which has its channel")
+    return f"scene {values.scene} of {values.data}; {power}"
+
+
 def source(values: flags.FlagValues, num_channels: int = 1) -> SurfaceSource:
-    """The surface that the flags describe.
+    """The surface that the flags describe, after `announced`.
 
     Raises:
       ConfigError: flags that do not go together.
@@ -251,16 +280,6 @@ def source(values: flags.FlagValues, num_channels: int = 1) -> SurfaceSource:
         return SurfaceSource(config, None, 0, codes, values.seed, num_channels)
     from ris_jax.data import recordings as recordings_lib
 
-    for text in values.set:
-        if not text.startswith(_WITH_DATA):
-            raise config_lib.ConfigError(
-                f"--set: with --data need scene.*, impairments.*, system.wavefront or "
-                f"system.source_signal; got {text!r}"
-            )
-    if values["preset"].present:
-        raise config_lib.ConfigError("--preset: need this or --data; both given")
-    if num_channels > 1:
-        raise config_lib.ConfigError("--num_channels: need 1 with --data, which has its channel")
     found = recordings_lib.read(values.data)
     if values.scene not in found.scene_numbers:
         raise config_lib.ConfigError(f"--scene: need a usable scene; got {values.scene}")
