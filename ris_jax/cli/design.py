@@ -353,25 +353,34 @@ def _write_codes(folder: pathlib.Path, codes: np.ndarray, bits: int | None) -> N
     provenance.write_whole(folder / name, _npz(arrays))
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+COMPILES = "about 10 s, once per set-up"
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     if not FLAGS.out:
         raise config_lib.ConfigError("--out: need the folder to write, none given")
     if FLAGS.at and FLAGS.region:
         raise config_lib.ConfigError("--at: need this or --region; both given")
     if FLAGS.codes:
         raise config_lib.ConfigError("--codes: need none, `design` makes codes")
+    _bits()
+    _limits(config_lib.SceneConfig())
+    for text in FLAGS.at:
+        surfaces.place("at", text)
+    where = f"{len(FLAGS.at)} given" if FLAGS.at else f"{FLAGS.num_positions} of a region"
+    return f"design: {surfaces.announced(FLAGS)}; positions: {where}; goal: {FLAGS.goal}"
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
     began, bits = time.monotonic(), _bits()
-    surfaces.link_budget(FLAGS)
     source = surfaces.source(FLAGS)
     limits = _limits(source.config.scene)
     if FLAGS.at:
         places = scored = np.stack([surfaces.place("at", text) for text in FLAGS.at])
-        where = f"{len(places)} positions"
     else:
         places, scored = (_draw(limits, FLAGS.num_positions, stream) for stream in (0, 1))
-        where = f"{len(places)} positions of a region, scored at {len(scored)} others"
-    print(f"design: {source.sizes()}, {source.model()}; {where}; goal: {FLAGS.goal}", flush=True)
 
     from ris_jax import code_baselines
     from ris_jax.reports import provenance, tables

@@ -32,7 +32,7 @@ def test_region_and_resume(capsys, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     status, said, err = run(capsys, f"--out={whole}", *SMALL, "--bits=1,2")
     assert status == 0, err
-    assert said.startswith("design: 16 elements, 1 antennas, 6 codes")
+    assert said.startswith("design: elements: 16, antennas: 1, codes: 6")
     assert {path.name for path in whole.iterdir()} == {
         "codes_continuous.npz", "codes_1bit.npz", "codes_2bit.npz", "comparison.csv",
         "before_after.png", "before_after.pdf", "state.npz",
