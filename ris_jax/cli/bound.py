@@ -349,8 +349,13 @@ def _rank(folder: pathlib.Path, bound: _Bounds, places: np.ndarray) -> None:
         "position_error_m", "nominal_bound_m", "rms_error_over_bound",
     )  # fmt: skip
     provenance.write_whole(folder / "impairments.csv", tables.as_csv(header, rows))
-    print("Impairments by root mean square of error over nominal bound:")
-    print(tables.as_text(header, rows), flush=True)
+    shown = {row[0]: [row[0], row[1], row[-1]] for row in rows}
+    for row in rows:
+        shown[row[0]].append(row[7])
+    labels = [f"error_m at {_label(place)}" for place in places]
+    print("Impairments, by root mean square over the positions of error over nominal bound:")
+    columns = ("impairment", "strength", "rms_error_over_bound", *labels)
+    print(tables.as_text(columns, list(shown.values())), flush=True)
 
 
 def _places(scene: config_lib.SceneConfig) -> Float[np.ndarray, "P 3"]:
