@@ -96,7 +96,10 @@ def main(_):
     ranges = np.array(list(PUBLISHED))
     found = np.array([position_error_bounds(seed, ranges) for seed in range(1, 1 + _DRAWS.value)])
     rows = [
-        [f"{metres:g}", f"{published:.3g}", f"{mean:.3g}", f"{spread:.1%}", f"{mean / published:.3f}"]
+        [
+            f"{metres:g}", f"{published:.3g}", f"{mean:.3g}", f"{spread:.1%}",
+            f"{mean / published:.3f}",
+        ]
         for metres, published, mean, spread in zip(
             ranges, PUBLISHED.values(), found.mean(axis=0),
             found.std(axis=0, ddof=1) / found.mean(axis=0), strict=True,

@@ -426,7 +426,7 @@ def run() -> int:
     if FLAGS.impairments:
         _rank(folder, bound, places)
     if FLAGS.maps:
-        _maps(folder, bound, source.sizes())
+        _maps(folder, bound, f"{surfaces.described_power(FLAGS)}, {source.sizes()}")
     for name, values in map(sweep, FLAGS.sweep):
         _sweep(folder, bound, name, values, places)
     print(f"written: {folder}, {time.monotonic() - began:.0f} s")
