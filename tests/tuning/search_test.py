@@ -51,6 +51,7 @@ def _rows(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.full
 def test_bad_trials_are_pruned_and_good_ones_found(tmp_path):
     study, found = _search(tmp_path, 25)
     assert len(found) == len(study.get_trials()) == 25
@@ -103,6 +104,7 @@ def test_the_best_is_a_configuration_and_its_trial_is_that_run(tmp_path, monkeyp
     assert float(row[RATE]) == configs[best.number].optimizer.learning_rate
 
 
+@pytest.mark.full
 def test_interruptions_do_not_change_what_is_drawn(tmp_path, monkeypatch):
     """Trials that were begun again keep their values, and those after them draw the same."""
     _, whole = _search(tmp_path / "whole", 9)
