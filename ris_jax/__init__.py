@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ris_jax._environment import configure_environment
 
+__version__ = "0.1.0"
+
 configure_environment()
 
 # Where each public name lives; loaded on first use, so that `ris-jax --help` needs no JAX.
@@ -111,6 +113,10 @@ __all__ = [
     "train",
     "train_step",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ everything else is SI, radians, linear.
 """
 
 import dataclasses
+import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -373,10 +374,10 @@ def from_dict(values: dict[str, Any]) -> Config:
     try:
         return dacite.from_dict(Config, values, options)
     except dacite.UnexpectedDataError as error:
-        known = sorted(flatten(to_dict(Config())))
+        known, unknown = sorted(flatten(to_dict(Config()))), sorted(map(str, error.keys))
         raise ConfigError(
-            f"unknown configuration key: {errors.brief(', '.join(sorted(error.keys)))}; known: "
-            f"{', '.join(known)}"
+            f"unknown configuration key: {errors.brief(', '.join(unknown))}"
+            f"{_suggestion(unknown[0])}; known: {', '.join(known)}"
         ) from error
     except dacite.WrongTypeError as error:
         if get_origin(error.field_type) is Literal:
@@ -384,6 +385,21 @@ def from_dict(values: dict[str, Any]) -> Config:
         raise ConfigError(f"configuration: {errors.brief(error)}") from error
     except dacite.DaciteError as error:
         raise ConfigError(f"configuration: {errors.brief(error)}") from error
+
+
+def _suggestion(name: str) -> str:
+    """The dotted name that was meant, for the end of a message; empty if none is alike.
+
+    A name without its section is compared with the fields of all sections.
+    """
+    known = list(flatten(to_dict(Config())))
+    fields = {full.rpartition(".")[2]: full for full in reversed(known)}
+    last = name.rpartition(".")[2]
+    if last in fields:
+        return f" (did you mean {fields[last]}?)"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    close += [fields[field] for field in difflib.get_close_matches(last, fields, cutoff=0.75)]
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _check_rows(values: dict[str, Any]) -> None:
@@ -418,6 +434,10 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _unknown(name: str) -> ConfigError:
+    return ConfigError(f"unknown configuration key: {errors.brief(name)}{_suggestion(name)}")
+
+
 def override(config: Config, values: dict[str, Any]) -> Config:
     """The configuration with dotted names replaced: ``{"model.width": 96}``."""
     nested = to_dict(config)
@@ -427,10 +447,10 @@ def override(config: Config, values: dict[str, Any]) -> Config:
         while rest:
             target = target.get(node)
             if not isinstance(target, dict):
-                raise ConfigError(f"unknown configuration key: {errors.brief(name)}")
+                raise _unknown(name)
             node, *rest = rest
         if node not in target:
-            raise ConfigError(f"unknown configuration key: {errors.brief(name)}")
+            raise _unknown(name)
         target[node] = value
     return from_dict(nested)
 

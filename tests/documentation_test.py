@@ -134,9 +134,14 @@ def _assert_found(found, scene):
     assert float(metrics.gospa(found, scene.truth).total.max()) < 1.0
 
 
+def test_the_citation_has_the_version():
+    assert f"\nversion: {ris_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_public_names():
     assert set(ris_jax._EXPORTS) == set(ris_jax.__all__)
     for name in ris_jax.__all__:
         assert getattr(ris_jax, name).__name__ == name
+    assert set(dir(ris_jax)) >= {*ris_jax.__all__, "__version__"}
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         ris_jax.nonsense  # noqa: B018

@@ -33,7 +33,6 @@ from absl import flags
 
 from ris_jax import config as config_lib
 from ris_jax.cli import cases, settings
-from ris_jax.estimators import names
 
 if TYPE_CHECKING:
     from ris_jax import metrics
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FlagValues()
 settings.define_network(FLAGS)
-flags.DEFINE_string("estimator", None, f"auto, or one of: {names.listing()}", flag_values=FLAGS)
+settings.define_estimator(FLAGS, None, "auto")
 flags.DEFINE_integer(
     "num_scenes",
     None,

@@ -5,11 +5,12 @@ Example:
   ris-jax localize --data=recordings.npz --out=positions.json --num_sources=2 --figure=map.png
   ris-jax localize --data=recordings.npz --out=positions.csv --pretrained=robust
 
-Takes a recordings file (.npz, .h5 or .mat v7.3), a shard of the reference pipeline, or a folder of
-.npz of either. Writes one row a source: scene, source, azimuth_deg, elevation_deg, range_m, their
-standard deviations (azimuth_std_deg, elevation_std_deg, range_std_m; empty where the scene does not
-determine the parameter) and power_db. A scene in which nothing was found has no row. JSON has all
-scenes, and what they were localised with.
+Takes a recordings file (.npz, .h5 or .mat), a shard of the reference pipeline, a folder of .npz of
+either, or a folder written by `simulate` (its split `test`). Writes one row a source: scene,
+source, azimuth_deg, elevation_deg, range_m, their standard deviations (azimuth_std_deg,
+elevation_std_deg, range_std_m; empty where the scene does not determine the parameter) and
+power_db. A scene in which nothing was found has no row. JSON has all scenes, and what they were
+localised with.
 
 With --pretrained (or --workdir, a run of `train`) a network finds the sources and the likelihood
 refines them: several times faster than the search alone, and with "robust" told how hardware
@@ -29,7 +30,6 @@ from absl import flags
 
 from ris_jax import config as config_lib
 from ris_jax.cli import settings
-from ris_jax.estimators import names
 
 if TYPE_CHECKING:
     from ris_jax.data.recordings import Recordings
@@ -41,11 +41,8 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string("data", None, "recordings: a file or a folder", flag_values=FLAGS)
 flags.DEFINE_string("out", None, "file to write, .csv or .json", flag_values=FLAGS)
 settings.define_network(FLAGS)
-flags.DEFINE_string(
-    "estimator",
-    "auto",
-    f"auto (network where one is given, else maximum_likelihood), or one of: {names.listing()}",
-    flag_values=FLAGS,
+settings.define_estimator(
+    FLAGS, "auto", "auto (network where one is given, else maximum_likelihood)"
 )
 flags.DEFINE_integer(
     "num_sources", None, "sources in every scene, if known", lower_bound=1, flag_values=FLAGS
@@ -91,7 +88,9 @@ flags.DEFINE_float(
     flag_values=FLAGS,
 )
 flags.DEFINE_float("range_min", _LIMITS.range_min, "no source is nearer [m]", flag_values=FLAGS)
-flags.DEFINE_string("figure", None, "map of one scene to draw, .png", flag_values=FLAGS)
+flags.DEFINE_string(
+    "figure", None, "map of one scene to draw, .png, .pdf or .svg", flag_values=FLAGS
+)
 flags.DEFINE_integer(
     "figure_scene", None, "its number in the data; the default is the first usable", lower_bound=0,
     flag_values=FLAGS,
@@ -121,7 +120,7 @@ def _out() -> pathlib.Path:
 
 
 def _figure() -> pathlib.Path | None:
-    return _path("figure", (".png",)) if FLAGS.figure else None
+    return _path("figure", (".png", ".pdf", ".svg")) if FLAGS.figure else None
 
 
 def _scene_limits() -> config_lib.SceneConfig:
@@ -170,14 +169,13 @@ def _figure_index(recordings: "Recordings") -> int:
     return numbers.index(number)
 
 
-def _draw(recordings: "Recordings", estimate: "Estimate", index: int) -> bytes:
+def _draw(recordings: "Recordings", estimate: "Estimate", index: int, ending: str) -> bytes:
     from ris_jax.reports import localization_figures
 
     number, count = recordings.scene_numbers[index], int(estimate.num_sources[index])
     title = f"scene {number}: {count} source{'s' * (count != 1)} found"
-    return localization_figures.png(
-        localization_figures.scene_map(estimate, index, recordings.truth, title)
-    )
+    figure = localization_figures.scene_map(estimate, index, recordings.truth, title)
+    return localization_figures.image(figure, ending)
 
 
 def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
@@ -286,6 +284,8 @@ def run() -> int:
     )
     network = settings.network(FLAGS)
     recordings = recordings_lib.read(FLAGS.data)
+    for note in recordings.notes:
+        print(f"note: {note}", file=sys.stderr)
     for number, reason in recordings.skipped:
         print(f"skipped: scene {number}: {reason}", file=sys.stderr)
     options, drawn = _options(recordings) | {"network": network}, _figure_index(recordings)
@@ -296,7 +296,7 @@ def run() -> int:
     else:
         about = _about(recordings, options)
         content = source_table.as_json(rows, estimate, recordings.scene_numbers, about)
-    image = _draw(recordings, estimate, drawn) if figure else b""
+    image = _draw(recordings, estimate, drawn, figure.suffix.lower()) if figure else b""
     summary = _summary(recordings, estimate)
     provenance.write_whole(out, content)
     if figure:

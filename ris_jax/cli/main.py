@@ -3,6 +3,7 @@
   ris-jax COMMAND [--flag=value ...]        (or: python -m ris_jax COMMAND ...)
 
 Commands:
+  example    a small recordings file to try localize on
   train      train a network on simulated or stored scenes; goes on where it stopped
   simulate   scenes to train on, drawn into a folder of records; goes on where it stopped
   import     recordings and shards of the reference, as records to train on; likewise
@@ -26,7 +27,8 @@ from absl import flags, logging
 from ris_jax import _environment
 
 _COMMANDS = (
-    "train", "simulate", "import", "evaluate", "localize", "report", "tune", "benchmark", "doctor"
+    "example", "train", "simulate", "import", "evaluate", "localize", "report", "tune", "benchmark",
+    "doctor",
 )  # fmt: skip
 _MODULES = {"import": "import_records"}  # a command's module, where it cannot have its name
 _GO_ON = ("train", "tune", "benchmark", "simulate", "import_records")  # where they stopped

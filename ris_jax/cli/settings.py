@@ -48,6 +48,33 @@ def define_network(values: flags.FlagValues) -> None:
     )  # fmt: skip
 
 
+class _EstimatorParser(flags.ArgumentParser):
+    """Names of estimators in any case, with - or _ between words."""
+
+    syntactic_help = "a name in any case"
+
+    def parse(self, argument: str) -> str:
+        return str(argument).lower().replace("-", "_")
+
+
+def define_estimator(values: flags.FlagValues, default: str | None, text: str) -> None:
+    """Adds --estimator to a command's flags.
+
+    Args:
+      values: of the command.
+      default: name, or None.
+      text: what may stand beside the names of the estimators.
+    """
+    flags.DEFINE(
+        _EstimatorParser(),
+        "estimator",
+        default,
+        f"{text}, or one of: {names.listing()}",
+        flag_values=values,
+        serializer=flags.ArgumentSerializer(),
+    )
+
+
 def check_network(values: flags.FlagValues) -> None:
     """Check the flags of `define_network`, and that --estimator has the network that it needs.
 

@@ -26,7 +26,8 @@ class Case(parameterized.TestCase):
 
 class KeysTest(Case):
     LISTS = (
-        "needed: snapshots, channel, codes, wavelength, element_positions; "
+        "needed: snapshots, channel, codes (or states with coefficients or phases_rad or "
+        "phases_deg), wavelength (or frequency), element_positions; "
         "optional: snr_db, num_sources, azimuth, elevation, source_range"
     )
 
