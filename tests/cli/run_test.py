@@ -274,7 +274,7 @@ def test_localize_with_a_run(workdir, recordings, tmp_path, capsys, estimator):
 
 def _refused(capsys, out, *parts):
     printed, err = capsys.readouterr()
-    assert printed == ""
+    assert len(printed.splitlines()) <= 1  # the first line, which comes before JAX
     assert len(err.splitlines()) == 1, err
     for part in parts:
         assert part in err
