@@ -98,7 +98,7 @@ def test_bad_microbatch_is_skipped_whole_and_its_loss_returned(tiny_config, bad)
     chex.assert_trees_all_equal(with_bad.params, without.params)
 
 
-@pytest.mark.parametrize("method", ["adamw", "muon"])
+@pytest.mark.parametrize("method", [pytest.param("adamw", marks=pytest.mark.full), "muon"])
 def test_four_microbatches_of_32_are_one_batch_of_128(tiny_config, method):
     config = _with(
         tiny_config,
