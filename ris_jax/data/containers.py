@@ -37,7 +37,7 @@ _NPY_MAGIC = b"\x93NUMPY"
 _LARGEST_COMPRESSION = 1100  # deflate reaches 1032
 _ALWAYS_ALLOWED = 64 << 20  # bytes; HDF5 stores nothing of chunks that were never written
 # How h5py and MATLAB name the parts of a complex number.
-_COMPLEX_PARTS = (("r", "i"), ("real", "imag"))
+_COMPLEX_PARTS = (("r", "i"), ("real", "imag"), ("re", "im"))
 # MATLAB stores these as integers; unlike integers they are no numbers.
 _MATLAB_CLASSES = {b"logical": bool, b"char": str}
 

@@ -5,7 +5,7 @@ A recordings file, .npz, .h5, .hdf5 or .mat (v7.3), holds by name
 ==================== ========================= ================================================
 snapshots            [B, L, M] complex         what M antennas received under L codes, B scenes
 channel              [B, M, N] or [M, N]       complex, surface to base station
-codes                [B, L, N] or [L, N]       complex, or real -1, 0, 1
+codes                [B, L, N] or [L, N]       complex, or real -1 and 1
 wavelength           a number                  [m]
 element_positions    [N, 3]                    [m], see `ris_jax.arrays` for the frame
 snr_db               [B]                       optional
@@ -14,7 +14,9 @@ azimuth, elevation   [B, K_max]                [rad], anything after the first `
 source_range         [B, K_max]                [m], likewise
 ==================== ========================= ================================================
 
-and nothing else.
+and nothing else. An array without a surface, whose M antennas are its N elements, needs neither
+channel nor codes: they are then I and 1. Codes that hold only 0 and 1 are refused unless
+`binary_codes` says what they are.
 """
 
 import dataclasses
@@ -50,7 +52,9 @@ class Recordings:
     source_signal: config_lib.SourceSignal | None = None  #: None: the file does not say
 
 
-def read(path: str | os.PathLike[str]) -> Recordings:
+def read(
+    path: str | os.PathLike[str], *, binary_codes: validation.BinaryCodes | None = None
+) -> Recordings:
     """Reads a recordings file, a shard of the reference pipeline, or a folder of .npz of either.
 
     A scene that cannot be used (NaN or infinity in it, all zero) is left out and listed in
@@ -59,6 +63,8 @@ def read(path: str | os.PathLike[str]) -> Recordings:
 
     Args:
       path: a file ending in .npz, .h5, .hdf5 or .mat (v7.3), or a folder.
+      binary_codes: what codes 0 and 1 are: "amplitudes" of elements that are off and on, or
+        "states" with phases 0 and pi.
 
     Returns:
       At least one usable scene.
@@ -67,7 +73,8 @@ def read(path: str | os.PathLike[str]) -> Recordings:
       RunError: one line that names the file, the field, what was needed and what came.
     """
     path = pathlib.Path(path)
-    found = _read_folder(path) if path.is_dir() else _read_file(path)
+    read_one = _read_folder if path.is_dir() else _read_file
+    found = read_one(path, binary_codes)
     return _require_usable(str(path), found)
 
 
@@ -131,7 +138,9 @@ def _require_usable(name: str, recordings: Recordings) -> Recordings:
     return recordings
 
 
-def _read_file(path: pathlib.Path) -> Recordings:
+def _read_file(
+    path: pathlib.Path, binary_codes: validation.BinaryCodes | None = None
+) -> Recordings:
     """As `read`, but possibly without a usable scene."""
     name, keys = str(path), containers.names(path)
     if reference_shards.recognised(keys):
@@ -147,11 +156,13 @@ def _read_file(path: pathlib.Path) -> Recordings:
     arrays = containers.load(path, keys)
     if path.suffix.lower() == ".mat":
         _restore_antenna_axis(arrays)
-    return _build(name, arrays)
+    return _build(name, arrays, binary_codes=binary_codes)
 
 
 def _restore_antenna_axis(arrays: dict[str, np.ndarray]) -> None:
     """MATLAB drops a last axis of length one, as that of the snapshots of a single antenna."""
+    if "channel" not in arrays:
+        return
     single_antenna = arrays["channel"].ndim >= 2 and arrays["channel"].shape[-2] == 1
     if single_antenna and arrays["snapshots"].ndim == 2:
         arrays["snapshots"] = arrays["snapshots"][..., None]
@@ -165,15 +176,18 @@ def _build(
     *,
     wavefront: config_lib.Wavefront | None = None,
     source_signal: config_lib.SourceSignal | None = None,
+    binary_codes: validation.BinaryCodes | None = None,
 ) -> Recordings:
     """Checks everything and sorts out the scenes; there may be no usable one."""
     validation.check_keys(name, arrays)
-    measured = {
-        "snapshots": validation.complex_array(name, "snapshots", arrays["snapshots"]),
-        "channel": validation.complex_array(name, "channel", arrays["channel"]),
-        "codes": validation.code_array(name, arrays["codes"]),
-    }
+    snapshots = validation.complex_array(name, "snapshots", arrays["snapshots"])
     positions = validation.real_array(name, "element_positions", arrays["element_positions"])
+    arrays = {**arrays, **validation.surface(name, arrays, snapshots, positions)}
+    measured = {
+        "snapshots": snapshots,
+        "channel": validation.channel_array(name, arrays["channel"]),
+        "codes": validation.code_array(name, arrays["codes"], binary_codes),
+    }
     validation.check_axes(name, {**measured, "element_positions": positions})
     validation.check_positions(name, positions)
     skipped = validation.unusable_scenes(name, measured)
@@ -215,9 +229,11 @@ def files_of(path: pathlib.Path) -> list[pathlib.Path]:
     return files
 
 
-def _read_folder(folder: pathlib.Path) -> Recordings:
+def _read_folder(
+    folder: pathlib.Path, binary_codes: validation.BinaryCodes | None = None
+) -> Recordings:
     files = files_of(folder)
-    parts = [_read_file(path) for path in files]
+    parts = [_read_file(path, binary_codes) for path in files]
     for path, part in zip(files, parts, strict=True):
         require_alike(path, part, files[0], parts[0])
     return _join([path.name for path in files], parts)
