@@ -18,12 +18,16 @@ from ris_jax import config as config_lib
 
 
 class Measurement(NamedTuple):
-    """What an estimator may see: nominal codes, estimated channel, received snapshots."""
+    """Received snapshots, estimated channel and nominal codes.
+
+    `localize` completes what is missing: without a surface the channel is I and the codes are 1,
+    so that ``Measurement(snapshots)`` is an array of M elements; an unknown noise variance is NaN.
+    """
 
     snapshots: Complex[Array, "... L M"]
-    channel: Complex[Array, "... M N"]
-    codes: Complex[Array, "... L N"]
-    noise_variance: Float[Array, "..."]
+    channel: Complex[Array, "... M N"] = None  # pyright: ignore[reportAssignmentType]
+    codes: Complex[Array, "... L N"] = None  # pyright: ignore[reportAssignmentType]
+    noise_variance: Float[Array, "..."] = None  # pyright: ignore[reportAssignmentType]
 
 
 class Truth(NamedTuple):

@@ -22,16 +22,16 @@ class SearchRegion:
     beyond, to infinity) with a margin, so that noise at its edge is not folded back.
     """
 
-    u_max: float = 0.9  #: ``|sin(azimuth) cos(elevation)|``
-    w_max: float = 0.54  #: ``|sin(elevation)|``
+    u_max: float = 0.9  #: ``|sin(azimuth) cos(elevation)|``; zero holds u at 0
+    w_max: float = 0.54  #: ``|sin(elevation)|``; zero holds w at 0
     inverse_range_min: float = 0.0  #: [1/m]; zero lets sources be infinitely far
     inverse_range_max: float = 2.2  #: [1/m]
 
     def __post_init__(self):
         for name in ("u_max", "w_max"):
             value = getattr(self, name)
-            if not 0.0 < value < 1.0:
-                raise config_lib.ConfigError(f"region.{name}: need 0 < value < 1; got {value!r}")
+            if not 0.0 <= value < 1.0:
+                raise config_lib.ConfigError(f"region.{name}: need 0 <= value < 1; got {value!r}")
         low, high = self.inverse_range_min, self.inverse_range_max
         if not 0.0 <= low < high < float("inf"):
             raise config_lib.ConfigError(
@@ -90,11 +90,14 @@ def search_space(
 ) -> SearchSpace:
     """The grid and the limits of a region for a wavefront.
 
-    Plane waves have no range: theirs has one cell, and 1/r is zero wherever the region is.
+    Plane waves have no range: 1/r is zero wherever the region is. A coordinate that has one value
+    has one cell.
     """
     lower, upper = region.lower, region.upper
     if wavefront == "planar":
-        shape, lower[2], upper[2] = (*shape[:2], 1), 0.0, 0.0
+        lower[2], upper[2] = 0.0, 0.0
+    u, w, rho = (1 if low == high else n for low, high, n in zip(lower, upper, shape, strict=True))
+    shape = (u, w, rho)
     points = np.clip(grid_points(region, shape), lower, upper)
     return SearchSpace(*map(jnp.asarray, (points, lower, upper)), shape=shape)
 

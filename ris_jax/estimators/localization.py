@@ -18,7 +18,9 @@ from ris_jax import scenes
 from ris_jax.estimators import (
     checks,
     grids,
+    inputs,
     maximum_likelihood,
+    model_check,
     model_order,
     modified_music,
     network_start,
@@ -26,6 +28,8 @@ from ris_jax.estimators import (
 )
 from ris_jax.estimators.catalogue import METHODS, Method, of_network
 from ris_jax.estimators.estimate import Estimate
+from ris_jax.estimators.flags import Flag
+from ris_jax.estimators.limits import Limits, collapsed, undetermined_coordinate
 
 ESTIMATORS = ("auto", *METHODS)
 _DEFAULT_CHUNK = 64
@@ -73,7 +77,9 @@ def localize(
     max_sources: int = 5,
     false_alarm_rate: float = model_order.DEFAULT_FALSE_ALARM_RATE,
     region: grids.SearchRegion | None = None,
+    limits: Limits | None = None,
     network: network_start.Network | None = None,
+    check: bool = True,
 ) -> Estimate:
     """Sources of a batch of scenes, by the estimator of that name.
 
@@ -88,8 +94,11 @@ def localize(
     infinite.
 
     Args:
-      measurement: a batch, [B, ...] in every field; `noise_variance` may be NaN for unknown.
-      positions: [N, 3] elements [m].
+      measurement: a batch, [B, ...] in every field. Channel and codes may be shared by all scenes,
+        [M, N] and [L, N], or missing for an array without a surface. `noise_variance` may be NaN or
+        missing if it is unknown.
+      positions: [N, 3] elements [m]. Map coordinates are centred: places are then relative to the
+        centre of the array.
       wavelength: [m].
       wavefront: of the steering vectors.
       source_signal: whether the sources sent the same in all snapshots.
@@ -100,14 +109,19 @@ def localize(
       false_alarm_rate: of the blind count, the share of scenes with a source too many.
       region: where to look; by default that of `grids.SearchRegion`. A network looks where it was
         trained to.
+      limits: where sources may be reported; it also sets `region` if that is not given.
       network: a trained one, from `ris_jax.load_pretrained` or `networks.from_run`.
+      check: whether the model check runs. It costs a few milliseconds of the host for each scene,
+        and does not run inside `jax.jit`.
 
     Returns:
-      `Estimate` of max_sources places a scene.
+      `Estimate` of max_sources places a scene. Its `flags` name doubts about each scene; see
+      `flags.Flag`.
 
     Raises:
       ConfigError: an option that cannot be used, or shapes that do not fit each other.
     """
+    measurement, positions = inputs.prepared(measurement, positions)
     checks.check_scenes(measurement, positions, wavelength, max_sources)
     check_options(
         estimator,
@@ -116,6 +130,16 @@ def localize(
         false_alarm_rate=false_alarm_rate,
         batch=len(measurement.snapshots),
     )
+    antennas = measurement.snapshots.shape[-1]
+    inputs.check_determined(antennas, source_signal, num_sources, max_sources)
+    positions, moved = inputs.centred(positions)
+    traced = any(isinstance(leaf, Tracer) for leaf in (*measurement, positions))
+    undetermined = None
+    if not isinstance(positions, Tracer):
+        undetermined = undetermined_coordinate(np.asarray(positions))
+    if region is None:
+        region = grids.SearchRegion() if limits is None else limits.region()
+    region = collapsed(region, undetermined)
     if estimator == "auto":
         estimator = "maximum_likelihood" if network is None else of_network(network.config)
     method = METHODS[estimator]
@@ -139,13 +163,29 @@ def localize(
         wavelength=wavelength,
         wavefront=wavefront,
         max_sources=max_sources,
-        region=region or grids.SearchRegion(),
+        region=region,
         network=network,
     )
-    return estimate._replace(
+    estimate = estimate._replace(
         power=estimate.power * (scale.snapshots / scale.channel)[:, None] ** 2,
         noise_variance=estimate.noise_variance * scale.snapshots**2,
     )
+    notes = Flag.CENTRED * moved | Flag.UNDETERMINED * (undetermined is not None)
+    if traced or not check:
+        notes = jnp.full(len(measurement.snapshots), int(notes | Flag.NOT_CHECKED), jnp.int32)
+        return estimate._replace(flags=notes)
+    problem = model_check.Problem(
+        measurement=jax.tree.map(np.asarray, measurement),
+        positions=np.asarray(positions),
+        wavelength=wavelength,
+        wavefront=wavefront,
+        signal=source_signal,
+        region=region,
+        counted=num_sources is None,
+    )
+    found = model_check.finish(estimate, problem, limits)
+    found = found._replace(flags=found.flags | np.int32(notes))
+    return jax.tree.map(jnp.asarray, found)
 
 
 class _Scale(NamedTuple):
