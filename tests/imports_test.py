@@ -11,6 +11,7 @@ ROOT = pathlib.Path(ris_jax.__file__).parent
 ROOMS = (
     "errors", "_environment", "compilation_cache", "config", "config_files", "presets",
     "linear", "arrays", "codebooks", "channel", "scenes", "measurement", "covariance", "bounds",
+    "link_budget", "bound_maps", "code_design", "code_baselines", "mismatch",
     "estimators", "losses", "statistics", "counts", "metrics", "models", "data", "training",
     "networks", "reports",
     "benchmarks", "tuning", "cli", "__main__",

@@ -100,7 +100,7 @@ def _condition_numbers(measured: scenes.Measurement) -> jax.Array:
 def conditioning(config: config_lib.Config, codebooks: Iterable[str]) -> Iterator[Finding]:
     """Condition number of Phi, median over scenes, for each codebook."""
     for name in codebooks:
-        system = dataclasses.replace(config.system, codebook=name)
+        system = dataclasses.replace(config.system, codebook=name, codes_file=None)
         batch = _batch(dataclasses.replace(config, system=system))
         median = float(jnp.median(_condition_numbers(batch.measurement)))
         used = " (the one used)" if name == config.system.codebook else ""

@@ -11,6 +11,8 @@ Commands:
   localize   positions of the sources in recordings, with error bars
   report     one page of a run, finished or not
   tune       search for hyper-parameters, with any number of workers
+  bound      Cramér-Rao bound over the field of view: maps, sweeps, limits
+  design     phase codes that minimise the bound over a region or at positions
   benchmark  estimators against each other and the bound, and speed: a folder for a paper
   doctor     check an installation
 
@@ -27,11 +29,12 @@ from absl import flags, logging
 from ris_jax import _environment
 
 _COMMANDS = (
-    "example", "train", "simulate", "import", "evaluate", "localize", "report", "tune", "benchmark",
-    "doctor",
+    "example", "train", "simulate", "import", "evaluate", "localize", "report", "tune", "bound",
+    "design", "benchmark", "doctor",
 )  # fmt: skip
 _MODULES = {"import": "import_records"}  # a command's module, where it cannot have its name
-_GO_ON = ("train", "tune", "benchmark", "simulate", "import_records")  # where they stopped
+# Commands that go on where they stopped.
+_GO_ON = ("train", "tune", "benchmark", "simulate", "import_records", "design")
 _USAGE_ERROR = 2
 
 
