@@ -1,7 +1,7 @@
 """Where to look: the region of search, its grid in (u, w, 1/r), and peaks on it."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,22 @@ from ris_jax import config as config_lib
 
 # Width of a cell of the natural grid, in units of resolution.
 _CELL = 0.9
+
+
+class Box(Protocol):
+    """Limits of (u, w, 1/r), constants or traced."""
+
+    @property
+    def lower(self) -> Float[np.ndarray, "3"] | Float[Array, "3"]: ...
+    @property
+    def upper(self) -> Float[np.ndarray, "3"] | Float[Array, "3"]: ...
+
+
+class Limits(NamedTuple):
+    """Limits of (u, w, 1/r) as arrays: a compiled program serves any of them."""
+
+    lower: Float[np.ndarray, "3"] | Float[Array, "3"]
+    upper: Float[np.ndarray, "3"] | Float[Array, "3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +65,11 @@ class SearchRegion:
         """[3] greatest u, w, 1/r."""
         return np.array([self.u_max, self.w_max, self.inverse_range_max], np.float32)
 
+    @property
+    def limits(self) -> Limits:
+        """The same box as arrays, to be passed to a compiled program."""
+        return Limits(self.lower, self.upper)
+
 
 def region_of(scene: config_lib.SceneConfig) -> SearchRegion:
     """The region that holds what a configuration draws, with a margin at its edges."""
@@ -57,7 +78,7 @@ def region_of(scene: config_lib.SceneConfig) -> SearchRegion:
     return SearchRegion(float(u_max), float(w_max), 0.0, 1.1 / scene.range_min)
 
 
-def axes_of(region: SearchRegion, shape: tuple[int, int, int]) -> list[np.ndarray]:
+def axes_of(region: Box, shape: tuple[int, int, int]) -> list[np.ndarray | Array]:
     """The three axes of a grid, each of cell centres that divide the region evenly."""
     return [
         low + (high - low) * (np.arange(count, dtype=np.float32) + 0.5) / count
@@ -65,10 +86,10 @@ def axes_of(region: SearchRegion, shape: tuple[int, int, int]) -> list[np.ndarra
     ]
 
 
-def grid_points(region: SearchRegion, shape: tuple[int, int, int]) -> np.ndarray:
-    """[G, 3] points (u, w, 1/r) of a grid, 1/r fastest."""
-    mesh = np.meshgrid(*axes_of(region, shape), indexing="ij")
-    return np.stack(mesh, axis=-1).reshape(-1, 3)
+def grid_points(region: Box, shape: tuple[int, int, int]) -> Float[Array, "G 3"]:
+    """Points (u, w, 1/r) of a grid, 1/r fastest."""
+    mesh = jnp.meshgrid(*axes_of(region, shape), indexing="ij")
+    return jnp.stack(mesh, axis=-1).reshape(-1, 3)
 
 
 class SearchSpace(NamedTuple):
@@ -86,17 +107,18 @@ class SearchSpace(NamedTuple):
 
 
 def search_space(
-    region: SearchRegion, shape: tuple[int, int, int], wavefront: config_lib.Wavefront
+    region: Box, shape: tuple[int, int, int], wavefront: config_lib.Wavefront
 ) -> SearchSpace:
     """The grid and the limits of a region for a wavefront.
 
     Plane waves have no range: theirs has one cell, and 1/r is zero wherever the region is.
     """
-    lower, upper = region.lower, region.upper
+    lower, upper = jnp.asarray(region.lower), jnp.asarray(region.upper)
     if wavefront == "planar":
-        shape, lower[2], upper[2] = (*shape[:2], 1), 0.0, 0.0
-    points = np.clip(grid_points(region, shape), lower, upper)
-    return SearchSpace(*map(jnp.asarray, (points, lower, upper)), shape=shape)
+        directions = np.array([1.0, 1.0, 0.0], np.float32)
+        shape, lower, upper = (*shape[:2], 1), lower * directions, upper * directions
+    points = jnp.clip(grid_points(region, shape), lower, upper)
+    return SearchSpace(points, lower, upper, shape)
 
 
 def local_maxima(
