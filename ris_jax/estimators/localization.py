@@ -18,6 +18,7 @@ from ris_jax import scenes
 from ris_jax.estimators import (
     batches,
     checks,
+    compilation,
     grids,
     inputs,
     maximum_likelihood,
@@ -298,9 +299,8 @@ def _jitted(method: Method) -> Callable[..., Estimate]:
     if method.mirrored:
         static |= {"wavelength", "region"}
     assert method.search is not None  # the others have been dealt with
-    return jax.jit(
-        method.search, static_argnames=static & set(inspect.signature(method.search).parameters)
-    )
+    static &= set(inspect.signature(method.search).parameters)
+    return compilation.Program(method.search, static)
 
 
 def _searched_again(

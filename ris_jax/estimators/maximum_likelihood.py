@@ -15,6 +15,7 @@ from ris_jax import config as config_lib
 from ris_jax.estimators import (
     batches,
     checks,
+    compilation,
     error_bars,
     grids,
     likelihood,
@@ -108,9 +109,7 @@ def _bound(fit: refinement.Fit, measurement, positions, wave) -> Float[Array, "K
     ).covariance  # fmt: skip
 
 
-@functools.partial(
-    jax.jit, static_argnames=("wavefront", "source_signal", "max_sources", "options")
-)
+@compilation.program(static_argnames=("wavefront", "source_signal", "max_sources", "options"))
 def _maximum_likelihood(
     measurement, positions, least, most, false_alarm_rate, wavelength, limits,
     *, wavefront, source_signal, max_sources, options,

@@ -5,7 +5,6 @@ bars. Where it doubts, or where the residual is more than noise, the caller fall
 on the grid.
 """
 
-import functools
 from typing import NamedTuple, Protocol
 
 import jax
@@ -15,6 +14,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 from ris_jax import config as config_lib
 from ris_jax import scenes
 from ris_jax.estimators import (
+    compilation,
     grids,
     likelihood,
     matching_pursuit,
@@ -128,7 +128,7 @@ def network_start(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("wavefront", "source_signal", "max_sources"))
+@compilation.program(static_argnames=("wavefront", "source_signal", "max_sources"))
 def _network_start(
     measurement, positions, network, num_sources, wavelength, limits,
     *, wavefront, source_signal, max_sources,

@@ -110,7 +110,8 @@ def propose_source(
 ) -> Proposal:
     """The best place for a source beside those that are held.
 
-    The `candidates` highest peaks of the matched filter are compared by the energy that they add.
+    The `candidates` highest peaks of the matched filter take one Gauss-Newton step, and are
+    compared by the energy that they add at its end, as the quadratic model of the step has it.
 
     Args:
       setting: of the call.
@@ -136,7 +137,22 @@ def propose_source(
     gains = local.value + 2.0 * jnp.sum(local.gradient * move, axis=-1) - curved
     distance = jnp.sum(((points - away_from) / grid.unit) ** 2, axis=-1)
     winner = jnp.argmax(jnp.where((distance > _SAME**2) & (gains >= 0.0), gains, -1.0))
-    return Proposal(points[winner] + move[winner], gains[winner])
+    place = points[winner] + move[winner]
+    return Proposal(place, _gain(setting, observation, held, place))
+
+
+def _gain(
+    setting: Setting,
+    observation: likelihood.Observation,
+    held: Background,
+    place: Float[Array, "3"],
+) -> Float[Array, ""]:
+    """Energy that a source at a place would add; the others are held."""
+    vector = setting.jet(place)[:1]
+    new = likelihood.images(observation, vector, setting.source_signal)
+    gram, matched = projected_products(held, new)
+    power = jnp.sum((new.left.conj() * new.right).real, axis=-1)
+    return jnp.sum(jnp.abs(matched) ** 2 / jnp.maximum(gram[..., 0].real, 1e-3 * power))
 
 
 def propose_pair(
