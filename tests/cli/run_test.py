@@ -358,6 +358,9 @@ def test_evaluate_refuses(arguments, message, capsys):
 
 # What makes the examples of a command small; of two flags of one name the last one counts.
 _SMALLER = {
+    "example": ["--num_scenes=2"],
+    "bound": ["--grid=6", "--num_channels=1"],
+    "design": ["--num_positions=4", "--steps=8", "--sweeps=1"],
     "simulate": ["--num_train=32", "--num_val=8", "--num_test=8", *SETTINGS[:5]],
     "import": [],
     "train": [*SIZES, *SETTINGS, "--dropout=0"],
