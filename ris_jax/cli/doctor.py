@@ -154,7 +154,7 @@ def check_losses(config: config_lib.Config) -> Iterator[Finding]:
         count_logits=certain * jax.nn.one_hot(target.num_sources - 1, config.scene.max_sources),
         coordinates=target.coordinates * situation.resolution(config.system),
         existence=target.active,
-        decisions=(decision,),
+        decisions=jax.tree.map(lambda leaf: leaf[None], decision),  # of one round
     )
     unblended = dataclasses.replace(config.covariance, blend=0.0)
     terms = losses.loss_terms(truth, target, config.loss, unblended)

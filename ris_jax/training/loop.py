@@ -62,7 +62,8 @@ def dead_parameters(state: state_lib.TrainState, batch: scenes.Scene) -> list[st
     after, metrics = step_lib.train_step(state, batch)
     if not metrics["finite"]:
         return []
-    largest = optimizer.largest_gradients(devices.to_host(after.opt_state))
+    packed = optimizer.layout(after.params, after.config.optimizer.method)
+    largest = optimizer.largest_gradients(devices.to_host(after.opt_state), packed)
     return [path for path, value in largest.items() if value == 0.0]
 
 

@@ -23,16 +23,18 @@ class TrainState(struct.PyTreeNode):
     params: Any
     ema_params: Any  #: moving average over updates; what validation and inference use
     opt_state: optax.OptState
+    hyper: optimizer.Hyperparameters
     config: config_lib.Config = struct.field(pytree_node=False)
     graphdef: Any = struct.field(pytree_node=False)
-    tx: optax.GradientTransformation = struct.field(pytree_node=False)
+    tx: optax.GradientTransformationExtraArgs = struct.field(pytree_node=False)
     placement: devices.Placement = struct.field(pytree_node=False)
 
 
 @functools.cache
-def _optimizer(config: config_lib.Config) -> optax.GradientTransformation:
+def _optimizer(config: config_lib.Config) -> optax.GradientTransformationExtraArgs:
     """One optimizer object for a configuration: another would make `jax.jit` trace again."""
-    return optimizer.create_optimizer(config.optimizer, config.total_updates)
+    packed = optimizer.layout(parameter_shapes(config), config.optimizer.method)
+    return optimizer.create_optimizer(config.optimizer, packed)
 
 
 @functools.cache
@@ -93,7 +95,8 @@ def _initial_state(config: config_lib.Config, placement: devices.Placement) -> T
         step=jnp.zeros((), jnp.int32),
         params=params,
         ema_params=jax.tree.map(jnp.copy, params),
-        opt_state=tx.init(params),
+        opt_state=tx.init(optimizer.layout(params, config.optimizer.method).pack(params)),
+        hyper=optimizer.hyperparameters(config.optimizer, config.total_updates),
         config=config,
         graphdef=graphdef(config),
         tx=tx,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import arrays, losses, measurement, scenes
 from ris_jax import config as config_lib
@@ -84,10 +84,9 @@ def _compared(
     return architectures.of(config).compared(prediction.factor, target.num_sources, config)
 
 
-def _ema(decay: float, updates: Float[Array, ""], ema: Array, params: Array) -> Array:
-    """Moving average whose memory grows with the number of updates, up to `decay`."""
-    keep = jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
-    return ema + (1.0 - keep) * (params - ema)
+def _ema_memory(decay: Float[Array, ""], updates: Int[Array, ""]) -> Float[Array, ""]:
+    """What a moving average keeps of itself; its memory grows with the updates, up to `decay`."""
+    return jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
 
 
 def batch_loss(
@@ -137,24 +136,26 @@ def train_step(
         return batch_loss(state, params, features, target, dropout_key)
 
     (loss, logged), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    hyper, packed = state.hyper, optimizer.layout(state.params, config.optimizer.method)
+    grads = packed.pack(grads)
     finite = jnp.isfinite(loss) & optimizer.gradients_finite(grads)
     norms = optimizer.group_norms(grads)
-    clip_ratio = optimizer.clip_ratio(state.opt_state, grads, config.optimizer)
+    clip_ratio = optimizer.clip_ratio(state.opt_state, grads, hyper)
     before = optimizer.counters(state.opt_state)
     # What we call not finite, optax must see as such.
     marked = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), grads)
-    updates, opt_state = state.tx.update(marked, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    updates, opt_state = state.tx.update(
+        marked, state.opt_state, packed.pack(state.params), hyper=hyper
+    )
+    params = optax.apply_updates(state.params, packed.unpack(updates))
     after = optimizer.counters(opt_state)
     applied = after.updates > before.updates
+    kept = jnp.where(applied, _ema_memory(hyper.ema_decay, after.updates), 1.0)
     ema_params = jax.tree.map(
-        lambda ema, p: jnp.where(
-            applied, _ema(config.optimizer.ema_decay, after.updates.astype(p.dtype), ema, p), ema
-        ),
-        state.ema_params,
-        params,
+        lambda ema, p: ema + (1.0 - kept) * (p - ema), state.ema_params, params
     )
-    rates = optimizer.learning_rates(config.optimizer, config.total_updates, before.updates)
+    rates = optimizer.learning_rates(hyper, before.updates)
+    delta = optax.tree.norm(updates)
     metrics = (
         {"loss": loss}
         | logged
@@ -167,8 +168,8 @@ def train_step(
             "update": after.updates,
             "skipped": after.skipped,
             "skipped_in_a_row": after.skipped_in_a_row,
-            "param_delta_norm": optax.tree.norm(updates),
-            "params_finite": jnp.isfinite(optax.tree.norm(params)),
+            "param_delta_norm": delta,
+            "params_finite": jnp.isfinite(optax.tree.norm(packed.pack(params))),
         }
     )
     next_state = state.replace(
@@ -265,7 +266,7 @@ def eval_step(
         | {"count_correct": (count == target.num_sources).astype(jnp.float32)}
         | {"count_confidence": jnp.max(jax.nn.softmax(prediction.count_logits), axis=-1)}
     )
-    return Evaluated(scores, moments, prediction._replace(decisions=()))
+    return Evaluated(scores, moments, prediction._replace(decisions=None))
 
 
 def _outer_sum(factor: Complex[Array, "B N K"]) -> Complex[Array, "N N"]:
