@@ -59,7 +59,7 @@ def dead_parameters(state: state_lib.TrainState, batch: scenes.Scene) -> list[st
     Returns:
       The paths; none where the gradients are not finite, of which the optimizer keeps nothing.
     """
-    after, metrics = step_lib.train_step(state, batch)
+    after, metrics = step_lib.train_step_in_place(state, batch)
     if not metrics["finite"]:
         return []
     packed = optimizer.layout(after.params, after.config.optimizer.method)
@@ -82,7 +82,7 @@ def _microbatches(
     for number in range(done + 1, training.steps_per_epoch + 1):
         if stop.asked():
             break
-        state, metrics = step_lib.train_step(state, source.draw(state))
+        state, metrics = step_lib.train_step_in_place(state, source.draw(state))
         pending.append(metrics)
         if number % training.log_every == 0:
             yield state, [_on_host(row) for row in jax.device_get(pending)]

@@ -54,17 +54,17 @@ class Hyperparameters(NamedTuple):
 
 
 def hyperparameters(config: config_lib.OptimizerConfig, total_updates: int) -> Hyperparameters:
-    """Those of a run of `total_updates` updates."""
+    """Those of a run of `total_updates` updates, on the host."""
     warmup = min(max(1, round(config.warmup_fraction * total_updates)), total_updates)
     return Hyperparameters(
-        jnp.asarray(config.learning_rate, jnp.float32),
-        jnp.asarray(config.head_multiplier, jnp.float32),
-        jnp.asarray(warmup, jnp.int32),
-        jnp.asarray(total_updates, jnp.int32),
-        jnp.asarray(config.final_fraction, jnp.float32),
-        jnp.asarray(config.weight_decay, jnp.float32),
-        jnp.asarray(config.clip_norm, jnp.float32),
-        jnp.asarray(config.ema_decay, jnp.float32),
+        learning_rate=np.float32(config.learning_rate),
+        head_multiplier=np.float32(config.head_multiplier),
+        warmup_updates=np.int32(warmup),
+        total_updates=np.int32(total_updates),
+        final_fraction=np.float32(config.final_fraction),
+        weight_decay=np.float32(config.weight_decay),
+        clip_norm=np.float32(config.clip_norm),
+        ema_decay=np.float32(config.ema_decay),
     )
 
 
