@@ -183,7 +183,7 @@ def _loss_terms_at_truth(batch: scenes.Scene, config: config_lib.Config) -> dict
         count_logits=certain * jax.nn.one_hot(target.num_sources - 1, config.scene.max_sources),
         coordinates=target.coordinates * situation.resolution(config.system),
         existence=target.active,
-        decisions=(decision,),
+        decisions=jax.tree.map(lambda leaf: leaf[None], decision),  # of one round
     )
     unblended = dataclasses.replace(config.covariance, blend=0.0)
     terms = losses.loss_terms(truth, target, config.loss, unblended)
@@ -204,7 +204,7 @@ def learning(config: config_lib.Config, *, thorough: bool = False) -> Iterator[F
     before = jax.device_get(state.params)
     snapshots = batch.measurement.snapshots.at[0, 0, 0].set(jnp.nan)
     bad = batch._replace(measurement=batch.measurement._replace(snapshots=snapshots))
-    state, metrics = step_lib.train_step(state, bad)
+    state, metrics = step_lib.train_step_in_place(state, bad)
     same = jax.tree.all(
         jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), before, jax.device_get(state.params))
     )
@@ -212,7 +212,9 @@ def learning(config: config_lib.Config, *, thorough: bool = False) -> Iterator[F
     yield "a NaN microbatch changes nothing", same and skipped == 1, f"{skipped} skipped"
     first = None
     for _ in range(config.total_updates):
-        state, metrics = step_lib.train_step(state, step_lib.draw_batch(config, state.step))
+        state, metrics = step_lib.train_step_in_place(
+            state, step_lib.draw_batch(config, state.step)
+        )
         first = metrics["nmse"] if first is None else first
     nmse = float(metrics["nmse"])
     measured = f"NMSE {nmse:.4f} after {config.total_updates} updates, {first:.2f} before"

@@ -38,18 +38,6 @@ class Evaluation(NamedTuple):
         return float(np.mean(self.scores[name], dtype=np.float64))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _draw_prepared(
-    config: config_lib.Config,
-    sharding: jax.sharding.NamedSharding | None,
-    key: jax.Array,
-    start: Array,
-):
-    indices = start + jnp.arange(config.training.batch_size)
-    batch = scenes.scenes_at(key, indices, config)
-    return devices.split(step_lib.prepare(batch, config), sharding)
-
-
 def draw_heldout(
     config: config_lib.Config,
     stream: str,
@@ -65,9 +53,14 @@ def draw_heldout(
       sharding: `Placement.batch` of the state that is to be scored; one device if not given.
     """
     size = config.training.batch_size
-    starts = range(0, num_scenes, size)
     key = scenes.stream_key(config.training.seed, stream)
-    batches = [_draw_prepared(config, sharding, key, np.int32(start)) for start in starts]
+    batches = []
+    for start in range(0, num_scenes, size):
+        where = key, start + np.arange(size, dtype=np.int32)
+        if sharding is not None:  # as what training draws with: one program for both
+            where = jax.device_put(where, sharding.with_spec(jax.sharding.PartitionSpec()))
+        batch = step_lib.draw_scenes(config, sharding, *where)
+        batches.append(step_lib.prepared(batch, config))
     return Heldout(batches, num_scenes)
 
 

@@ -59,10 +59,11 @@ def dead_parameters(state: state_lib.TrainState, batch: scenes.Scene) -> list[st
     Returns:
       The paths; none where the gradients are not finite, of which the optimizer keeps nothing.
     """
-    after, metrics = step_lib.train_step(state, batch)
+    after, metrics = step_lib.train_step_in_place(state, batch)
     if not metrics["finite"]:
         return []
-    largest = optimizer.largest_gradients(devices.to_host(after.opt_state))
+    packed = optimizer.layout(after.params, after.config.optimizer.method)
+    largest = optimizer.largest_gradients(devices.to_host(after.opt_state), packed)
     return [path for path, value in largest.items() if value == 0.0]
 
 
@@ -81,7 +82,7 @@ def _microbatches(
     for number in range(done + 1, training.steps_per_epoch + 1):
         if stop.asked():
             break
-        state, metrics = step_lib.train_step(state, source.draw(state))
+        state, metrics = step_lib.train_step_in_place(state, source.draw(state))
         pending.append(metrics)
         if number % training.log_every == 0:
             yield state, [_on_host(row) for row in jax.device_get(pending)]

@@ -83,7 +83,7 @@ def test_train_profile(workdir):
     assert found.step_flops > 0
     assert found.argument_bytes > 0
     # The trace has the steps, and what took longest in them has a name.
-    assert any(name.startswith("jit_train_step: ") for name, _ in found.operations)
+    assert any(name.startswith("jit__microbatch: ") for name, _ in found.operations)
     assert 0.0 < sum(share for _, share in found.operations) <= 1.0
     assert list(workdir.glob("profile/plugins/profile/*/perfetto_trace.json.gz"))
 
