@@ -62,8 +62,8 @@ def devices() -> Iterator[Finding]:
 
 def cache() -> Iterator[Finding]:
     """Folder and size of the compilation cache; a user may do without one."""
-    folder = jax.config.jax_compilation_cache_dir
-    if folder is None or not jax.config.jax_enable_compilation_cache:
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    if folder is None or not jax.config.values["jax_enable_compilation_cache"]:
         yield "compilation cache", True, "none"
         return
     found = compilation_cache.contents(pathlib.Path(folder))
@@ -142,13 +142,14 @@ def _share_of_peaks(batch: scenes.Scene, system: config_lib.SystemConfig) -> jax
     if system.wavefront != "planar":
         inverse = jnp.maximum(1.0 / source_range + offsets * 0.2, 1e-3)
         grids.append((azimuth, elevation, 1.0 / inverse))
+    azimuths, elevations, ranges = (
+        jnp.stack(values)
+        for values in zip(*(jnp.broadcast_arrays(*grid) for grid in grids), strict=True)
+    )
     steering = arrays.steering_vector(
-        *(
-            jnp.stack(jnp.broadcast_arrays(*values))
-            for values in zip(
-                *(jnp.broadcast_arrays(*coordinates) for coordinates in grids), strict=True
-            )
-        ),
+        azimuths,
+        elevations,
+        ranges,
         arrays.element_positions(system),
         wavelength=system.wavelength,
         wavefront=system.wavefront,
