@@ -1,12 +1,13 @@
 """Held-out scores, and the yardsticks that belong beside every one of them."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
@@ -38,6 +39,20 @@ class Evaluation(NamedTuple):
         return float(np.mean(self.scores[name], dtype=np.float64))
 
 
+@functools.cache
+def _stretch(
+    seed: int, stream: str, size: int, sharding: jax.sharding.NamedSharding | None
+) -> Callable[[np.int32], tuple[jax.Array, Int[Array, "B"]]]:
+    """A stream's key and `size` indices from one on, where training has its own: one program draws
+    both."""
+
+    def from_start(start):
+        return scenes.stream_key(seed, stream), start + jnp.arange(size)
+
+    whole = None if sharding is None else devices.replicated_beside(sharding)
+    return jax.jit(from_start, out_shardings=whole)
+
+
 def draw_heldout(
     config: config_lib.Config,
     stream: str,
@@ -53,13 +68,10 @@ def draw_heldout(
       sharding: `Placement.batch` of the state that is to be scored; one device if not given.
     """
     size = config.training.batch_size
-    key = scenes.stream_key(config.training.seed, stream)
+    stretch = _stretch(config.training.seed, stream, size, sharding)
     batches = []
     for start in range(0, num_scenes, size):
-        where = key, start + np.arange(size, dtype=np.int32)
-        if sharding is not None:  # as what training draws with: one program for both
-            where = jax.device_put(where, sharding.with_spec(jax.sharding.PartitionSpec()))
-        batch = step_lib.draw_scenes(config, sharding, *where)
+        batch = step_lib.draw_scenes(config, sharding, *stretch(np.int32(start)))
         batches.append(step_lib.prepared(batch, config))
     return Heldout(batches, num_scenes)
 

@@ -22,6 +22,7 @@ from ris_jax.training import (
     memory,
     observers,
     optimizer,
+    outcome,
     processes,
     profiling,
     record,
@@ -318,6 +319,10 @@ def _run(
             f"{row['output_variance_ratio']:.2f} | {time.monotonic() - began:.1f} s"
         )
         after_epoch()
+        if epoch == training.epochs:
+            target = devices.to_host(heldout.batches[0][1])
+            for line in outcome.lines(config, result.first, target):
+                recorder.line(line)
     return state
 
 
