@@ -1,6 +1,5 @@
 """One trial: a run of the trainer in a folder of its own, told to the storage epoch by epoch."""
 
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -10,6 +9,7 @@ import optuna
 from ris_jax import config as config_lib
 from ris_jax import errors
 from ris_jax.training import loop, record
+from ris_jax.training import state as state_lib
 from ris_jax.tuning import accounts
 from ris_jax.tuning import plan as plan_lib
 from ris_jax.tuning import space as space_lib
@@ -27,27 +27,12 @@ def folder(workdir: pathlib.Path, number: int) -> pathlib.Path:
     return workdir / FOLDER / f"{number:04d}"
 
 
-def _program(config: config_lib.Config) -> config_lib.Config:
-    """Configuration without what the train step reads as data: rates, decays, loss weights.
-
-    Trials of the same program compile once. Whether a loss weight is zero is part of the program.
-    """
-    given, default = config.optimizer, config_lib.OptimizerConfig()
-    optimizer = dataclasses.replace(
-        given,
-        learning_rate=default.learning_rate,
-        head_multiplier=default.head_multiplier,
-        warmup_fraction=default.warmup_fraction,
-        final_fraction=default.final_fraction,
-        weight_decay=default.weight_decay,
-        clip_norm=default.clip_norm,
-        ema_decay=default.ema_decay,
-    )
-    used = {name: float(weight > 0) for name, weight in dataclasses.asdict(config.loss).items()}
-    return dataclasses.replace(config, optimizer=optimizer, loss=config_lib.LossConfig(**used))
+def _program(config: config_lib.Config) -> tuple[config_lib.Config, int]:
+    """What the programs of a trial are compiled for; trials that share it compile once."""
+    return state_lib.program_config(config), config.training.batch_size
 
 
-_programs: set[config_lib.Config] = set()  # that JAX holds compiled in this process
+_programs: set[tuple[config_lib.Config, int]] = set()  # that JAX holds compiled in this process
 
 
 def _make_room(config: config_lib.Config) -> None:

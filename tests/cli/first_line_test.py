@@ -20,6 +20,8 @@ _ARGUMENTS = {
     "report": ["--workdir=run"],
     "tune": ["--workdir=search"],
     "benchmark": ["--suite=all"],
+    "bound": ["--out=bound"],
+    "design": ["--out=codes"],
     "doctor": [],
 }
 _PROGRAM = """
@@ -38,7 +40,7 @@ print(json.dumps(lines))
 
 def test_needs_no_jax(tmp_path):
     (tmp_path / "run").mkdir()
-    assert list(_ARGUMENTS) == list(main._COMMANDS)
+    assert set(_ARGUMENTS) == set(main._COMMANDS)
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, json.dumps(_ARGUMENTS)],
         capture_output=True, text=True, check=False, cwd=tmp_path,

@@ -83,7 +83,7 @@ def test_train_profile(workdir):
     assert found.step_flops > 0
     assert found.argument_bytes > 0
     # The trace has the steps, and what took longest in them has a name.
-    assert any(name.startswith("jit_train_step: ") for name, _ in found.operations)
+    assert any(name.startswith("jit__microbatch: ") for name, _ in found.operations)
     assert 0.0 < sum(share for _, share in found.operations) <= 1.0
     assert list(workdir.glob("profile/plugins/profile/*/perfetto_trace.json.gz"))
 
@@ -358,6 +358,9 @@ def test_evaluate_refuses(arguments, message, capsys):
 
 # What makes the examples of a command small; of two flags of one name the last one counts.
 _SMALLER = {
+    "example": ["--num_scenes=2"],
+    "bound": ["--grid=6", "--num_channels=1"],
+    "design": ["--num_positions=4", "--steps=8", "--sweeps=1"],
     "simulate": ["--num_train=32", "--num_val=8", "--num_test=8", *SETTINGS[:5]],
     "import": [],
     "train": [*SIZES, *SETTINGS, "--dropout=0"],

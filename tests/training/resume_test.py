@@ -130,7 +130,7 @@ def test_stopped_and_started_again(config, whole, tmp_path, stop, epoch):
 
 def _signalled(monkeypatch, microbatch, number):
     """A signal comes before a microbatch of the run, counted from 1, is computed."""
-    step = step_lib.train_step
+    step = step_lib.train_step_in_place
 
     def signalling(state, batch):
         if int(state.step) == microbatch - 1:
@@ -138,7 +138,7 @@ def _signalled(monkeypatch, microbatch, number):
         return step(state, batch)
 
     monkeypatch.setattr(loop, "dead_parameters", lambda *_: [])  # it takes a step before the first
-    monkeypatch.setattr(step_lib, "train_step", signalling)
+    monkeypatch.setattr(step_lib, "train_step_in_place", signalling)
 
 
 def _train_until_signal(config, workdir, microbatch, number=signal.SIGTERM):
@@ -284,7 +284,7 @@ def test_a_damaged_checkpoint_is_told_and_its_epoch_runs_again(config, whole, tm
 
 def test_a_finished_run_returns_without_training(config, whole, tmp_path, monkeypatch):
     workdir = shutil.copytree(whole[0], tmp_path / "run")
-    monkeypatch.setattr(step_lib, "train_step", None)
+    monkeypatch.setattr(step_lib, "train_step_in_place", None)
     state = loop.train(config, workdir)
     assert int(state.step) == _EPOCHS * _STEPS
     _assert_same_state(state, whole[1])
