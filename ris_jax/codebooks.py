@@ -11,7 +11,7 @@ import scipy.linalg
 from jaxtyping import Array, Complex, Float
 
 from ris_jax import config as config_lib
-from ris_jax import errors
+from ris_jax import draws, errors
 
 
 def quantize_phase(codes: Complex[Array, "..."], phase_bits: int | None) -> Complex[Array, "..."]:
@@ -182,13 +182,10 @@ def hardware_response(
     Returns:
       [L, N] complex; no longer of unit modulus.
     """
-    phase_key, amplitude_key, dead_key = jax.random.split(key, 3)
-    elements = codes.shape[-1]
-    phase_error = severity * impairments.phase_error * jax.random.normal(phase_key, (elements,))
-    spread_db = severity * impairments.amplitude_error_db
-    amplitude_db = spread_db * jax.random.normal(amplitude_key, (elements,))
-    dead_fraction = severity * impairments.dead_fraction
-    alive = jax.random.uniform(dead_key, (elements,)) >= dead_fraction
+    phase, amplitude_db, dead = draws.draw(key, *[(codes.shape[-1],)] * 3)
+    phase_error = severity * impairments.phase_error * draws.normal(phase)
+    amplitude_db = severity * impairments.amplitude_error_db * draws.normal(amplitude_db)
+    alive = draws.uniform(dead) >= severity * impairments.dead_fraction
     response = alive * 10.0 ** (amplitude_db / 20.0) * jnp.exp(1j * phase_error)
     amplitude = phase_dependent_amplitude(
         jnp.angle(codes),

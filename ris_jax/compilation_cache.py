@@ -164,10 +164,10 @@ def _configure(options: Mapping[str, Any]) -> None:
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    before = jax.config.jax_compilation_cache_dir
+    before = jax.config.values[_FOLDER]
     for name, value in options.items():
         jax.config.update(name, value)
-    if before not in (None, jax.config.jax_compilation_cache_dir):
+    if before not in (None, jax.config.values[_FOLDER]):
         compilation_cache.reset_cache()
 
 

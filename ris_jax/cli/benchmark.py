@@ -165,7 +165,7 @@ def _accuracy(name: str, runner: "Runner", out: pathlib.Path, header: str) -> st
     from ris_jax.estimators.catalogue import METHODS
 
     suite = suites.SUITES[name]
-    rows = bundle.rows_of(suite, runner)
+    rows = bundle.rows_of(suite, runner, settings.line_beside_progress)
     bundle.write_suite(out, suite, rows, header)
     said = [f"Scenes: {suite.scenes}."]
     if suite.share == "resolved":
@@ -181,7 +181,9 @@ def _speed(name: str, plan: "Plan", where: "Store", header: str) -> str:
 
     total = sum(1 for _ in throughput.CASES[name](plan))
     with settings.progress(total, name, "stage") as progress:
-        rows, ceilings = throughput.rows_of(name, plan, where, progress)
+        rows, ceilings = throughput.rows_of(
+            name, plan, where, progress, settings.line_beside_progress
+        )
     rates = (
         f"The machine: {ceilings.operations / 1e9:.3g} Gflop/s in a float32 matrix product, "
         f"{ceilings.bytes_per_second / 1e9:.3g} GB/s read and written in a copy."

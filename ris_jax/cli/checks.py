@@ -62,8 +62,8 @@ def devices() -> Iterator[Finding]:
 
 def cache() -> Iterator[Finding]:
     """Folder and size of the compilation cache; a user may do without one."""
-    folder = jax.config.jax_compilation_cache_dir
-    if folder is None or not jax.config.jax_enable_compilation_cache:
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    if folder is None or not jax.config.values["jax_enable_compilation_cache"]:
         yield "compilation cache", True, "none"
         return
     found = compilation_cache.contents(pathlib.Path(folder))
@@ -142,13 +142,14 @@ def _share_of_peaks(batch: scenes.Scene, system: config_lib.SystemConfig) -> jax
     if system.wavefront != "planar":
         inverse = jnp.maximum(1.0 / source_range + offsets * 0.2, 1e-3)
         grids.append((azimuth, elevation, 1.0 / inverse))
+    azimuths, elevations, ranges = (
+        jnp.stack(values)
+        for values in zip(*(jnp.broadcast_arrays(*grid) for grid in grids), strict=True)
+    )
     steering = arrays.steering_vector(
-        *(
-            jnp.stack(jnp.broadcast_arrays(*values))
-            for values in zip(
-                *(jnp.broadcast_arrays(*coordinates) for coordinates in grids), strict=True
-            )
-        ),
+        azimuths,
+        elevations,
+        ranges,
         arrays.element_positions(system),
         wavelength=system.wavelength,
         wavefront=system.wavefront,
@@ -183,7 +184,7 @@ def _loss_terms_at_truth(batch: scenes.Scene, config: config_lib.Config) -> dict
         count_logits=certain * jax.nn.one_hot(target.num_sources - 1, config.scene.max_sources),
         coordinates=target.coordinates * situation.resolution(config.system),
         existence=target.active,
-        decisions=(decision,),
+        decisions=jax.tree.map(lambda leaf: leaf[None], decision),  # of one round
     )
     unblended = dataclasses.replace(config.covariance, blend=0.0)
     terms = losses.loss_terms(truth, target, config.loss, unblended)
@@ -204,7 +205,7 @@ def learning(config: config_lib.Config, *, thorough: bool = False) -> Iterator[F
     before = jax.device_get(state.params)
     snapshots = batch.measurement.snapshots.at[0, 0, 0].set(jnp.nan)
     bad = batch._replace(measurement=batch.measurement._replace(snapshots=snapshots))
-    state, metrics = step_lib.train_step(state, bad)
+    state, metrics = step_lib.train_step_in_place(state, bad)
     same = jax.tree.all(
         jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), before, jax.device_get(state.params))
     )
@@ -212,7 +213,9 @@ def learning(config: config_lib.Config, *, thorough: bool = False) -> Iterator[F
     yield "a NaN microbatch changes nothing", same and skipped == 1, f"{skipped} skipped"
     first = None
     for _ in range(config.total_updates):
-        state, metrics = step_lib.train_step(state, step_lib.draw_batch(config, state.step))
+        state, metrics = step_lib.train_step_in_place(
+            state, step_lib.draw_batch(config, state.step)
+        )
         first = metrics["nmse"] if first is None else first
     nmse = float(metrics["nmse"])
     measured = f"NMSE {nmse:.4f} after {config.total_updates} updates, {first:.2f} before"

@@ -64,7 +64,8 @@ class Observer:
         cached = f", {self.from_cache} from the cache" if self.from_cache else ""
         return f"compiled in {self.seconds:.0f} s ({self.programs} programs{cached})"
 
-    def _begin(self, event: str, _: float | int, **__: object) -> None:
+    def _begin(self, event: str, value: float | int, **_: str | int) -> None:
+        del value  # wall time
         if event in _PHASES:
             with self._lock:
                 self._open.setdefault(threading.get_ident(), []).append(time.monotonic())

@@ -8,15 +8,18 @@ Example:
 Takes a recordings file (.npz, .h5 or .mat), a shard of the reference pipeline, a folder of .npz of
 either, or a folder written by `simulate` (its split `test`). Writes one row a source: scene,
 source, azimuth_deg, elevation_deg, range_m, their standard deviations (azimuth_std_deg,
-elevation_std_deg, range_std_m; empty where the scene does not determine the parameter) and
-power_db. A scene in which nothing was found has no row. JSON has all scenes, and what they were
+elevation_std_deg, range_std_m; empty where the scene does not determine the parameter), power_db
+and flags. A scene in which nothing was found has no row. JSON has all scenes, and what they were
 localised with.
+
+Every scene is checked against its model, also without snr_db. `flags` lists the doubts about a
+scene, such as on_limit or misfit, and the command prints one line for each kind with its likely
+cause. No source is reported outside --azimuth_max_deg, --elevation_max_deg, --range_min and
+--range_max.
 
 With --pretrained (or --workdir, a run of `train`) a network finds the sources and the likelihood
 refines them: several times faster than the search alone, and with "robust" told how hardware
-errs. Those but `subspace_network` need no training for another array. Where the data give the SNR,
-a residual that is more than noise is reported: then positions, codes or channel are not what the
-data say.
+errs. Those but `subspace_network` need no training for another array.
 """
 
 import dataclasses
@@ -25,7 +28,6 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 from absl import flags
 
 from ris_jax import config as config_lib
@@ -34,6 +36,7 @@ from ris_jax.cli import settings
 if TYPE_CHECKING:
     from ris_jax.data.recordings import Recordings
     from ris_jax.estimators.estimate import Estimate
+    from ris_jax.estimators.limits import Limits
 
 _LIMITS = config_lib.SceneConfig()  # where sources are, unless a flag says otherwise
 
@@ -84,10 +87,19 @@ flags.DEFINE_float(
 flags.DEFINE_float(
     "elevation_max_deg",
     _LIMITS.elevation_max_deg,
-    "sources are within plus or minus this",
+    "sources are within plus or minus this; 0 for sources in the plane of a line",
     flag_values=FLAGS,
 )
 flags.DEFINE_float("range_min", _LIMITS.range_min, "no source is nearer [m]", flag_values=FLAGS)
+flags.DEFINE_float("range_max", math.inf, "no source is farther [m]", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "binary_codes",
+    None,
+    ("amplitudes", "states"),
+    "what codes 0 and 1 are: reflection amplitudes (0 is off) or states (phases 0 and pi); "
+    "without it such codes are refused",
+    flag_values=FLAGS,
+)
 flags.DEFINE_string(
     "figure", None, "map of one scene to draw, .png, .pdf or .svg", flag_values=FLAGS
 )
@@ -99,7 +111,7 @@ flags.DEFINE_integer(
     "batch_size", 64, "scenes that are worked on at a time", lower_bound=1, flag_values=FLAGS
 )
 
-_FIELD_OF_VIEW = ("azimuth_max_deg", "elevation_max_deg", "range_min")
+_FIELD_OF_VIEW = ("azimuth_max_deg", "elevation_max_deg", "range_min", "range_max")
 
 
 def _path(flag: str, endings: tuple[str, ...]) -> pathlib.Path:
@@ -123,26 +135,29 @@ def _figure() -> pathlib.Path | None:
     return _path("figure", (".png", ".pdf", ".svg")) if FLAGS.figure else None
 
 
-def _scene_limits() -> config_lib.SceneConfig:
-    """Where sources may be; errors name the flag."""
-    least = FLAGS.range_min
+def _limit_arguments() -> dict[str, float]:
+    """Arguments of `limits.Limits`; errors name the flag."""
+    least, most = FLAGS.range_min, FLAGS.range_max
     if not 0 < least < math.inf:
         raise config_lib.ConfigError(f"--range_min: need finite metres above zero; got {least!r}")
-    try:
-        return config_lib.SceneConfig(
-            azimuth_max_deg=FLAGS.azimuth_max_deg,
-            elevation_max_deg=FLAGS.elevation_max_deg,
-            range_min=least,
-            range_max=max(_LIMITS.range_max, least),
-        )
-    except config_lib.ConfigError as error:
-        raise config_lib.ConfigError(str(error).replace("scene.", "--", 1)) from error
+    if not most > least:
+        raise config_lib.ConfigError(f"--range_max: need more than --range_min={least}; got {most}")
+    angles = {}
+    for name, lowest in (("azimuth_max_deg", "0 <"), ("elevation_max_deg", "0 <=")):
+        value = FLAGS[name].value
+        if not (0 < value < 90 or (value == 0 and lowest == "0 <=")):
+            raise config_lib.ConfigError(f"--{name}: need {lowest} value < 90; got {value!r}")
+        angles[name.removesuffix("_deg")] = math.radians(value)
+    return {**angles, "range_min": least, "range_max": most}
 
 
 def _options(recordings: "Recordings") -> dict[str, Any]:
     """What `localize` is to be told; a flag wins over what the data say."""
-    from ris_jax.estimators import grids
+    # A network looks where it was trained to.
+    from ris_jax.estimators import limits
 
+    searched = FLAGS.pretrained is None and FLAGS.workdir is None
+    within = limits.Limits(**_limit_arguments()) if searched else None
     return {
         "wavelength": recordings.wavelength,
         "wavefront": FLAGS.wavefront or recordings.wavefront or "spherical",
@@ -151,7 +166,7 @@ def _options(recordings: "Recordings") -> dict[str, Any]:
         "num_sources": FLAGS.num_sources,
         "max_sources": FLAGS.max_sources,
         "false_alarm_rate": FLAGS.false_alarm_rate,
-        "region": grids.region_of(_scene_limits()),
+        "limits": within,
     }
 
 
@@ -185,11 +200,19 @@ def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
     return {
         "data": FLAGS.data,
         "network": FLAGS.pretrained or FLAGS.workdir,
-        **{name: value for name, value in options.items() if name not in ("region", "network")},
-        "region": dataclasses.asdict(options["region"]),
+        **{name: value for name, value in options.items() if name not in ("limits", "network")},
+        "limits": _listed(options["limits"]),
         "versions": provenance.versions(),
         "skipped": [{"scene": number, "reason": why} for number, why in recordings.skipped],
     }
+
+
+def _listed(within: "Limits | None") -> dict[str, float | None] | None:
+    """Limits for JSON, which has no infinity."""
+    if within is None:
+        return None
+    listed = dataclasses.asdict(within)
+    return {name: value if math.isfinite(value) else None for name, value in listed.items()}
 
 
 def _localize(recordings: "Recordings", options: dict[str, Any]) -> "Estimate":
@@ -206,29 +229,8 @@ def _localize(recordings: "Recordings", options: dict[str, Any]) -> "Estimate":
         )
 
 
-def _residual(recordings: "Recordings", estimate: "Estimate") -> str:
-    """What the residual says of the hardware, where the noise is known; nothing if all is well."""
-    if recordings.snr_db is None:
-        return ""
-    from ris_jax.data import measurements
-    from ris_jax.estimators import residual_test
-
-    independent = (FLAGS.source_signal or recordings.source_signal) == "independent"
-    amplitudes = recordings.snapshots.shape[1] if independent else 1
-    known = measurements.measurement(recordings)
-    wrong = np.asarray(residual_test.inconsistent(estimate, known, amplitudes))
-    if not wrong.any():
-        return ""
-    excess = np.maximum(estimate.noise_variance - known.noise_variance, 0.0)
-    power = np.mean(np.abs(recordings.snapshots) ** 2, axis=(1, 2))
-    share = float(np.median((excess / power)[wrong]))
-    return (
-        f"{wrong.sum()} of {wrong.size} scenes leave more than noise, {share:.1%} of the received "
-        "power in the median: positions, codes, channel or SNR are not what the data say"
-    )
-
-
-def _summary(recordings: "Recordings", estimate: "Estimate") -> str:
+def _summary(recordings: "Recordings", estimate: "Estimate", within: "Limits | None") -> str:
+    from ris_jax.estimators import flags as flags_lib
     from ris_jax.reports import source_table
 
     usable, skipped = len(recordings.scene_numbers), len(recordings.skipped)
@@ -237,11 +239,10 @@ def _summary(recordings: "Recordings", estimate: "Estimate") -> str:
         f"{int(estimate.num_sources.sum())} sources in {usable - empty} scenes; "
         f"{empty} scenes with nothing found, {skipped} skipped"
     ]
-    found = _residual(recordings, estimate)
-    if found:
-        lines.append(found)
+    lines += flags_lib.summary(estimate.flags)
     if recordings.truth is not None:
         lines.append(source_table.truth_summary(estimate, recordings.truth))
+        lines += source_table.truth_doubts(estimate, recordings.truth, within)
     return "\n".join(lines)
 
 
@@ -257,7 +258,7 @@ def announcement() -> str:
         raise config_lib.ConfigError("--figure_scene: need --figure, too; none given")
     _out()
     _figure()
-    _scene_limits()
+    _limit_arguments()
     settings.check_network(FLAGS)
     if FLAGS.workdir or FLAGS.pretrained:
         for flag in _FIELD_OF_VIEW:
@@ -283,7 +284,7 @@ def run() -> int:
         false_alarm_rate=FLAGS.false_alarm_rate,
     )
     network = settings.network(FLAGS)
-    recordings = recordings_lib.read(FLAGS.data)
+    recordings = recordings_lib.read(FLAGS.data, binary_codes=FLAGS.binary_codes)
     for note in recordings.notes:
         print(f"note: {note}", file=sys.stderr)
     for number, reason in recordings.skipped:
@@ -297,7 +298,7 @@ def run() -> int:
         about = _about(recordings, options)
         content = source_table.as_json(rows, estimate, recordings.scene_numbers, about)
     image = _draw(recordings, estimate, drawn, figure.suffix.lower()) if figure else b""
-    summary = _summary(recordings, estimate)
+    summary = _summary(recordings, estimate, options["limits"])
     provenance.write_whole(out, content)
     if figure:
         provenance.write_whole(figure, image)

@@ -211,3 +211,11 @@ def progress(total: int | None, what: str, unit: str = "scene") -> Iterator[Call
         total=total, desc=what, unit=unit, unit_scale=scaled, disable=None, dynamic_ncols=True
     ) as bar:
         yield bar.update
+
+
+def line_beside_progress(text: str) -> None:
+    """Print a line, with what `progress` shows below it."""
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode():
+        print(text, flush=True)

@@ -5,7 +5,7 @@ A recordings file, .npz, .h5, .hdf5 or .mat, holds by name
 ==================== ========================= ================================================
 snapshots            [B, L, M] complex         what M antennas received under L codes, B scenes
 channel              [B, M, N] or [M, N]       complex, surface to base station
-codes                [B, L, N] or [L, N]       complex, or real -1, 0, 1
+codes                [B, L, N] or [L, N]       complex, or real -1 and 1
 wavelength           a number                  [m]
 element_positions    [N, 3]                    [m], see `ris_jax.arrays` for the frame
 snr_db               [B]                       optional
@@ -14,7 +14,9 @@ azimuth, elevation   [B, K_max]                [rad], anything after the first `
 source_range         [B, K_max]                [m], likewise
 ==================== ========================= ================================================
 
-and nothing else. `conventions` lists other names and units that are read.
+and nothing else; `conventions` lists other names and units that are read. An array without a
+surface, whose M antennas are its N elements, needs neither channel nor codes: they are then I and
+1. Codes that hold only 0 and 1 are refused unless `binary_codes` says what they are.
 """
 
 import dataclasses
@@ -58,7 +60,9 @@ class Recordings:
     notes: tuple[str, ...] = ()  #: what was assumed in reading, one line each
 
 
-def read(path: str | os.PathLike[str]) -> Recordings:
+def read(
+    path: str | os.PathLike[str], *, binary_codes: validation.BinaryCodes | None = None
+) -> Recordings:
     """Reads a recordings file, a shard of the reference pipeline, or a folder.
 
     A folder holds .npz files of either kind, or records written by `simulate` or `import`; of those
@@ -70,6 +74,8 @@ def read(path: str | os.PathLike[str]) -> Recordings:
 
     Args:
       path: a file ending in .npz, .h5, .hdf5 or .mat, or a folder.
+      binary_codes: what codes 0 and 1 are: "amplitudes" of elements that are off and on, or
+        "states" with phases 0 and pi.
 
     Returns:
       At least one usable scene.
@@ -80,7 +86,8 @@ def read(path: str | os.PathLike[str]) -> Recordings:
     path = pathlib.Path(path)
     if (path / records.INDEX_NAME).is_file():
         return _read_records(path)
-    found = _read_folder(path) if path.is_dir() else _read_file(path)
+    read_one = _read_folder if path.is_dir() else _read_file
+    found = read_one(path, binary_codes)
     return _require_usable(str(path), found)
 
 
@@ -174,7 +181,9 @@ def _read_records(folder: pathlib.Path) -> Recordings:
     )
 
 
-def _read_file(path: pathlib.Path) -> Recordings:
+def _read_file(
+    path: pathlib.Path, binary_codes: validation.BinaryCodes | None = None
+) -> Recordings:
     """As `read`, but possibly without a usable scene."""
     name, keys = str(path), containers.names(path)
     if reference_shards.recognised(keys):
@@ -188,14 +197,21 @@ def _read_file(path: pathlib.Path) -> Recordings:
         )
     validation.check_keys(name, conventions.canonical(keys))
     arrays = containers.load(path, keys)
-    return _normalised_build(name, arrays, drops_last_axis=path.suffix.lower() == ".mat")
+    matlab = path.suffix.lower() == ".mat"
+    return _normalised_build(name, arrays, binary_codes, drops_last_axis=matlab)
 
 
 def _normalised_build(
-    name: str, arrays: Mapping[str, np.ndarray], *, drops_last_axis: bool = False
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    binary_codes: validation.BinaryCodes | None = None,
+    *,
+    drops_last_axis: bool = False,
 ) -> Recordings:
     found, notes = conventions.normalised(name, arrays, drops_last_axis=drops_last_axis)
-    return dataclasses.replace(_build(name, found), notes=notes)
+    if "states" in arrays:  # their coefficients say what 0 and 1 are
+        binary_codes = "amplitudes"
+    return dataclasses.replace(_build(name, found, binary_codes=binary_codes), notes=notes)
 
 
 # NumPy warns of signalling NaNs and of what is too large; all of it is reported here anyway.
@@ -206,15 +222,18 @@ def _build(
     *,
     wavefront: config_lib.Wavefront | None = None,
     source_signal: config_lib.SourceSignal | None = None,
+    binary_codes: validation.BinaryCodes | None = None,
 ) -> Recordings:
     """Checks everything and sorts out the scenes; there may be no usable one."""
     validation.check_keys(name, arrays)
-    measured = {
-        "snapshots": validation.complex_array(name, "snapshots", arrays["snapshots"]),
-        "channel": validation.complex_array(name, "channel", arrays["channel"]),
-        "codes": validation.code_array(name, arrays["codes"]),
-    }
+    snapshots = validation.complex_array(name, "snapshots", arrays["snapshots"])
     positions = validation.real_array(name, "element_positions", arrays["element_positions"])
+    arrays = {**arrays, **validation.surface(name, arrays, snapshots, positions)}
+    measured = {
+        "snapshots": snapshots,
+        "channel": validation.channel_array(name, arrays["channel"]),
+        "codes": validation.code_array(name, arrays["codes"], binary_codes),
+    }
     validation.check_axes(name, {**measured, "element_positions": positions})
     validation.check_positions(name, positions)
     skipped = validation.unusable_scenes(name, measured)
@@ -256,9 +275,11 @@ def files_of(path: pathlib.Path) -> list[pathlib.Path]:
     return files
 
 
-def _read_folder(folder: pathlib.Path) -> Recordings:
+def _read_folder(
+    folder: pathlib.Path, binary_codes: validation.BinaryCodes | None = None
+) -> Recordings:
     files = files_of(folder)
-    parts = [_read_file(path) for path in files]
+    parts = [_read_file(path, binary_codes) for path in files]
     for path, part in zip(files, parts, strict=True):
         require_alike(path, part, files[0], parts[0])
     return _join([path.name for path in files], parts)

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from ris_jax import counts, metrics, statistics
+from ris_jax.estimators import flags as flags_lib
 from ris_jax.estimators.estimate import Estimate
+from ris_jax.estimators.limits import Limits
 from ris_jax.reports import tables
 
 HEADER = (
@@ -19,7 +21,10 @@ HEADER = (
     "elevation_std_deg",
     "range_std_m",
     "power_db",
+    "flags",
 )
+_SLACK = 1e-6  # of limits that the truth may touch
+_FEW_SCENES = 4  # below it, a common error of the number is chance
 _DIGITS = 7  # single precision has no more
 
 
@@ -39,7 +44,8 @@ def source_rows(estimate: Estimate, scene_numbers: np.ndarray) -> list[tuple]:
       scene_numbers: [B] what to call the scenes.
 
     Returns:
-      Tuples; what is not finite is None, but for the infinite range of a plane wave.
+      Tuples; what is not finite is None, but for the infinite range of a plane wave. The names of
+      the scene's flags are separated by spaces.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         variances = np.diagonal(np.asarray(estimate.covariance, float), axis1=-2, axis2=-1)
@@ -47,6 +53,7 @@ def source_rows(estimate: Estimate, scene_numbers: np.ndarray) -> list[tuple]:
         power_db = 10.0 * np.log10(np.asarray(estimate.power, float))
     rows = []
     for scene, number in enumerate(scene_numbers.tolist()):
+        flags = " ".join(_flag_names(estimate, scene))
         for source in range(int(estimate.num_sources[scene])):
             at = (scene, source)
             rows.append(
@@ -58,9 +65,14 @@ def source_rows(estimate: Estimate, scene_numbers: np.ndarray) -> list[tuple]:
                     _number(float(estimate.source_range[at])),
                     *(_finite(value) for value in deviations[at]),
                     _finite(power_db[at]),
+                    flags,
                 )
             )
     return rows
+
+
+def _flag_names(estimate: Estimate, scene: int) -> list[str]:
+    return [] if estimate.flags is None else flags_lib.names(int(estimate.flags[scene]))
 
 
 def as_csv(rows: list[tuple]) -> str:
@@ -84,7 +96,7 @@ def as_json(
     """
     listed: dict[int, list[dict[str, Any]]] = {number: [] for number in scene_numbers.tolist()}
     for row in rows:
-        fields: dict[str, Any] = dict(zip(HEADER[1:], row[1:], strict=True))
+        fields: dict[str, Any] = dict(zip(HEADER[1:-1], row[1:-1], strict=True))
         fields["range_m"] = _finite(fields["range_m"])
         listed[row[0]].append(fields)
     found = [
@@ -92,9 +104,12 @@ def as_json(
             "scene": number,
             "num_sources": len(listed[number]),
             "noise_variance": _finite(noise),
+            "flags": _flag_names(estimate, scene),
             "sources": listed[number],
         }
-        for number, noise in zip(listed, np.asarray(estimate.noise_variance, float), strict=True)
+        for scene, (number, noise) in enumerate(
+            zip(listed, np.asarray(estimate.noise_variance, float), strict=True)
+        )
     ]
     return json.dumps({**about, "scenes": found}, indent=1, allow_nan=False) + "\n"
 
@@ -123,3 +138,57 @@ def _median_errors(medians: list[float]) -> str:
         f"median error of those found: azimuth {azimuth:.3f} deg, elevation {elevation:.3f} deg, "
         f"range {in_range}"
     )
+
+
+def truth_doubts(
+    estimate: metrics.SourcesLike, truth: metrics.SourcesLike, limits: Limits | None
+) -> list[str]:
+    """What looks wrong with the truth in a file, one line each.
+
+    Args:
+      estimate: [B, ...] sources found.
+      truth: [B, ...] of the file; places after the first `num_sources` are not looked at.
+      limits: of the search, if known.
+    """
+    count = np.asarray(truth.num_sources)
+    active = np.arange(np.shape(truth.azimuth)[1]) < count[:, None]
+    lines = []
+    if limits is not None and active.any():
+        outside = np.abs(truth.azimuth) > limits.azimuth_max + _SLACK
+        outside |= np.abs(truth.elevation) > limits.elevation_max + _SLACK
+        outside |= np.asarray(truth.source_range) > limits.range_max * (1.0 + _SLACK)
+        outside |= np.asarray(truth.source_range) < limits.range_min * (1.0 - _SLACK)
+        number = np.count_nonzero(outside & active)
+        if number:
+            lines.append(f"{number} of {active.sum()} true sources lie outside the search limits")
+    ratios = _range_ratios(estimate, truth)
+    for factor, unit in ((100.0, "centimetres"), (1000.0, "millimetres")):
+        # Ranges are found to some ten percent, mostly.
+        if len(ratios) and abs(np.log(np.median(ratios) / factor)) < np.log(1.5):
+            lines.append(f"the true ranges look like {unit}: expected metres")
+    excess = np.asarray(estimate.num_sources) - count
+    if len(excess) >= _FEW_SCENES and excess[0] != 0 and np.all(excess == excess[0]):
+        lines.append(
+            f"every scene has {excess[0]:+d} sources found against the true number: is num_sources "
+            "right?"
+        )
+    return lines
+
+
+def _range_ratios(estimate, truth) -> np.ndarray:
+    """True over found ranges of the sources whose directions agree."""
+    ratios = []
+    for scene in range(len(np.asarray(truth.num_sources))):
+        for true in range(int(truth.num_sources[scene])):
+            angles = [
+                np.hypot(
+                    estimate.azimuth[scene][k] - truth.azimuth[scene][true],
+                    estimate.elevation[scene][k] - truth.elevation[scene][true],
+                )
+                for k in range(int(estimate.num_sources[scene]))
+            ]
+            if angles and min(angles) < np.deg2rad(5.0):
+                near = float(estimate.source_range[scene][int(np.argmin(angles))])
+                if np.isfinite(near):
+                    ratios.append(float(truth.source_range[scene][true]) / near)
+    return np.array(ratios)

@@ -71,6 +71,7 @@ def test_train_ends_with_a_page(workdir):
     assert "Warnings" not in text
 
 
+@pytest.mark.full
 def test_train_profile(workdir):
     found = profiling.read(workdir)
     assert found is not None
@@ -82,7 +83,7 @@ def test_train_profile(workdir):
     assert found.step_flops > 0
     assert found.argument_bytes > 0
     # The trace has the steps, and what took longest in them has a name.
-    assert any(name.startswith("jit_train_step: ") for name, _ in found.operations)
+    assert any(name.startswith("jit__microbatch: ") for name, _ in found.operations)
     assert 0.0 < sum(share for _, share in found.operations) <= 1.0
     assert list(workdir.glob("profile/plugins/profile/*/perfetto_trace.json.gz"))
 
@@ -167,6 +168,7 @@ def test_evaluate_without_room_names_the_networks_batch(workdir, capsys, monkeyp
         assert advice in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_evaluate_an_estimator_with_the_network(workdir, tmp_path, capsys):
     """Of the scenes that it was trained for; beside the same scenes without it."""
     sizes = ["--num_scenes=12", "--batch_size=12", f"--out={tmp_path}"]
@@ -222,6 +224,7 @@ def test_evaluate_on_records_of_another_count(workdir, tmp_path, capsys):
     assert "got 3 in" in line
 
 
+@pytest.mark.full
 def test_evaluate_on_recordings(workdir, drawn, recordings, capsys):
     """Their noise variance follows from the SNR and 24 samples: scores are nearly the same."""
     assert main.main(["ris-jax", "evaluate", f"--workdir={workdir}", f"--data={recordings}"]) == 0
@@ -255,6 +258,7 @@ def _localize(recordings, out, *arguments):
     return main.main(["ris-jax", "localize", *flags])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("estimator", ["auto", "music"])
 def test_localize_with_a_run(workdir, recordings, tmp_path, capsys, estimator):
     out = tmp_path / "positions.json"
@@ -270,7 +274,7 @@ def test_localize_with_a_run(workdir, recordings, tmp_path, capsys, estimator):
 
 def _refused(capsys, out, *parts):
     printed, err = capsys.readouterr()
-    assert printed == ""
+    assert len(printed.splitlines()) <= 1  # the first line, which comes before JAX
     assert len(err.splitlines()) == 1, err
     for part in parts:
         assert part in err
@@ -303,6 +307,7 @@ def test_a_damaged_run_is_told(workdir, recordings, tmp_path, capsys):
     _refused(capsys, out, "checkpoint")
 
 
+@pytest.mark.full
 def test_doctor_checks_a_run(workdir, tmp_path):
     findings = list(checks.run(workdir))
     assert [name for name, *_ in findings] == ["checkpoints are whole", "beats the best constant"]
@@ -319,6 +324,7 @@ def test_doctor_finds_a_run_that_lost_its_rows(workdir, tmp_path):
     assert [holds for _, holds, _ in checks.run(copy)] == [True, False]
 
 
+@pytest.mark.full
 def test_overflowing_rate_ends_the_run_and_saves_nothing_bad(tmp_path, capsys):
     """Gradients are finite, the update is not: no checkpoint may hold it."""
     settings = [f"--set={setting}" for setting in (*SMALL, "optimizer.method=adamw")]
@@ -352,6 +358,9 @@ def test_evaluate_refuses(arguments, message, capsys):
 
 # What makes the examples of a command small; of two flags of one name the last one counts.
 _SMALLER = {
+    "example": ["--num_scenes=2"],
+    "bound": ["--grid=6", "--num_channels=1"],
+    "design": ["--num_positions=4", "--steps=8", "--sweeps=1"],
     "simulate": ["--num_train=32", "--num_val=8", "--num_test=8", *SETTINGS[:5]],
     "import": [],
     "train": [*SIZES, *SETTINGS, "--dropout=0"],
@@ -423,6 +432,7 @@ def given(workdir, recordings, tmp_path_factory):
     return folder
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("example", [text for text in _EXAMPLES if text not in _ELSEWHERE])
 def test_example_of_help(example, given, tmp_path, monkeypatch):
     """In a folder that has what the example reads, and not what it writes."""

@@ -33,10 +33,10 @@ def brute_force_maxima(spectrum, shape):
 
 
 class SearchRegionTest(parameterized.TestCase):
-    @parameterized.product(name=("u_max", "w_max"), value=(0.0, 1.0, -0.3, float("nan")))
+    @parameterized.product(name=("u_max", "w_max"), value=(1.0, -0.3, float("nan")))
     def test_cosines(self, name, value):
         with self.assertRaisesRegex(
-            config_lib.ConfigError, rf"region.{name}: need 0 < value < 1; got {value!r}"
+            config_lib.ConfigError, rf"region.{name}: need 0 <= value < 1; got {value!r}"
         ):
             grids.SearchRegion(**{name: value})
 
