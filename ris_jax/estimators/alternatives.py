@@ -155,7 +155,7 @@ def pursue(reading: Reading, cells: Cells, steering: Steering, count: int) -> Ex
     dictionary = vectors(cells.points)
     correlate = Correlator(reading, constant)
     norms = correlate.norms(dictionary)
-    places: list[Float[np.ndarray, "3"]] = []
+    places: list[Float[np.ndarray, 3]] = []
 
     def fitted(points):
         seen = residual_analysis.images(vectors(np.asarray(points)), reading.channel, reading.codes)

@@ -8,8 +8,8 @@ false-alarm rate, and none needs the noise variance. NumPy on the host, one scen
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Complex, Float
-from scipy import linalg, stats
+from jaxtyping import Complex
+from scipy import linalg, special
 
 # False-alarm rates of the tests of one scene; together below 1e-3. The split of energy inside and
 # outside of the field's space also feels sources that are too weak to be counted: its own is lower.
@@ -123,9 +123,9 @@ def energy_chances(fitted: SceneFit) -> list[float]:
         if np.count_nonzero(kept) < 2:
             continue
         share = (energy.sum(axis=axis) / energy.sum())[kept]
-        law = stats.beta(dof[kept], total - dof[kept])
-        chance = min(law.sf(share).min(), law.cdf(share).min())
-        found.append(min(2.0 * len(share) * float(chance), 1.0))
+        shape = dof[kept], total - dof[kept]
+        chances = special.betainc(*shape, share), special.betaincc(*shape, share)
+        found.append(min(2.0 * len(share) * float(np.min(chances)), 1.0))
     return found
 
 
@@ -158,7 +158,7 @@ def coloured_chance(
         return 1.0
     # A shifted Gamma law of the same three cumulants as the quadratic form.
     shape = 4.0 * square**3 / max(cube, 1e-6 * square**1.5) ** 2
-    return float(stats.gamma.sf(shape + np.sqrt(shape / square) * score, shape))
+    return float(special.gammaincc(shape, max(shape + np.sqrt(shape / square) * score, 0.0)))
 
 
 def _has_large_eigenvalue(fitted: SceneFit) -> bool:
@@ -209,8 +209,10 @@ def field_chance(
     if inside_dof < 4.0:
         return 1.0
     ratio = (inside / inside_dof) / max((total - inside) / outside_dof, np.finfo(float).tiny)
-    law = stats.f(2.0 * inside_dof, 2.0 * outside_dof)
-    return float(min(2.0 * min(law.sf(ratio), law.cdf(ratio)), 1.0))
+    # The F law as a Beta law of the share that lies inside.
+    share = inside_dof * ratio / (inside_dof * ratio + outside_dof)
+    chances = [f(inside_dof, outside_dof, share) for f in (special.betainc, special.betaincc)]
+    return float(min(2.0 * min(chances), 1.0))
 
 
 def has_redundant_source(fitted: SceneFit) -> bool:
