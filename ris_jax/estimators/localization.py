@@ -180,7 +180,7 @@ def localize(
         wavelength=wavelength,
         wavefront=wavefront,
         signal=source_signal,
-        region=region,
+        region=region if network is None else grids.region_of(network.config.scene),
         counted=num_sources is None,
     )
     found = model_check.finish(estimate, problem, limits)

@@ -44,9 +44,11 @@ def images(
     channel: Complex[np.ndarray, "M N"],
     codes: Complex[np.ndarray, "L N"],
 ) -> Complex[np.ndarray, "L M K"]:
-    """What the antennas receive of aperture fields under every code."""
-    fields = codes[:, None, :] * vectors
-    return np.moveaxis(fields @ channel.T, 1, 2)
+    """What the antennas receive of aperture fields under every code; a view if all are alike."""
+    alike = len(codes) > 1 and bool((codes == codes[0]).all())
+    fields = (codes[:1] if alike else codes)[:, None, :] * vectors
+    seen = np.moveaxis(fields @ channel.T, 1, 2)
+    return np.broadcast_to(seen, (len(codes), *seen.shape[1:])) if alike else seen
 
 
 def fit(
@@ -56,11 +58,16 @@ def fit(
     length, antennas, sources = seen.shape
     groups = seen.reshape(1, length * antennas, sources) if constant else seen
     data = snapshots.reshape(len(groups), -1)
-    basis, factor = np.linalg.qr(groups)
+    # Images that all snapshots share are decomposed once.
+    basis, factor = np.linalg.qr(groups[:1] if seen.strides[0] == 0 else groups)
+    # Sources in one place have no amplitudes of their own: those of least norm.
+    inverse = np.linalg.pinv(factor, rcond=1e-9)
+    basis, factor, inverse = (
+        np.broadcast_to(part, (len(groups), *part.shape[1:])) for part in (basis, factor, inverse)
+    )
     matched = np.einsum("trk,tr->tk", basis.conj(), data)
     residual = data - np.einsum("trk,tk->tr", basis, matched)
-    # Sources in one place have no amplitudes of their own: those of least norm.
-    amplitudes = np.einsum("tkj,tj->tk", np.linalg.pinv(factor, rcond=1e-9), matched)
+    amplitudes = np.einsum("tkj,tj->tk", inverse, matched)
     return SceneFit(
         residual.reshape(length, antennas),
         amplitudes,

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from cases import simulator
 
+from ris_jax import scenes
 from ris_jax.cli import main
 from ris_jax.data import containers
+from ris_jax.estimators import localization
+from ris_jax.estimators.limits import Limits
 
 TWO = [[20.0, 10.0, 2.0], [-30.0, -5.0, 4.0]]
 
@@ -184,6 +187,23 @@ class TestPlainArray:
         assert all(row["elevation_std_deg"] == "" for row in rows)
         assert all(0 < float(row["azimuth_std_deg"]) < 0.1 for row in rows)
         assert "undetermined, 8 of 8 scenes" in printed
+
+    def test_in_python(self):
+        """Snapshots and positions are enough, and positions may be a list."""
+        sources = [[[20, 10, 5], [-30, -15, 8]]] * 8
+        recording = simulator.plain_array(sources, simulator.plane(4, 4))
+        estimate = localization.localize(
+            scenes.Measurement(recording.snapshots.astype(np.complex64)),
+            recording.positions.tolist(),
+            wavelength=0.3,
+            source_signal="independent",
+            max_sources=4,
+            limits=Limits(np.radians(60), np.radians(30), 0.5),
+        )
+        assert estimate.num_sources.tolist() == [2] * 8
+        assert estimate.flags.tolist() == [0] * 8
+        found = np.sort(np.rad2deg(estimate.azimuth[:, :2]), axis=1)
+        np.testing.assert_allclose(found, [[-30, 20]] * 8, atol=0.5)
 
     def test_as_many_sources_as_antennas(self, capsys, tmp_path):
         recording = simulator.plain_array([[[20, 10, 5]]] * 2, simulator.plane(2, 2))
