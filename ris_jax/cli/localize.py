@@ -5,11 +5,12 @@ Example:
   ris-jax localize --data=recordings.npz --out=positions.json --num_sources=2 --figure=map.png
   ris-jax localize --data=recordings.npz --out=positions.csv --pretrained=robust
 
-Takes a recordings file (.npz, .h5 or .mat v7.3), a shard of the reference pipeline, or a folder of
-.npz of either. Writes one row a source: scene, source, azimuth_deg, elevation_deg, range_m, their
-standard deviations (azimuth_std_deg, elevation_std_deg, range_std_m; empty where the scene does not
-determine the parameter), power_db and flags. A scene in which nothing was found has no row. JSON
-has all scenes, and what they were localised with.
+Takes a recordings file (.npz, .h5 or .mat), a shard of the reference pipeline, a folder of .npz of
+either, or a folder written by `simulate` (its split `test`). Writes one row a source: scene,
+source, azimuth_deg, elevation_deg, range_m, their standard deviations (azimuth_std_deg,
+elevation_std_deg, range_std_m; empty where the scene does not determine the parameter), power_db
+and flags. A scene in which nothing was found has no row. JSON has all scenes, and what they were
+localised with.
 
 Every scene is checked against its model, also without snr_db. `flags` lists the doubts about a
 scene, such as on_limit or misfit, and the command prints one line for each kind with its likely
@@ -31,7 +32,6 @@ from absl import flags
 
 from ris_jax import config as config_lib
 from ris_jax.cli import settings
-from ris_jax.estimators import names
 
 if TYPE_CHECKING:
     from ris_jax.data.recordings import Recordings
@@ -44,11 +44,8 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string("data", None, "recordings: a file or a folder", flag_values=FLAGS)
 flags.DEFINE_string("out", None, "file to write, .csv or .json", flag_values=FLAGS)
 settings.define_network(FLAGS)
-flags.DEFINE_string(
-    "estimator",
-    "auto",
-    f"auto (network where one is given, else maximum_likelihood), or one of: {names.listing()}",
-    flag_values=FLAGS,
+settings.define_estimator(
+    FLAGS, "auto", "auto (network where one is given, else maximum_likelihood)"
 )
 flags.DEFINE_integer(
     "num_sources", None, "sources in every scene, if known", lower_bound=1, flag_values=FLAGS
@@ -103,7 +100,9 @@ flags.DEFINE_enum(
     "without it such codes are refused",
     flag_values=FLAGS,
 )
-flags.DEFINE_string("figure", None, "map of one scene to draw, .png", flag_values=FLAGS)
+flags.DEFINE_string(
+    "figure", None, "map of one scene to draw, .png, .pdf or .svg", flag_values=FLAGS
+)
 flags.DEFINE_integer(
     "figure_scene", None, "its number in the data; the default is the first usable", lower_bound=0,
     flag_values=FLAGS,
@@ -128,8 +127,16 @@ def _path(flag: str, endings: tuple[str, ...]) -> pathlib.Path:
     return path
 
 
-def _limits() -> "Limits":
-    """Where sources may be reported; errors name the flag."""
+def _out() -> pathlib.Path:
+    return _path("out", (".csv", ".json"))
+
+
+def _figure() -> pathlib.Path | None:
+    return _path("figure", (".png", ".pdf", ".svg")) if FLAGS.figure else None
+
+
+def _limit_arguments() -> dict[str, float]:
+    """Arguments of `limits.Limits`; errors name the flag."""
     least, most = FLAGS.range_min, FLAGS.range_max
     if not 0 < least < math.inf:
         raise config_lib.ConfigError(f"--range_min: need finite metres above zero; got {least!r}")
@@ -141,15 +148,16 @@ def _limits() -> "Limits":
         if not (0 < value < 90 or (value == 0 and lowest == "0 <=")):
             raise config_lib.ConfigError(f"--{name}: need {lowest} value < 90; got {value!r}")
         angles[name.removesuffix("_deg")] = math.radians(value)
-    from ris_jax.estimators import limits
-
-    return limits.Limits(**angles, range_min=least, range_max=most)
+    return {**angles, "range_min": least, "range_max": most}
 
 
 def _options(recordings: "Recordings") -> dict[str, Any]:
     """What `localize` is to be told; a flag wins over what the data say."""
     # A network looks where it was trained to.
-    within = _limits() if FLAGS.pretrained is None and FLAGS.workdir is None else None
+    from ris_jax.estimators import limits
+
+    searched = FLAGS.pretrained is None and FLAGS.workdir is None
+    within = limits.Limits(**_limit_arguments()) if searched else None
     return {
         "wavelength": recordings.wavelength,
         "wavefront": FLAGS.wavefront or recordings.wavefront or "spherical",
@@ -176,14 +184,13 @@ def _figure_index(recordings: "Recordings") -> int:
     return numbers.index(number)
 
 
-def _draw(recordings: "Recordings", estimate: "Estimate", index: int) -> bytes:
+def _draw(recordings: "Recordings", estimate: "Estimate", index: int, ending: str) -> bytes:
     from ris_jax.reports import localization_figures
 
     number, count = recordings.scene_numbers[index], int(estimate.num_sources[index])
     title = f"scene {number}: {count} source{'s' * (count != 1)} found"
-    return localization_figures.png(
-        localization_figures.scene_map(estimate, index, recordings.truth, title)
-    )
+    figure = localization_figures.scene_map(estimate, index, recordings.truth, title)
+    return localization_figures.image(figure, ending)
 
 
 def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
@@ -239,16 +246,33 @@ def _summary(recordings: "Recordings", estimate: "Estimate", within: "Limits | N
     return "\n".join(lines)
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+COMPILES = "about 20 s, once per array"
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     for flag in ("data", "out"):
         if not FLAGS[flag].value:
             raise config_lib.ConfigError(f"--{flag}: need a file, none given")
     if FLAGS.figure_scene is not None and not FLAGS.figure:
         raise config_lib.ConfigError("--figure_scene: need --figure, too; none given")
-    out = _path("out", (".csv", ".json"))
-    figure = _path("figure", (".png",)) if FLAGS.figure else None
-    _limits()
+    _out()
+    _figure()
+    _limit_arguments()
+    settings.check_network(FLAGS)
+    if FLAGS.workdir or FLAGS.pretrained:
+        for flag in _FIELD_OF_VIEW:
+            if FLAGS[flag].present:
+                raise config_lib.ConfigError(
+                    f"--{flag}: need none with a network, which looks where it was trained to"
+                )
+    network = FLAGS.pretrained or FLAGS.workdir
+    return f"localising sources of {FLAGS.data}" + (f" with network {network}" if network else "")
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
+    out, figure = _out(), _figure()
     from ris_jax.data import recordings as recordings_lib
     from ris_jax.estimators import localization
     from ris_jax.reports import provenance, source_table
@@ -260,13 +284,9 @@ def run() -> int:
         false_alarm_rate=FLAGS.false_alarm_rate,
     )
     network = settings.network(FLAGS)
-    if network is not None:
-        for flag in _FIELD_OF_VIEW:
-            if FLAGS[flag].present:
-                raise config_lib.ConfigError(
-                    f"--{flag}: need none with a network, which looks where it was trained to"
-                )
     recordings = recordings_lib.read(FLAGS.data, binary_codes=FLAGS.binary_codes)
+    for note in recordings.notes:
+        print(f"note: {note}", file=sys.stderr)
     for number, reason in recordings.skipped:
         print(f"skipped: scene {number}: {reason}", file=sys.stderr)
     options, drawn = _options(recordings) | {"network": network}, _figure_index(recordings)
@@ -277,7 +297,7 @@ def run() -> int:
     else:
         about = _about(recordings, options)
         content = source_table.as_json(rows, estimate, recordings.scene_numbers, about)
-    image = _draw(recordings, estimate, drawn) if figure else b""
+    image = _draw(recordings, estimate, drawn, figure.suffix.lower()) if figure else b""
     summary = _summary(recordings, estimate, options["limits"])
     provenance.write_whole(out, content)
     if figure:

@@ -1,6 +1,6 @@
 """Recordings: what a base station received through a known surface, read from a user's file.
 
-A recordings file, .npz, .h5, .hdf5 or .mat (v7.3), holds by name
+A recordings file, .npz, .h5, .hdf5 or .mat, holds by name
 
 ==================== ========================= ================================================
 snapshots            [B, L, M] complex         what M antennas received under L codes, B scenes
@@ -14,9 +14,9 @@ azimuth, elevation   [B, K_max]                [rad], anything after the first `
 source_range         [B, K_max]                [m], likewise
 ==================== ========================= ================================================
 
-and nothing else. An array without a surface, whose M antennas are its N elements, needs neither
-channel nor codes: they are then I and 1. Codes that hold only 0 and 1 are refused unless
-`binary_codes` says what they are.
+and nothing else; `conventions` lists other names and units that are read. An array without a
+surface, whose M antennas are its N elements, needs neither channel nor codes: they are then I and
+1. Codes that hold only 0 and 1 are refused unless `binary_codes` says what they are.
 """
 
 import dataclasses
@@ -30,7 +30,14 @@ from jaxtyping import Complex, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.data import containers, reference_shards, validation
+from ris_jax.data import (
+    containers,
+    conventions,
+    record_dataset,
+    records,
+    reference_shards,
+    validation,
+)
 
 SourceTruth = validation.SourceTruth
 
@@ -50,19 +57,23 @@ class Recordings:
     snr_db: Float[np.ndarray, "B"] | None = None
     wavefront: config_lib.Wavefront | None = None  #: None: the file does not say
     source_signal: config_lib.SourceSignal | None = None  #: None: the file does not say
+    notes: tuple[str, ...] = ()  #: what was assumed in reading, one line each
 
 
 def read(
     path: str | os.PathLike[str], *, binary_codes: validation.BinaryCodes | None = None
 ) -> Recordings:
-    """Reads a recordings file, a shard of the reference pipeline, or a folder of .npz of either.
+    """Reads a recordings file, a shard of the reference pipeline, or a folder.
+
+    A folder holds .npz files of either kind, or records written by `simulate` or `import`; of those
+    the first split that has scenes is read, in the order test, validation, train.
 
     A scene that cannot be used (NaN or infinity in it, all zero) is left out and listed in
     `skipped`; snr_db and truth of such a scene are not looked at. The scenes of a folder are
     counted through its files in the order of their names.
 
     Args:
-      path: a file ending in .npz, .h5, .hdf5 or .mat (v7.3), or a folder.
+      path: a file ending in .npz, .h5, .hdf5 or .mat, or a folder.
       binary_codes: what codes 0 and 1 are: "amplitudes" of elements that are off and on, or
         "states" with phases 0 and pi.
 
@@ -73,6 +84,8 @@ def read(
       RunError: one line that names the file, the field, what was needed and what came.
     """
     path = pathlib.Path(path)
+    if (path / records.INDEX_NAME).is_file():
+        return _read_records(path)
     read_one = _read_folder if path.is_dir() else _read_file
     found = read_one(path, binary_codes)
     return _require_usable(str(path), found)
@@ -98,7 +111,8 @@ def from_arrays(arrays: Mapping[str, Any], name: str = "recordings") -> Recordin
       >>> found.channel.shape, found.skipped
       ((5, 2, 3), ())
     """
-    return _require_usable(name, _build(name, {k: np.asarray(v) for k, v in arrays.items()}))
+    given = {key: np.asarray(value) for key, value in arrays.items()}
+    return _require_usable(name, _normalised_build(name, given))
 
 
 def write(path: str | os.PathLike[str], recordings: Recordings) -> None:
@@ -138,6 +152,35 @@ def _require_usable(name: str, recordings: Recordings) -> Recordings:
     return recordings
 
 
+def _read_records(folder: pathlib.Path) -> Recordings:
+    """All scenes of one split of a folder of records."""
+    from ris_jax import arrays as arrays_lib  # imports JAX
+
+    dataset = record_dataset.open_dataset(folder)
+    split = next(name for name in reversed(records.SPLITS) if name in dataset.splits)
+    count, system = len(dataset.splits[split]), dataset.config.system
+    scenes, codes = dataset.splits[split].gather(np.arange(count))
+    active = np.arange(scenes["azimuth"].shape[1]) < scenes["num_sources"][:, None]
+    places = {
+        field: np.where(active, scenes[field], np.nan).astype(np.float64)
+        for field in validation.TRUTH_KEYS[1:]
+    }
+    return Recordings(
+        snapshots=scenes["snapshots"],
+        channel=scenes["channel"],
+        codes=np.broadcast_to(codes, (count, *codes.shape[1:])),
+        positions=np.asarray(arrays_lib.element_positions(system), np.float64),
+        wavelength=system.wavelength,
+        scene_numbers=np.arange(count),
+        skipped=(),
+        truth=SourceTruth(**places, num_sources=scenes["num_sources"].astype(np.int64)),
+        snr_db=scenes["snr_db"].astype(np.float64),
+        wavefront=system.wavefront,
+        source_signal=system.source_signal,
+        notes=(f"{count} scenes of the split {split!r} of {folder} are read",),
+    )
+
+
 def _read_file(
     path: pathlib.Path, binary_codes: validation.BinaryCodes | None = None
 ) -> Recordings:
@@ -152,20 +195,23 @@ def _read_file(
             wavefront=reference_shards.WAVEFRONT,
             source_signal=reference_shards.SOURCE_SIGNAL,
         )
-    validation.check_keys(name, keys)
+    validation.check_keys(name, conventions.canonical(keys))
     arrays = containers.load(path, keys)
-    if path.suffix.lower() == ".mat":
-        _restore_antenna_axis(arrays)
-    return _build(name, arrays, binary_codes=binary_codes)
+    matlab = path.suffix.lower() == ".mat"
+    return _normalised_build(name, arrays, binary_codes, drops_last_axis=matlab)
 
 
-def _restore_antenna_axis(arrays: dict[str, np.ndarray]) -> None:
-    """MATLAB drops a last axis of length one, as that of the snapshots of a single antenna."""
-    if "channel" not in arrays:
-        return
-    single_antenna = arrays["channel"].ndim >= 2 and arrays["channel"].shape[-2] == 1
-    if single_antenna and arrays["snapshots"].ndim == 2:
-        arrays["snapshots"] = arrays["snapshots"][..., None]
+def _normalised_build(
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    binary_codes: validation.BinaryCodes | None = None,
+    *,
+    drops_last_axis: bool = False,
+) -> Recordings:
+    found, notes = conventions.normalised(name, arrays, drops_last_axis=drops_last_axis)
+    if "states" in arrays:  # their coefficients say what 0 and 1 are
+        binary_codes = "amplitudes"
+    return dataclasses.replace(_build(name, found, binary_codes=binary_codes), notes=notes)
 
 
 # NumPy warns of signalling NaNs and of what is too large; all of it is reported here anyway.
@@ -293,6 +339,7 @@ def _join(names: list[str], parts: list[Recordings]) -> Recordings:
             [start + part.scene_numbers for start, part in zip(starts, parts, strict=True)]
         ),
         skipped=skipped,
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         truth=SourceTruth(*map(np.concatenate, zip(*truths, strict=True))) if truths else None,
         snr_db=np.concatenate(ratios) if ratios else None,
     )

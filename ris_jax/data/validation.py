@@ -19,6 +19,12 @@ TRUTH_KEYS = ("num_sources", "azimuth", "elevation", "source_range")
 OPTIONAL_KEYS = ("channel", "codes", "snr_db", *TRUTH_KEYS)
 KNOWN_KEYS = (*REQUIRED_KEYS, *OPTIONAL_KEYS)
 
+# Fields that may stand in place of another; see `conventions`.
+_IN_PLACE_OF = {
+    "codes": ("states with coefficients", "phases_rad", "phases_deg"),
+    "wavelength": ("frequency",),
+}
+
 # The axes that a field may have: B scenes, L snapshots, M antennas, N elements. In an error the
 # first field that does not fit is named: snapshots say what B, L and M are, positions what N is.
 _LAYOUTS = {
@@ -73,8 +79,8 @@ def check_keys(name: str, keys: Iterable[str]) -> None:
         complaints.append(f"unknown keys: {', '.join(readable)}")
     if complaints:
         raise errors.RunError(
-            f"{name}: {'; '.join(complaints)}; needed: {', '.join(REQUIRED_KEYS)}; "
-            f"optional: {', '.join(OPTIONAL_KEYS)}"
+            f"{name}: {'; '.join(complaints)}; needed: {', '.join(map(_named, REQUIRED_KEYS))}; "
+            f"optional: {', '.join(map(_named, OPTIONAL_KEYS))}"
         )
     given = [key for key in TRUTH_KEYS if key in keys]
     if given and len(given) < len(TRUTH_KEYS):
@@ -82,8 +88,14 @@ def check_keys(name: str, keys: Iterable[str]) -> None:
         fail(name, "truth", f"all of {', '.join(TRUTH_KEYS)}, or none", f"no {', '.join(lost)}")
 
 
-def _with_suggestion(key: str, candidates: list[str]) -> str:
-    close = difflib.get_close_matches(key.lower(), candidates, n=1)
+def _named(key: str) -> str:
+    others = _IN_PLACE_OF.get(key)
+    return f"{key} (or {' or '.join(others)})" if others else key
+
+
+def _with_suggestion(key: str, absent: list[str]) -> str:
+    others = [name.split()[0] for field in absent for name in _IN_PLACE_OF.get(field, ())]
+    close = difflib.get_close_matches(key.lower(), [*absent, *others], n=1)
     return f"{key[:40]!r}" + (f" (did you mean {close[0]}?)" if close else "")
 
 

@@ -124,9 +124,19 @@ def truth_summary(estimate: metrics.SourcesLike, truth: metrics.SourcesLike) -> 
     return (
         f"against the truth: {metrics.detection_rate(found):.1%} of {found.num_true.sum()} sources "
         f"within 5 degrees in both angles, {found.false_alarms.sum()} false; count right in "
-        f"{right:.1%} of scenes; GOSPA {distance.total.mean():.3f} m\n"
-        f"median error of those found: azimuth {np.rad2deg(medians[0]):.3f} deg, elevation "
-        f"{np.rad2deg(medians[1]):.3f} deg, range {medians[2]:.3f} m"
+        f"{right:.1%} of scenes; GOSPA {distance.total.mean():.3f} m\n{_median_errors(medians)}"
+    )
+
+
+def _median_errors(medians: list[float]) -> str:
+    """The line of median errors in azimuth [rad], elevation [rad] and range [m]."""
+    if np.isnan(medians[0]):
+        return "median error of those found: none, as no source was found within 5 degrees"
+    azimuth, elevation = np.rad2deg(medians[:2])
+    in_range = "unknown" if np.isnan(medians[2]) else f"{medians[2]:.3f} m"
+    return (
+        f"median error of those found: azimuth {azimuth:.3f} deg, elevation {elevation:.3f} deg, "
+        f"range {in_range}"
     )
 
 

@@ -189,6 +189,22 @@ class TestOutput:
             assert figure.read_bytes()[:4] == b"\x89PNG"
             figure.unlink()
 
+    @pytest.mark.parametrize(("ending", "start"), [("PDF", b"%PDF"), ("svg", b"<?xml")])
+    def test_figure_for_a_paper(self, capsys, data, tmp_path, ending, start):
+        figure = tmp_path / f"map.{ending}"
+        flags = [f"--data={data}", f"--out={tmp_path / 'a.csv'}", f"--figure={figure}"]
+        assert _run(capsys, *flags, "--max_sources=2")[0] == 0
+        assert figure.read_bytes().startswith(start)
+
+    def test_one_antenna_is_noted(self, capsys, tmp_path):
+        recorded = _arrays(truth=False)
+        recorded |= {"snapshots": recorded["snapshots"][..., 0], "codes": recorded["codes"][0]}
+        recorded["channel"] = recorded["channel"][0, 0]
+        containers.save(tmp_path / "a.npz", recorded)
+        status, _, err = _run(capsys, f"--data={tmp_path / 'a.npz'}", f"--out={tmp_path / 'a.csv'}")
+        assert status == 0
+        assert err.startswith("note: snapshots [3, 8] are read as 3 scenes of one antenna")
+
     def test_a_file_that_was_there_is_replaced(self, capsys, data, tmp_path):
         out = tmp_path / "a.csv"
         out.write_text("before")
@@ -231,6 +247,11 @@ class TestOptions:
         told = self._told(capsys, calls, data, tmp_path, *arguments)
         assert {name: told[name] for name in flags} == flags
         assert told["limits"] == Limits(math.radians(60), 0.0, 2.0, 9.0)
+
+    @pytest.mark.parametrize("name", ["MUSIC", "Music", "maximum-likelihood"])
+    def test_estimators_in_any_case(self, capsys, calls, data, tmp_path, name):
+        told = self._told(capsys, calls, data, tmp_path, f"--estimator={name}")
+        assert told["estimator"] == name.lower().replace("-", "_")
 
     @pytest.mark.parametrize("batch_size", [1, 2, 64])
     def test_batches(self, capsys, calls, data, tmp_path, batch_size):
@@ -289,7 +310,7 @@ class TestBadFlags:
             (["--pretrained=x"], ["pretrained", "need one of", "'x'"]),
             (["--pretrained=default", "--workdir={}"], ["--pretrained", "--workdir", "both given"]),
             (["--estimator=network"], ["--estimator: network needs --pretrained or --workdir"]),
-            (["--figure={}/map.pdf"], ["--figure", ".png", "map.pdf"]),
+            (["--figure={}/map.txt"], ["--figure", ".png or .pdf or .svg", "map.txt"]),
             (["--figure={}/none/map.png"], ["--figure", "a folder that exists"]),
             (["--figure={}/map.png", "--figure_scene=3"], ["--figure_scene", "0 to 2", "3"]),
             (["--figure_scene=1"], ["--figure_scene", "need --figure"]),
@@ -307,7 +328,7 @@ class TestBadFlags:
         given = [f"--data={data}", f"--out={tmp_path / 'a.csv'}"]
         status, out, err = _run(capsys, *given, *(flag.format(tmp_path) for flag in flags))
         _assert_one_line(status, err, *parts)
-        assert out == ""
+        assert len(out.splitlines()) <= 1  # the first line, which comes before JAX
         assert sorted(tmp_path.iterdir()) == before
 
     def test_bad_out_is_told_before_the_data_are_read(self, capsys, tmp_path):
@@ -329,7 +350,7 @@ class TestBadData:
         before = sorted(path.parent.iterdir()) if path.parent.exists() else []
         status, out, err = _run(capsys, f"--data={path}", f"--out={path.with_name('out.csv')}")
         _assert_one_line(status, err, *parts)
-        assert out == ""
+        assert len(out.splitlines()) <= 1  # the first line, which comes before JAX
         if path.parent.exists():
             assert sorted(path.parent.iterdir()) == before
 

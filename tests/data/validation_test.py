@@ -26,8 +26,9 @@ class Case(parameterized.TestCase):
 
 class KeysTest(Case):
     LISTS = (
-        "needed: snapshots, wavelength, element_positions; "
-        "optional: channel, codes, snr_db, num_sources, azimuth, elevation, source_range"
+        "needed: snapshots, wavelength (or frequency), element_positions; optional: channel, "
+        "codes (or states with coefficients or phases_rad or phases_deg), snr_db, num_sources, "
+        "azimuth, elevation, source_range"
     )
 
     @parameterized.parameters((), ("snr_db",), validation.TRUTH_KEYS, validation.OPTIONAL_KEYS)

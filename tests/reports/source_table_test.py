@@ -60,6 +60,17 @@ def test_csv_has_empty_cells_for_what_is_not_known():
     assert [row["scene"] for row in csv.DictReader(lines)] == ["0", "0", "4"]
 
 
+def test_summary_without_a_source_found():
+    """No error is known, and none is printed as NaN."""
+    estimate = make_estimate()
+    truth = metrics.Sources(
+        np.full((3, 1), -1.0), np.zeros((3, 1)), np.full((3, 1), 2.0), np.array([1, 1, 0])
+    )
+    text = source_table.truth_summary(estimate, truth)
+    assert "none, as no source was found within 5 degrees" in text
+    assert "nan" not in text
+
+
 def test_json_lists_every_scene():
     estimate = make_estimate()
     rows = source_table.source_rows(estimate, NUMBERS)
