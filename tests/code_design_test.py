@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ris_jax import arrays, bound_maps, channel, code_baselines, code_design, codebooks
+from ris_jax import (
+    arrays,
+    bound_maps,
+    channel,
+    code_baselines,
+    code_design,
+    codebooks,
+    mismatch,
+)
+from ris_jax import config as config_lib
 
 WAVELENGTH = 0.3
 CODES = 8
@@ -95,6 +104,22 @@ class TestDescent:
         found = value(problem, designed(problem, beams))
         random = value(problem, code_baselines.random_codes(1, CODES, 36))
         assert 0.99 * limit < found < value(problem, beams) < 0.5 * random
+
+
+def test_estimates_with_designed_codes_attain_the_bound():
+    """Of 300 local maxima of the likelihood; the RMSE has a standard error of about 3 %."""
+    level, places = 1e4, PLACES[:1]
+    problem = make_problem(places, level=level)
+    codes = jnp.asarray(designed(problem, code_baselines.random_codes(1, CODES, 36)))
+    surface, place = make_surface()._replace(codes=codes), jnp.asarray(places, float)
+    hardware = mismatch.draw_hardware(jax.random.key(0), surface, config_lib.ImpairmentConfig(), 1)
+    means = mismatch.received(surface, hardware, place)[0]
+    noise = channel.complex_normal(jax.random.key(1), (300, *means.shape)) / level**0.5
+    one = jnp.broadcast_to(surface.channel, (300, *surface.channel.shape[1:]))
+    found = mismatch.fit(surface, one, means + noise, place)[:, 0]
+    truth = arrays.direction(place[0, 0], place[0, 1]) * place[0, 2]
+    error = float(jnp.sqrt(jnp.mean(jnp.sum((found - truth) ** 2, axis=-1))))
+    assert error == pytest.approx(value(problem, codes), rel=0.1)
 
 
 class TestQuantised:

@@ -5,6 +5,7 @@ Example:
   ris-jax bound --out=bound --set=system.num_antennas=4 --sweep=snr_db:-10:30:5 --at=20,10,5
   ris-jax bound --out=bound --data=recordings.npz --second=10,0,4 --resolution
   ris-jax bound --out=bound --transmit_power_dbm=0 --bandwidth_hz=1e5 --sweep=antennas:1,2,4,8,16
+  ris-jax bound --out=bound --nomaps --impairments=all
 
 Writes into the folder --out: `from_above` (the plane of --elevation_deg) and `front` (direction
 cosines at --front_range), each as .csv, .png and .pdf, and `positions.csv` with the bounds at each
@@ -16,13 +17,18 @@ a source at --second. Empty cells and grey areas are not identifiable. --snr_db 
 from the source by itself at each position. With --transmit_power_dbm the SNR follows from the
 transmit power, the loss on both hops and the receiver noise instead.
 
+--impairments ranks hardware errors and wrong wavefronts by what they cost an estimator that
+assumes the nominal model: bias, standard deviation and both (the misspecified bound) at each --at,
+root mean square over draws of the hardware, in `impairments.csv`. Strengths are those of
+impairments.*, or typical ones.
+
 A configuration draws its channel from --seed; with --num_channels the errors are root mean square
 over several draws.
 """
 
 import pathlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from absl import flags
@@ -38,6 +44,11 @@ if TYPE_CHECKING:
 _SWEEPS = ("snr_db", "transmit_power_dbm", "antennas", "codes", "elements", "bits")
 _MOST_VALUES = 100  # of one sweep
 _RANGES = (0.1, 0.2, 0.5, 1.0)  # of the positions in the table by default, over the greatest range
+# Names of `mismatch.NAMES`, without JAX.
+_HARDWARE = (
+    "position_jitter", "phase_error", "amplitude_error_db", "dead_fraction", "beta_min",
+    "channel_error",
+)  # fmt: skip
 _DIRECTIONS_DEG = (0.0, 30.0, 60.0)  # azimuths of the table of range limits
 
 FLAGS = flags.FlagValues()
@@ -74,6 +85,13 @@ flags.DEFINE_bool(
     "resolution", False, "report the separation of two sources at which the bound is half of it",
     flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_list(
+    "impairments", [], "all, or some impairments of the simulator and wrong wavefronts, to rank",
+    flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_integer(
+    "num_draws", 32, "draws of the hardware for --impairments", lower_bound=1, flag_values=FLAGS
+)
 
 
 def sweep(text: str) -> tuple[str, list[float]]:
@@ -265,6 +283,81 @@ def _print_limits(bound: _Bounds, places: np.ndarray) -> None:
     print(tables.as_text(("around", "azimuth_deg", "elevation_deg", "range_m"), rows), flush=True)
 
 
+def _impairments() -> list[str]:
+    """Names of --impairments: of the simulator, then of wavefronts that the estimator assumes.
+
+    Raises:
+      ConfigError: an unknown name.
+    """
+    wavefronts = [name for name in get_args(config_lib.Wavefront) if name != "planar"]
+    known = [*_HARDWARE, *wavefronts]
+    if FLAGS.impairments == ["all"]:
+        return known
+    for name in FLAGS.impairments:
+        if name not in known:
+            raise config_lib.ConfigError(
+                f"--impairments: need all, or some of {', '.join(known)}; got {name!r}"
+            )
+    return list(FLAGS.impairments)
+
+
+def _rank(folder: pathlib.Path, bound: _Bounds, places: np.ndarray) -> None:
+    """Writes and prints what each impairment costs, the most expensive first."""
+    import jax
+    import jax.numpy as jnp
+
+    from ris_jax import bound_maps, mismatch, scenes
+    from ris_jax.reports import provenance, tables
+
+    surface, config = bound.surface, bound.source.config
+    waves, wavelength = config.system.wavefront, float(surface.wavelength)
+    points = jnp.asarray(places, surface.positions.dtype)
+    unit = bound_maps.unit_bounds(surface, places, **bound.source.waves)
+    snr = surfaces.power(FLAGS, surface, bound.budget)(places, unit)
+    least = bound_maps.deviations(unit, snr, places).position_error
+    noise = jnp.asarray(np.tile(unit.gain[0] / snr[0], (FLAGS.num_draws, 1)), points.dtype)
+    key = scenes.stream_key(FLAGS.seed, "impairments")
+    received = jax.jit(mismatch.received, static_argnames="wavefront")
+    draw = jax.jit(mismatch.draw_hardware, static_argnums=(2, 3))
+    names = [name for name in _impairments() if name != waves]
+    rows, costs = [], {}
+    with settings.progress(len(names), "impairments", "impairment") as told:
+        for name in names:
+            one, assumed, strength = config_lib.ImpairmentConfig(), waves, None
+            if name in mismatch.NAMES:
+                one = mismatch.single_impairment(name, config.impairments, wavelength)
+                strength = getattr(one, name)
+            else:
+                assumed = name
+            hardware = draw(key, surface, one, FLAGS.num_draws)
+            means = received(surface, hardware, points, wavefront=waves)
+            found = mismatch.misspecified_bound(
+                surface, hardware.estimated_channel, means, points, noise, wavefront=assumed
+            )
+            parts = {k: np.asarray(v) for k, v in mismatch.root_mean_squares(found).items()}
+            label = name if name in mismatch.NAMES else f"{name} wavefront assumed"
+            costs[label] = float(np.sqrt(np.mean((parts["error"] / least) ** 2)))
+            metres = np.stack([*(parts[k] for k in ("bias", "deviation", "error")), least], axis=-1)
+            for place, numbers in zip(places, metres, strict=True):
+                where = [*np.rad2deg(place[:2]).tolist(), float(place[2])]
+                rows.append([label, strength, *where, *numbers.tolist(), costs[label]])
+            told(1)
+    rows.sort(key=lambda row: np.nan_to_num(-row[-1], nan=np.inf))
+    rows = [[None if isinstance(c, float) and not np.isfinite(c) else c for c in r] for r in rows]
+    header = (
+        "impairment", "strength", "azimuth_deg", "elevation_deg", "range_m", "bias_m", "std_m",
+        "position_error_m", "nominal_bound_m", "rms_error_over_bound",
+    )  # fmt: skip
+    provenance.write_whole(folder / "impairments.csv", tables.as_csv(header, rows))
+    shown = {row[0]: [row[0], row[1], row[-1]] for row in rows}
+    for row in rows:
+        shown[row[0]].append(row[7])
+    labels = [f"error_m at {_label(place)}" for place in places]
+    print("Impairments, by root mean square over the positions of error over nominal bound:")
+    columns = ("impairment", "strength", "rms_error_over_bound", *labels)
+    print(tables.as_text(columns, list(shown.values())), flush=True)
+
+
 def _places(scene: config_lib.SceneConfig) -> Float[np.ndarray, "P 3"]:
     if FLAGS.at:
         return np.stack([surfaces.place("at", text) for text in FLAGS.at])
@@ -304,6 +397,7 @@ def announcement() -> str:
     for flag, texts in (("at", FLAGS.at), ("second", [FLAGS.second] if FLAGS.second else [])):
         for text in texts:
             surfaces.place(flag, text)
+    _impairments()
     maps = f"; 2 maps of {FLAGS.grid} x {FLAGS.grid} positions" if FLAGS.maps else ""
     return f"bound: {surfaces.announced(FLAGS, FLAGS.num_channels)}{maps}"
 
@@ -313,6 +407,8 @@ def run() -> int:
     began = time.monotonic()
     budget = surfaces.link_budget(FLAGS)
     source = surfaces.source(FLAGS, FLAGS.num_channels)
+    if FLAGS.impairments and source.config.system.source_signal != "constant":
+        raise config_lib.ConfigError("--impairments: need constant signals; got independent")
     second = surfaces.place("second", FLAGS.second) if FLAGS.second else None
     places = _places(source.config.scene)
     folder = pathlib.Path(FLAGS.out)
@@ -327,8 +423,10 @@ def run() -> int:
     print(tables.as_text(shown, bound_tables.rows(numbers[:, keep])), flush=True)
     provenance.write_whole(folder / "positions.csv", bound_tables.as_csv(numbers))
     _print_limits(bound, places)
+    if FLAGS.impairments:
+        _rank(folder, bound, places)
     if FLAGS.maps:
-        _maps(folder, bound, source.sizes())
+        _maps(folder, bound, f"{surfaces.described_power(FLAGS)}, {source.sizes()}")
     for name, values in map(sweep, FLAGS.sweep):
         _sweep(folder, bound, name, values, places)
     print(f"written: {folder}, {time.monotonic() - began:.0f} s")

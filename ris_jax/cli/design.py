@@ -60,7 +60,7 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_integer(
-    "num_positions", 256, "of a region, to design for", lower_bound=1, flag_values=FLAGS
+    "num_positions", 512, "of a region, to design for", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_enum("goal", "mean", _GOALS, "of the position error bound", flag_values=FLAGS)
 flags.DEFINE_float(

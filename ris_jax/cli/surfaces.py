@@ -235,17 +235,21 @@ def _sides(system: config_lib.SystemConfig, elements: int) -> dict[str, int]:
     return {name: max(round(getattr(system, name) * scale), 1) for name in ("rows", "columns")}
 
 
+def described_power(values: flags.FlagValues) -> str:
+    """SNR, or transmit power and noise, for a first line or a title."""
+    budget = link_budget(values)
+    if budget is None:
+        return f"{snr_db(values):g} dB SNR"
+    return f"{budget.transmit_power_dbm:g} dBm, noise {budget.noise_power_dbm:.1f} dBm"
+
+
 def announced(values: flags.FlagValues, num_channels: int = 1) -> str:
     """Checks the flags that need no JAX; the set-up and its power, for a first line.
 
     Raises:
       ConfigError: flags that do not go together, or a value out of its domain.
     """
-    budget = link_budget(values)
-    power = f"{snr_db(values):g} dB SNR"
-    if budget is not None:
-        noise = budget.noise_power_dbm
-        power = f"{budget.transmit_power_dbm:g} dBm, noise {noise:.1f} dBm"
+    power = described_power(values)
     if not values.data:
         config = settings.configuration(values, {})
         found = SurfaceSource(config, None, 0, None, values.seed, num_channels)

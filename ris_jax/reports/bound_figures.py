@@ -35,7 +35,7 @@ def pdf(figure: Figure) -> bytes:
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file of moderate size."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=80)
     return buffer.getvalue()
 
 

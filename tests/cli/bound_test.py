@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from ris_jax import bound_maps
+from ris_jax import bound_maps, mismatch
 from ris_jax.cli import bound, main
 from ris_jax.data import containers
 from ris_jax.reports import bound_tables
@@ -126,10 +126,38 @@ class TestWhatIsWritten:
         assert swept[0][-1] > swept[1][-1]
 
 
+def test_impairments_are_ranked(capsys, tmp_path):
+    status, said, err = run(
+        capsys, f"--out={tmp_path}", *SMALL, "--nomaps", "--at=0,0,1", "--at=10,0,1.5",
+        "--impairments=phase_error,dead_fraction,fresnel", "--num_draws=8",
+        "--set=impairments.phase_error=0.5", "--snr_db=20",
+    )  # fmt: skip
+    assert status == 0, err
+    with (tmp_path / "impairments.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    costs = [float(row["rms_error_over_bound"]) for row in rows]
+    assert costs == sorted(costs, reverse=True)
+    assert min(costs) > 1.0
+    by_name = {row["impairment"]: row for row in rows}
+    assert set(by_name) == {"phase_error", "dead_fraction", "fresnel wavefront assumed"}
+    assert by_name["phase_error"]["strength"] == "0.5"
+    for row in rows:
+        parts = [float(row[name]) for name in ("bias_m", "std_m", "position_error_m")]
+        assert parts[0] ** 2 + parts[1] ** 2 == pytest.approx(parts[2] ** 2, rel=1e-4)
+    assert "Impairments, by root mean square" in said
+
+
+def test_hardware_names_are_those_of_the_simulator():
+    assert bound._HARDWARE == mismatch.NAMES
+
+
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
         ((), ("--out",)),
+        (("--out=x", "--impairments=rust"), ("--impairments", "phase_error", "rust")),
+        (("--out=x", "--impairments=planar"), ("--impairments", "planar")),
         (("--out=x", "--at=1,2"), ("--at", "azimuth_deg,elevation_deg,range_m", "1,2")),
         (("--out=x", "--at=1,2,-3"), ("--at", "above zero")),
         (("--out=x", "--second=95,0,3"), ("--second", "within 90 degrees")),
@@ -185,6 +213,13 @@ def test_refused_with_recordings(capsys, tmp_path, monkeypatch, flags, part):
     assert status != 0
     assert len(err.splitlines()) == 1, err
     assert part in err
+
+
+def test_impairments_need_constant_signals(capsys, tmp_path):
+    flags = ("--impairments=all", '--set=system.source_signal="independent"')
+    status, _, err = run(capsys, f"--out={tmp_path}", *SMALL, *flags)
+    assert status != 0
+    assert "constant signals" in err
 
 
 def test_values_of_a_sweep():
