@@ -4,6 +4,7 @@
 
 Commands:
   example    a small recordings file to try localize on
+  inspect    how a recordings file is interpreted, and what looks wrong with it
   train      train a network on simulated or stored scenes; goes on where it stopped
   simulate   scenes to train on, drawn into a folder of records; goes on where it stopped
   import     recordings and shards of the reference, as records to train on; likewise
@@ -25,8 +26,8 @@ import threading
 from absl import flags, logging
 
 _COMMANDS = (
-    "example", "train", "simulate", "import", "evaluate", "localize", "report", "tune", "benchmark",
-    "doctor",
+    "example", "inspect", "train", "simulate", "import", "evaluate", "localize", "report", "tune",
+    "benchmark", "doctor",
 )  # fmt: skip
 _MODULES = {"import": "import_records"}  # a command's module, where it cannot have its name
 _GO_ON = ("train", "tune", "benchmark", "simulate", "import_records")  # where they stopped
