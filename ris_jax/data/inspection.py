@@ -26,8 +26,8 @@ _FLAT = 1e-3  # thickness of a flat array, in extents
 _MOST_ELEMENTS = 1024  # eigenvalues of the operator
 _MOST_LEVELS = 64  # of codes that are counted
 # Scenes and sources that are fitted, and the evidence in nats above chance that counts as a fit.
-_FITTED_SCENES, _FITTED_SOURCES, _EVIDENCE = 2, 2, 10.0
-_DRAWS = 3  # of random phases, to know chance
+_FITTED_SCENES, _FITTED_SOURCES, _EVIDENCE = 2, 2, 28.0
+_DRAWS = 5  # of random phases, to know chance
 _LEAST_FREE = 32  # samples beyond the elements, for a noise floor
 _SAME_SNR_DB = 4.0
 _LARGEST_CONDITION = 1e4
@@ -340,18 +340,15 @@ def _beyond_chance(
     cells: alternatives.Cells,
     steering: alternatives.Steering,
 ) -> bool:
-    """Whether a scene is explained better than under random phases of the elements."""
+    """Whether the scenes are explained better than under random phases of the elements."""
     random = np.random.default_rng(0)
-    for scene, given in zip(scenes, found, strict=True):
-        evidence = 0.0
-        for _ in range(_DRAWS):
-            phases = np.exp(2j * np.pi * random.random(scene.channel.shape[-1]))
-            other = scene._replace(channel=scene.channel * phases)
-            chance = alternatives.pursue(other, cells, steering, _FITTED_SOURCES)
-            evidence = max(evidence, chance.evidence)
-        if given.evidence > evidence + _EVIDENCE:
-            return True
-    return False
+    chance = 0.0
+    for _ in range(_DRAWS):
+        phases = np.exp(2j * np.pi * random.random(len(scenes[0].positions)))
+        others = [scene._replace(channel=scene.channel * phases) for scene in scenes]
+        fits = [alternatives.pursue(other, cells, steering, _FITTED_SOURCES) for other in others]
+        chance = max(chance, sum(fit.evidence for fit in fits))
+    return sum(fit.evidence for fit in found) > chance + _EVIDENCE
 
 
 def _noise(recordings: Recordings, constant: bool, report: Inspection) -> None:
