@@ -6,7 +6,6 @@ a batch with `jax.vmap`; a scene is a function of its stream's key and its index
 """
 
 import dataclasses
-import functools
 import zlib
 from typing import NamedTuple
 
