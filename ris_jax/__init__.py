@@ -15,6 +15,7 @@ configure_environment()
 # Where each public name lives; loaded on first use, so that `ris-jax --help` needs no JAX.
 _EXPORTS = {
     "Config": "config",
+    "enable_compilation_cache": "compilation_cache",
     "preset": "presets",
     "planar_array": "arrays",
     "steering_vector": "arrays",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from ris_jax.bounds import cramer_rao_bound, position_error_bound
     from ris_jax.channel import rician_channel
     from ris_jax.codebooks import codebook
+    from ris_jax.compilation_cache import enable_compilation_cache
     from ris_jax.config import Config
     from ris_jax.covariance import effective_covariance
     from ris_jax.estimators.estimate import Estimate
@@ -86,6 +88,7 @@ __all__ = [
     "cramer_rao_bound",
     "create_train_state",
     "effective_covariance",
+    "enable_compilation_cache",
     "eval_step",
     "gospa",
     "load_pretrained",

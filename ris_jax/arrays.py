@@ -186,15 +186,26 @@ def steering_vector(
     )
 
 
-def unit_from_cosines(u: Float[Array, "..."], w: Float[Array, "..."]) -> Float[Array, "... 3"]:
-    """Unit vector with direction cosines u along x and w along y, in front of the array, [..., 3].
+def _within(u: Float[Array, "..."], w: Float[Array, "..."]) -> tuple[Array, Array, Array, Array]:
+    """Squared length of (u, w), whether it is above the horizon, and the two factors of it.
 
-    No direction has u^2 + w^2 above 1: such a pair is drawn in to just above the horizon.
+    Returns:
+      ``u^2 + w^2``, whether that is below one, the factor that draws (u, w) in, and the component
+      of the unit vector along boresight; all [...].
     """
     square = u**2 + w**2
     within = square < 1.0 - _HORIZON
     shrink = jnp.where(within, 1.0, jnp.sqrt((1.0 - _HORIZON) / jnp.where(within, 1.0, square)))
     ahead = jnp.sqrt(jnp.where(within, 1.0 - square, _HORIZON))
+    return square, within, shrink, ahead
+
+
+def unit_from_cosines(u: Float[Array, "..."], w: Float[Array, "..."]) -> Float[Array, "... 3"]:
+    """Unit vector with direction cosines u along x and w along y, in front of the array, [..., 3].
+
+    No direction has u^2 + w^2 above 1: such a pair is drawn in to just above the horizon.
+    """
+    _, _, shrink, ahead = _within(u, w)
     return jnp.stack([u * shrink, w * shrink, ahead], axis=-1)
 
 
@@ -235,18 +246,51 @@ def steering_jet(
       \partial a/\partial(1/r)`.
     """
 
-    def difference(point):
-        unit = unit_from_cosines(point[..., 0], point[..., 1])
-        return path_difference(unit, point[..., 2], positions, wavefront=wavefront)
+    u, w, rho = coordinates[..., 0], coordinates[..., 1], coordinates[..., 2]
+    square, within, shrink, ahead = _within(u, w)
+    unit = jnp.stack([u * shrink, w * shrink, ahead], axis=-1)
+    # Below the horizon only the direction of (u, w) counts.
+    inward = jnp.where(within, 0.0, 1.0 / jnp.where(within, 1.0, square))
+    back = jnp.where(within, 1.0, 0.0) / ahead
+    turns = jnp.stack(
+        [
+            jnp.stack([shrink * (1.0 - inward * u**2), -shrink * inward * u * w, -u * back], -1),
+            jnp.stack([-shrink * inward * u * w, shrink * (1.0 - inward * w**2), -w * back], -1),
+        ],
+        axis=-2,
+    )
+    along = jnp.einsum("...c,nc->...n", unit, positions)
+    with_along, with_rho = _path_slopes(along, rho[..., None], positions, wavefront)
+    turned = jnp.einsum("...ac,nc->...an", turns, positions) * with_along[..., None, :]
+    slopes = jnp.concatenate([turned, with_rho[..., None, :]], axis=-2)
+    vector = steering(unit, rho, positions, wavelength=wavelength, wavefront=wavefront)
+    turning = jax.lax.complex(jnp.zeros_like(slopes), -(2.0 * jnp.pi / wavelength) * slopes)
+    return jnp.concatenate([vector[..., None, :], turning * vector[..., None, :]], axis=-2)
 
-    axes = jnp.eye(3, dtype=coordinates.dtype)
-    slopes = [
-        jax.jvp(difference, (coordinates,), (jnp.broadcast_to(axis, coordinates.shape),))[1]
-        for axis in axes
-    ]
-    vector = steering_at(coordinates, positions, wavelength=wavelength, wavefront=wavefront)
-    wavenumber = 2.0 * jnp.pi / wavelength
-    return jnp.stack([vector, *(-1j * wavenumber * slope * vector for slope in slopes)], axis=-2)
+
+def _path_slopes(
+    along: Float[Array, "... N"],
+    rho: Float[Array, "... 1"],
+    positions: Float[Array, "N 3"],
+    wavefront: config_lib.Wavefront,
+) -> tuple[Float[Array, "... N"], Float[Array, "... N"]]:
+    r"""Derivatives of `path_difference` :math:`\delta` in :math:`a = \hat u^T q` and in 1/r.
+
+    .. math::
+      \text{spherical: } \frac{\partial\delta}{\partial a} = -\frac1d,\quad
+        \frac{\partial\delta}{\partial\rho} = \frac{\|q\|^2 + a\delta}{d(d + 1)},\quad
+        d = \|\hat u - \rho q\|
+    """
+    square = jnp.sum(positions**2, axis=-1)
+    if wavefront == "planar":
+        return -jnp.ones_like(along), jnp.zeros_like(along)
+    if wavefront == "parabolic":
+        return -jnp.ones_like(along), jnp.broadcast_to(0.5 * square, along.shape)
+    if wavefront == "fresnel":
+        return -1.0 - rho * along, 0.5 * (square - along**2)
+    distance = jnp.sqrt(1.0 - 2.0 * rho * along + rho**2 * square)
+    difference = (rho * square - 2.0 * along) / (distance + 1.0)
+    return -1.0 / distance, (square + along * difference) / (distance * (distance + 1.0))
 
 
 def to_coordinates(

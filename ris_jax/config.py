@@ -73,6 +73,8 @@ class SystemConfig:
     num_antennas: int = 16  #: M, base-station antennas
     num_snapshots: int = 16  #: L, phase codes
     codebook: CodebookName = "dft2d"
+    #: File (.npz) with `codes` [L, N], as `design` writes it, in place of the codebook.
+    codes_file: str | None = None
     phase_bits: int | None = 3  #: None: continuous phases
     wavefront: Wavefront = "spherical"
     source_signal: SourceSignal = "constant"
@@ -99,6 +101,7 @@ class SystemConfig:
             _require(distinct == given, "system.element_positions", f"{given} places", distinct)
 
         beams = {"dft2d": 1.0, "dft1d": 1.0, "mixed": 0.5}.get(self.codebook, 0.0)
+        beams = 0.0 if self.codes_file is not None else beams
         _require(
             beams * self.num_snapshots <= self.num_elements,
             "system.num_snapshots",

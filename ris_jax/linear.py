@@ -8,12 +8,33 @@ any device.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Complex, Float, Inexact
 
 # A pivot below this share of its diagonal entry is rounding; it is raised to it.
 _LEAST_PIVOT = 1e-7
 # Larger systems are eliminated in a loop: unrolled, they take seconds to compile.
 _MOST_UNROLLED = 3
+
+
+def parts(matrix: Complex[Array, "... n m"]) -> Float[Array, "... n 2m"]:
+    """Real parts of a matrix beside its imaginary ones, for `product`."""
+    return jnp.concatenate([matrix.real, matrix.imag], axis=-1)
+
+
+def product(
+    left: Complex[Array, "... p n"], right_parts: Float[Array, "... n 2m"]
+) -> Complex[Array, "... p m"]:
+    """``left @ right`` as one real product, given `parts` of the right.
+
+    XLA's complex products are slow on a CPU: of a batch of 16, 20 x 144 by 144 x 144, one ran at 53
+    Gflop/s on a core where this ran at 85.
+    """
+    rows, columns = left.shape[-2], right_parts.shape[-1] // 2
+    both = jnp.concatenate([left.real, left.imag], axis=-2) @ right_parts
+    upper, lower = both[..., :rows, :], both[..., rows:, :]
+    return jax.lax.complex(
+        upper[..., :columns] - lower[..., columns:], upper[..., columns:] + lower[..., :columns]
+    )
 
 
 def _least_pivots(matrix: Inexact[Array, "... n n"]) -> Float[Array, "... n"]:

@@ -106,11 +106,13 @@ class TestPython:
         assert not saved.skipped
         _assert_found(names["found"], names["scene"])
 
+    @pytest.mark.full
     def test_recordings(self):
         names = run(ROOT / "docs" / "guide" / "recordings.md")
         assert names["found"].truth is not None
         _assert_found(names["estimate"], names["scene"])
 
+    @pytest.mark.full
     def test_arrays(self, capsys):
         names = run(ROOT / "docs" / "guide" / "arrays.md")
         _assert_found(names["found"], names["scene"])
@@ -118,12 +120,14 @@ class TestPython:
         assert float(names["metres"][0, 0]) < 1
         assert "first source of the first scene" in capsys.readouterr().out
 
+    @pytest.mark.full
     def test_estimators(self):
         names = run(ROOT / "docs" / "guide" / "estimators.md")
         _assert_found(names["likely"], names["scene"])
         _assert_found(names["quick"], names["scene"])
         assert names["peaks"].num_sources.shape == (2,)
 
+    @pytest.mark.full
     def test_networks(self, capsys):
         run(ROOT / "docs" / "guide" / "networks.md")
         assert capsys.readouterr().out.count("True") == 3

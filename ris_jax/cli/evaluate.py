@@ -78,21 +78,31 @@ _ESTIMATOR_FLAGS = (
 )  # fmt: skip
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+COMPILES = "about 20 s, once per array"
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     if not (FLAGS.workdir or FLAGS.pretrained or FLAGS.estimator):
         raise config_lib.ConfigError(
             "--workdir: need the folder of a run, a --pretrained network or an --estimator; "
             "none given"
         )
     settings.require_data(FLAGS)
+    for flag in () if FLAGS.estimator else _ESTIMATOR_FLAGS:
+        if FLAGS[flag].present:
+            raise config_lib.ConfigError(f"--{flag}: goes with --estimator; none given")
+    settings.check_network(FLAGS)
+    what = FLAGS.estimator or FLAGS.workdir or FLAGS.pretrained
+    return f"evaluating {what} on scenes {_source()}"
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
     return _evaluate_estimator() if FLAGS.estimator else _evaluate_network()
 
 
 def _evaluate_network() -> int:
-    for flag in _ESTIMATOR_FLAGS:
-        if FLAGS[flag].present:
-            raise config_lib.ConfigError(f"--{flag}: goes with --estimator; none given")
     network = settings.network(FLAGS)
     assert network is not None
     from ris_jax.models import architectures

@@ -25,14 +25,25 @@ flags.DEFINE_float("snr_db", 15.0, "signal-to-noise ratio of every scene", flag_
 _LARGEST_SNR_DB = 100.0
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+COMPILES = ""  # nothing
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     if not FLAGS.out:
         raise config_lib.ConfigError("--out: need the file to write, none given")
     if not (math.isfinite(FLAGS.snr_db) and abs(FLAGS.snr_db) <= _LARGEST_SNR_DB):
         raise config_lib.ConfigError(
             f"--snr_db: need at most {_LARGEST_SNR_DB:g} dB in magnitude; got {FLAGS.snr_db}"
         )
+    from ris_jax.data import containers
+
+    containers.require_name(FLAGS.out)
+    return f"writing {FLAGS.num_scenes} scenes to {FLAGS.out}"
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
     from ris_jax.data import containers, example
 
     out = pathlib.Path(FLAGS.out)

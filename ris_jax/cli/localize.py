@@ -127,8 +127,16 @@ def _path(flag: str, endings: tuple[str, ...]) -> pathlib.Path:
     return path
 
 
-def _limits() -> "Limits":
-    """Where sources may be reported; errors name the flag."""
+def _out() -> pathlib.Path:
+    return _path("out", (".csv", ".json"))
+
+
+def _figure() -> pathlib.Path | None:
+    return _path("figure", (".png", ".pdf", ".svg")) if FLAGS.figure else None
+
+
+def _limit_arguments() -> dict[str, float]:
+    """Arguments of `limits.Limits`; errors name the flag."""
     least, most = FLAGS.range_min, FLAGS.range_max
     if not 0 < least < math.inf:
         raise config_lib.ConfigError(f"--range_min: need finite metres above zero; got {least!r}")
@@ -140,15 +148,16 @@ def _limits() -> "Limits":
         if not (0 < value < 90 or (value == 0 and lowest == "0 <=")):
             raise config_lib.ConfigError(f"--{name}: need {lowest} value < 90; got {value!r}")
         angles[name.removesuffix("_deg")] = math.radians(value)
-    from ris_jax.estimators import limits
-
-    return limits.Limits(**angles, range_min=least, range_max=most)
+    return {**angles, "range_min": least, "range_max": most}
 
 
 def _options(recordings: "Recordings") -> dict[str, Any]:
     """What `localize` is to be told; a flag wins over what the data say."""
     # A network looks where it was trained to.
-    within = _limits() if FLAGS.pretrained is None and FLAGS.workdir is None else None
+    from ris_jax.estimators import limits
+
+    searched = FLAGS.pretrained is None and FLAGS.workdir is None
+    within = limits.Limits(**_limit_arguments()) if searched else None
     return {
         "wavelength": recordings.wavelength,
         "wavefront": FLAGS.wavefront or recordings.wavefront or "spherical",
@@ -237,16 +246,33 @@ def _summary(recordings: "Recordings", estimate: "Estimate", within: "Limits | N
     return "\n".join(lines)
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+COMPILES = "about 20 s, once per array"
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     for flag in ("data", "out"):
         if not FLAGS[flag].value:
             raise config_lib.ConfigError(f"--{flag}: need a file, none given")
     if FLAGS.figure_scene is not None and not FLAGS.figure:
         raise config_lib.ConfigError("--figure_scene: need --figure, too; none given")
-    out = _path("out", (".csv", ".json"))
-    figure = _path("figure", (".png", ".pdf", ".svg")) if FLAGS.figure else None
-    _limits()
+    _out()
+    _figure()
+    _limit_arguments()
+    settings.check_network(FLAGS)
+    if FLAGS.workdir or FLAGS.pretrained:
+        for flag in _FIELD_OF_VIEW:
+            if FLAGS[flag].present:
+                raise config_lib.ConfigError(
+                    f"--{flag}: need none with a network, which looks where it was trained to"
+                )
+    network = FLAGS.pretrained or FLAGS.workdir
+    return f"localising sources of {FLAGS.data}" + (f" with network {network}" if network else "")
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
+    out, figure = _out(), _figure()
     from ris_jax.data import recordings as recordings_lib
     from ris_jax.estimators import localization
     from ris_jax.reports import provenance, source_table
@@ -258,12 +284,6 @@ def run() -> int:
         false_alarm_rate=FLAGS.false_alarm_rate,
     )
     network = settings.network(FLAGS)
-    if network is not None:
-        for flag in _FIELD_OF_VIEW:
-            if FLAGS[flag].present:
-                raise config_lib.ConfigError(
-                    f"--{flag}: need none with a network, which looks where it was trained to"
-                )
     recordings = recordings_lib.read(FLAGS.data, binary_codes=FLAGS.binary_codes)
     for note in recordings.notes:
         print(f"note: {note}", file=sys.stderr)

@@ -91,6 +91,17 @@ def load(path: str | os.PathLike[str], wanted: Iterable[str]) -> dict[str, np.nd
         return {name: _mat_array(path, file, name) for name in wanted}
 
 
+def require_name(path: str | os.PathLike[str]) -> None:
+    """Check that the ending of a name is one that `save` can write.
+
+    Raises:
+      RunError: it is not.
+    """
+    ending = pathlib.Path(path).suffix.lower()
+    if ending not in (".npz", ".h5", ".hdf5"):
+        raise errors.RunError(f"{path}: need a name ending in .npz, .h5 or .hdf5; got {ending!r}")
+
+
 def save(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
     """Writes named arrays as .npz or HDF5; a file of that name is replaced whole or not at all.
 
@@ -98,13 +109,11 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
       RunError: the ending is none that can be written.
       OSError: the folder cannot be written.
     """
+    require_name(path)
     path = pathlib.Path(path)
-    ending = path.suffix.lower()
-    if ending not in (".npz", ".h5", ".hdf5"):
-        raise errors.RunError(f"{path}: need a name ending in .npz, .h5 or .hdf5; got {ending!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(path) as partial:
-        if ending == ".npz":
+        if path.suffix.lower() == ".npz":
             with open(partial, "wb") as file:
                 np.savez(file, **arrays)
         else:

@@ -29,7 +29,7 @@ class Atoms(NamedTuple):
 
 def atoms_of(
     positions: Float[Array, "N 3"],
-    region: grids.SearchRegion,
+    region: grids.Box,
     grid: tuple[int, int, int],
     *,
     wavelength: float,

@@ -1,7 +1,8 @@
 """Where to look: the region of search, its grid in (u, w, 1/r), and peaks on it."""
 
 import dataclasses
-from typing import NamedTuple
+import functools
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,29 @@ from ris_jax import config as config_lib
 
 # Width of a cell of the natural grid, in units of resolution.
 _CELL = 0.9
+
+
+class Box(Protocol):
+    """Limits of (u, w, 1/r), constants or traced."""
+
+    @property
+    def lower(self) -> Float[np.ndarray, "3"] | Float[Array, "3"]: ...
+    @property
+    def upper(self) -> Float[np.ndarray, "3"] | Float[Array, "3"]: ...
+    @property
+    def held(self) -> tuple[bool, bool, bool]: ...
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["lower", "upper"], meta_fields=["held"]
+)
+@dataclasses.dataclass(frozen=True)
+class BoxLimits:
+    """Limits of (u, w, 1/r) as arrays: a compiled program serves any with the same `held`."""
+
+    lower: Float[np.ndarray, "3"] | Float[Array, "3"]
+    upper: Float[np.ndarray, "3"] | Float[Array, "3"]
+    held: tuple[bool, bool, bool]  #: coordinates that have one value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +73,17 @@ class SearchRegion:
         """[3] greatest u, w, 1/r."""
         return np.array([self.u_max, self.w_max, self.inverse_range_max], np.float32)
 
+    @property
+    def held(self) -> tuple[bool, bool, bool]:
+        """Coordinates that have one value."""
+        u, w, rho = (self.lower == self.upper).tolist()
+        return u, w, rho
+
+    @property
+    def limits(self) -> BoxLimits:
+        """The same box as arrays, to be passed to a compiled program."""
+        return BoxLimits(self.lower, self.upper, self.held)
+
 
 def region_of(scene: config_lib.SceneConfig) -> SearchRegion:
     """The region that holds what a configuration draws, with a margin at its edges."""
@@ -57,7 +92,7 @@ def region_of(scene: config_lib.SceneConfig) -> SearchRegion:
     return SearchRegion(float(u_max), float(w_max), 0.0, 1.1 / scene.range_min)
 
 
-def axes_of(region: SearchRegion, shape: tuple[int, int, int]) -> list[np.ndarray]:
+def axes_of(region: Box, shape: tuple[int, int, int]) -> list[np.ndarray | Array]:
     """The three axes of a grid, each of cell centres that divide the region evenly."""
     return [
         low + (high - low) * (np.arange(count, dtype=np.float32) + 0.5) / count
@@ -65,10 +100,10 @@ def axes_of(region: SearchRegion, shape: tuple[int, int, int]) -> list[np.ndarra
     ]
 
 
-def grid_points(region: SearchRegion, shape: tuple[int, int, int]) -> np.ndarray:
-    """[G, 3] points (u, w, 1/r) of a grid, 1/r fastest."""
-    mesh = np.meshgrid(*axes_of(region, shape), indexing="ij")
-    return np.stack(mesh, axis=-1).reshape(-1, 3)
+def grid_points(region: Box, shape: tuple[int, int, int]) -> Float[Array, "G 3"]:
+    """Points (u, w, 1/r) of a grid, 1/r fastest."""
+    mesh = jnp.meshgrid(*axes_of(region, shape), indexing="ij")
+    return jnp.stack(mesh, axis=-1).reshape(-1, 3)
 
 
 class SearchSpace(NamedTuple):
@@ -86,20 +121,22 @@ class SearchSpace(NamedTuple):
 
 
 def search_space(
-    region: SearchRegion, shape: tuple[int, int, int], wavefront: config_lib.Wavefront
+    region: Box, shape: tuple[int, int, int], wavefront: config_lib.Wavefront
 ) -> SearchSpace:
     """The grid and the limits of a region for a wavefront.
 
     Plane waves have no range: 1/r is zero wherever the region is. A coordinate that has one value
     has one cell.
     """
-    lower, upper = region.lower, region.upper
+    lower, upper, held = jnp.asarray(region.lower), jnp.asarray(region.upper), region.held
     if wavefront == "planar":
-        lower[2], upper[2] = 0.0, 0.0
-    u, w, rho = (1 if low == high else n for low, high, n in zip(lower, upper, shape, strict=True))
+        held = (*held[:2], True)
+        directions = np.array([1.0, 1.0, 0.0], np.float32)
+        lower, upper = lower * directions, upper * directions
+    u, w, rho = (1 if one else count for one, count in zip(held, shape, strict=True))
     shape = (u, w, rho)
-    points = np.clip(grid_points(region, shape), lower, upper)
-    return SearchSpace(*map(jnp.asarray, (points, lower, upper)), shape=shape)
+    points = jnp.clip(grid_points(BoxLimits(lower, upper, held), shape), lower, upper)
+    return SearchSpace(points, lower, upper, shape)
 
 
 def local_maxima(

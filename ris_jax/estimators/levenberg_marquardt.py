@@ -5,7 +5,7 @@ from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ris_jax import linear
 
@@ -55,9 +55,13 @@ def ascend(
     start: Float[Array, "n"],
     lower: Float[Array, "n"],
     upper: Float[Array, "n"],
-    iterations: int,
+    iterations: int | Int[Array, ""],
+    most: Int[Array, ""] | None = None,
 ) -> tuple[Float[Array, "n"], LocalT, Any]:
-    """Climbs from `start`; a step that does not climb is not taken and damps the next one.
+    """Climb from `start`; a step that does not climb is not taken and damps the next one.
+
+    The loop holds the only evaluation: its first round evaluates the start. A compiled program has
+    it once, and it is most of that program.
 
     Args:
       evaluate: the function at a point: value, gradient, positive semidefinite curvature (in the
@@ -65,24 +69,33 @@ def ascend(
       start: [n], within the box.
       lower: [n].
       upper: [n].
-      iterations: evaluations after the first.
+      iterations: evaluations after the first. An array makes one program for any number, without
+        reverse-mode derivatives.
+      most: steps of this problem that may be taken, where it shares `iterations` with others.
 
     Returns:
-      The best point, what `evaluate` said there, and what belongs to it.
+      The best point, the function there, and what belongs to it.
     """
 
-    def body(_, carry):
+    def body(number, carry):
         point, damping, best = carry
+        # Without curvature, which is so before the first evaluation, a step stays where it is.
         candidate = step(point, best[0], damping, lower, upper)
         found = evaluate(candidate)
         better = (found[0].value > best[0].value) & jnp.isfinite(found[0].value)
+        if most is not None:
+            better &= number <= most
+        better |= number == 0
         point, best = jax.tree.map(
             lambda new, old: jnp.where(better, new, old), (candidate, found), (point, best)
         )
-        return point, jnp.where(better, damping * _DAMPING_DOWN, damping * _DAMPING_UP), best
+        damping = jnp.where(better, damping * _DAMPING_DOWN, damping * _DAMPING_UP)
+        return point, damping, best
 
-    first = (start, jnp.asarray(_FIRST_DAMPING, start.dtype), evaluate(start))
-    if iterations == 0:
-        return start, *first[2]
-    point, _, (local, extra) = jax.lax.fori_loop(0, iterations, body, first)
+    nothing = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(evaluate, start)
+    )
+    damping = jnp.asarray(_FIRST_DAMPING / _DAMPING_DOWN, start.dtype)
+    first = start, damping, nothing
+    point, _, (local, extra) = jax.lax.fori_loop(0, iterations + 1, body, first)
     return point, local, extra

@@ -32,7 +32,8 @@ _AT_A_TIME = 8
 class Observation(NamedTuple):
     """What the likelihood needs of a scene, compressed when the signal is constant."""
 
-    operator: Complex[Array, "T N R"]  #: transposed: Gram matrix [1, N, N], or Phi_l [L, N, M]
+    #: `linear.parts` of the transposed Gram matrix [1, N, N], or of Phi_l [L, N, M].
+    operator: Float[Array, "T N 2R"]
     data: Complex[Array, "T R"]  #: constant: Phi^H y [1, N]; else y_l [L, M]
     energy: Float[Array, ""]  #: sum of ``|y|^2``
 
@@ -64,11 +65,10 @@ def observe(scene: scenes.Measurement, source_signal: config_lib.SourceSignal) -
     """Compresses a scene; see the module."""
     energy = jnp.sum(jnp.abs(scene.snapshots) ** 2)
     if source_signal == "constant":
-        return Observation(
-            measurement.gram(scene).conj()[None], measurement.adjoint(scene)[None], energy
-        )
+        gram = linear.parts(measurement.gram(scene).conj())
+        return Observation(gram[None], measurement.adjoint(scene)[None], energy)
     operators = scene.codes[:, :, None] * scene.channel.T[None, :, :]
-    return Observation(operators, scene.snapshots, energy)
+    return Observation(linear.parts(operators), scene.snapshots, energy)
 
 
 def observe_batch(
@@ -92,7 +92,7 @@ def images(
     source_signal: config_lib.SourceSignal,
 ) -> Images:
     """What the receiver sees of P aperture fields."""
-    right = vectors @ observation.operator
+    right = linear.product(vectors, observation.operator)
     if source_signal == "constant":
         return Images(vectors[None], right)
     return Images(right, right)
@@ -106,7 +106,9 @@ def matched_fields(
     r""":math:`\Phi_t^H r_t` of a residual in the coordinates of `Observation.data`."""
     if source_signal == "constant":
         return residual
-    return jnp.einsum("tnr,tr->tn", observation.operator.conj(), residual)
+    real, imaginary = jnp.split(observation.operator, 2, axis=-1)
+    operator = jax.lax.complex(real, -imaginary)
+    return jnp.einsum("tnr,tr->tn", operator, residual)
 
 
 def inner_products(

@@ -16,7 +16,9 @@ from ris_jax import covariance as cov
 from ris_jax import measurement as measurement_lib
 from ris_jax import scenes
 from ris_jax.estimators import (
+    batches,
     checks,
+    compilation,
     grids,
     inputs,
     maximum_likelihood,
@@ -33,7 +35,6 @@ from ris_jax.estimators.limits import Limits, collapsed, undetermined_coordinate
 
 ESTIMATORS = ("auto", *METHODS)
 _DEFAULT_CHUNK = 64
-_FEW = 2  # scenes that are searched again at a time, if they are few
 
 
 def options_of(config: config_lib.Config) -> dict[str, Any]:
@@ -152,24 +153,25 @@ def localize(
         checks.require(network is None, "network", "none for this estimator", "one")
     if network is not None:
         network = network.for_array(measurement, positions, wavelength, wavefront, source_signal)
-    scaled, scale = _scaled(measurement)
-    estimate = _localize_scaled(
-        scaled,
-        positions,
-        estimator=estimator,
-        num_sources=num_sources,
-        source_signal=source_signal,
-        false_alarm_rate=false_alarm_rate,
-        wavelength=wavelength,
-        wavefront=wavefront,
-        max_sources=max_sources,
-        region=region,
-        network=network,
-    )
-    estimate = estimate._replace(
-        power=estimate.power * (scale.snapshots / scale.channel)[:, None] ** 2,
-        noise_variance=estimate.noise_variance * scale.snapshots**2,
-    )
+
+    def search(measurement, counts):
+        scaled, scale = _scaled(measurement)
+        estimate = _localize_scaled(
+            scaled,
+            positions,
+            estimator=estimator,
+            num_sources=counts,
+            source_signal=source_signal,
+            false_alarm_rate=false_alarm_rate,
+            wavelength=wavelength,
+            wavefront=wavefront,
+            max_sources=max_sources,
+            region=region,
+            network=network,
+        )
+        return _unscaled(estimate, scale)
+
+    estimate = batches.in_sizes(search, measurement, num_sources)
     notes = Flag.CENTRED * moved | Flag.UNDETERMINED * (undetermined is not None)
     if traced or not check:
         notes = jnp.full(len(measurement.snapshots), int(notes | Flag.NOT_CHECKED), jnp.int32)
@@ -213,12 +215,21 @@ def _scaled(measurement: scenes.Measurement) -> tuple[scenes.Measurement, _Scale
     return scaled, scale
 
 
+@jax.jit
+def _unscaled(estimate: Estimate, scale: _Scale) -> Estimate:
+    """An estimate in the units of the measurement."""
+    return estimate._replace(
+        power=estimate.power * (scale.snapshots / scale.channel)[:, None] ** 2,
+        noise_variance=estimate.noise_variance * scale.snapshots**2,
+    )
+
+
 def _localize_scaled(
     measurement: scenes.Measurement,
     positions: Float[Array, "N 3"],
     *,
     estimator: str,
-    num_sources: int | Int[Array, "B"] | None,
+    num_sources: Int[Array, "B"] | None,
     source_signal: config_lib.SourceSignal,
     false_alarm_rate: float,
     network: network_start.Network | None,
@@ -246,14 +257,13 @@ def _localize_scaled(
         single = network is None and source_signal == "constant"
         sub_surface = modified_music.sub_surface_of(layout.shape) if single else None
         extra = {"layout": layout, "sub_surface": sub_surface}
-    batch, counts, noise = len(measurement.snapshots), num_sources, measurement.noise_variance
+    counts, noise = num_sources, measurement.noise_variance
     # Inside `jax.jit` nobody can look; what has no noise variance there has none in the result.
     unknown = not isinstance(noise, Tracer) and bool(np.any(np.isnan(noise)))
     if unknown or (counts is None and network is None):
         fit = likelihood_fit(measurement, num_sources)
         counts = fit.num_sources if counts is None and network is None else counts
         noise = jnp.where(jnp.isnan(jnp.asarray(noise)), fit.noise_variance, noise)
-    counts = None if counts is None else jnp.broadcast_to(jnp.asarray(counts), (batch,))
     known = measurement._replace(noise_variance=noise)
     if estimator == "network":
         assert network is not None  # `localize` has checked it
@@ -261,28 +271,36 @@ def _localize_scaled(
             known, positions, network, counts, source_signal=source_signal, **common
         )
         return _searched_again(estimate, unsure, known, counts, likelihood_fit)
+    search = _jitted(method)
+    if not method.mirrored:
+        common = common | {
+            "wavelength": jnp.asarray(common["wavelength"], jnp.float32),
+            "region": common["region"].limits,
+        }
     if method.data == "measurement":
-        search = _jitted(method)
         return search(known, counts, positions, source_signal=source_signal, **common)
     if network is None:
         covariance, unit = snapshot_covariance(known, source_signal)
     else:
         covariance, unit, found = network_covariance(known, network)
         counts = found if counts is None else counts
-    found = _jitted(method)(covariance, counts, positions, **common, **extra)
+    found = search(covariance, counts, positions, **common, **extra)
     return found._replace(power=found.power * unit[:, None], noise_variance=jnp.asarray(noise))
 
 
 @functools.cache
 def _jitted(method: Method) -> Callable[..., Estimate]:
-    """The search of a baseline, compiled once for each of its options."""
-    static = {
-        "wavelength", "wavefront", "max_sources", "region", "source_signal", "layout", "sub_surface"
-    }  # fmt: skip
+    """The search of a baseline, compiled once for each of its options.
+
+    A mirrored method has as many aliases as wavelength, region and spacing say, so it has a program
+    for each.
+    """
+    static = {"wavefront", "max_sources", "source_signal", "layout", "sub_surface"}
+    if method.mirrored:
+        static |= {"wavelength", "region"}
     assert method.search is not None  # the others have been dealt with
-    return jax.jit(
-        method.search, static_argnames=static & set(inspect.signature(method.search).parameters)
-    )
+    static &= set(inspect.signature(method.search).parameters)
+    return compilation.Program(method.search, static)
 
 
 def _searched_again(
@@ -292,21 +310,12 @@ def _searched_again(
     counts: Int[Array, "B"] | None,
     search: Callable[..., Estimate],
 ) -> Estimate:
-    """The estimate with the unsure scenes replaced by what `search` finds.
-
-    A few are searched `_FEW` at a time, many as a batch of the size that came: two compilations.
-    """
-    batch = len(measurement.snapshots)
+    """The estimate with the unsure scenes replaced by what `search` finds."""
     numbers = np.flatnonzero(unsure)
-    size = min(_FEW, batch) if len(numbers) <= batch // 8 else batch
-    for start in range(0, len(numbers), size):
-        some = numbers[np.minimum(start + np.arange(size), len(numbers) - 1)]
-        part, known = jax.tree.map(lambda leaf, some=some: leaf[some], (measurement, counts))
-        found = search(part, known)
-        estimate = jax.tree.map(
-            lambda whole, new, some=some: whole.at[some].set(new), estimate, found
-        )
-    return estimate
+    if not len(numbers):
+        return estimate
+    found = search(*jax.tree.map(lambda leaf: leaf[numbers], (measurement, counts)))
+    return jax.tree.map(lambda whole, new: whole.at[numbers].set(new), estimate, found)
 
 
 @jax.jit
@@ -350,6 +359,7 @@ def in_chunks(
     batch: Any,
     *,
     chunk_size: int = _DEFAULT_CHUNK,
+    equal: bool = True,
     progress: Callable[[int], Any] | None = None,
 ) -> Any:
     """A function of a batch, applied to equal parts of it: one shape, so one compilation.
@@ -360,6 +370,7 @@ def in_chunks(
       compute: takes and returns pytrees of arrays [chunk, ...].
       batch: a pytree of arrays [B, ...], B at least 1.
       chunk_size: scenes a part; no more than B are used.
+      equal: False leaves the last part as it is.
       progress: is told how many scenes each part had, once it is done.
 
     Returns:
@@ -374,7 +385,8 @@ def in_chunks(
     size = min(chunk_size, total)
     parts = []
     for start in range(0, total, size):
-        chosen = np.minimum(start + np.arange(size), total - 1)
+        chosen = start + np.arange(size if equal else min(size, total - start))
+        chosen = np.minimum(chosen, total - 1)
         part = jax.device_get(compute(jax.tree.map(lambda leaf, c=chosen: leaf[c], batch)))
         count = min(size, total - start)
         parts.append(jax.tree.map(lambda leaf, count=count: leaf[:count], part))
@@ -425,4 +437,6 @@ def localize_in_chunks(
         known = num_sources if count is None else count
         return localize(scene, positions, num_sources=known, **options)
 
-    return in_chunks(compute, (measurement, counts), chunk_size=chunk_size, progress=progress)
+    return in_chunks(
+        compute, (measurement, counts), chunk_size=chunk_size, equal=False, progress=progress
+    )

@@ -4,7 +4,7 @@ r"""The maximum-likelihood estimator: how many sources, where, and how sure.
 """
 
 import functools
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,9 @@ from jaxtyping import Array, Float, Int
 from ris_jax import arrays, bounds, scenes
 from ris_jax import config as config_lib
 from ris_jax.estimators import (
+    batches,
     checks,
+    compilation,
     error_bars,
     grids,
     likelihood,
@@ -22,50 +24,60 @@ from ris_jax.estimators import (
     refinement,
 )  # fmt: skip
 from ris_jax.estimators.estimate import Estimate
-from ris_jax.estimators.matching_pursuit import Search, SearchOptions, Task, solve
+from ris_jax.estimators.matching_pursuit import Search, SearchOptions, begin, solve
 
 # Places in u, w and 1/r at which the metric of the steering vectors is taken.
 _METRIC_GRID = (8, 6, 4)
 
 
 def prepare(
-    positions, region, options, samples, amplitudes, false_alarm_rate, source_signal, **wave
+    positions: Float[Array, "N 3"],
+    region: grids.Box,
+    options: SearchOptions,
+    samples: int,
+    amplitudes: int,
+    false_alarm_rate: float | Float[Array, ""],
+    source_signal: config_lib.SourceSignal,
+    *,
+    wavelength: float | Float[Array, ""],
+    wavefront: config_lib.Wavefront,
 ) -> Search:
     """What all scenes of a call share: grid, metric and limits; for the caller to search with."""
+    wave: dict[str, Any] = {"wavelength": wavelength, "wavefront": wavefront}
     jet = functools.partial(arrays.steering_jet, positions=positions, **wave)
-    space = grids.search_space(region, options.grid, wave["wavefront"])
+    space = grids.search_space(region, options.grid, wavefront)
     # The metric changes slowly: a few places tell it.
-    places = grids.search_space(region, _METRIC_GRID, wave["wavefront"]).points
+    places = grids.search_space(region, _METRIC_GRID, wavefront).points
     metric = model_order.metric_tensor(jet(places))
     scale = jnp.mean(jnp.diagonal(metric, axis1=1, axis2=2), axis=0)
+    unit = jax.lax.rsqrt(jnp.maximum(scale, jnp.finfo(scale.dtype).tiny))
     return Search(
         setting=refinement.Setting(jet, space.lower, space.upper, source_signal),
-        grid=proposals.grid_of(
-            space, jax.lax.rsqrt(jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)), positions, **wave
-        ),
+        grid=proposals.grid_of(space, unit, positions, **wave),
         volumes=model_order.intrinsic_volumes(metric, space.upper - space.lower),
-        false_alarm_rate=false_alarm_rate,
+        false_alarm_rate=jnp.asarray(false_alarm_rate),
         samples=samples,
         amplitudes=amplitudes,
         options=options,
     )
 
 
-def as_estimate(search: Search, task: Task, measurement, positions, wave) -> Estimate:
+def as_estimate(
+    search: Search, observation: likelihood.Observation, fit: refinement.Fit,
+    measurement: scenes.Measurement, positions: Float[Array, "N 3"], wave: dict[str, Any],
+) -> Estimate:  # fmt: skip
     """Physical coordinates, strongest first, with error bars from the bound at the estimate."""
-    noise_variance = search.noise_variance(task)
+    noise_variance = search.noise_variance(observation, fit)
     if search.setting.source_signal == "constant":
-        fit = task.fit
-        inverse = refinement.background(task.observation, fit).inverse_gram
-        inverse = jnp.diagonal(inverse[0]).real
+        held = refinement.background(observation, fit)
         # Noise makes fitted amplitudes stronger than the sources are.
-        power = refinement.signal_power(task.observation, fit, noise_variance)
-        covariance = error_bars.covariance(fit, power, inverse, noise_variance)
+        power = refinement.signal_power(observation, fit, noise_variance, held)
+        variances = refinement.variances(held)[0]
+        covariance = error_bars.covariance(fit, power, variances, noise_variance)
     else:
         fit = refinement.integrate_amplitudes(
-            search.setting, task.observation, task.fit, noise_variance,
-            search.options.final_iterations,
-        )  # fmt: skip
+            search.setting, observation, fit, noise_variance, search.options.final_iterations
+        )
         power = jnp.mean(jnp.abs(fit.local.amplitudes) ** 2, axis=0)
         covariance = _bound(
             fit, measurement._replace(noise_variance=noise_variance), positions, wave
@@ -97,20 +109,10 @@ def _bound(fit: refinement.Fit, measurement, positions, wave) -> Float[Array, "K
     ).covariance  # fmt: skip
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=(
-        "wavelength",
-        "wavefront",
-        "source_signal",
-        "max_sources",
-        "region",
-        "options",
-    ),
-)
+@compilation.program(static_argnames=("wavefront", "source_signal", "max_sources", "options"))
 def _maximum_likelihood(
-    measurement, positions, least, most, false_alarm_rate,
-    *, wavelength, wavefront, source_signal, max_sources, region, options,
+    measurement, positions, least, most, false_alarm_rate, wavelength, limits,
+    *, wavefront, source_signal, max_sources, options,
 ):  # fmt: skip
     """`maximum_likelihood` with limits on the number of sources instead of a number or None."""
     wave = {"wavelength": wavelength, "wavefront": wavefront}
@@ -118,7 +120,7 @@ def _maximum_likelihood(
     with jax.default_matmul_precision("highest"):
         search = prepare(
             positions,
-            region,
+            limits,
             options,
             snapshots * antennas,
             1 if source_signal == "constant" else snapshots,
@@ -126,18 +128,14 @@ def _maximum_likelihood(
             source_signal,
             **wave,
         )
-
         observations = likelihood.observe_batch(measurement, source_signal)
-
-        def begin(observation, least, most):
-            nothing = jnp.zeros((max_sources, 3)), jnp.zeros(max_sources)
-            fit = refinement.refine(search.setting, observation, *nothing, 0)
-            return Task(observation, least, most, fit, jnp.zeros((), jnp.int32))
-
-        tasks = solve(search, jax.vmap(begin)(observations, least, most))
-        return jax.vmap(lambda task, scene: as_estimate(search, task, scene, positions, wave))(
-            tasks, measurement
-        )
+        start = functools.partial(begin, max_sources=max_sources)
+        tasks = solve(search, jax.vmap(start)(observations, least, most))
+        return jax.vmap(
+            lambda task, scene: as_estimate(
+                search, task.observation, task.fit, scene, positions, wave
+            )
+        )(tasks, measurement)
 
 
 def maximum_likelihood(
@@ -155,6 +153,9 @@ def maximum_likelihood(
 ) -> Estimate:
     r"""How many sources there are and where, at the maximum of the likelihood.
 
+    Numbers of sources, false-alarm rates, wavelengths and regions share one compiled program, and
+    so do numbers of scenes up to 8, up to 64 and beyond, see `batches`.
+
     Args:
       measurement: a batch of scenes: snapshots [B, L, M], channel [B, M, N], codes [B, L, N]. Its
         noise variance is not used; it is estimated.
@@ -162,8 +163,7 @@ def maximum_likelihood(
       wavelength: [m].
       wavefront: spherical, fresnel, parabolic or planar; planar ones have no range: infinity.
       source_signal: constant, one amplitude a source for all snapshots; or independent.
-      num_sources: how many there are, [B] or one number for all; None counts them. All numbers up
-        to `max_sources`, and None, share one compilation.
+      num_sources: how many there are, [B] or one number for all; None counts them.
       max_sources: most sources that are sought.
       false_alarm_rate: probability of a source too many in a scene, when they are counted.
       region: where sources are sought; default `SearchRegion()`.
@@ -186,19 +186,25 @@ def maximum_likelihood(
         source_signal in signals, "source_signal", "one of " + ", ".join(signals), source_signal
     )
     checks.check_scenes(measurement, positions, wavelength, max_sources)
-    batch = measurement.snapshots.shape[0]
-    checks.check_counts(num_sources, max_sources, false_alarm_rate, batch=batch)
-    least, most = (0, max_sources) if num_sources is None else (num_sources, num_sources)
-    return _maximum_likelihood(
-        measurement,
-        jnp.asarray(positions, jnp.float32),
-        jnp.broadcast_to(jnp.asarray(least, jnp.int32), batch),
-        jnp.broadcast_to(jnp.asarray(most, jnp.int32), batch),
-        jnp.asarray(false_alarm_rate, jnp.float32),
-        wavelength=float(wavelength),
-        wavefront=wavefront,
-        source_signal=source_signal,
-        max_sources=max_sources,
-        region=region or grids.SearchRegion(),
-        options=options or SearchOptions(),
+    checks.check_counts(
+        num_sources, max_sources, false_alarm_rate, batch=len(measurement.snapshots)
     )
+
+    def search(measurement, counts):
+        least, most = (0, max_sources) if counts is None else (counts, counts)
+        batch = len(measurement.snapshots)
+        return _maximum_likelihood(
+            measurement,
+            jnp.asarray(positions, jnp.float32),
+            jnp.broadcast_to(jnp.asarray(least, jnp.int32), batch),
+            jnp.broadcast_to(jnp.asarray(most, jnp.int32), batch),
+            jnp.asarray(false_alarm_rate, jnp.float32),
+            jnp.asarray(wavelength, jnp.float32),
+            (region or grids.SearchRegion()).limits,
+            wavefront=wavefront,
+            source_signal=source_signal,
+            max_sources=max_sources,
+            options=options or SearchOptions(),
+        )
+
+    return batches.in_sizes(search, measurement, num_sources)

@@ -5,7 +5,6 @@ bars. Where it doubts, or where the residual is more than noise, the caller fall
 on the grid.
 """
 
-import functools
 from typing import NamedTuple, Protocol
 
 import jax
@@ -15,6 +14,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 from ris_jax import config as config_lib
 from ris_jax import scenes
 from ris_jax.estimators import (
+    compilation,
     grids,
     likelihood,
     matching_pursuit,
@@ -86,10 +86,6 @@ def present(
     return chosen.astype(coordinates.dtype), coordinates
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("wavelength", "wavefront", "source_signal", "max_sources", "region"),
-)
 def network_start(
     measurement: scenes.Measurement,
     positions: Float[Array, "N 3"],
@@ -119,6 +115,25 @@ def network_start(
       An `Estimate`, and the scenes [B] that are to be searched on the grid: the network came to no
       end, found too few, or left more than noise though it knows of no impairments.
     """
+    return _network_start(
+        measurement,
+        positions,
+        network,
+        num_sources,
+        jnp.asarray(wavelength, jnp.float32),
+        region.limits,
+        wavefront=wavefront,
+        source_signal=source_signal,
+        max_sources=max_sources,
+    )
+
+
+@compilation.program(static_argnames=("wavefront", "source_signal", "max_sources"))
+def _network_start(
+    measurement, positions, network, num_sources, wavelength, limits,
+    *, wavefront, source_signal, max_sources,
+):  # fmt: skip
+    """`network_start` with all numbers as arrays."""
     wave = {"wavelength": wavelength, "wavefront": wavefront}
     snapshots, antennas = measurement.snapshots.shape[-2:]
     amplitudes = 1 if source_signal == "constant" else snapshots
@@ -128,19 +143,21 @@ def network_start(
         opinion = network.opinion(observation, measurement.noise_variance)
         active, coordinates = present(opinion, num_sources, max_sources)
         search = maximum_likelihood.prepare(
-            positions, region, matching_pursuit.SearchOptions(), samples, amplitudes, 1.0,
+            positions, limits, matching_pursuit.SearchOptions(), samples, amplitudes, 1.0,
             source_signal, **wave,
         )  # fmt: skip
 
         def polish(scene, observation, start, active):
             fit = refinement.refine(search.setting, observation, start, active, _POLISHING)
-            count = jnp.sum(active).astype(jnp.int32)
-            task = matching_pursuit.Task(observation, count, count, fit, jnp.zeros((), jnp.int32))
-            return maximum_likelihood.as_estimate(search, task, scene, positions, wave)
+            return maximum_likelihood.as_estimate(search, observation, fit, scene, positions, wave)
 
         estimate = jax.vmap(polish)(measurement, observation, coordinates, active)
     too_much = residual_test.inconsistent(estimate, measurement, amplitudes)
     # A network that has learned impairments knows why there is more than noise.
     nominal = network.config.impairments == config_lib.ImpairmentConfig()
-    missing = opinion.doubt if num_sources is None else estimate.num_sources < num_sources
+    if num_sources is None:
+        # Where nothing was received there is nothing to be found.
+        missing = opinion.doubt & jnp.any(measurement.snapshots != 0.0, axis=(1, 2))
+    else:
+        missing = estimate.num_sources < num_sources
     return estimate, missing | (too_much & nominal)

@@ -70,7 +70,7 @@ def orthogonal_matching_pursuit(
     wavefront: config_lib.Wavefront = "spherical",
     source_signal: config_lib.SourceSignal = "constant",
     max_sources: int = 5,
-    region: grids.SearchRegion = _EVERYWHERE,
+    region: grids.Box = _EVERYWHERE,
     grid: tuple[int, int, int] = (40, 24, 12),
 ) -> estimate.Estimate:
     """Sources at the grid points that orthogonal matching pursuit chooses.

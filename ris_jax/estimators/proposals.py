@@ -1,6 +1,7 @@
 """Where a source may be missing: peaks of the residual on a grid, and sources that are two."""
 
 import dataclasses
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -9,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from ris_jax import arrays
+from ris_jax import arrays, linear
 from ris_jax import config as config_lib
 from ris_jax.estimators import grids, levenberg_marquardt, likelihood
 from ris_jax.estimators.refinement import Background, Setting, projected_products
 
+# Of the Gauss-Newton step from a peak, relative.
+_DAMPING = 0.05
 # A peak within this many units of resolution of a source is that source.
 _SAME = 1.5
 # Half distances, in units of resolution, at which the halves of a source are tried.
@@ -29,9 +32,19 @@ class Grid:
     """A grid of steering vectors to match residuals with."""
 
     points: Float[Array, "G 3"]
-    conjugates: Complex[Array, "G N"]  # of the steering vectors; zero beyond the horizon
+    #: `linear.parts` of the conjugate steering vectors, transposed; zero beyond the horizon.
+    parts: Float[Array, "N 2G"]
     shape: tuple[int, int, int]
     unit: Float[Array, "3"]  # metric length one along each coordinate: half a beam or so
+
+    @property
+    def conjugates(self) -> Complex[Array, "G N"]:
+        """Conjugate steering vectors, zero beyond the horizon."""
+        return jax.lax.complex(*jnp.split(self.parts, 2, axis=1)).T
+
+    def matched(self, fields: Complex[Array, "T N"]) -> Complex[Array, "T G"]:
+        """Inner products of the steering vectors with fields."""
+        return linear.product(fields, self.parts)
 
 
 def grid_of(
@@ -39,14 +52,15 @@ def grid_of(
     unit: Float[Array, "3"],
     positions: Float[Array, "N 3"],
     *,
-    wavelength: float,
+    wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront,
 ) -> Grid:
     """The steering vectors of a search space, in units of a resolution."""
     vectors = arrays.steering_at(
         space.points, positions, wavelength=wavelength, wavefront=wavefront
     )
-    return Grid(space.points, vectors.conj() * space.visible[:, None], space.shape, unit)
+    conjugates = vectors.conj() * space.visible[:, None]
+    return Grid(space.points, linear.parts(conjugates.T), space.shape, unit)
 
 
 class Proposal(NamedTuple):
@@ -56,22 +70,33 @@ class Proposal(NamedTuple):
     gain: Float[Array, "..."]
 
 
-def _peaks(setting, grid, observation, residual, count):
-    """Highest peaks of the matched filter of a residual, [count, 3]."""
+def peaks(
+    setting: Setting,
+    grid: Grid,
+    observation: likelihood.Observation,
+    residual: Complex[Array, "T R"],
+    count: int,
+) -> Float[Array, "count 3"]:
+    """Highest peaks of the matched filter of a residual, between the grid's points.
+
+    A parabola through a peak and its two neighbours along each axis tells where it is.
+    """
     fields = likelihood.matched_fields(observation, residual, setting.source_signal)
-    spectrum = jnp.sum(jnp.abs(fields @ grid.conjugates.T) ** 2, axis=0)
-    _, indices = grids.highest_peaks(spectrum, grid.shape, count)
-    return grid.points[indices]
-
-
-def _gains(setting, observation, held, points):
-    """Energy that a source at each of the points would add, [P]; the others are held."""
-    new = likelihood.images(observation, setting.jet(points)[:, 0], setting.source_signal)
-    cross = likelihood.inner_products(held.images.left, new.right)
-    lost = jnp.sum((cross.conj() * (held.inverse_gram @ cross)).real, axis=1)
-    power = jnp.sum((new.left.conj() * new.right).real, axis=-1)
-    matched = likelihood.against(new.left, held.residual)
-    return jnp.sum(jnp.abs(matched) ** 2 / jnp.maximum(power - lost, 1e-3 * power), axis=0)
+    filtered = grid.matched(fields)
+    spectrum = jnp.sum(filtered.real**2 + filtered.imag**2, axis=0)
+    _, peak = grids.highest_peaks(spectrum, grid.shape, count)
+    shape = np.array(grid.shape)
+    strides = np.array([shape[1] * shape[2], shape[2], 1])
+    cell = peak[:, None] // strides % shape
+    inside = (cell > 0) & (cell < shape - 1)
+    before, after = (
+        spectrum[jnp.where(inside, peak[:, None] + step, peak[:, None])]
+        for step in (-strides, strides)
+    )
+    bend = 2.0 * spectrum[peak][:, None] - before - after
+    offset = jnp.where(bend > 0, 0.5 * (after - before) / jnp.where(bend > 0, bend, 1.0), 0.0)
+    size = (setting.upper - setting.lower) / shape
+    return grid.points[peak] + jnp.clip(offset, -0.5, 0.5) * size
 
 
 def propose_source(
@@ -79,48 +104,55 @@ def propose_source(
     grid: Grid,
     observation: likelihood.Observation,
     held: Background,
+    away_from: Float[Array, "3"],
     *,
     candidates: int,
-    finalists: int,
-    iterations: int,
 ) -> Proposal:
-    """The best place for one more source.
+    """The best place for a source beside those that are held.
 
-    The `candidates` highest peaks of the matched filter are compared by the energy they add, and
-    the `finalists` best of them after some Levenberg-Marquardt steps, the others held.
+    The `candidates` highest peaks of the matched filter take one Gauss-Newton step, and are
+    compared by the energy that they add at its end, as the quadratic model of the step has it.
+
+    Args:
+      setting: of the call.
+      grid: to look for peaks on.
+      observation: one scene.
+      held: its other sources.
+      away_from: where it is not sought, (u, w, 1/r): it has just been taken out there. Infinity
+        seeks it everywhere.
+      candidates: peaks to compare.
     """
-    points = _peaks(setting, grid, observation, held.residual, candidates)
-    _, best = jax.lax.top_k(_gains(setting, observation, held, points), finalists)
+    points = peaks(setting, grid, observation, held.residual, candidates)
 
-    def evaluate(point):
+    def model(point):
         new = likelihood.images(observation, setting.jet(point), setting.source_signal)
-        return likelihood.concentrate(*projected_products(held, new), jnp.ones(1)), ()
+        return likelihood.concentrate(*projected_products(held, new), jnp.ones(1))
 
-    def climb(start):
-        return levenberg_marquardt.ascend(
-            evaluate, start, setting.lower, setting.upper, iterations
-        )[:2]
+    local = jax.vmap(model)(points)
+    step = functools.partial(levenberg_marquardt.step, lower=setting.lower, upper=setting.upper)
+    moved = jax.vmap(lambda point, local: step(point, local, jnp.asarray(_DAMPING)))(points, local)
+    # The model holds for about a unit of resolution.
+    move = jnp.clip(moved - points, -grid.unit, grid.unit)
+    curved = jnp.einsum("pi,pij,pj->p", move, local.curvature, move)
+    gains = local.value + 2.0 * jnp.sum(local.gradient * move, axis=-1) - curved
+    distance = jnp.sum(((points - away_from) / grid.unit) ** 2, axis=-1)
+    winner = jnp.argmax(jnp.where((distance > _SAME**2) & (gains >= 0.0), gains, -1.0))
+    place = points[winner] + move[winner]
+    return Proposal(place, _gain(setting, observation, held, place))
 
-    refined, local = jax.vmap(climb)(points[best])
-    winner = jnp.argmax(local.value)
-    return Proposal(refined[winner], local.value[winner])
 
-
-def propose_elsewhere(
+def _gain(
     setting: Setting,
-    grid: Grid,
     observation: likelihood.Observation,
     held: Background,
     place: Float[Array, "3"],
-    *,
-    candidates: int,
-) -> Proposal:
-    """The best grid point for a source that is taken out of `place`, away from there."""
-    points = _peaks(setting, grid, observation, held.residual, candidates)
-    distance = jnp.linalg.norm((points - place) / grid.unit, axis=-1)
-    gains = jnp.where(distance > _SAME, _gains(setting, observation, held, points), -jnp.inf)
-    winner = jnp.argmax(gains)
-    return Proposal(points[winner], gains[winner])
+) -> Float[Array, ""]:
+    """Energy that a source at a place would add; the others are held."""
+    vector = setting.jet(place)[:1]
+    new = likelihood.images(observation, vector, setting.source_signal)
+    gram, matched = projected_products(held, new)
+    power = jnp.sum((new.left.conj() * new.right).real, axis=-1)
+    return jnp.sum(jnp.abs(matched) ** 2 / jnp.maximum(gram[..., 0].real, 1e-3 * power))
 
 
 def propose_pair(
@@ -144,10 +176,13 @@ def propose_pair(
     cross = likelihood.inner_products(held.images.left, new.right)
     solved = (held.inverse_gram @ cross).reshape(*cross.shape[:2], 2, count)
     cross = cross.reshape(solved.shape)
-    gram = jnp.einsum("tipr,tjpr->tijp", left.conj(), right)
-    gram = gram - jnp.einsum("tkip,tkjp->tijp", cross.conj(), solved)
-    matched = jnp.einsum("tipr,tr->tip", left.conj(), held.residual)
-    first, second, between = gram[:, 0, 0].real, gram[:, 1, 1].real, gram[:, 0, 1]
+
+    def projected(i, j):  # sums, not products: a batch of 2 x 2 matrices is slow as that
+        own = jnp.sum(left[:, i].conj() * right[:, j], axis=-1)
+        return own - jnp.sum(cross[:, :, i].conj() * solved[:, :, j], axis=1)
+
+    first, second, between = projected(0, 0).real, projected(1, 1).real, projected(0, 1)
+    matched = likelihood.against(new.left, held.residual).reshape(-1, 2, count)
     determinant = jnp.maximum(first * second - jnp.abs(between) ** 2, 1e-5 * first * second)
     explained = (
         jnp.abs(matched[:, 0]) ** 2 * second

@@ -49,8 +49,9 @@ def refine(
     observation: likelihood.Observation,
     coordinates: Float[Array, "K 3"],
     active: Float[Array, "K"],
-    iterations: int,
+    iterations: int | Int[Array, ""],
     prior: likelihood.Prior | None = None,
+    most: Int[Array, ""] | None = None,
 ) -> Fit:
     """Levenberg-Marquardt on all active sources together, amplitudes projected out.
 
@@ -61,6 +62,8 @@ def refine(
       active: [K] 1 or 0.
       iterations: steps to try; 0 evaluates the starts.
       prior: of independent signals; None fits their amplitudes.
+      most: steps of this scene, where it shares `iterations` with others; see
+        `levenberg_marquardt.ascend`.
     """
     sources = active.shape[0]
 
@@ -79,6 +82,7 @@ def refine(
         jnp.repeat(setting.lower, sources),
         jnp.repeat(setting.upper, sources),
         iterations,
+        most,
     )
     explained = jnp.einsum("tk,tkr->tr", local.amplitudes, seen.right)
     return Fit(flat.reshape(3, sources).T, active, local, seen, observation.data - explained)
@@ -123,8 +127,16 @@ def projected_products(
     return gram, likelihood.against(new.left, held.residual)
 
 
+def variances(held: Background) -> Float[Array, "T K"]:
+    r""":math:`[(B_t^H B_t)^{-1}]_{kk}` of a background's sources: noise in their amplitudes."""
+    return jnp.diagonal(held.inverse_gram, axis1=1, axis2=2).real
+
+
 def signal_power(
-    observation: likelihood.Observation, fit: Fit, noise_variance: Float[Array, ""]
+    observation: likelihood.Observation,
+    fit: Fit,
+    noise_variance: Float[Array, ""],
+    held: Background | None = None,
 ) -> Float[Array, "K"]:
     r"""Power of each source, the mean over t of :math:`|\hat s_{kt}|^2` less what noise adds to it.
 
@@ -137,10 +149,11 @@ def signal_power(
       observation: one scene.
       fit: its sources, amplitudes fitted without a prior.
       noise_variance: :math:`\sigma^2`.
+      held: `background` of the fit, if it is at hand.
     """
-    inverse = background(observation, fit).inverse_gram
+    held = background(observation, fit) if held is None else held
     fitted = jnp.mean(jnp.abs(fit.local.amplitudes) ** 2, axis=0)
-    excess = noise_variance * jnp.mean(jnp.diagonal(inverse, axis1=1, axis2=2).real, axis=0)
+    excess = noise_variance * jnp.mean(variances(held), axis=0)
     return jnp.maximum(fitted - excess, _LEAST_POWER_SHARE * fitted)
 
 

@@ -146,7 +146,7 @@ def sparse_bayesian_learning(
     wavefront: config_lib.Wavefront = "spherical",
     source_signal: config_lib.SourceSignal = "constant",
     max_sources: int = 5,
-    region: grids.SearchRegion = _EVERYWHERE,
+    region: grids.Box = _EVERYWHERE,
     grid: tuple[int, int, int] = (28, 16, 9),
     steps: Steps | None = None,
 ) -> estimate.Estimate:

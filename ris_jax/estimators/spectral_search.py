@@ -179,7 +179,7 @@ def search(
     wavelength: float,
     wavefront: config_lib.Wavefront,
     max_sources: int,
-    region: grids.SearchRegion,
+    region: grids.Box,
     grid: tuple[int, int, int],
 ) -> Peaks:
     """The steering vectors that covariances explain best, at distinct positions.

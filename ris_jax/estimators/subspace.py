@@ -226,7 +226,7 @@ def music(
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
     max_sources: int = 5,
-    region: grids.SearchRegion = _EVERYWHERE,
+    region: grids.Box = _EVERYWHERE,
     grid: tuple[int, int, int] = (28, 16, 9),
 ) -> estimate.Estimate:
     """Sources at the highest distinct peaks of the MUSIC spectrum; powers by least squares.
@@ -264,7 +264,7 @@ def mvdr(
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
     max_sources: int = 5,
-    region: grids.SearchRegion = _EVERYWHERE,
+    region: grids.Box = _EVERYWHERE,
     grid: tuple[int, int, int] = (28, 16, 9),
 ) -> estimate.Estimate:
     """Sources at the highest distinct peaks of the MVDR spectrum.

@@ -1,5 +1,6 @@
 """One trial: a run of the trainer in a folder of its own, told to the storage epoch by epoch."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -14,6 +15,7 @@ from ris_jax.tuning import plan as plan_lib
 from ris_jax.tuning import space as space_lib
 
 FOLDER = "trials"
+_MOST_PROGRAMS = 4  # whose compilations are kept at a time; a process has room for dozens
 
 
 class Failed(Exception):
@@ -23,6 +25,38 @@ class Failed(Exception):
 def folder(workdir: pathlib.Path, number: int) -> pathlib.Path:
     """The run of a place of the search."""
     return workdir / FOLDER / f"{number:04d}"
+
+
+def _program(config: config_lib.Config) -> config_lib.Config:
+    """Configuration without what the train step reads as data: rates, decays, loss weights.
+
+    Trials of the same program compile once. Whether a loss weight is zero is part of the program.
+    """
+    given, default = config.optimizer, config_lib.OptimizerConfig()
+    optimizer = dataclasses.replace(
+        given,
+        learning_rate=default.learning_rate,
+        head_multiplier=default.head_multiplier,
+        warmup_fraction=default.warmup_fraction,
+        final_fraction=default.final_fraction,
+        weight_decay=default.weight_decay,
+        clip_norm=default.clip_norm,
+        ema_decay=default.ema_decay,
+    )
+    used = {name: float(weight > 0) for name, weight in dataclasses.asdict(config.loss).items()}
+    return dataclasses.replace(config, optimizer=optimizer, loss=config_lib.LossConfig(**used))
+
+
+_programs: set[config_lib.Config] = set()  # that JAX holds compiled in this process
+
+
+def _make_room(config: config_lib.Config) -> None:
+    """Drop all compiled programs when a process would hold those of too many configurations."""
+    program = _program(config)
+    if program not in _programs and len(_programs) >= _MOST_PROGRAMS:
+        jax.clear_caches()
+        _programs.clear()
+    _programs.add(program)
 
 
 class _Reports:
@@ -89,13 +123,12 @@ def run(trial: optuna.Trial, plan: plan_lib.Plan, number: int, workdir: pathlib.
     path = folder(workdir, number)
     report = _Reports(trial, plan, path)
     report()  # what an earlier attempt has done; its worker may have died before telling
+    _make_room(config)
     try:
         # A worker that was taken for dead may only have been asleep, and still train there.
         loop.train(config, path, after_epoch=report, wait=True)
     except (errors.TrainingLostError, errors.OutOfMemoryError) as error:
         raise Failed(str(error)) from error
-    finally:
-        jax.clear_caches()  # every configuration compiles its own programs
     report()
     return _value(plan, record.epoch_rows(path))
 

@@ -328,7 +328,7 @@ class TestBadFlags:
         given = [f"--data={data}", f"--out={tmp_path / 'a.csv'}"]
         status, out, err = _run(capsys, *given, *(flag.format(tmp_path) for flag in flags))
         _assert_one_line(status, err, *parts)
-        assert out == ""
+        assert len(out.splitlines()) <= 1  # the first line, which comes before JAX
         assert sorted(tmp_path.iterdir()) == before
 
     def test_bad_out_is_told_before_the_data_are_read(self, capsys, tmp_path):
@@ -350,7 +350,7 @@ class TestBadData:
         before = sorted(path.parent.iterdir()) if path.parent.exists() else []
         status, out, err = _run(capsys, f"--data={path}", f"--out={path.with_name('out.csv')}")
         _assert_one_line(status, err, *parts)
-        assert out == ""
+        assert len(out.splitlines()) <= 1  # the first line, which comes before JAX
         if path.parent.exists():
             assert sorted(path.parent.iterdir()) == before
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ris_jax import arrays
+from ris_jax import arrays, linear
 from ris_jax.estimators import differentiable_music, grids, proposals
 
 WAVELENGTH, SPACING, ROWS = 0.3, 0.15, 6
@@ -40,7 +40,8 @@ def grid_vectors(dtype, shape):
 
 @functools.partial(jax.jit, static_argnames="shape")
 def _soft_peaks(factor, num_sources, points, conjugates, shape):
-    grid = proposals.Grid(points, conjugates, shape, jnp.asarray(UNIT, points.dtype))
+    parts = linear.parts(conjugates.T)
+    grid = proposals.Grid(points, parts, shape, jnp.asarray(UNIT, points.dtype))
     limits = tuple(jnp.asarray(end, points.dtype) for end in (REGION.lower, REGION.upper))
     return differentiable_music.soft_peaks(factor, num_sources, grid, steering, limits, SOURCES)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ris_jax import arrays, scenes
+from ris_jax import arrays, linear, scenes
 from ris_jax.estimators import likelihood
 
 SIGNALS = ("constant", "independent")
@@ -108,7 +108,7 @@ def concentrate(
     else:  # a constant signal without Gram matrices: one group of LM rows
         phi = measurement.codes[:, None, :] * measurement.channel
         observation = likelihood.Observation(
-            phi.reshape(1, -1, phi.shape[-1]).swapaxes(1, 2),
+            linear.parts(phi.reshape(1, -1, phi.shape[-1]).swapaxes(1, 2)),
             measurement.snapshots.reshape(1, -1),
             jnp.sum(jnp.abs(measurement.snapshots) ** 2),
         )

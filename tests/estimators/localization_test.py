@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 
 from ris_jax import arrays, scenes
 from ris_jax import config as config_lib
-from ris_jax.estimators import catalogue, localization, maximum_likelihood, names
+from ris_jax.estimators import batches, catalogue, localization, maximum_likelihood, names
 from ris_jax.estimators.estimate import Estimate
 
 SCENES = 5
@@ -110,6 +110,8 @@ class OptionsTest(Case):
         )
         localization.localize(make_scenes().measurement, POSITIONS, estimator=name, **told)
         (call,) = self.calls
+        counts = told.pop("num_sources") * (np.arange(8) < SCENES)  # the batch is filled up to 8
+        np.testing.assert_array_equal(call["num_sources"], counts)
         self.assertEqual({name: call[name] for name in told}, told)
         self.assertEqual(call["region"].u_max, 0.9)
 
@@ -199,6 +201,39 @@ class ScaleTest(Case):
         silent = measurement._replace(snapshots=jnp.zeros_like(measurement.snapshots))
         found = localization.localize(silent, POSITIONS, **options())
         np.testing.assert_array_equal(found.power, np.zeros((SCENES, 2)))
+
+
+class SizesTest(Case):
+    @parameterized.product(total=(1, 3, 8, 20, 64, 70), known=(False, True))
+    def test_sizes(self, total, known):
+        """Few shapes, each scene once and in order; what fills up is silent and has no sources."""
+        shapes, seen = [], []
+
+        def compute(measurement, counts):
+            shapes.append(len(measurement.snapshots))
+            seen.append(np.asarray(measurement.noise_variance))
+            silent = ~np.any(np.asarray(measurement.snapshots), axis=(1, 2))
+            self.assertEqual(counts is None, not known)
+            if known:
+                np.testing.assert_array_equal(np.asarray(counts), np.where(silent, 0, 2))
+            return measurement.noise_variance, jnp.where(silent, -1, 7)
+
+        scene = jax.tree.map(
+            lambda leaf: jnp.resize(leaf, (total, *leaf.shape[1:])), make_scenes().measurement
+        )
+        scene = scene._replace(noise_variance=jnp.arange(total, dtype=jnp.float32))
+        numbers, sevens = batches.in_sizes(compute, scene, 2 if known else None)
+        np.testing.assert_array_equal(numbers, np.arange(total))
+        np.testing.assert_array_equal(sevens, np.full(total, 7))
+        self.assertContainsSubset(shapes, batches.SIZES)
+        self.assertLen(shapes, -(-total // 64))
+
+    def test_as_it_is_while_tracing(self):
+        @jax.jit
+        def run(measurement):
+            return batches.in_sizes(lambda m, _: m.snapshots, measurement, None)
+
+        self.assertEqual(run(make_scenes().measurement).shape[0], SCENES)
 
 
 class ChunksTest(Case):

@@ -1,4 +1,4 @@
-"""The queue of scenes; what the search finds is tested as `maximum_likelihood`."""
+"""The queue of jobs; what the search finds is tested as `maximum_likelihood`."""
 
 import jax
 import jax.numpy as jnp
@@ -8,30 +8,30 @@ from absl.testing import absltest, parameterized
 from ris_jax.estimators import matching_pursuit
 
 
-class WorkOffTest(parameterized.TestCase):
-    @parameterized.parameters(1, 3, 7, 20)
-    def test_every_task_gets_the_steps_it_needs(self, size):
-        """Whatever the queue's length; tasks that are not open are left alone."""
-        needed = jnp.array([0, 1, 5, 2, 3, 1, 4])
-        zero = jnp.zeros(7, jnp.int32)
-        tasks = matching_pursuit.Task(needed, zero, zero, fit=zero, attempts=zero)
-        is_open = needed > 0
-
-        def step(task):
-            task = task._replace(fit=task.fit + 1, attempts=task.attempts + 10)
-            return task, task.fit < task.observation
+class InTurnTest(parameterized.TestCase):
+    @parameterized.product(size=(1, 3, 7, 20), ranks=(0, 1, 2))
+    def test_every_job_that_is_wanted_is_done(self, size, ranks):
+        """Whatever the queue's length, those of a low rank first, and no more calls than needed."""
+        rank = jnp.array([2, 0, 1, 1, 2, 0, 1])
+        calls = []
 
         @jax.jit
-        def run(tasks, is_open):
-            return matching_pursuit.work_off(step, tasks, is_open, size)
+        def run(rank):
+            def function(jobs):
+                jax.debug.callback(lambda jobs: calls.append(np.asarray(jobs)), jobs, ordered=True)
+                return {"square": jobs**2, "row": jnp.stack([jobs, -jobs], axis=-1)}
 
-        done, touched = run(tasks, is_open)
-        np.testing.assert_array_equal(done.fit, needed)
-        np.testing.assert_array_equal(done.attempts, 10 * needed)
-        np.testing.assert_array_equal(touched, needed > 1)
-        done, touched = run(tasks, jnp.zeros(7, bool))
-        np.testing.assert_array_equal(done.fit, 0)
-        self.assertFalse(np.any(touched))
+            return matching_pursuit.in_turn(function, rank, ranks, size)
+
+        found = jax.device_get(run(rank))
+        jax.effects_barrier()
+        wanted = np.flatnonzero(np.asarray(rank) < ranks)
+        np.testing.assert_array_equal(found["square"][wanted], wanted**2)
+        np.testing.assert_array_equal(found["row"][wanted], np.stack([wanted, -wanted], axis=-1))
+        self.assertLen(calls, -(-len(wanted) // min(size, 7)))
+        done = np.concatenate([*calls, np.zeros(0, int)])
+        self.assertContainsSubset(wanted, done)
+        self.assertTrue(np.all(np.diff(np.asarray(rank)[done[: len(wanted)]]) >= 0))
 
 
 if __name__ == "__main__":

@@ -240,9 +240,9 @@ class SymmetryTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIGNALS)
     def test_one_compilation(self, source_signal):
-        """For any number of sources, for none given, and for every false-alarm rate."""
+        """For any number of sources or none given, false-alarm rate, wavelength and region."""
         measurement = simulate(draw(3, COUNTS), 4, 20.0, source_signal)
-        compiled = maximum_likelihood._maximum_likelihood
+        compiled = maximum_likelihood._maximum_likelihood.outer
         estimate(measurement, source_signal=source_signal)
         before = compiled._cache_size()
         for number in (0, 1, SOURCES, np.int64(2), COUNTS, jnp.asarray(COUNTS), None):
@@ -251,16 +251,19 @@ class SymmetryTest(parameterized.TestCase):
             )
             if number is not None:
                 np.testing.assert_array_equal(found.num_sources, np.broadcast_to(number, (BATCH,)))
+        region = grids.SearchRegion(0.8, 0.5, 0.1, 2.0)
+        estimate(measurement, source_signal=source_signal, wavelength=0.31, region=region)
         self.assertEqual(compiled._cache_size(), before)
 
     @parameterized.parameters(*SIGNALS)
     def test_no_lapack(self, source_signal):
         """On a CPU two batched LAPACK calls at once in one program can deadlock (jaxlib 0.10)."""
         measurement = simulate(draw(3, COUNTS), 4, 20.0, source_signal)
+        program = maximum_likelihood._maximum_likelihood.outer
         with mock.patch.object(maximum_likelihood, "_maximum_likelihood") as patched:
             estimate(measurement, source_signal=source_signal)
         arguments, options = patched.call_args
-        compiled = maximum_likelihood._maximum_likelihood.lower(*arguments, **options).compile()
+        compiled = program.lower(*arguments, **options).compile()
         targets = set(re.findall(r'custom_call_target="([^"]*)"', compiled.as_text()))
         self.assertEmpty([target for target in targets if "lapack" in target], targets)
 

@@ -100,6 +100,7 @@ def test_a_batch_does_not_look_at_its_neighbours_or_at_phases(config, state, bat
     chex.assert_tree_all_finite(whole)
 
 
+@pytest.mark.full
 def test_training_lowers_the_loss(config):
     """Some updates on one batch; a microbatch that is not finite changes nothing."""
     state = state_lib.create_train_state(config)

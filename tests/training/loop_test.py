@@ -27,7 +27,14 @@ def _still(config: config_lib.Config, accumulation: int, steps: int) -> config_l
     )
 
 
-@pytest.mark.parametrize(("accumulation", "steps"), [(1, 8), (4, 8), (4, 7)])
+@pytest.mark.parametrize(
+    ("accumulation", "steps"),
+    [
+        pytest.param(1, 8, marks=pytest.mark.full),
+        pytest.param(4, 8, marks=pytest.mark.full),
+        (4, 7),
+    ],
+)
 def test_with_learning_rate_zero_train_loss_is_validation_loss(
     tiny_config, tmp_path, accumulation, steps
 ):

@@ -10,6 +10,7 @@ from ris_jax.training import loop, observers, profiling, record
 from ris_jax.training import step as step_lib
 
 
+@pytest.mark.full
 def test_who_looks_on_changes_no_bit_and_compiles_no_step(tiny_config, tmp_path):
     profile = profiling.Profile(tmp_path / "watched", tiny_config.training.log_every)
     watching = observers.Observers(

@@ -67,6 +67,7 @@ def test_step_is_pure(tiny_config):
     assert int(first[0].step) == int(state.step) + 1
 
 
+@pytest.mark.full
 def test_an_epoch_moves_no_scenes_between_host_and_device(tiny_config):
     state = state_lib.create_train_state(tiny_config)
     state, _ = step_lib.train_step(state, step_lib.draw_batch(tiny_config, state.step))
@@ -97,7 +98,7 @@ def test_bad_microbatch_is_skipped_whole_and_its_loss_returned(tiny_config, bad)
     chex.assert_trees_all_equal(with_bad.params, without.params)
 
 
-@pytest.mark.parametrize("method", ["adamw", "muon"])
+@pytest.mark.parametrize("method", [pytest.param("adamw", marks=pytest.mark.full), "muon"])
 def test_four_microbatches_of_32_are_one_batch_of_128(tiny_config, method):
     config = _with(
         tiny_config,
@@ -127,6 +128,7 @@ def test_average_moves_with_updates_only(tiny_config):
     chex.assert_trees_all_close(after.ema_params, expected, atol=1e-6)
 
 
+@pytest.mark.full
 def test_dropout_changes_the_step_and_is_a_function_of_step(tiny_config):
     config = _with(tiny_config, model__dropout=0.5)
     state = state_lib.create_train_state(config)
