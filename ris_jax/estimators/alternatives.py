@@ -7,7 +7,7 @@ Only scenes that are in doubt are tried, and few of them.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Complex, Float
@@ -19,7 +19,7 @@ from ris_jax.estimators.flags import Flag
 # Scenes that are tried, and entries of a grid of steering vectors, at most.
 _MOST_SCENES = 4
 _MOST_ENTRIES = 2**23
-_MOST_SNAPSHOTS = 32
+MOST_SNAPSHOTS = 32
 # Sources of a pursuit, at most.
 _MOST_SOURCES = 3
 # Evidence in nats, over all scenes, and relative decrease of the residual that count as clear.
@@ -29,6 +29,8 @@ _SMALLER = 0.85
 _TIE = 0.8
 # Refinement of a cell: points a coordinate and halvings.
 _HALVINGS = 5
+# Wavefronts that are tried; the others differ from these by less than data tell.
+_WAVEFRONTS = ("spherical", "spherical_phase", "parabolic")
 
 #: Steering vectors [P, N] at (u, w, 1/r) [P, 3], for element positions [N, 3] and a wavefront.
 Steering = Callable[..., Complex[np.ndarray, "P N"]]
@@ -108,8 +110,8 @@ def readings(given: Reading) -> Iterator[tuple[Flag, Reading]]:
     if given.signal == "constant" and length > 1 and antennas > 2:
         yield Flag.INDEPENDENT_SIGNALS, given._replace(signal="independent")
     if given.wavefront != "planar":
-        for other in ("parabolic", "spherical"):
-            if other != given.wavefront:
+        for other in get_args(config_lib.Wavefront):
+            if other in _WAVEFRONTS and other != given.wavefront:
                 yield Flag.WAVEFRONT, given._replace(wavefront=other)
 
 
@@ -155,7 +157,7 @@ def pursue(reading: Reading, cells: Cells, steering: Steering, count: int) -> Ex
     dictionary = vectors(cells.points)
     correlate = Correlator(reading, constant)
     norms = correlate.norms(dictionary)
-    places: list[Float[np.ndarray, "3"]] = []
+    places: list[Float[np.ndarray, 3]] = []
 
     def fitted(points):
         seen = residual_analysis.images(vectors(np.asarray(points)), reading.channel, reading.codes)
@@ -202,9 +204,10 @@ class Correlator:
         """Energy of the images: [P], or [L, P] of each snapshot."""
         if self._constant:
             return np.sum((vectors @ self._gram.T * vectors.conj()).real, axis=1)
-        return np.stack(
-            [np.sum(np.abs((vectors * c) @ self._channel.T) ** 2, axis=1) for c in self._codes]
-        )
+        alike = bool((self._codes == self._codes[0]).all())
+        codes = self._codes[:1] if alike else self._codes
+        norms = [np.sum(np.abs((vectors * c) @ self._channel.T) ** 2, axis=1) for c in codes]
+        return np.broadcast_to(np.stack(norms), (len(self._codes), len(vectors)))
 
     def gains(self, vectors, residual, norms):
         """Energy that each vector explains of a residual, [P]."""
@@ -253,7 +256,7 @@ def better(
     for scene, found in list(zip(scenes, counts, strict=True))[:_MOST_SCENES]:
         count = min(max(found, 1), _MOST_SOURCES)
         short = scene._replace(
-            snapshots=scene.snapshots[:_MOST_SNAPSHOTS], codes=scene.codes[:_MOST_SNAPSHOTS]
+            snapshots=scene.snapshots[:MOST_SNAPSHOTS], codes=scene.codes[:MOST_SNAPSHOTS]
         ) if len(scene.snapshots) != scene.snapshots.shape[1] else scene  # fmt: skip
         given = pursue(short, cells, steering, count)
         given_evidence += given.evidence

@@ -36,9 +36,10 @@ _RATE = 1e-4
 _NOISE_DEVIATIONS = 4.0
 _HORIZON = 0.99  # direction cosine
 _SPACING = (0.1, 1.0)  # wavelengths
+# Doubts that another reading of the data may explain.
 _DOUBTS = (
     Flag.ON_LIMIT | Flag.MAX_SOURCES | Flag.NOTHING_FOUND | Flag.COINCIDENT | Flag.COHERENT
-    | Flag.AMBIGUOUS | Flag.MISFIT | Flag.NOISE_ABOVE
+    | Flag.MISFIT | Flag.NOISE_ABOVE
 )  # fmt: skip
 
 
@@ -227,9 +228,11 @@ def _holds_another(fitted, channel, codes, problem: Problem, cells) -> bool:
     """Whether the residual of a scene holds one more source; True where nobody can look."""
     if cells is None or fitted.dof < 4.0:
         return True
+    rows = slice(None if problem.signal == "constant" else alternatives.MOST_SNAPSHOTS)
     reading = alternatives.Reading(
-        fitted.residual, channel, codes, problem.positions, problem.signal, problem.wavefront
-    )
+        fitted.residual[rows], channel, codes[rows], problem.positions, problem.signal,
+        problem.wavefront,
+    )  # fmt: skip
     found = alternatives.pursue(reading, cells, problem.steering, 1)
     return found.evidence > np.log(len(cells.points) / _RATE)
 
@@ -288,7 +291,9 @@ def _is_ambiguous(
     inside = np.all((candidates >= region.lower - unit) & (candidates <= region.upper + unit), 1)
     inside &= np.sum(candidates[:, :2] ** 2, axis=1) < 1.0
     far = np.sum(((candidates - point) / lobes.unit)[:, :2] ** 2, axis=1) > _MAIN_LOBE**2
-    amplitudes = fitted.amplitudes[:, index]
+    rows = slice(None if problem.signal == "constant" else alternatives.MOST_SNAPSHOTS)
+    noise = noise * len(codes[rows]) / len(codes)
+    codes, amplitudes = codes[rows], fitted.amplitudes[rows, index]
     vector = problem.steering(point[None], problem.positions, problem.wavefront)
     seen = residual_analysis.images(vector, channel, codes)[..., 0] * amplitudes[:, None]
     reading = alternatives.Reading(
