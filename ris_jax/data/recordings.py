@@ -16,7 +16,7 @@ source_range         [B, K_max]                [m], likewise
 
 and nothing else; `conventions` lists other names and units that are read. An array without a
 surface, whose M antennas are its N elements, needs neither channel nor codes: they are then I and
-1. Codes that hold only 0 and 1 are refused unless `binary_codes` says what they are.
+1. Real codes that hold only 0 and 1 are refused unless `binary_codes` says what they are.
 """
 
 import dataclasses

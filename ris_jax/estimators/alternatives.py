@@ -17,7 +17,7 @@ from ris_jax.estimators import grids, residual_analysis
 from ris_jax.estimators.flags import Flag
 
 # Scenes that are tried, and entries of a grid of steering vectors, at most.
-_MOST_SCENES = 4
+MOST_SCENES = 4
 _MOST_ENTRIES = 2**23
 MOST_SNAPSHOTS = 32
 # Sources of a pursuit, at most.
@@ -28,7 +28,7 @@ _SMALLER = 0.85
 # Gain, over that of the best reading, of one that cannot be told from it.
 _TIE = 0.8
 # Refinement of a cell: points a coordinate and halvings.
-_HALVINGS = 5
+_HALVINGS = 8
 # Wavefronts that are tried; the others differ from these by less than data tell.
 _WAVEFRONTS = ("spherical", "spherical_phase", "parabolic")
 
@@ -231,9 +231,19 @@ def refined(point, cells: Cells, vectors, correlate: Any, residual) -> Float[np.
     return point
 
 
+def _shortened(scene: Reading) -> Reading:
+    """The scene with its first snapshots only, unless L and M may have been swapped."""
+    length, antennas = scene.snapshots.shape
+    if length <= MOST_SNAPSHOTS or length == antennas:
+        return scene
+    rows = slice(MOST_SNAPSHOTS)
+    return scene._replace(snapshots=scene.snapshots[rows], codes=scene.codes[rows])
+
+
 def better(
     scenes: list[Reading],
     counts: list[int],
+    explained: list[float],
     cells: Cells | None,
     wide: Cells | None,
     steering: Steering,
@@ -241,8 +251,9 @@ def better(
     """Flags of the readings that explain the scenes clearly better than the given one.
 
     Args:
-      scenes: data as given, one a scene that is in doubt; the first few are used.
+      scenes: data as given, one a scene that is in doubt; `MOST_SCENES` at most.
       counts: sources found in each.
+      explained: fraction of the energy of each that those explain.
       cells: from `cells_of`; None tries nothing.
       wide: cells that reach beyond the search region, if those are to be tried.
       steering: of the package, see `Steering`.
@@ -253,12 +264,14 @@ def better(
     if cells is None or not scenes:
         return Flag(0)
     given_evidence, gained = 0.0, {}
-    for scene, found in list(zip(scenes, counts, strict=True))[:_MOST_SCENES]:
+    for scene, found, fraction in zip(scenes, counts, explained, strict=True):
         count = min(max(found, 1), _MOST_SOURCES)
-        short = scene._replace(
-            snapshots=scene.snapshots[:MOST_SNAPSHOTS], codes=scene.codes[:MOST_SNAPSHOTS]
-        ) if len(scene.snapshots) != scene.snapshots.shape[1] else scene  # fmt: skip
+        short = _shortened(scene)
         given = pursue(short, cells, steering, count)
+        if found == count and short is scene and fraction > given.fraction:
+            constant = scene.signal == "constant"
+            evidence = _evidence(fraction, scene.snapshots.shape, constant, count)
+            given = Explained(fraction, evidence)
         given_evidence += given.evidence
         best: dict[Flag, float] = {}
         tried = [(flag, reading, cells) for flag, reading in readings(short)]

@@ -59,7 +59,7 @@ class TestSurface:
         )
         assert (status, err) == (0, "")
         assert_places(rows, recording.sources)
-        assert len(printed.splitlines()) == 2  # the count and the file
+        assert len(printed.splitlines()) == 3  # what it does, the count and the file
 
     def test_outside_the_view(self, capsys, tmp_path):
         sources = [[[75, 0, 3]], [[68, 5, 3]], [[10, 5, 0.3]], [[20, 10, 2]]]
@@ -175,7 +175,7 @@ class TestPlainArray:
         recording = simulator.plain_array(sources, simulator.plane(4, 4))
         _, rows, printed, _ = run(capsys, tmp_path, self._file(recording), *self.FLAGS)
         assert_places(rows, recording.sources)
-        assert len(printed.splitlines()) == 2
+        assert len(printed.splitlines()) == 3
 
     @pytest.mark.parametrize("flags", [(), ("--elevation_max_deg=0",)])
     def test_linear_array(self, capsys, tmp_path, flags):
