@@ -6,7 +6,6 @@ a batch with `jax.vmap`; a scene is a function of its stream's key and its index
 """
 
 import dataclasses
-import functools
 import zlib
 from typing import NamedTuple
 
@@ -287,7 +286,12 @@ def scenes_at(key: jax.Array, indices: Int[Array, "B"], config: config_lib.Confi
         return jax.vmap(one)(indices)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "batch_size"))
+_scenes_from_0 = jax.jit(
+    lambda key, config, batch_size: scenes_at(key, jnp.arange(batch_size), config),
+    static_argnames=("config", "batch_size"),
+)
+
+
 def sample_scenes(key: jax.Array, config: config_lib.Config, batch_size: int) -> Scene:
     """The first `batch_size` scenes of a stream; see `scenes_at` for others.
 
@@ -298,5 +302,12 @@ def sample_scenes(key: jax.Array, config: config_lib.Config, batch_size: int) ->
 
     Returns:
       A `Scene` with leading axis B.
+
+    Raises:
+      ConfigError: a number instead of a key.
     """
-    return scenes_at(key, jnp.arange(batch_size), config)
+    if isinstance(key, int):
+        raise config_lib.ConfigError(
+            f"key: expected a JAX key; found the number {key}; give jax.random.key({key})"
+        )
+    return _scenes_from_0(key, config, batch_size)

@@ -4,6 +4,7 @@
 
 Commands:
   example    a small recordings file to try localize on
+  inspect    how a recordings file is interpreted, and what looks wrong with it
   train      train a network on simulated or stored scenes; goes on where it stopped
   simulate   scenes to train on, drawn into a folder of records; goes on where it stopped
   import     recordings and shards of the reference, as records to train on; likewise
@@ -29,8 +30,8 @@ from absl import flags, logging
 from ris_jax import _environment
 
 _COMMANDS = (
-    "example", "train", "simulate", "import", "evaluate", "localize", "report", "tune", "bound",
-    "design", "benchmark", "doctor",
+    "example", "inspect", "train", "simulate", "import", "evaluate", "localize", "report", "tune",
+    "bound", "design", "benchmark", "doctor",
 )  # fmt: skip
 _MODULES = {"import": "import_records"}  # a command's module, where it cannot have its name
 # Commands that go on where they stopped.

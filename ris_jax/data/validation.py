@@ -150,14 +150,15 @@ def code_array(
 
     One-bit phases and switched elements are real by nature. Other real numbers are phases in
     radians or numbers of phase states, which would be taken for amplitudes. So would one-bit
-    states be: codes 0 and 1 are refused unless `binary` is given.
+    states be: real codes 0 and 1 are refused unless `binary` is given. Complex ones are taken as
+    they are; the model check compares them with states.
 
     Args:
       name: the file.
       array: of any shape.
       binary: what codes 0 and 1 are; see `BinaryCodes`.
     """
-    if array.dtype.kind in "fiuc" and _is_binary(array):
+    if array.dtype.kind in "fiu" and _is_binary(array):
         if binary is None:
             fail(
                 name,

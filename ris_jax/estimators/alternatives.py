@@ -7,7 +7,7 @@ Only scenes that are in doubt are tried, and few of them.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Complex, Float
@@ -17,9 +17,9 @@ from ris_jax.estimators import grids, residual_analysis
 from ris_jax.estimators.flags import Flag
 
 # Scenes that are tried, and entries of a grid of steering vectors, at most.
-_MOST_SCENES = 4
+MOST_SCENES = 4
 _MOST_ENTRIES = 2**23
-_MOST_SNAPSHOTS = 32
+MOST_SNAPSHOTS = 32
 # Sources of a pursuit, at most.
 _MOST_SOURCES = 3
 # Evidence in nats, over all scenes, and relative decrease of the residual that count as clear.
@@ -28,7 +28,9 @@ _SMALLER = 0.85
 # Gain, over that of the best reading, of one that cannot be told from it.
 _TIE = 0.8
 # Refinement of a cell: points a coordinate and halvings.
-_HALVINGS = 5
+_HALVINGS = 8
+# Wavefronts that are tried; the others differ from these by less than data tell.
+_WAVEFRONTS = ("spherical", "spherical_phase", "parabolic")
 
 #: Steering vectors [P, N] at (u, w, 1/r) [P, 3], for element positions [N, 3] and a wavefront.
 Steering = Callable[..., Complex[np.ndarray, "P N"]]
@@ -108,8 +110,8 @@ def readings(given: Reading) -> Iterator[tuple[Flag, Reading]]:
     if given.signal == "constant" and length > 1 and antennas > 2:
         yield Flag.INDEPENDENT_SIGNALS, given._replace(signal="independent")
     if given.wavefront != "planar":
-        for other in ("parabolic", "spherical"):
-            if other != given.wavefront:
+        for other in get_args(config_lib.Wavefront):
+            if other in _WAVEFRONTS and other != given.wavefront:
                 yield Flag.WAVEFRONT, given._replace(wavefront=other)
 
 
@@ -155,7 +157,7 @@ def pursue(reading: Reading, cells: Cells, steering: Steering, count: int) -> Ex
     dictionary = vectors(cells.points)
     correlate = Correlator(reading, constant)
     norms = correlate.norms(dictionary)
-    places: list[Float[np.ndarray, "3"]] = []
+    places: list[Float[np.ndarray, 3]] = []
 
     def fitted(points):
         seen = residual_analysis.images(vectors(np.asarray(points)), reading.channel, reading.codes)
@@ -202,9 +204,10 @@ class Correlator:
         """Energy of the images: [P], or [L, P] of each snapshot."""
         if self._constant:
             return np.sum((vectors @ self._gram.T * vectors.conj()).real, axis=1)
-        return np.stack(
-            [np.sum(np.abs((vectors * c) @ self._channel.T) ** 2, axis=1) for c in self._codes]
-        )
+        alike = bool((self._codes == self._codes[0]).all())
+        codes = self._codes[:1] if alike else self._codes
+        norms = [np.sum(np.abs((vectors * c) @ self._channel.T) ** 2, axis=1) for c in codes]
+        return np.broadcast_to(np.stack(norms), (len(self._codes), len(vectors)))
 
     def gains(self, vectors, residual, norms):
         """Energy that each vector explains of a residual, [P]."""
@@ -228,9 +231,19 @@ def refined(point, cells: Cells, vectors, correlate: Any, residual) -> Float[np.
     return point
 
 
+def _shortened(scene: Reading) -> Reading:
+    """The scene with its first snapshots only, unless L and M may have been swapped."""
+    length, antennas = scene.snapshots.shape
+    if length <= MOST_SNAPSHOTS or length == antennas:
+        return scene
+    rows = slice(MOST_SNAPSHOTS)
+    return scene._replace(snapshots=scene.snapshots[rows], codes=scene.codes[rows])
+
+
 def better(
     scenes: list[Reading],
     counts: list[int],
+    explained: list[float],
     cells: Cells | None,
     wide: Cells | None,
     steering: Steering,
@@ -238,8 +251,9 @@ def better(
     """Flags of the readings that explain the scenes clearly better than the given one.
 
     Args:
-      scenes: data as given, one a scene that is in doubt; the first few are used.
+      scenes: data as given, one a scene that is in doubt; `MOST_SCENES` at most.
       counts: sources found in each.
+      explained: fraction of the energy of each that those explain.
       cells: from `cells_of`; None tries nothing.
       wide: cells that reach beyond the search region, if those are to be tried.
       steering: of the package, see `Steering`.
@@ -250,12 +264,14 @@ def better(
     if cells is None or not scenes:
         return Flag(0)
     given_evidence, gained = 0.0, {}
-    for scene, found in list(zip(scenes, counts, strict=True))[:_MOST_SCENES]:
+    for scene, found, fraction in zip(scenes, counts, explained, strict=True):
         count = min(max(found, 1), _MOST_SOURCES)
-        short = scene._replace(
-            snapshots=scene.snapshots[:_MOST_SNAPSHOTS], codes=scene.codes[:_MOST_SNAPSHOTS]
-        ) if len(scene.snapshots) != scene.snapshots.shape[1] else scene  # fmt: skip
+        short = _shortened(scene)
         given = pursue(short, cells, steering, count)
+        if found == count and short is scene and fraction > given.fraction:
+            constant = scene.signal == "constant"
+            evidence = _evidence(fraction, scene.snapshots.shape, constant, count)
+            given = Explained(fraction, evidence)
         given_evidence += given.evidence
         best: dict[Flag, float] = {}
         tried = [(flag, reading, cells) for flag, reading in readings(short)]

@@ -72,8 +72,8 @@ _SENTENCES = {
     "lower limits",
     Flag.MISFIT: "the residual is not white: positions, codes, channel or wave model do not fit "
     "the data; standard deviations are too small",
-    Flag.NOISE_ABOVE: "the residual is stronger than the noise that snr_db gives: positions, codes, "
-    "channel or SNR do not fit the data",
+    Flag.NOISE_ABOVE: "the residual is stronger than the noise that snr_db gives: positions, "
+    "codes, channel or SNR do not fit the data",
     Flag.NOISE_BELOW: "the residual is weaker than the noise that snr_db gives: the SNR is too low",
     Flag.UNITS: "element spacing is not between 0.1 and 1 wavelengths and the model does not fit: "
     "are positions and wavelength both in metres?",

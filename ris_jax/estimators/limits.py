@@ -1,4 +1,4 @@
-"""Limits of the search in reported coordinates, and coordinates that an array does not determine."""
+"""Limits of the search in reported coordinates, and what an array does not determine."""
 
 import dataclasses
 import math

@@ -123,6 +123,8 @@ def localize(
       ConfigError: an option that cannot be used, or shapes that do not fit each other.
     """
     measurement, positions = inputs.prepared(measurement, positions)
+    antennas = measurement.snapshots.shape[-1]
+    inputs.check_determined(antennas, source_signal, num_sources, max_sources)
     checks.check_scenes(measurement, positions, wavelength, max_sources)
     check_options(
         estimator,
@@ -131,8 +133,6 @@ def localize(
         false_alarm_rate=false_alarm_rate,
         batch=len(measurement.snapshots),
     )
-    antennas = measurement.snapshots.shape[-1]
-    inputs.check_determined(antennas, source_signal, num_sources, max_sources)
     positions, moved = inputs.centred(positions)
     traced = any(isinstance(leaf, Tracer) for leaf in (*measurement, positions))
     undetermined = None
@@ -182,7 +182,7 @@ def localize(
         wavelength=wavelength,
         wavefront=wavefront,
         signal=source_signal,
-        region=region,
+        region=region if network is None else grids.region_of(network.config.scene),
         counted=num_sources is None,
     )
     found = model_check.finish(estimate, problem, limits)

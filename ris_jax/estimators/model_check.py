@@ -36,9 +36,10 @@ _RATE = 1e-4
 _NOISE_DEVIATIONS = 4.0
 _HORIZON = 0.99  # direction cosine
 _SPACING = (0.1, 1.0)  # wavelengths
+# Doubts that another reading of the data may explain.
 _DOUBTS = (
     Flag.ON_LIMIT | Flag.MAX_SOURCES | Flag.NOTHING_FOUND | Flag.COINCIDENT | Flag.COHERENT
-    | Flag.AMBIGUOUS | Flag.MISFIT | Flag.NOISE_ABOVE
+    | Flag.MISFIT | Flag.NOISE_ABOVE
 )  # fmt: skip
 
 
@@ -93,13 +94,13 @@ def finish(estimate: Estimate, problem: Problem, bounds: limits.Limits | None) -
         estimate = _without_rounding(estimate)
     edge = limits.on_region_edge(estimate, problem.region)
     # Before the limits: the residual belongs to what the search found.
-    flags = check(estimate, problem)
+    flags, explained = check(estimate, problem)
     estimate = _with_error_bars(estimate, problem, flags)
     if bounds is not None:
         estimate, beyond = limits.apply(estimate, bounds)
         edge |= beyond
     flags = flags | np.where(edge, Flag.ON_LIMIT, 0)
-    flags = flags | _named(estimate, problem, flags)
+    flags = flags | _named(estimate, problem, flags, explained)
     return estimate._replace(flags=flags.astype(np.int32))
 
 
@@ -129,8 +130,14 @@ def coordinates_of(estimate: Estimate) -> Float[np.ndarray, "B K 3"]:
     return np.stack([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), rho], axis=-1)
 
 
-def check(estimate: Estimate, problem: Problem) -> Int[np.ndarray, "B"]:
-    """Flags that the residual and the places of an estimate raise, scene by scene."""
+def check(
+    estimate: Estimate, problem: Problem
+) -> tuple[Int[np.ndarray, "B"], Float[np.ndarray, "B"]]:
+    """Flags that the residual and the places of an estimate raise, and the explained energy.
+
+    Returns:
+      Bit masks [B], and the fraction of each scene's energy that its sources explain [B].
+    """
     measurement = problem.measurement
     counts = np.asarray(estimate.num_sources)
     points = coordinates_of(estimate)
@@ -138,7 +145,7 @@ def check(estimate: Estimate, problem: Problem) -> Int[np.ndarray, "B"]:
     vectors = vectors.reshape(*points.shape[:2], -1)
     lobes = _lobes_of(problem)
     space, cells, surface = None, None, None
-    flags = np.zeros(len(counts), np.int64)
+    flags, explained = np.zeros(len(counts), np.int64), np.zeros(len(counts))
     for b, count in enumerate(counts.tolist()):
         snapshots = np.asarray(measurement.snapshots[b], np.complex128)
         if not np.isfinite(snapshots).all() or not snapshots.any():
@@ -150,6 +157,7 @@ def check(estimate: Estimate, problem: Problem) -> Int[np.ndarray, "B"]:
         fitted = residual_analysis.fit(snapshots, seen, constant=constant)
         energy = np.sum(np.abs(snapshots) ** 2)
         left = np.sum(np.abs(fitted.residual) ** 2)
+        explained[b] = 1.0 - left / energy
         if np.any(_energies(fitted, seen) > _HUGE * energy):
             flags[b] |= Flag.COINCIDENT
         flags[b] |= _against_noise(fitted, float(np.asarray(measurement.noise_variance)[b]), energy)
@@ -174,7 +182,7 @@ def check(estimate: Estimate, problem: Problem) -> Int[np.ndarray, "B"]:
                 break
     if problem.counted and not counts.any():
         flags |= Flag.NOTHING_FOUND
-    return flags
+    return flags, explained
 
 
 def _same(old: Any, new: Any) -> bool:
@@ -227,9 +235,11 @@ def _holds_another(fitted, channel, codes, problem: Problem, cells) -> bool:
     """Whether the residual of a scene holds one more source; True where nobody can look."""
     if cells is None or fitted.dof < 4.0:
         return True
+    rows = slice(None if problem.signal == "constant" else alternatives.MOST_SNAPSHOTS)
     reading = alternatives.Reading(
-        fitted.residual, channel, codes, problem.positions, problem.signal, problem.wavefront
-    )
+        fitted.residual[rows], channel, codes[rows], problem.positions, problem.signal,
+        problem.wavefront,
+    )  # fmt: skip
     found = alternatives.pursue(reading, cells, problem.steering, 1)
     return found.evidence > np.log(len(cells.points) / _RATE)
 
@@ -288,7 +298,9 @@ def _is_ambiguous(
     inside = np.all((candidates >= region.lower - unit) & (candidates <= region.upper + unit), 1)
     inside &= np.sum(candidates[:, :2] ** 2, axis=1) < 1.0
     far = np.sum(((candidates - point) / lobes.unit)[:, :2] ** 2, axis=1) > _MAIN_LOBE**2
-    amplitudes = fitted.amplitudes[:, index]
+    rows = slice(None if problem.signal == "constant" else alternatives.MOST_SNAPSHOTS)
+    noise = noise * len(codes[rows]) / len(codes)
+    codes, amplitudes = codes[rows], fitted.amplitudes[rows, index]
     vector = problem.steering(point[None], problem.positions, problem.wavefront)
     seen = residual_analysis.images(vector, channel, codes)[..., 0] * amplitudes[:, None]
     reading = alternatives.Reading(
@@ -314,7 +326,12 @@ def _is_ambiguous(
     return False
 
 
-def _named(estimate: Estimate, problem: Problem, flags: Int[np.ndarray, "B"]) -> Any:
+def _named(
+    estimate: Estimate,
+    problem: Problem,
+    flags: Int[np.ndarray, "B"],
+    explained: Float[np.ndarray, "B"],
+) -> Int[np.ndarray, "B"]:
     """Likely causes of the scenes in doubt: units, or another reading of the data."""
     counts = np.asarray(estimate.num_sources)
     doubtful = (flags & int(_DOUBTS) != 0) | (counts == 0)
@@ -337,10 +354,15 @@ def _named(estimate: Estimate, problem: Problem, flags: Int[np.ndarray, "B"]) ->
             problem.signal,
             problem.wavefront,
         )
-        for b in chosen[:8]
+        for b in chosen[: alternatives.MOST_SCENES]
     ]
     found = alternatives.better(
-        given, counts[chosen].tolist(), _cells(problem), _cells(_widened(problem)), problem.steering
+        given,
+        counts[chosen[: alternatives.MOST_SCENES]].tolist(),
+        explained[chosen[: alternatives.MOST_SCENES]].tolist(),
+        _cells(problem),
+        _cells(_widened(problem)),
+        problem.steering,
     )
     # What is wrong with a file is wrong with all of its scenes; a place is that of a scene.
     everywhere = found & ~Flag.OUTSIDE_LIMITS if 2 * len(chosen) >= len(flags) else Flag(0)

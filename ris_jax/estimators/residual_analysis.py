@@ -8,8 +8,8 @@ false-alarm rate, and none needs the noise variance. NumPy on the host, one scen
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Complex, Float
-from scipy import linalg, stats
+from jaxtyping import Complex
+from scipy import linalg, special
 
 # False-alarm rates of the tests of one scene; together below 1e-3. The split of energy inside and
 # outside of the field's space also feels sources that are too weak to be counted: its own is lower.
@@ -44,9 +44,11 @@ def images(
     channel: Complex[np.ndarray, "M N"],
     codes: Complex[np.ndarray, "L N"],
 ) -> Complex[np.ndarray, "L M K"]:
-    """What the antennas receive of aperture fields under every code."""
-    fields = codes[:, None, :] * vectors
-    return np.moveaxis(fields @ channel.T, 1, 2)
+    """What the antennas receive of aperture fields under every code; a view if all are alike."""
+    alike = len(codes) > 1 and bool((codes == codes[0]).all())
+    fields = (codes[:1] if alike else codes)[:, None, :] * vectors
+    seen = np.moveaxis(fields @ channel.T, 1, 2)
+    return np.broadcast_to(seen, (len(codes), *seen.shape[1:])) if alike else seen
 
 
 def fit(
@@ -56,11 +58,16 @@ def fit(
     length, antennas, sources = seen.shape
     groups = seen.reshape(1, length * antennas, sources) if constant else seen
     data = snapshots.reshape(len(groups), -1)
-    basis, factor = np.linalg.qr(groups)
+    # Images that all snapshots share are decomposed once.
+    basis, factor = np.linalg.qr(groups[:1] if seen.strides[0] == 0 else groups)
+    # Sources in one place have no amplitudes of their own: those of least norm.
+    inverse = np.linalg.pinv(factor, rcond=1e-9)
+    basis, factor, inverse = (
+        np.broadcast_to(part, (len(groups), *part.shape[1:])) for part in (basis, factor, inverse)
+    )
     matched = np.einsum("trk,tr->tk", basis.conj(), data)
     residual = data - np.einsum("trk,tk->tr", basis, matched)
-    # Sources in one place have no amplitudes of their own: those of least norm.
-    amplitudes = np.einsum("tkj,tj->tk", np.linalg.pinv(factor, rcond=1e-9), matched)
+    amplitudes = np.einsum("tkj,tj->tk", inverse, matched)
     return SceneFit(
         residual.reshape(length, antennas),
         amplitudes,
@@ -123,9 +130,9 @@ def energy_chances(fitted: SceneFit) -> list[float]:
         if np.count_nonzero(kept) < 2:
             continue
         share = (energy.sum(axis=axis) / energy.sum())[kept]
-        law = stats.beta(dof[kept], total - dof[kept])
-        chance = min(law.sf(share).min(), law.cdf(share).min())
-        found.append(min(2.0 * len(share) * float(chance), 1.0))
+        shape = dof[kept], total - dof[kept]
+        chances = special.betainc(*shape, share), special.betaincc(*shape, share)
+        found.append(min(2.0 * len(share) * float(np.min(chances)), 1.0))
     return found
 
 
@@ -158,7 +165,7 @@ def coloured_chance(
         return 1.0
     # A shifted Gamma law of the same three cumulants as the quadratic form.
     shape = 4.0 * square**3 / max(cube, 1e-6 * square**1.5) ** 2
-    return float(stats.gamma.sf(shape + np.sqrt(shape / square) * score, shape))
+    return float(special.gammaincc(shape, max(shape + np.sqrt(shape / square) * score, 0.0)))
 
 
 def _has_large_eigenvalue(fitted: SceneFit) -> bool:
@@ -209,8 +216,10 @@ def field_chance(
     if inside_dof < 4.0:
         return 1.0
     ratio = (inside / inside_dof) / max((total - inside) / outside_dof, np.finfo(float).tiny)
-    law = stats.f(2.0 * inside_dof, 2.0 * outside_dof)
-    return float(min(2.0 * min(law.sf(ratio), law.cdf(ratio)), 1.0))
+    # The F law as a Beta law of the share that lies inside.
+    share = inside_dof * ratio / (inside_dof * ratio + outside_dof)
+    chances = [f(inside_dof, outside_dof, share) for f in (special.betainc, special.betaincc)]
+    return float(min(2.0 * min(chances), 1.0))
 
 
 def has_redundant_source(fitted: SceneFit) -> bool:
