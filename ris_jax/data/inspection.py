@@ -301,8 +301,9 @@ def _fit(recordings: Recordings, static: bool, report: Inspection) -> bool:
     steering = _steering(recordings.wavelength, cells.points, scenes[0].positions)
     counts = [_FITTED_SOURCES] * len(scenes)
     found = [alternatives.pursue(scene, cells, steering, _FITTED_SOURCES) for scene in scenes]
-    explained = float(np.mean([one.fraction for one in found]))
-    flags = alternatives.better(scenes, counts, cells, None, steering) & ~Flag.WAVEFRONT
+    fractions = [one.fraction for one in found]
+    explained = float(np.mean(fractions))
+    flags = alternatives.better(scenes, counts, fractions, cells, None, steering) & ~Flag.WAVEFRONT
     if flags & Flag.INDEPENDENT_SIGNALS:
         report.lines.append(("signals", Flag.INDEPENDENT_SIGNALS.sentence))
         return False
