@@ -144,7 +144,7 @@ def _limit_arguments() -> dict[str, float]:
         raise config_lib.ConfigError(f"--range_max: need more than --range_min={least}; got {most}")
     angles = {}
     for name, lowest in (("azimuth_max_deg", "0 <"), ("elevation_max_deg", "0 <=")):
-        value = FLAGS[name].value
+        value = float(getattr(FLAGS, name))
         if not (0 < value < 90 or (value == 0 and lowest == "0 <=")):
             raise config_lib.ConfigError(f"--{name}: need {lowest} value < 90; got {value!r}")
         angles[name.removesuffix("_deg")] = math.radians(value)
@@ -289,7 +289,8 @@ def run() -> int:
         print(f"note: {note}", file=sys.stderr)
     for number, reason in recordings.skipped:
         print(f"skipped: scene {number}: {reason}", file=sys.stderr)
-    options, drawn = _options(recordings) | {"network": network}, _figure_index(recordings)
+    options: dict[str, Any] = _options(recordings) | {"network": network}
+    drawn = _figure_index(recordings)
     estimate = _localize(recordings, options)
     rows = source_table.source_rows(estimate, recordings.scene_numbers)
     if out.suffix.lower() == ".csv":

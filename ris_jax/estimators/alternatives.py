@@ -87,9 +87,9 @@ def readings(given: Reading) -> Iterator[tuple[Flag, Reading]]:
     """The mistakes that are tried on a scene, with the flag that names each."""
     yield Flag.CONJUGATED, given._replace(conjugate=True)
     yield Flag.SNAPSHOTS_CONJUGATED, given._replace(snapshots=given.snapshots.conj())
-    if np.ptp(given.channel.imag) > 0:
+    if np.any(np.imag(given.channel)):
         yield Flag.CHANNEL_CONJUGATED, given._replace(channel=given.channel.conj())
-    if np.ptp(given.codes.imag) > 0:
+    if np.any(np.imag(given.codes)):
         yield Flag.CODES_CONJUGATED, given._replace(codes=given.codes.conj())
     if len(given.codes) > 1 and not np.array_equal(given.codes, given.codes[::-1]):
         yield Flag.CODES_REVERSED, given._replace(codes=given.codes[::-1])
@@ -286,10 +286,10 @@ def better(
     most = max(gained.values(), default=0.0)
     if most <= _CLEAR + 0.02 * given_evidence:
         return Flag(0)
-    best = next(flag for flag, gain in gained.items() if gain == most)
+    named = next(flag for flag, gain in gained.items() if gain == most)
     # On a square grid, swapped rows and columns are swapped angles: the data cannot tell.
-    if best == Flag.ELEMENT_ORDER and gained.get(Flag.OUTSIDE_LIMITS, 0.0) > _TIE * most:
-        best |= Flag.OUTSIDE_LIMITS
-    if best == Flag.OUTSIDE_LIMITS and gained.get(Flag.ELEMENT_ORDER, 0.0) > most - _CLEAR:
-        best |= Flag.ELEMENT_ORDER
-    return best
+    if named == Flag.ELEMENT_ORDER and gained.get(Flag.OUTSIDE_LIMITS, 0.0) > _TIE * most:
+        named |= Flag.OUTSIDE_LIMITS
+    if named == Flag.OUTSIDE_LIMITS and gained.get(Flag.ELEMENT_ORDER, 0.0) > most - _CLEAR:
+        named |= Flag.ELEMENT_ORDER
+    return named

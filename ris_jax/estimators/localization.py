@@ -186,7 +186,7 @@ def localize(
         counted=num_sources is None,
     )
     found = model_check.finish(estimate, problem, limits)
-    found = found._replace(flags=found.flags | np.int32(notes))
+    found = found._replace(flags=np.asarray(found.flags) | np.int32(notes))
     return jax.tree.map(jnp.asarray, found)
 
 

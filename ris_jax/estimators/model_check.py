@@ -89,7 +89,7 @@ def finish(estimate: Estimate, problem: Problem, bounds: limits.Limits | None) -
       The estimate with `flags` [B]. Sources that are weaker than rounding errors of the strongest
       are taken out if sources were counted.
     """
-    estimate = Estimate(*(None if leaf is None else np.asarray(leaf) for leaf in estimate))
+    estimate = jax.tree.map(np.asarray, estimate)
     if problem.counted:
         estimate = _without_rounding(estimate)
     edge = limits.on_region_edge(estimate, problem.region)
@@ -176,10 +176,11 @@ def check(
             if _holds_another(fitted, channel, codes, problem, cells):
                 flags[b] |= Flag.MAX_SOURCES
         noise = left / max(fitted.dof, 1.0)
-        for k in range(count) if lobes is not None else ():
-            if _is_ambiguous(points[b, k], k, fitted, channel, codes, noise, problem, lobes):
-                flags[b] |= Flag.AMBIGUOUS
-                break
+        if lobes is not None and any(
+            _is_ambiguous(points[b, k], k, fitted, channel, codes, noise, problem, lobes)
+            for k in range(count)
+        ):
+            flags[b] |= Flag.AMBIGUOUS
     if problem.counted and not counts.any():
         flags |= Flag.NOTHING_FOUND
     return flags, explained
@@ -371,8 +372,9 @@ def _named(
 
 def spacing(positions: Float[np.ndarray, "N 3"]) -> float:
     """Median distance of an element to its nearest neighbour [m]."""
-    tree = spatial.cKDTree(np.asarray(positions, float))
-    return float(np.median(tree.query(tree.data, k=2)[0][:, 1]))
+    places = np.asarray(positions, float)
+    distances, _ = spatial.KDTree(places).query(places, k=2)
+    return float(np.median(np.asarray(distances)[:, 1]))
 
 
 def _with_error_bars(estimate: Estimate, problem: Problem, flags: Int[np.ndarray, "B"]) -> Estimate:
@@ -396,7 +398,7 @@ def _with_error_bars(estimate: Estimate, problem: Problem, flags: Int[np.ndarray
         )
     ).reshape(*points.shape[:2], 4, -1)
     covariance, noise = estimate.covariance.copy(), estimate.noise_variance.copy()
-    for b in np.flatnonzero(wanted):
+    for b in np.flatnonzero(wanted).tolist():
         count = int(estimate.num_sources[b])
         own, noise[b] = _scene_error_bars(jets[b, :count], points[b, :count], fixed, problem, b)
         covariance[b, :count] = own
@@ -425,7 +427,7 @@ def _scene_error_bars(jets, points, fixed, problem: Problem, scene: int):
     slopes = slopes.reshape(groups, -1, 3 * count)
     basis = fitted.basis.reshape(groups, -1, count)
     slopes = slopes - basis @ (np.swapaxes(basis.conj(), 1, 2) @ slopes)
-    information = 2.0 / noise * np.sum((np.swapaxes(slopes.conj(), 1, 2) @ slopes).real, axis=0)
+    information = 2.0 / noise * np.sum(np.real(np.swapaxes(slopes.conj(), 1, 2) @ slopes), axis=0)
     free = np.array([i % 3 not in fixed for i in range(3 * count)])
     scale = np.sqrt(np.where(free, np.diagonal(information), 1.0))
     free &= scale > 0
