@@ -16,9 +16,19 @@ import pytest
 _COMPILE_FAST = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
-# A process may hold 65 530 memory maps, and every compiled program takes a few.
-_MAPS = pathlib.Path("/proc/self/maps")
+# A process may hold 65 530 memory maps, and every compiled program takes a few, and memory.
+_PROCESS = pathlib.Path("/proc/self")
 _MOST_MAPS = 25_000
+_MOST_MEMORY = 2 << 30  # [bytes]
+
+
+def _has_room() -> bool:
+    """Whether this process may keep its compiled programs; False where it cannot be known."""
+    if not _PROCESS.exists():
+        return False
+    maps = (_PROCESS / "maps").read_bytes().count(b"\n")
+    pages = int((_PROCESS / "statm").read_text().split()[1])
+    return maps < _MOST_MAPS and pages * os.sysconf("SC_PAGE_SIZE") < _MOST_MEMORY
 
 
 def pytest_addoption(parser):
@@ -67,9 +77,9 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True, scope="module")
 def _drop_compiled_programs():
-    """Keep compiled programs for the next module while there are memory maps left for more."""
+    """Keep compiled programs for the next module while there is room for more."""
     yield
-    if not _MAPS.exists() or _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+    if not _has_room():
         jax.clear_caches()
 
 

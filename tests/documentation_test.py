@@ -5,6 +5,7 @@ import pathlib
 import re
 import shlex
 
+import jax
 import numpy as np
 import pytest
 
@@ -89,7 +90,13 @@ class TestPython:
     def test_pages_with_python(self):
         """Each has its test below."""
         names = {page.stem for page in PAGES if python_blocks(page)}
-        assert names == {"README", "recordings", "arrays", "estimators", "networks"}
+        assert names == {"README", "recordings", "arrays", "estimators", "networks", "start_up"}
+
+    def test_start_up(self):
+        """The tests have a cache of their own, which stays."""
+        before = jax.config.jax_compilation_cache_dir
+        run(ROOT / "docs" / "guide" / "start_up.md")
+        assert jax.config.jax_compilation_cache_dir == before
 
     def test_readme(self, tmp_path):
         """What it saves is what `localize` reads; what it simulates is found."""
