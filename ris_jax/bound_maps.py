@@ -40,16 +40,16 @@ class Surface(NamedTuple):
 class UnitBound(NamedTuple):
     """Bound at a received SNR of one, of D draws (channels times phases) and P positions."""
 
-    covariance: Float[Array, "D P 3 3"]  #: of azimuth [rad], elevation [rad], range [m]
-    identifiable: Bool[Array, "D P 3"]
-    gain: Float[Array, "D P"]  #: mean received power of a source of unit amplitude
+    covariance: Float[np.ndarray, "D P 3 3"]  #: of azimuth [rad], elevation [rad], range [m]
+    identifiable: Bool[np.ndarray, "D P 3"]
+    gain: Float[np.ndarray, "D P"]  #: mean received power of a source of unit amplitude
 
 
 class Deviations(NamedTuple):
     """Bounds on the errors, root mean square over the draws; infinity if not identifiable."""
 
-    parameters: Float[Array, "P 3"]  #: azimuth [rad], elevation [rad], range [m]
-    position_error: Float[Array, "P"]  #: [m]
+    parameters: Float[np.ndarray, "P 3"]  #: azimuth [rad], elevation [rad], range [m]
+    position_error: Float[np.ndarray, "P"]  #: [m]
 
 
 def signal_draws(
@@ -108,7 +108,8 @@ def _chunk_bounds(
     *,
     wavefront: config_lib.Wavefront,
     source_signal: config_lib.SourceSignal,
-) -> UnitBound:
+) -> list[Array]:
+    """Fields of a `UnitBound` of one chunk."""
     one = functools.partial(
         _first_source, surface, wavefront=wavefront, source_signal=source_signal
     )
@@ -116,7 +117,7 @@ def _chunk_bounds(
     one = jax.vmap(jax.vmap(one, in_axes=(None, 0, None)), in_axes=(0, None, None))
     with jax.default_matmul_precision("highest"):  # phases of many radians
         found = one(surface.channel, signals, places)
-    return UnitBound(*(field.reshape(-1, *field.shape[2:]) for field in found))
+    return [field.reshape(-1, *field.shape[2:]) for field in found]
 
 
 def _chunk_size(surface: Surface, num_draws: int, num_sources: int) -> int:

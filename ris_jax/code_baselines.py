@@ -62,14 +62,14 @@ def pointed_codes(
     """
     generator = np.random.default_rng(seed)
     drawn = generator.choice(len(places), num_codes, replace=num_codes > len(places))
+    azimuth, elevation, source_range = jnp.asarray(places[drawn].T, positions.dtype)
     vectors = arrays.steering_vector(
-        *jnp.asarray(places[drawn].T, positions.dtype), positions,
-        wavelength=wavelength, wavefront=wavefront,
-    )  # fmt: skip
+        azimuth, elevation, source_range, positions, wavelength=wavelength, wavefront=wavefront
+    )
     return beams(channel, np.asarray(vectors))
 
 
-def _beam_vectors(problem: code_design.Problem, channel) -> Complex[np.ndarray, "4 N"]:
+def _beam_vectors(problem: code_design.Problem, channel) -> Complex[np.ndarray, "N 4"]:
     """What the antennas' best combination receives from one position, and its derivatives."""
     left, _, _ = np.linalg.svd(channel, full_matrices=False)
     return np.asarray(problem.responses)[:, 0] @ left[:, 0].conj()

@@ -15,7 +15,7 @@ over one group of all codes (`constant` signals) or a group for each code (`inde
 """
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -181,7 +181,7 @@ def _optimizer(num_steps: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(_STEP, num_steps, 0.02))
 
 
-def start_descent(codes: Complex[Array, "L N"], num_steps: int) -> Descent:
+def start_descent(codes: Complex[np.ndarray, "L N"], num_steps: int) -> Descent:
     """A descent of `num_steps` steps from given codes."""
     phases = jnp.angle(jnp.asarray(codes))
     state = _optimizer(num_steps).init(phases)
@@ -225,7 +225,7 @@ def descend(
         slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
         update, optimizer = _optimizer(num_steps).update(slope, state.optimizer)
         return Descent(
-            optax.apply_updates(state.phases, update),
+            state.phases + cast(Array, update),
             optimizer,
             state.step + 1,
             jnp.where(better, state.phases, state.best_phases),

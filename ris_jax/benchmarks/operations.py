@@ -98,11 +98,7 @@ def search_operations(
     matched = 8.0 * elements * math.prod(options.grid) * (1 if constant else system.num_snapshots)
     joint = 4 * most
     rounds = min(num_found + 1.0, most)
-    grow = (
-        options.candidates
-        + 4 * options.finalists * (options.candidate_iterations + 1)
-        + joint * (options.joint_iterations + 1)
-    )
+    grow = options.candidates + joint * (options.joint_iterations + 1)
     pairs = 52  # vectors: two for each of the 26 pairs of `proposals.propose_pair`
     improve = most * (options.candidates + pairs) + 3 * joint * (options.final_iterations + 1)
     return float((rounds * grow + improve) * through + (rounds + most) * matched)

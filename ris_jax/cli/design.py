@@ -185,7 +185,10 @@ class _Designer:
                 places = tuple(map(tuple, np.asarray(surface.positions).tolist()))
                 grid = dataclasses.replace(grid, element_positions=places)
             found["DFT"] = np.asarray(codebooks.codebook(grid))
-        for name, wavefront in (("directional", "planar"), ("positional", self.waves["wavefront"])):
+        wavefronts: dict[str, config_lib.Wavefront] = {
+            "directional": "planar", "positional": self.waves["wavefront"]
+        }  # fmt: skip
+        for name, wavefront in wavefronts.items():
             found[name] = code_baselines.pointed_codes(
                 FLAGS.seed, count, surface.positions, self.channel, float(surface.wavelength),
                 self.places, wavefront,
@@ -264,12 +267,16 @@ class _Designer:
 
     def quantise(self, codes: np.ndarray, bits: int) -> Complex[np.ndarray, "L N"]:
         """Codes of `bits` bits: rounded, then improved phase by phase."""
+        import jax.numpy as jnp
+
         from ris_jax import code_design, codebooks
 
         name = f"codes_{bits}bit"
         if name in self.state:
             return self.state[name]
-        rounded = found = np.asarray(codebooks.quantize_phase(codes, bits)).astype(np.complex64)
+        rounded = found = np.asarray(codebooks.quantize_phase(jnp.asarray(codes), bits)).astype(
+            np.complex64
+        )
         every = np.indices(found.shape).reshape(2, -1).T
         generator = np.random.default_rng([FLAGS.seed, bits])
         with settings.progress(FLAGS.sweeps, f"{bits} bits", "sweep") as told:
@@ -326,7 +333,7 @@ def _compare(designer: _Designer, named: dict[str, np.ndarray]) -> tuple[list, d
 def _figure(designer: _Designer, limits: np.ndarray, before, after, found: dict) -> None:
     from ris_jax.reports import bound_figures, bound_tables, provenance
 
-    azimuth, _, source_range = (np.linspace(*pair, _MAP_SIDE) for pair in limits)
+    azimuth, _, source_range = (np.linspace(low, high, _MAP_SIDE) for low, high in limits)
     elevation = float(np.mean(limits[1]))
     grid = np.stack(
         np.meshgrid(source_range, azimuth, [elevation], indexing="ij"), axis=-1

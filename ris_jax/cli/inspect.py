@@ -44,12 +44,20 @@ def _print_fields(path: pathlib.Path) -> None:
         _line(name, f"{list(array.shape)} {array.dtype.name}")
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+COMPILES = ""  # nothing
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     if not FLAGS.data:
         raise config_lib.ConfigError("--data: need a file or a folder, none given")
     path = pathlib.Path(FLAGS.data)
-    print(f"{path}" + (f", {path.stat().st_size:,} bytes" if path.is_file() else ""), flush=True)
+    return f"{path}" + (f", {path.stat().st_size:,} bytes" if path.is_file() else "")
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
+    path = pathlib.Path(FLAGS.data)
     from ris_jax import errors
     from ris_jax.data import recordings as recordings_lib
 

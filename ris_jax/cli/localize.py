@@ -294,10 +294,12 @@ def run() -> int:
     estimate = _localize(recordings, options)
     rows = source_table.source_rows(estimate, recordings.scene_numbers)
     if out.suffix.lower() == ".csv":
-        content = source_table.as_csv(rows)
+        content = source_table.as_csv(rows, recordings.files)
     else:
         about = _about(recordings, options)
-        content = source_table.as_json(rows, estimate, recordings.scene_numbers, about)
+        content = source_table.as_json(
+            rows, estimate, recordings.scene_numbers, about, recordings.files
+        )
     image = _draw(recordings, estimate, drawn, figure.suffix.lower()) if figure else b""
     summary = _summary(recordings, estimate, options["limits"])
     provenance.write_whole(out, content)

@@ -5,11 +5,11 @@ to two scenes. `estimators.alternatives` then tries other readings of the same s
 opposite sign convention.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Complex, Float
-from scipy import spatial
+from scipy.spatial import KDTree
 
 from ris_jax.data import conventions, host_steering
 from ris_jax.data.recordings import Recordings
@@ -103,7 +103,7 @@ def _resolution(extent: np.ndarray, size: float, wavelength: float) -> str:
 
 
 def _spacing(positions: np.ndarray, wavelength: float, report: Inspection) -> None:
-    tree = spatial.cKDTree(positions)
+    tree = KDTree(positions)
     nearest = tree.query(positions, k=2)[0][:, 1]
     spacing = float(np.median(nearest))
     report.lines.append(("spacing", f"{spacing:.4g} m, {spacing / wavelength:.3g} wavelengths"))
@@ -159,7 +159,7 @@ def _shared(array: np.ndarray) -> bool:
     return array.strides[0] == 0 or len(array) == 1
 
 
-def _code_doubt(codes: Complex[np.ndarray, "L N"], largest: float) -> str:
+def _code_doubt(codes: Any, largest: float) -> str:
     """Why complex codes are no reflection coefficients; empty if they are."""
     if largest > 1.0 + 1e-3 and not codes.imag.any():
         whole = bool((codes.real == np.round(codes.real)).all())
@@ -301,8 +301,9 @@ def _fit(recordings: Recordings, static: bool, report: Inspection) -> bool:
     steering = _steering(recordings.wavelength, cells.points, scenes[0].positions)
     counts = [_FITTED_SOURCES] * len(scenes)
     found = [alternatives.pursue(scene, cells, steering, _FITTED_SOURCES) for scene in scenes]
-    explained = float(np.mean([one.fraction for one in found]))
-    flags = alternatives.better(scenes, counts, cells, None, steering) & ~Flag.WAVEFRONT
+    fractions = [one.fraction for one in found]
+    explained = float(np.mean(fractions))
+    flags = alternatives.better(scenes, counts, fractions, cells, None, steering) & ~Flag.WAVEFRONT
     if flags & Flag.INDEPENDENT_SIGNALS:
         report.lines.append(("signals", Flag.INDEPENDENT_SIGNALS.sentence))
         return False

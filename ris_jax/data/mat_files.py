@@ -51,7 +51,7 @@ class _Element(NamedTuple):
 
     start: int
     size: int
-    order: str  #: "<" or ">"
+    order: str  #: "<" or ">"; not used for version 4
     compressed: bool = False
 
 
@@ -218,7 +218,7 @@ def _numbers(data: bytes, place: int, order: str, shape: tuple[int, ...]) -> tup
     kind, content, following = _part(data, place, order)
     if kind not in _STORED:
         raise ValueError("numbers have an unknown type")
-    stored = np.dtype(_STORED[kind]).newbyteorder(order)
+    stored = np.dtype(f"{order}{_STORED[kind]}")
     return _shaped(content, stored, shape), following
 
 
@@ -258,7 +258,7 @@ def _header_4(file: BinaryIO, place: int) -> tuple[str, np.dtype, int, bool, tup
             if not 0 < length <= _MOST_CHARACTERS + 1 or is_complex > 1:
                 break
             name = _readable(file.read(length).partition(b"\0")[0])
-            stored = np.dtype(known[0]).newbyteorder(order)
+            stored = np.dtype(f"{order}{known[0]}")
             return name, stored, known[1], bool(is_complex), (rows, columns), 20 + length
     raise ValueError("a matrix has no header")
 
@@ -270,7 +270,7 @@ def _listed_4(file: BinaryIO) -> list[tuple[str, _Element]]:
         size = length + math.prod(shape) * stored.itemsize * (2 if is_complex else 1)
         if place + size > end:
             raise ValueError("a variable does not end within the file")
-        found.append((name, _Element(place, size, stored.byteorder)))
+        found.append((name, _Element(place, size, "")))
         place += size
     return found
 

@@ -58,6 +58,8 @@ class Recordings:
     wavefront: config_lib.Wavefront | None = None  #: None: the file does not say
     source_signal: config_lib.SourceSignal | None = None  #: None: the file does not say
     notes: tuple[str, ...] = ()  #: what was assumed in reading, one line each
+    #: (name, number of its first scene) of every file of a folder; empty for a single file
+    files: tuple[tuple[str, int], ...] = ()
 
 
 def read(
@@ -241,7 +243,9 @@ def _build(
     usable = np.array([scene for scene in range(scenes) if scene not in skipped], np.int64)
     has_truth = validation.TRUTH_KEYS[0] in arrays
     return Recordings(
-        **{field: _usable(array, usable) for field, array in measured.items()},
+        snapshots=_usable(measured["snapshots"], usable),
+        channel=_usable(measured["channel"], usable),
+        codes=_usable(measured["codes"], usable),
         positions=positions,
         wavelength=validation.wavelength(name, arrays["wavelength"]),
         scene_numbers=usable,
@@ -329,16 +333,20 @@ def _join(names: list[str], parts: list[Recordings]) -> Recordings:
     )
     truths = [part.truth for part in parts if part.truth is not None]
     ratios = [part.snr_db for part in parts if part.snr_db is not None]
+    snapshots, channel, codes = (
+        np.concatenate([getattr(part, field) for part in parts])
+        for field in ("snapshots", "channel", "codes")
+    )
     return dataclasses.replace(
         parts[0],
-        **{
-            field: np.concatenate([getattr(part, field) for part in parts])
-            for field in ("snapshots", "channel", "codes")
-        },
+        snapshots=snapshots,
+        channel=channel,
+        codes=codes,
         scene_numbers=np.concatenate(
             [start + part.scene_numbers for start, part in zip(starts, parts, strict=True)]
         ),
         skipped=skipped,
+        files=tuple(zip(names, starts, strict=True)),
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         truth=SourceTruth(*map(np.concatenate, zip(*truths, strict=True))) if truths else None,
         snr_db=np.concatenate(ratios) if ratios else None,

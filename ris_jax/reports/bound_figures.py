@@ -80,7 +80,7 @@ def color_limits(known: np.ndarray) -> tuple[float, float]:
     return low, float(max(min(np.quantile(known, 0.995), low * 10**_DECADES), low * 1.05))
 
 
-def _plain(value: float, _: int | None = None) -> str:
+def _plain(value: float, _: float = 0.0) -> str:
     """A tick's label without powers of ten."""
     return f"{value:.3g}"
 

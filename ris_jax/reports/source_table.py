@@ -1,6 +1,7 @@
 """A user's answer: every source that was found, in degrees, metres and dB, with error bars."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ HEADER = (
     "power_db",
     "flags",
 )
+_FILE_HEADER = ("file", "scene_of_file")  # beside the others, for a folder of files
 _SLACK = 1e-6  # of limits that the truth may touch
 _FEW_SCENES = 4  # below it, a common error of the number is chance
 _DIGITS = 7  # single precision has no more
@@ -75,13 +77,33 @@ def _flag_names(estimate: Estimate, scene: int) -> list[str]:
     return [] if estimate.flags is None else flags_lib.names(int(estimate.flags[scene]))
 
 
-def as_csv(rows: list[tuple]) -> str:
-    """The rows with their header; what is not known is an empty cell."""
-    return tables.as_csv(HEADER, rows)
+def _in_file(number: int, files: Sequence[tuple[str, int]]) -> tuple[str, int]:
+    """File of a scene and its number there."""
+    name, first = [entry for entry in files if entry[1] <= number][-1]
+    return name, number - first
+
+
+def as_csv(rows: list[tuple], files: Sequence[tuple[str, int]] = ()) -> str:
+    """The rows with their header; what is not known is an empty cell.
+
+    Args:
+      rows: from `source_rows`.
+      files: name and number of the first scene of every file of a folder; with them each row ends
+        with the file and the number of the scene there.
+    """
+    if not files:
+        return tables.as_csv(HEADER, rows)
+    return tables.as_csv(
+        (*HEADER, *_FILE_HEADER), [(*row, *_in_file(row[0], files)) for row in rows]
+    )
 
 
 def as_json(
-    rows: list[tuple], estimate: Estimate, scene_numbers: np.ndarray, about: dict[str, Any]
+    rows: list[tuple],
+    estimate: Estimate,
+    scene_numbers: np.ndarray,
+    about: dict[str, Any],
+    files: Sequence[tuple[str, int]] = (),
 ) -> str:
     """An object of what the result came from and `scenes`, a list, those with nothing included.
 
@@ -90,6 +112,7 @@ def as_json(
       estimate: [B, ...] that they came from.
       scene_numbers: [B] what to call the scenes.
       about: what else is to stand in the object, ready for JSON.
+      files: as for `as_csv`.
 
     Returns:
       Text; what is not finite is null.
@@ -102,6 +125,7 @@ def as_json(
     found = [
         {
             "scene": number,
+            **(dict(zip(_FILE_HEADER, _in_file(number, files), strict=True)) if files else {}),
             "num_sources": len(listed[number]),
             "noise_variance": _finite(noise),
             "flags": _flag_names(estimate, scene),

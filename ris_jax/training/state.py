@@ -117,10 +117,10 @@ def _maker(
     program: config_lib.Config, placement: devices.Placement
 ) -> Callable[[Hyperparameters], TrainState]:
     make = functools.partial(_initial_state, program, placement)
-    shapes = jax.eval_shape(make, hyperparameters(program))
+    hyper = hyperparameters(program)
+    made = jax.jit(make, out_shardings=shardings(jax.eval_shape(make, hyper)))
     # It runs once: what compiles fast is fast.
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(make, out_shardings=shardings(shapes), compiler_options=options)
+    return made.lower(hyper).compile({"xla_backend_optimization_level": 0})
 
 
 def shardings(state: TrainState) -> TrainState:

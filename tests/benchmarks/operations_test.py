@@ -44,7 +44,7 @@ def test_cost_is_no_less_than_the_products():
 
 def test_search_operations():
     """Another source costs a round more, up to the most; twice the elements, four times as much."""
-    options = matching_pursuit.SearchOptions(grid=(1, 1, 1), candidates=0, finalists=0)
+    options = matching_pursuit.SearchOptions(grid=(1, 1, 1), candidates=0)
     config = config_lib.override(config_lib.Config(), {"system.rows": 1, "system.columns": 6,
                                  "system.num_snapshots": 2, "scene.max_sources": 2})  # fmt: skip
 

@@ -80,18 +80,16 @@ class TestWhatIsWritten:
         status, said, _ = run(
             capsys, f"--out={tmp_path}", *SMALL, "--set=system.num_antennas=2",
             "--set=system.num_snapshots=2", "--second=20,0,1", "--transmit_power_dbm=-20",
-            "--sweep=transmit_power_dbm:-20,0",
+            "--sweep=transmit_power_dbm:-20,0", "--nomaps", "--at=0,0,0.5", "--at=0,0,2",
         )  # fmt: skip
         assert status == 0
         assert "-20 dBm, noise -109.0 dBm" in said
-        header, rows = read(tmp_path / "from_above.csv")
-        rows = np.array(rows)
-        assert np.isinf(rows[:, header.index("position_error_m")]).all()
-        levels = rows[:, header.index("snr_db")]
-        assert levels[rows[:, 2] == 0.5].mean() - levels[rows[:, 2] == 2.0].mean() > 6.0
+        header, rows = read(tmp_path / "positions.csv")
+        assert np.isinf(np.array(rows)[:, header.index("position_error_m")]).all()
+        column = header.index("snr_db")
+        assert rows[0][column] - rows[1][column] > 6.0
         _, swept = read(tmp_path / "sweep_transmit_power_dbm.csv")
-        column = header.index("snr_db") + 1
-        np.testing.assert_allclose(swept[4][column] - swept[0][column], 20.0, atol=1e-3)
+        np.testing.assert_allclose(swept[2][column + 1] - swept[0][column + 1], 20.0, atol=1e-3)
 
     def test_recordings(self, capsys, tmp_path):
         """The array, channel and codes of a scene; leading antennas in a sweep."""

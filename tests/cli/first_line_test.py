@@ -12,6 +12,7 @@ from ris_jax.cli import main, simulate
 
 _ARGUMENTS = {
     "example": ["--out=recordings.npz"],
+    "inspect": ["--data=recordings.npz"],
     "train": ["--workdir=run"],
     "simulate": ["--out=records"],
     "import": ["--data=recordings.npz", "--out=records"],
@@ -67,7 +68,7 @@ def test_is_printed_before_the_command_runs(capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize("command", main._COMMANDS)
 def test_every_command_says_what_compiling_takes(command):
     module = importlib.import_module(f"ris_jax.cli.{main._MODULES.get(command, command)}")
-    assert module.COMPILES.startswith("about ") or command in ("example", "import")
+    assert module.COMPILES.startswith("about ") or command in ("example", "import", "inspect")
 
 
 def test_doctor_checks_its_arguments_first(capsys, tmp_path):

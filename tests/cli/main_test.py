@@ -232,7 +232,7 @@ class TestHelp:
     @pytest.mark.parametrize("command", main._COMMANDS)
     def test_of_a_command(self, capsys, command, flag):
         module = importlib.import_module(f"ris_jax.cli.{main._MODULES.get(command, command)}")
-        folder = "--workdir" if "workdir" in module.FLAGS else "--out"
+        folder = next(f"--{name}" for name in ("workdir", "out", "data") if name in module.FLAGS)
         status, out, err = _run(capsys, command, f"{folder}=x", flag)
         assert (status, err) == (0, "")
         assert "Example:" in out

@@ -60,6 +60,18 @@ def test_csv_has_empty_cells_for_what_is_not_known():
     assert [row["scene"] for row in csv.DictReader(lines)] == ["0", "0", "4"]
 
 
+def test_scenes_of_a_folder_have_their_file():
+    estimate, files = make_estimate(), [("a.npz", 0), ("b.npz", 2)]
+    rows = source_table.source_rows(estimate, NUMBERS)
+    read = list(csv.DictReader(source_table.as_csv(rows, files).splitlines()))
+    places = [(row["scene"], row["file"], row["scene_of_file"]) for row in read]
+    assert places == [("0", "a.npz", "0"), ("0", "a.npz", "0"), ("4", "b.npz", "2")]
+    scenes = json.loads(source_table.as_json(rows, estimate, NUMBERS, {}, files))["scenes"]
+    assert [(s["file"], s["scene_of_file"]) for s in scenes] == [
+        ("a.npz", 0), ("b.npz", 1), ("b.npz", 2)
+    ]  # fmt: skip
+
+
 def test_summary_without_a_source_found():
     """No error is known, and none is printed as NaN."""
     estimate = make_estimate()
