@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from scipy import spatial
 
 from ris_jax import arrays, scenes
@@ -24,7 +24,9 @@ _FLOOR = 1e-6
 # Noise over received power that error bars assume at least.
 _LEAST_NOISE = 1e-10
 # Energy of a source over what was received, from which it must be cancelled by another.
-_HUGE = 5.0
+_HUGE = 10.0
+# The same, from which other readings of the data are tried. Close sources of good scenes get there.
+_LARGE = 4.0
 # Squared correlation and difference in log-likelihood by which two places are told apart.
 _ALIKE = 0.5
 _DISTINCT = 12.0
@@ -94,13 +96,14 @@ def finish(estimate: Estimate, problem: Problem, bounds: limits.Limits | None) -
         estimate = _without_rounding(estimate)
     edge = limits.on_region_edge(estimate, problem.region)
     # Before the limits: the residual belongs to what the search found.
-    flags, explained = check(estimate, problem)
+    checked = check(estimate, problem)
+    flags = checked.flags
     estimate = _with_error_bars(estimate, problem, flags)
     if bounds is not None:
         estimate, beyond = limits.apply(estimate, bounds)
         edge |= beyond
     flags = flags | np.where(edge, Flag.ON_LIMIT, 0)
-    flags = flags | _named(estimate, problem, flags, explained)
+    flags = flags | _named(estimate, problem, checked._replace(flags=flags))
     return estimate._replace(flags=flags.astype(np.int32))
 
 
@@ -130,14 +133,16 @@ def coordinates_of(estimate: Estimate) -> Float[np.ndarray, "B K 3"]:
     return np.stack([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), rho], axis=-1)
 
 
-def check(
-    estimate: Estimate, problem: Problem
-) -> tuple[Int[np.ndarray, "B"], Float[np.ndarray, "B"]]:
-    """Flags that the residual and the places of an estimate raise, and the explained energy.
+class Checked(NamedTuple):
+    """What the residual and the places of an estimate show."""
 
-    Returns:
-      Bit masks [B], and the fraction of each scene's energy that its sources explain [B].
-    """
+    flags: Int[np.ndarray, "B"]  #: bit masks
+    explained: Float[np.ndarray, "B"]  #: fraction of each scene's energy
+    cancelling: Bool[np.ndarray, "B"]  #: sources cancel each other, which may be by chance
+
+
+def check(estimate: Estimate, problem: Problem) -> Checked:
+    """Test the residual and the places of an estimate, scene by scene."""
     measurement = problem.measurement
     counts = np.asarray(estimate.num_sources)
     points = coordinates_of(estimate)
@@ -146,6 +151,7 @@ def check(
     lobes = _lobes_of(problem)
     space, cells, surface = None, None, None
     flags, explained = np.zeros(len(counts), np.int64), np.zeros(len(counts))
+    cancelling = np.zeros(len(counts), bool)
     for b, count in enumerate(counts.tolist()):
         snapshots = np.asarray(measurement.snapshots[b], np.complex128)
         if not np.isfinite(snapshots).all() or not snapshots.any():
@@ -158,7 +164,9 @@ def check(
         energy = np.sum(np.abs(snapshots) ** 2)
         left = np.sum(np.abs(fitted.residual) ** 2)
         explained[b] = 1.0 - left / energy
-        if np.any(_energies(fitted, seen) > _HUGE * energy):
+        largest = np.max(_energies(fitted, seen), initial=0.0)
+        cancelling[b] = largest > _LARGE * energy
+        if largest > _HUGE * energy:
             flags[b] |= Flag.COINCIDENT
         flags[b] |= _against_noise(fitted, float(np.asarray(measurement.noise_variance)[b]), energy)
         if count and left < _FLOOR * energy:
@@ -183,7 +191,7 @@ def check(
             flags[b] |= Flag.AMBIGUOUS
     if problem.counted and not counts.any():
         flags |= Flag.NOTHING_FOUND
-    return flags, explained
+    return Checked(flags, explained, cancelling)
 
 
 def _same(old: Any, new: Any) -> bool:
@@ -327,15 +335,11 @@ def _is_ambiguous(
     return False
 
 
-def _named(
-    estimate: Estimate,
-    problem: Problem,
-    flags: Int[np.ndarray, "B"],
-    explained: Float[np.ndarray, "B"],
-) -> Int[np.ndarray, "B"]:
+def _named(estimate: Estimate, problem: Problem, checked: Checked) -> Int[np.ndarray, "B"]:
     """Likely causes of the scenes in doubt: units, or another reading of the data."""
     counts = np.asarray(estimate.num_sources)
-    doubtful = (flags & int(_DOUBTS) != 0) | (counts == 0)
+    flags, explained, cancelling = checked
+    doubtful = (flags & int(_DOUBTS) != 0) | (counts == 0) | cancelling
     doubtful &= np.array([bool(np.any(s)) and bool(np.all(np.isfinite(s)))
                           for s in problem.measurement.snapshots])  # fmt: skip
     named = np.zeros(len(flags), np.int64)
@@ -343,7 +347,7 @@ def _named(
         return named
     low, high = _SPACING
     if not low * (1 - 1e-6) <= spacing(problem.positions) / problem.wavelength <= high * (1 + 1e-6):
-        return np.where(doubtful, Flag.UNITS, 0)
+        return np.where(doubtful & ~(cancelling & (flags & int(_DOUBTS) == 0)), Flag.UNITS, 0)
     measurement = problem.measurement
     chosen = np.flatnonzero(doubtful)
     given = [
