@@ -1,5 +1,7 @@
 """The channel from the surface to the base station."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
@@ -21,14 +23,14 @@ def channel_draws(num_antennas: int, num_elements: int) -> list[tuple[int, ...]]
 
 
 def channel_of(
-    angles: Float[Array, "4"],
-    scatter: Float[Array, "2 M N"],
+    entries: Sequence[Float[Array, "..."]],
     positions: Float[Array, "N 3"],
     *,
     wavelength: float,
     rician_factor: Float[Array, ""],
 ) -> Complex[Array, "M N"]:
     """`rician_channel` of draws from `draws.draw`, with the shapes of `channel_draws`."""
+    angles, scatter = entries
     limits = jnp.deg2rad(jnp.array([60.0, 30.0, 60.0, 180.0]))
     azimuth, elevation, arrival, phase = limits * angles
     departure = arrays.steering_vector(
@@ -74,4 +76,4 @@ def rician_channel(
       [M, N] complex.
     """
     entries = draws.draw(key, *channel_draws(num_antennas, positions.shape[0]))
-    return channel_of(*entries, positions, wavelength=wavelength, rician_factor=rician_factor)
+    return channel_of(entries, positions, wavelength=wavelength, rician_factor=rician_factor)

@@ -241,14 +241,15 @@ def loss_terms(
         )
         shrunk = cov.shrink(truth, cov.shrinkage_weight(target.snr, covariance))
         terms["covariance"] = weights.covariance * covariance_nmse(effective, shrunk)
-    if weights.existence > 0 or weights.offset > 0:
-        rounds, label = prediction.decisions, labels(prediction.decisions, target)
-    if weights.existence > 0:
-        errors = existence_cross_entropy(rounds, label)
-        terms["existence"] = weights.existence * jnp.mean(errors, axis=0)
-    if weights.offset > 0:
-        errors = offset_error(rounds, label)
-        terms["offset"] = weights.offset * jnp.mean(errors, axis=0)
+    rounds = prediction.decisions
+    if rounds is not None and (weights.existence > 0 or weights.offset > 0):
+        label = labels(rounds, target)
+        if weights.existence > 0:
+            errors = existence_cross_entropy(rounds, label)
+            terms["existence"] = weights.existence * jnp.mean(errors, axis=0)
+        if weights.offset > 0:
+            errors = offset_error(rounds, label)
+            terms["offset"] = weights.offset * jnp.mean(errors, axis=0)
     if weights.count > 0 and prediction.count_logits.shape[-1] > 1:  # one choice is no choice
         terms["count"] = weights.count * count_cross_entropy(
             prediction.count_logits, target.num_sources

@@ -7,11 +7,12 @@ a batch with `jax.vmap`; a scene is a function of its stream's key and its index
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float, Int
+from jaxtyping import Array, Complex, Float, Int, UInt32
 
 from ris_jax import arrays, channel, codebooks, draws
 from ris_jax import config as config_lib
@@ -49,7 +50,7 @@ class Scene(NamedTuple):
     signals: Complex[Array, "... L K"]  #: s_l, without the amplitudes g_k
 
 
-def stream_key(seed: int, name: str) -> jax.Array:
+def stream_key(seed: int | UInt32[Array, ""], name: str) -> jax.Array:
     """The key of a named stream of a root seed; streams of other names share no scene with it.
 
     Args:
@@ -85,7 +86,7 @@ def steering_matrix(
 
 def sample_truth(key: jax.Array, scene: config_lib.SceneConfig) -> Truth:
     """Draws the sources of one scene; every field uniform within its configured limits."""
-    return _truth_of(*draws.draw(key, *_truth_draws(scene)), scene)
+    return _truth_of(draws.draw(key, *_truth_draws(scene)), scene)
 
 
 def _truth_draws(scene: config_lib.SceneConfig) -> list[tuple[int, ...]]:
@@ -93,12 +94,8 @@ def _truth_draws(scene: config_lib.SceneConfig) -> list[tuple[int, ...]]:
     return [(), (3, scene.max_sources), ()]
 
 
-def _truth_of(
-    count: Float[Array, ""],
-    places: Float[Array, "3 K"],
-    snr: Float[Array, ""],
-    scene: config_lib.SceneConfig,
-) -> Truth:
+def _truth_of(entries: Sequence[Float[Array, "..."]], scene: config_lib.SceneConfig) -> Truth:
+    count, places, snr = entries
     numbers = scene.max_sources - scene.min_sources + 1
     added = jnp.floor(draws.uniform(count, 0.0, numbers)).astype(jnp.int32)
     count = scene.min_sources + jnp.minimum(added, numbers - 1)
@@ -168,7 +165,7 @@ def simulate(key: jax.Array, truth: Truth, config: config_lib.Config) -> Scene:
       A `Scene` without batch axis.
     """
     sources = truth.azimuth.shape[-1]
-    return _scene_of(*draws.draw(key, *_scene_draws(config.system, sources)), key, truth, config)
+    return _scene_of(draws.draw(key, *_scene_draws(config.system, sources)), key, truth, config)
 
 
 def _scene_draws(system: config_lib.SystemConfig, sources: int) -> list[tuple[int, ...]]:
@@ -226,21 +223,17 @@ def _surface(impairments: config_lib.ImpairmentConfig) -> config_lib.ImpairmentC
 
 
 def _scene_of(
-    factor: Float[Array, ""],
-    angles: Float[Array, "4"],
-    scatter: Float[Array, "2 M N"],
-    signals: Float[Array, "... K"],
-    noise: Float[Array, "2 L M"],
+    entries: Sequence[Float[Array, "..."]],
     key: jax.Array,
     truth: Truth,
     config: config_lib.Config,
 ) -> Scene:
     """`simulate` of draws with the shapes of `_scene_draws`; the hardware's come from the key."""
+    factor, angles, scatter, signals, noise = entries
     system, limits = config.system, config.scene
     nominal_positions, nominal_codes = arrays.element_positions(system), codebooks.codebook(system)
     true_channel = channel.channel_of(
-        angles,
-        scatter,
+        (angles, scatter),
         nominal_positions,
         wavelength=system.wavelength,
         rician_factor=draws.uniform(factor, limits.rician_factor_min, limits.rician_factor_max),
@@ -279,8 +272,8 @@ def scenes_at(key: jax.Array, indices: Int[Array, "B"], config: config_lib.Confi
     def one(index):
         own = jax.random.fold_in(key, index)
         entries = draws.draw(own, *shapes, *shapes_after)
-        truth = _truth_of(*entries[: len(shapes)], config.scene)
-        return _scene_of(*entries[len(shapes) :], own, truth, config)
+        truth = _truth_of(entries[: len(shapes)], config.scene)
+        return _scene_of(entries[len(shapes) :], own, truth, config)
 
     with jax.default_matmul_precision("highest"):  # phases of many radians
         return jax.vmap(one)(indices)

@@ -84,7 +84,7 @@ class Judge(nnx.Module):
     def __init__(self, config: config_lib.Config, *, rngs: nnx.Rngs):
         model = config.model
         width, dtype = model.width, jnp.dtype(model.compute_dtype)
-        self.dtype = dtype
+        self.dtype, self.depth = dtype, model.depth
 
         def linear(inputs, outputs, **options):
             return nnx.Linear(inputs, outputs, dtype=dtype, rngs=rngs, **options)
@@ -138,8 +138,7 @@ class Judge(nnx.Module):
     ) -> Float[Array, "B T D"]:
         """Apply the blocks in turn; one program, run `depth` times."""
         graphdef, stacked = nnx.split(self.blocks, nnx.Param)
-        depth = self.blocks.mlp_in.bias.shape[0]
-        keys = None if rngs is None else jax.random.split(rngs.dropout(), depth)
+        keys = None if rngs is None else jax.random.split(rngs.dropout(), self.depth)
 
         def apply(tokens, layer):
             params, key = layer

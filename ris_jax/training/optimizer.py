@@ -40,17 +40,20 @@ _NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
 _STACK = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
 
 
+_Scalar = Any  # an array [], or a number of NumPy before there is a state
+
+
 class Hyperparameters(NamedTuple):
     """What of a configuration the optimizer reads as data, [] each."""
 
-    learning_rate: Float[Array, ""]  #: peak, of the backbone
-    head_multiplier: Float[Array, ""]
-    warmup_updates: Int[Array, ""]
-    total_updates: Int[Array, ""]
-    final_fraction: Float[Array, ""]
-    weight_decay: Float[Array, ""]
-    clip_norm: Float[Array, ""]
-    ema_decay: Float[Array, ""]
+    learning_rate: _Scalar  #: peak, of the backbone
+    head_multiplier: _Scalar
+    warmup_updates: _Scalar
+    total_updates: _Scalar
+    final_fraction: _Scalar
+    weight_decay: _Scalar
+    clip_norm: _Scalar
+    ema_decay: _Scalar
 
 
 def hyperparameters(config: config_lib.OptimizerConfig, total_updates: int) -> Hyperparameters:
@@ -97,9 +100,9 @@ def learning_rate(
 
 
 def _clip() -> optax.GradientTransformationExtraArgs:
-    def update(updates, state, params=None, *, hyper, **_):
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
         del params
-        factor = _clip_factor(optax.tree.norm(updates), hyper)
+        factor = _clip_factor(optax.tree.norm(updates), extra["hyper"])
         return jax.tree.map(lambda update: update * factor, updates), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
@@ -110,8 +113,9 @@ def _clip_factor(norm: Float[Array, ""], hyper: Hyperparameters) -> Float[Array,
 
 
 def _decay() -> optax.GradientTransformationExtraArgs:
-    def update(updates, state, params=None, *, hyper, **_):
-        return jax.tree.map(lambda u, p: u + hyper.weight_decay * p, updates, params), state
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
+        decay = extra["hyper"].weight_decay
+        return jax.tree.map(lambda u, p: u + decay * p, updates, params), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
@@ -123,9 +127,9 @@ def _descend(group: Group) -> optax.GradientTransformationExtraArgs:
         del params
         return optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
 
-    def update(updates, state, params=None, *, hyper, **_):
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
         del params
-        rate = -learning_rate(hyper, group, state.count)
+        rate = -learning_rate(extra["hyper"], group, state.count)
         counted = optax.ScaleByScheduleState(optax.safe_increment(state.count))
         return jax.tree.map(lambda update: rate * update, updates), counted
 
@@ -140,7 +144,7 @@ def _of_parts(
     def init(params):
         return {name: transform.init(params[name]) for name, transform in transforms.items()}
 
-    def update(updates, state, params=None, **extra):
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
         done = {
             name: transform.update(updates[name], state[name], params[name], **extra)
             for name, transform in transforms.items()
@@ -153,13 +157,15 @@ def _of_parts(
 def _muon(packed: packing.Layout, group: Group) -> optax.GradientTransformationExtraArgs:
     """Momentum orthogonalised by Newton-Schulz for stacks of matrices, Adam for the vector."""
     factors = packed.width_factors(group)
-    by_width = optax.stateless(
-        lambda updates, _: {name: update * factors[name] for name, update in updates.items()}
-    )
+
+    def scaled(updates: Any, params: Any) -> Any:
+        del params
+        return {name: update * factors[name] for name, update in updates.items()}
+
     stacks = dict.fromkeys(factors, _STACK)
     matrices = optax.chain(
         optax.contrib.scale_by_muon(_NEWTON_SCHULZ, weight_dimension_numbers=stacks),
-        by_width,
+        optax.stateless(scaled),
         _decay(),
         _descend(group),
     )
@@ -182,9 +188,9 @@ def create_optimizer(
     """
     method = {"muon": _muon, "adamw": _adamw}[config.method]
     inner = optax.chain(_clip(), _of_parts({group: method(packed, group) for group in GROUPS}))
-    multi = optax.MultiSteps(inner, config.accumulation)
+    multi: Any = optax.MultiSteps(inner, config.accumulation)
     accumulated = optax.GradientTransformationExtraArgs(multi.init, multi.update)
-    return optax.apply_if_finite(accumulated, _NEVER)
+    return optax.with_extra_args_support(optax.apply_if_finite(accumulated, _NEVER))
 
 
 class Counters(NamedTuple):

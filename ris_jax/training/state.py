@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx, struct
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Int
 
 from ris_jax import config as config_lib
 from ris_jax import losses, scenes
@@ -22,8 +22,8 @@ class Hyperparameters(NamedTuple):
     """What of a configuration a step reads as data: runs that differ in it share the program."""
 
     optimizer: optimizer.Hyperparameters
-    loss: dict[str, Float[Array, ""]]  #: weights of the terms that are not zero
-    seed: UInt32[Array, ""]
+    loss: dict[str, Array | np.float32]  #: weights of the terms that are not zero
+    seed: Any  #: 32 bits, [], an array or a number of NumPy
 
 
 class TrainState(struct.PyTreeNode):
@@ -120,7 +120,7 @@ def _maker(
     hyper = hyperparameters(program)
     made = jax.jit(make, out_shardings=shardings(jax.eval_shape(make, hyper)))
     # It runs once: what compiles fast is fast.
-    return made.lower(hyper).compile({"xla_backend_optimization_level": 0})
+    return made.lower(hyper).compile(compiler_options={"xla_backend_optimization_level": "0"})
 
 
 def shardings(state: TrainState) -> TrainState:

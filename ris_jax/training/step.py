@@ -172,6 +172,7 @@ def _microbatch(
     before = optimizer.counters(state.opt_state)
     # What we call not finite, optax must see as such.
     marked = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), grads)
+    updates: Any
     updates, opt_state = state.tx.update(
         marked, state.opt_state, packed.pack(state.params), hyper=hyper
     )
