@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.io
 
-from ris_jax import arrays, config_files, metrics, networks, scenes
+from ris_jax import arrays, codebooks, config_files, metrics, networks, scenes
 from ris_jax import config as config_lib
 from ris_jax.cli import checks, doctor, main
 from ris_jax.data import containers, simulation
@@ -359,6 +360,7 @@ def test_evaluate_refuses(arguments, message, capsys):
 # What makes the examples of a command small; of two flags of one name the last one counts.
 _SMALLER = {
     "example": ["--num_scenes=2"],
+    "inspect": [],
     "bound": ["--grid=6", "--num_channels=1"],
     "design": ["--num_positions=4", "--steps=8", "--sweeps=1"],
     "simulate": ["--num_train=32", "--num_val=8", "--num_test=8", *SETTINGS[:5]],
@@ -408,6 +410,11 @@ def given(workdir, recordings, tmp_path_factory):
     shutil.copy(recordings, folder / "recordings.npz")
     with np.load(recordings) as arrays_of:
         containers.save(folder / "recordings.h5", dict(arrays_of))
+    assert main.main(["ris-jax", "example", f"--out={folder / 'example.npz'}"]) == 0
+    with np.load(folder / "example.npz") as arrays_of:
+        scipy.io.savemat(folder / "recordings.mat", dict(arrays_of))
+    (folder / "codes").mkdir()
+    np.savez(folder / "codes" / "codes_3bit.npz", codes=codebooks.codebook(CONFIG.system))
     normal = np.random.default_rng(0).normal
     (folder / "shards").mkdir()
     np.savez(
@@ -441,8 +448,8 @@ def test_example_of_help(example, given, tmp_path, monkeypatch):
         command, ()
     )
     for name in (
-        "recordings.npz", "recordings.h5", "shards", "records", "space.json", "runs/quickstart",
-        "runs/stored", "runs/tune/best.json",
+        "recordings.npz", "recordings.h5", "recordings.mat", "codes", "shards", "records",
+        "space.json", "runs/quickstart", "runs/stored", "runs/tune/best.json",
     ):  # fmt: skip
         if name not in writes and f"--out={name}" not in flags:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
