@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ris_jax._environment import configure_environment
 
+__version__ = "0.1.0"
+
 configure_environment()
 
 # Where each public name lives; loaded on first use, so that `ris-jax --help` needs no JAX.
 _EXPORTS = {
     "Config": "config",
+    "enable_compilation_cache": "compilation_cache",
     "preset": "presets",
     "planar_array": "arrays",
     "steering_vector": "arrays",
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from ris_jax.bounds import cramer_rao_bound, position_error_bound
     from ris_jax.channel import rician_channel
     from ris_jax.codebooks import codebook
+    from ris_jax.compilation_cache import enable_compilation_cache
     from ris_jax.config import Config
     from ris_jax.covariance import effective_covariance
     from ris_jax.estimators.estimate import Estimate
@@ -84,6 +88,7 @@ __all__ = [
     "cramer_rao_bound",
     "create_train_state",
     "effective_covariance",
+    "enable_compilation_cache",
     "eval_step",
     "gospa",
     "load_pretrained",
@@ -108,6 +113,10 @@ __all__ = [
     "train",
     "train_step",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})
 
 
 def __getattr__(name: str) -> Any:

@@ -33,3 +33,12 @@ def configure_environment() -> None:
     threads = max([_MIN_POOL_THREADS, *(_THREADS_A_FAKE_DEVICE * int(number) for number in fake)])
     if available_cores() < threads:
         os.environ.setdefault("NPROC", str(threads))
+
+
+def silence_xla() -> None:
+    """Keep XLA's own log off standard error, if JAX is not imported yet.
+
+    XLA logs a compilation of two minutes as an error ("Very slow compile?"), and a lost process of
+    a job on several pages. Failures that matter reach Python as exceptions.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -122,7 +122,7 @@ def steering(
     inverse_range: Float[Array, "..."],
     positions: Float[Array, "N 3"],
     *,
-    wavelength: float,
+    wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Complex[Array, "... N"]:
     """Unit-norm steering vector of a direction and an inverse range; zero is a plane wave.
@@ -145,7 +145,7 @@ def steering_vector(
     source_range: Float[Array, "..."],
     positions: Float[Array, "N 3"],
     *,
-    wavelength: float,
+    wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Complex[Array, "... N"]:
     r"""Unit-norm steering vector, phase-referenced to the array origin.
@@ -213,7 +213,7 @@ def steering_at(
     coordinates: Float[Array, "... 3"],
     positions: Float[Array, "N 3"],
     *,
-    wavelength: float,
+    wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Complex[Array, "... N"]:
     """Unit-norm steering vectors at (u, w, 1/r), [..., N]; arguments as for `steering_jet`."""
@@ -227,7 +227,7 @@ def steering_jet(
     coordinates: Float[Array, "... 3"],
     positions: Float[Array, "N 3"],
     *,
-    wavelength: float,
+    wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Complex[Array, "... 4 N"]:
     r"""Steering vectors and their derivatives in the coordinates :math:`(u, w, 1/r)`.

@@ -158,7 +158,7 @@ def cramer_rao_bound(
     signals: Complex[Array, "L K"],
     positions: Float[Array, "N 3"],
     *,
-    wavelength: float,
+    wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront = "spherical",
     source_signal: config_lib.SourceSignal = "constant",
 ) -> Bound:

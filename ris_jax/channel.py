@@ -1,16 +1,52 @@
 """The channel from the surface to the base station."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
-from ris_jax import arrays
+from ris_jax import arrays, draws
+
+_ANGLES = 4  # of departure (2) and arrival, and the phase
 
 
 def complex_normal(key: jax.Array, shape: tuple[int, ...]) -> Complex[Array, "..."]:
     """Circular complex Gaussian of unit variance."""
-    real, imaginary = jax.random.normal(key, (2, *shape)) / jnp.sqrt(2.0)
-    return jax.lax.complex(real, imaginary)
+    (entries,) = draws.draw(key, (2, *shape))
+    return draws.complex_normal(entries)
+
+
+def channel_draws(num_antennas: int, num_elements: int) -> list[tuple[int, ...]]:
+    """Shapes of the draws that `channel_of` takes."""
+    return [(_ANGLES,), (2, num_antennas, num_elements)]
+
+
+def channel_of(
+    entries: Sequence[Float[Array, "..."]],
+    positions: Float[Array, "N 3"],
+    *,
+    wavelength: float,
+    rician_factor: Float[Array, ""],
+) -> Complex[Array, "M N"]:
+    """`rician_channel` of draws from `draws.draw`, with the shapes of `channel_draws`."""
+    angles, scatter = entries
+    limits = jnp.deg2rad(jnp.array([60.0, 30.0, 60.0, 180.0]))
+    azimuth, elevation, arrival, phase = limits * angles
+    departure = arrays.steering_vector(
+        azimuth,
+        elevation,
+        jnp.asarray(jnp.inf),
+        positions,
+        wavelength=wavelength,
+        wavefront="planar",
+    ) * jnp.sqrt(float(positions.shape[0]))
+    antennas = jnp.arange(scatter.shape[1])
+    receive = jnp.exp(1j * (phase - jnp.pi * antennas * jnp.sin(arrival)))
+    line_of_sight = receive[:, None] * departure[None, :]
+    weight = rician_factor / (rician_factor + 1.0)
+    scattered = draws.complex_normal(scatter)
+    return jnp.sqrt(weight) * line_of_sight + jnp.sqrt(1.0 - weight) * scattered
 
 
 def rician_channel(
@@ -39,20 +75,5 @@ def rician_channel(
     Returns:
       [M, N] complex.
     """
-    angle_key, phase_key, scatter_key = jax.random.split(key, 3)
-    limits = jnp.deg2rad(jnp.array([60.0, 30.0, 60.0]))
-    azimuth, elevation, arrival = limits * jax.random.uniform(angle_key, (3,), minval=-1.0)
-    departure = arrays.steering_vector(
-        azimuth,
-        elevation,
-        jnp.asarray(jnp.inf),
-        positions,
-        wavelength=wavelength,
-        wavefront="planar",
-    ) * jnp.sqrt(float(positions.shape[0]))
-    receive = jnp.exp(-1j * jnp.pi * jnp.arange(num_antennas) * jnp.sin(arrival))
-    phase = jnp.exp(2j * jnp.pi * jax.random.uniform(phase_key))
-    line_of_sight = phase * receive[:, None] * departure[None, :]
-    scattered = complex_normal(scatter_key, (num_antennas, positions.shape[0]))
-    weight = rician_factor / (rician_factor + 1.0)
-    return jnp.sqrt(weight) * line_of_sight + jnp.sqrt(1.0 - weight) * scattered
+    entries = draws.draw(key, *channel_draws(num_antennas, positions.shape[0]))
+    return channel_of(entries, positions, wavelength=wavelength, rician_factor=rician_factor)

@@ -1,5 +1,7 @@
 """Phase codes of the surface, their quantisation, and what real hardware makes of them."""
 
+import pathlib
+import zipfile
 from typing import get_args
 
 import jax
@@ -9,6 +11,7 @@ import scipy.linalg
 from jaxtyping import Array, Complex, Float
 
 from ris_jax import config as config_lib
+from ris_jax import draws, errors
 
 
 def quantize_phase(codes: Complex[Array, "..."], phase_bits: int | None) -> Complex[Array, "..."]:
@@ -63,8 +66,30 @@ def _hadamard(num_codes: int, num_elements: int) -> np.ndarray:
     return scipy.linalg.hadamard(order)[rows, :num_elements].astype(complex)
 
 
+def read_codes(path: str | pathlib.Path) -> Complex[np.ndarray, "L N"]:
+    """Codes of a file: the array `codes` [L, N] of an .npz, what else is in it is not read.
+
+    Raises:
+      RunError: the file cannot be read, or has no codes, or they are not finite numbers [L, N].
+    """
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
+            codes = np.asarray(found["codes"])
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise errors.RunError(
+            f"{path}: need an .npz file with codes; {errors.first_line(error)}"
+        ) from error
+    if codes.ndim != 2 or not codes.size or codes.dtype.kind not in "cfiu":
+        raise errors.RunError(
+            f"{path}: codes: need numbers [L, N]; got {codes.dtype} {list(codes.shape)}"
+        )
+    if not np.isfinite(codes).all():
+        raise errors.RunError(f"{path}: codes: need finite numbers; got NaN or infinity")
+    return codes.astype(np.complex64)
+
+
 def codebook(system: config_lib.SystemConfig) -> Complex[Array, "L N"]:
-    """The codes that a configuration asks for.
+    """The codes that a configuration asks for; those of `codes_file` as they are, if it names one.
 
     An array given by explicit positions has no rows and columns: its two-dimensional DFT is taken
     over the most nearly square grid that has as many elements.
@@ -78,7 +103,17 @@ def codebook(system: config_lib.SystemConfig) -> Complex[Array, "L N"]:
 
     Raises:
       ValueError: an unknown name.
+      ConfigError: the codes of `codes_file` have another number of codes or elements.
+      RunError: `codes_file` has no usable codes.
     """
+    if system.codes_file is not None:
+        given = read_codes(system.codes_file)
+        needed = (system.num_snapshots, system.num_elements)
+        if given.shape != needed:
+            raise config_lib.ConfigError(
+                f"system.codes_file: need codes [num_snapshots, N] = {needed}; got {given.shape}"
+            )
+        return jnp.asarray(given)
     count, elements = system.num_snapshots, system.num_elements
     rows, columns = system.rows, system.columns
     if system.element_positions is not None:
@@ -147,13 +182,10 @@ def hardware_response(
     Returns:
       [L, N] complex; no longer of unit modulus.
     """
-    phase_key, amplitude_key, dead_key = jax.random.split(key, 3)
-    elements = codes.shape[-1]
-    phase_error = severity * impairments.phase_error * jax.random.normal(phase_key, (elements,))
-    spread_db = severity * impairments.amplitude_error_db
-    amplitude_db = spread_db * jax.random.normal(amplitude_key, (elements,))
-    dead_fraction = severity * impairments.dead_fraction
-    alive = jax.random.uniform(dead_key, (elements,)) >= dead_fraction
+    phase, amplitude_db, dead = draws.draw(key, *[(codes.shape[-1],)] * 3)
+    phase_error = severity * impairments.phase_error * draws.normal(phase)
+    amplitude_db = severity * impairments.amplitude_error_db * draws.normal(amplitude_db)
+    alive = draws.uniform(dead) >= severity * impairments.dead_fraction
     response = alive * 10.0 ** (amplitude_db / 20.0) * jnp.exp(1j * phase_error)
     amplitude = phase_dependent_amplitude(
         jnp.angle(codes),

@@ -5,6 +5,7 @@ everything else is SI, radians, linear.
 """
 
 import dataclasses
+import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -72,6 +73,8 @@ class SystemConfig:
     num_antennas: int = 16  #: M, base-station antennas
     num_snapshots: int = 16  #: L, phase codes
     codebook: CodebookName = "dft2d"
+    #: File (.npz) with `codes` [L, N], as `design` writes it, in place of the codebook.
+    codes_file: str | None = None
     phase_bits: int | None = 3  #: None: continuous phases
     wavefront: Wavefront = "spherical"
     source_signal: SourceSignal = "constant"
@@ -98,6 +101,7 @@ class SystemConfig:
             _require(distinct == given, "system.element_positions", f"{given} places", distinct)
 
         beams = {"dft2d": 1.0, "dft1d": 1.0, "mixed": 0.5}.get(self.codebook, 0.0)
+        beams = 0.0 if self.codes_file is not None else beams
         _require(
             beams * self.num_snapshots <= self.num_elements,
             "system.num_snapshots",
@@ -373,10 +377,10 @@ def from_dict(values: dict[str, Any]) -> Config:
     try:
         return dacite.from_dict(Config, values, options)
     except dacite.UnexpectedDataError as error:
-        known = sorted(flatten(to_dict(Config())))
+        known, unknown = sorted(flatten(to_dict(Config()))), sorted(map(str, error.keys))
         raise ConfigError(
-            f"unknown configuration key: {errors.brief(', '.join(sorted(error.keys)))}; known: "
-            f"{', '.join(known)}"
+            f"unknown configuration key: {errors.brief(', '.join(unknown))}"
+            f"{_suggestion(unknown[0])}; known: {', '.join(known)}"
         ) from error
     except dacite.WrongTypeError as error:
         if get_origin(error.field_type) is Literal:
@@ -384,6 +388,21 @@ def from_dict(values: dict[str, Any]) -> Config:
         raise ConfigError(f"configuration: {errors.brief(error)}") from error
     except dacite.DaciteError as error:
         raise ConfigError(f"configuration: {errors.brief(error)}") from error
+
+
+def _suggestion(name: str) -> str:
+    """The dotted name that was meant, for the end of a message; empty if none is alike.
+
+    A name without its section is compared with the fields of all sections.
+    """
+    known = list(flatten(to_dict(Config())))
+    fields = {full.rpartition(".")[2]: full for full in reversed(known)}
+    last = name.rpartition(".")[2]
+    if last in fields:
+        return f" (did you mean {fields[last]}?)"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    close += [fields[field] for field in difflib.get_close_matches(last, fields, cutoff=0.75)]
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _check_rows(values: dict[str, Any]) -> None:
@@ -418,6 +437,10 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _unknown(name: str) -> ConfigError:
+    return ConfigError(f"unknown configuration key: {errors.brief(name)}{_suggestion(name)}")
+
+
 def override(config: Config, values: dict[str, Any]) -> Config:
     """The configuration with dotted names replaced: ``{"model.width": 96}``."""
     nested = to_dict(config)
@@ -427,10 +450,10 @@ def override(config: Config, values: dict[str, Any]) -> Config:
         while rest:
             target = target.get(node)
             if not isinstance(target, dict):
-                raise ConfigError(f"unknown configuration key: {errors.brief(name)}")
+                raise _unknown(name)
             node, *rest = rest
         if node not in target:
-            raise ConfigError(f"unknown configuration key: {errors.brief(name)}")
+            raise _unknown(name)
         target[node] = value
     return from_dict(nested)
 

@@ -15,6 +15,8 @@ from ris_jax import config as config_lib
 
 # Gram eigenvalues below this share of the largest are float32 rounding, not signal.
 _RANK_TOLERANCE = 1e-6
+# Relative to the mean power, added to the diagonal before every eigendecomposition.
+JITTER = 1e-6
 
 
 class LowRankCovariance(NamedTuple):
@@ -146,18 +148,28 @@ def forward_backward(factor: Complex[Array, "... N r"]) -> Complex[Array, "... N
 
 
 def safe_eigh(
-    matrix: Complex[Array, "... n n"], *, jitter: float = 0.0
+    matrix: Complex[Array, "... n n"], *, jitter: float = JITTER
 ) -> tuple[Float[Array, "... n"], Complex[Array, "... n n"]]:
-    """Eigenvalues (ascending) and eigenvectors of the Hermitian part plus ``jitter * mean power``.
+    """Eigenvalues (ascending) and eigenvectors of the Hermitian part of a matrix.
 
-    The only place that calls `jnp.linalg.eigh`. Jitter shifts eigenvalues and does not separate
-    equal ones: differentiate projectors (`gram_pseudo_inverse`), never eigenvectors.
+    The only place that calls `jnp.linalg.eigh`. The decomposed matrix is the Hermitian part plus
+    ``jitter * |mean power| * I``; the returned eigenvalues have that shift subtracted. The jitter
+    does not separate equal eigenvalues: differentiate projectors (`gram_pseudo_inverse`), never
+    eigenvectors.
+
+    Args:
+      matrix: [..., n, n].
+      jitter: relative to the mean power, the mean of the diagonal's magnitudes.
+
+    Returns:
+      Eigenvalues [..., n] of the Hermitian part, and eigenvectors [..., n, n] in columns.
     """
     matrix = hermitize(matrix)
-    size = matrix.shape[-1]
-    mean_power = jnp.trace(matrix, axis1=-2, axis2=-1).real / size
-    identity = jnp.eye(size, dtype=matrix.dtype)
-    return jnp.linalg.eigh(matrix + (jitter * mean_power)[..., None, None] * identity)
+    mean_power = jnp.mean(jnp.abs(jnp.diagonal(matrix, axis1=-2, axis2=-1)), axis=-1)
+    shift = (jitter * mean_power)[..., None]
+    identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+    values, vectors = jnp.linalg.eigh(matrix + shift[..., None] * identity)
+    return values - shift, vectors
 
 
 def _principal(gram, rank):

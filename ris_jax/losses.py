@@ -6,6 +6,7 @@ terms that it returns sum to the loss.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -20,7 +21,7 @@ REACH = 2.5
 
 
 class Decision(NamedTuple):
-    """One round of the pursuit: what stood there, in units of resolution, and the verdict."""
+    """A round of the pursuit: sources and candidates in units of resolution, and the verdict."""
 
     sources: Float[Array, "... K 3"]
     active: Float[Array, "... K"]
@@ -37,7 +38,7 @@ class Prediction(NamedTuple):
     count_logits: Float[Array, "... K"]  #: of 1 ... K_max sources
     coordinates: Float[Array, "... K 3"]  #: (u, w, 1/r)
     existence: Float[Array, "... K"]  #: probability of each source; 0 where there is none
-    decisions: tuple[Decision, ...]
+    decisions: Decision | None  #: of all rounds, stacked on a first axis; None without a pursuit
 
 
 class Target(NamedTuple):
@@ -81,18 +82,24 @@ def match(
     """
     distance = jnp.linalg.norm(estimate[..., :, None, :] - truth[..., None, :, :], axis=-1)
     rows, columns = distance.shape[-2:]
-    row_free, column_free = estimated > 0, true > 0
-    row_paired, column_paired = jnp.zeros_like(row_free), jnp.zeros_like(column_free)
-    for _ in range(min(rows, columns)):
+    batch = distance.shape[:-2]
+    row_free = jnp.broadcast_to(estimated > 0, (*batch, rows))
+    column_free = jnp.broadcast_to(true > 0, (*batch, columns))
+
+    def pair_nearest(_, free):
+        row_free, column_free = free
         possible = row_free[..., :, None] & column_free[..., None, :]
         flat = jnp.where(possible, distance, jnp.inf).reshape(*distance.shape[:-2], -1)
         index = jnp.argmin(flat, axis=-1)[..., None]
         near = jnp.min(flat, axis=-1, keepdims=True) < SAME
         row = near & (jnp.arange(rows) == index // columns)
         column = near & (jnp.arange(columns) == index % columns)
-        row_free, column_free = row_free & ~row, column_free & ~column
-        row_paired, column_paired = row_paired | row, column_paired | column
-    return row_paired, column_paired
+        return row_free & ~row, column_free & ~column
+
+    row_left, column_left = jax.lax.fori_loop(
+        0, min(rows, columns), pair_nearest, (row_free, column_free)
+    )
+    return row_free & ~row_left, column_free & ~column_left
 
 
 class Labels(NamedTuple):
@@ -234,14 +241,15 @@ def loss_terms(
         )
         shrunk = cov.shrink(truth, cov.shrinkage_weight(target.snr, covariance))
         terms["covariance"] = weights.covariance * covariance_nmse(effective, shrunk)
-    label = [labels(decision, target) for decision in prediction.decisions]
-    pairs = list(zip(prediction.decisions, label, strict=True))
-    if weights.existence > 0:
-        errors = [existence_cross_entropy(*pair) for pair in pairs]
-        terms["existence"] = weights.existence * sum(errors) / len(errors)
-    if weights.offset > 0:
-        errors = [offset_error(*pair) for pair in pairs]
-        terms["offset"] = weights.offset * sum(errors) / len(errors)
+    rounds = prediction.decisions
+    if rounds is not None and (weights.existence > 0 or weights.offset > 0):
+        label = labels(rounds, target)
+        if weights.existence > 0:
+            errors = existence_cross_entropy(rounds, label)
+            terms["existence"] = weights.existence * jnp.mean(errors, axis=0)
+        if weights.offset > 0:
+            errors = offset_error(rounds, label)
+            terms["offset"] = weights.offset * jnp.mean(errors, axis=0)
     if weights.count > 0 and prediction.count_logits.shape[-1] > 1:  # one choice is no choice
         terms["count"] = weights.count * count_cross_entropy(
             prediction.count_logits, target.num_sources

@@ -5,25 +5,30 @@ Snapshot l is :math:`y_l = H\,\mathrm{diag}(c_l)\,A s_l + n_l` with
 a batch with `jax.vmap`; a scene is a function of its stream's key and its index alone.
 """
 
-import functools
+import dataclasses
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float, Int
+from jaxtyping import Array, Complex, Float, Int, UInt32
 
-from ris_jax import arrays, channel, codebooks
+from ris_jax import arrays, channel, codebooks, draws
 from ris_jax import config as config_lib
 
 
 class Measurement(NamedTuple):
-    """What an estimator may see: nominal codes, estimated channel, received snapshots."""
+    """Received snapshots, estimated channel and nominal codes.
+
+    `localize` completes what is missing: without a surface the channel is I and the codes are 1,
+    so that ``Measurement(snapshots)`` is an array of M elements; an unknown noise variance is NaN.
+    """
 
     snapshots: Complex[Array, "... L M"]
-    channel: Complex[Array, "... M N"]
-    codes: Complex[Array, "... L N"]
-    noise_variance: Float[Array, "..."]
+    channel: Complex[Array, "... M N"] = None  # pyright: ignore[reportAssignmentType]
+    codes: Complex[Array, "... L N"] = None  # pyright: ignore[reportAssignmentType]
+    noise_variance: Float[Array, "..."] = None  # pyright: ignore[reportAssignmentType]
 
 
 class Truth(NamedTuple):
@@ -45,7 +50,7 @@ class Scene(NamedTuple):
     signals: Complex[Array, "... L K"]  #: s_l, without the amplitudes g_k
 
 
-def stream_key(seed: int, name: str) -> jax.Array:
+def stream_key(seed: int | UInt32[Array, ""], name: str) -> jax.Array:
     """The key of a named stream of a root seed; streams of other names share no scene with it.
 
     Args:
@@ -81,27 +86,31 @@ def steering_matrix(
 
 def sample_truth(key: jax.Array, scene: config_lib.SceneConfig) -> Truth:
     """Draws the sources of one scene; every field uniform within its configured limits."""
-    count_key, azimuth_key, elevation_key, range_key, snr_key = jax.random.split(key, 5)
-    shape = (scene.max_sources,)
-    count = jax.random.randint(count_key, (), scene.min_sources, scene.max_sources + 1)
+    return _truth_of(draws.draw(key, *_truth_draws(scene)), scene)
+
+
+def _truth_draws(scene: config_lib.SceneConfig) -> list[tuple[int, ...]]:
+    """Shapes of the draws that `_truth_of` takes."""
+    return [(), (3, scene.max_sources), ()]
+
+
+def _truth_of(entries: Sequence[Float[Array, "..."]], scene: config_lib.SceneConfig) -> Truth:
+    count, places, snr = entries
+    numbers = scene.max_sources - scene.min_sources + 1
+    added = jnp.floor(draws.uniform(count, 0.0, numbers)).astype(jnp.int32)
+    count = scene.min_sources + jnp.minimum(added, numbers - 1)
     active = jnp.arange(scene.max_sources) < count
-    azimuth_max = jnp.deg2rad(scene.azimuth_max_deg)
-    elevation_max = jnp.deg2rad(scene.elevation_max_deg)
-    azimuth = jax.random.uniform(azimuth_key, shape, minval=-azimuth_max, maxval=azimuth_max)
-    elevation = jax.random.uniform(
-        elevation_key, shape, minval=-elevation_max, maxval=elevation_max
-    )
-    source_range = jax.random.uniform(
-        range_key, shape, minval=scene.range_min, maxval=scene.range_max
-    )
-    gain = 1.0 / source_range if scene.path_loss == "inverse_square" else jnp.ones(shape)
+    azimuth, elevation, source_range = places
+    source_range = draws.uniform(source_range, scene.range_min, scene.range_max)
+    inverse_square = scene.path_loss == "inverse_square"
+    gain = 1.0 / source_range if inverse_square else jnp.ones_like(source_range)
     return Truth(
-        azimuth=jnp.where(active, azimuth, 0.0),
-        elevation=jnp.where(active, elevation, 0.0),
+        azimuth=jnp.where(active, jnp.deg2rad(scene.azimuth_max_deg) * azimuth, 0.0),
+        elevation=jnp.where(active, jnp.deg2rad(scene.elevation_max_deg) * elevation, 0.0),
         source_range=jnp.where(active, source_range, scene.range_max),
         amplitude=jnp.where(active, gain, 0.0),
         num_sources=count,
-        snr_db=jax.random.uniform(snr_key, minval=scene.snr_min_db, maxval=scene.snr_max_db),
+        snr_db=draws.uniform(snr, scene.snr_min_db, scene.snr_max_db),
     )
 
 
@@ -109,10 +118,36 @@ def source_signals(
     key: jax.Array, num_snapshots: int, max_sources: int, source_signal: config_lib.SourceSignal
 ) -> Complex[Array, "L K"]:
     """s_l: one draw of unit modulus for all snapshots, or a unit-power Gaussian draw for each."""
+    shape = _signal_draws(num_snapshots, max_sources, source_signal)
+    signals = _signals_of(draws.draw(key, shape)[0], source_signal)
+    return jnp.broadcast_to(signals, (num_snapshots, max_sources))
+
+
+def _signal_draws(
+    num_snapshots: int, max_sources: int, source_signal: config_lib.SourceSignal
+) -> tuple[int, ...]:
+    """Shape of the draw that `_signals_of` takes."""
+    constant = source_signal == "constant"
+    return (1, max_sources) if constant else (2, num_snapshots, max_sources)
+
+
+def _signals_of(
+    entries: Float[Array, "... K"], source_signal: config_lib.SourceSignal
+) -> Complex[Array, "S K"]:
+    """Signals of every snapshot, or of all of them in one row."""
     if source_signal == "constant":
-        phase = 2.0 * jnp.pi * jax.random.uniform(key, (max_sources,))
-        return jnp.broadcast_to(jnp.exp(1j * phase), (num_snapshots, max_sources))
-    return channel.complex_normal(key, (num_snapshots, max_sources))
+        return jnp.exp(1j * jnp.pi * entries)
+    return draws.complex_normal(entries)
+
+
+def _product(left: Complex[Array, "L N"], right: Complex[Array, "M N"]) -> Complex[Array, "L M"]:
+    """``left @ right.T`` as one real product; XLA's complex one is slow on a CPU."""
+    count, width = left.shape[0], right.shape[0]
+    left = jnp.concatenate([left.real, left.imag])
+    right = jnp.concatenate([right.real, right.imag])
+    both = left @ right.T
+    real = both[:count, :width] - both[count:, width:]
+    return jax.lax.complex(real, both[:count, width:] + both[count:, :width])
 
 
 def simulate(key: jax.Array, truth: Truth, config: config_lib.Config) -> Scene:
@@ -129,40 +164,94 @@ def simulate(key: jax.Array, truth: Truth, config: config_lib.Config) -> Scene:
     Returns:
       A `Scene` without batch axis.
     """
-    system, impairments = config.system, config.impairments
-    keys = jax.random.split(key, 7)
-    nominal_positions = arrays.element_positions(system)
-    nominal_codes = codebooks.codebook(system)
-    rician_factor = jax.random.uniform(
-        keys[0], minval=config.scene.rician_factor_min, maxval=config.scene.rician_factor_max
+    sources = truth.azimuth.shape[-1]
+    return _scene_of(draws.draw(key, *_scene_draws(config.system, sources)), key, truth, config)
+
+
+def _scene_draws(system: config_lib.SystemConfig, sources: int) -> list[tuple[int, ...]]:
+    """Shapes of the draws that `_scene_of` takes; the impairments have their own."""
+    snapshots, antennas = system.num_snapshots, system.num_antennas
+    return [
+        (),
+        *channel.channel_draws(antennas, system.num_elements),
+        _signal_draws(snapshots, sources, system.source_signal),
+        (2, snapshots, antennas),
+    ]
+
+
+class _Hardware(NamedTuple):
+    """What there is instead of what is told."""
+
+    positions: Float[Array, "N 3"]
+    codes: Complex[Array, "L N"]
+    channel_error: Complex[Array, "M N"] | float
+
+
+def _hardware(
+    key: jax.Array,
+    positions: Float[Array, "N 3"],
+    codes: Complex[Array, "L N"],
+    config: config_lib.Config,
+) -> _Hardware:
+    """One draw of the hardware; what is ideal costs no draw."""
+    impairments = config.impairments
+    keys = jax.random.split(jax.random.fold_in(key, 1), 4)
+    severity = draws.uniform(draws.draw(keys[0], ())[0]) if impairments.varied else 1.0
+    if impairments.position_jitter > 0:
+        (jitter,) = draws.draw(keys[1], positions.shape)
+        positions = positions + severity * impairments.position_jitter * jitter
+    if _surface(impairments) != _surface(config_lib.ImpairmentConfig()):
+        codes = codebooks.hardware_response(keys[2], codes, impairments, severity)
+    error = 0.0
+    if impairments.channel_error > 0:
+        shape = (config.system.num_antennas, config.system.num_elements)
+        error = channel.complex_normal(keys[3], shape)
+        error = severity * jnp.sqrt(impairments.channel_error) * error
+    return _Hardware(positions, codes, error)
+
+
+def _surface(impairments: config_lib.ImpairmentConfig) -> config_lib.ImpairmentConfig:
+    """What of the impairments acts on the codes."""
+    ideal = config_lib.ImpairmentConfig()
+    return dataclasses.replace(
+        ideal,
+        phase_error=impairments.phase_error,
+        amplitude_error_db=impairments.amplitude_error_db,
+        dead_fraction=impairments.dead_fraction,
+        beta_min=impairments.beta_min,
     )
-    true_channel = channel.rician_channel(
-        keys[1],
+
+
+def _scene_of(
+    entries: Sequence[Float[Array, "..."]],
+    key: jax.Array,
+    truth: Truth,
+    config: config_lib.Config,
+) -> Scene:
+    """`simulate` of draws with the shapes of `_scene_draws`; the hardware's come from the key."""
+    factor, angles, scatter, signals, noise = entries
+    system, limits = config.system, config.scene
+    nominal_positions, nominal_codes = arrays.element_positions(system), codebooks.codebook(system)
+    true_channel = channel.channel_of(
+        (angles, scatter),
         nominal_positions,
-        num_antennas=system.num_antennas,
         wavelength=system.wavelength,
-        rician_factor=rician_factor,
+        rician_factor=draws.uniform(factor, limits.rician_factor_min, limits.rician_factor_max),
     )
-    # Folded in, so that scenes without it stay the same.
-    severity = jax.random.uniform(jax.random.fold_in(key, 7)) if impairments.varied else 1.0
-    jitter = jax.random.uniform(keys[2], nominal_positions.shape, minval=-1.0, maxval=1.0)
-    positions = nominal_positions + severity * impairments.position_jitter * jitter
-    codes = codebooks.hardware_response(keys[3], nominal_codes, impairments, severity)
-    signals = source_signals(
-        keys[4], system.num_snapshots, truth.azimuth.shape[-1], system.source_signal
-    )
-    field = signals @ steering_matrix(truth, positions, system).T
-    clean = (codes * field) @ true_channel.T
+    real = _hardware(key, nominal_positions, nominal_codes, config)
+    sent = _signals_of(signals, system.source_signal)
+    # Padding has no amplitude: sums over sources, which are few, are no matrix products.
+    columns = steering_matrix(truth, real.positions, system)
+    field = jnp.sum(sent[:, None, :] * columns, axis=-1)
+    clean = _product(real.codes * field, true_channel)
     noise_variance = jnp.mean(jnp.abs(clean) ** 2) * 10.0 ** (-truth.snr_db / 10.0)
-    noise = channel.complex_normal(keys[5], clean.shape)
-    channel_noise = channel.complex_normal(keys[6], true_channel.shape)
     measurement = Measurement(
-        snapshots=clean + jnp.sqrt(noise_variance) * noise,
-        channel=true_channel + severity * jnp.sqrt(impairments.channel_error) * channel_noise,
+        snapshots=clean + jnp.sqrt(noise_variance) * draws.complex_normal(noise),
+        channel=true_channel + real.channel_error,
         codes=nominal_codes,
         noise_variance=noise_variance,
     )
-    return Scene(measurement, truth, signals)
+    return Scene(measurement, truth, jnp.broadcast_to(sent, (system.num_snapshots, sent.shape[-1])))
 
 
 def scenes_at(key: jax.Array, indices: Int[Array, "B"], config: config_lib.Config) -> Scene:
@@ -177,16 +266,25 @@ def scenes_at(key: jax.Array, indices: Int[Array, "B"], config: config_lib.Confi
       A `Scene` with leading axis B.
     """
 
+    shapes = _truth_draws(config.scene)
+    shapes_after = _scene_draws(config.system, config.scene.max_sources)
+
     def one(index):
-        truth_key, measurement_key = jax.random.split(jax.random.fold_in(key, index))
-        truth = sample_truth(truth_key, config.scene)
-        return simulate(measurement_key, truth, config)
+        own = jax.random.fold_in(key, index)
+        entries = draws.draw(own, *shapes, *shapes_after)
+        truth = _truth_of(entries[: len(shapes)], config.scene)
+        return _scene_of(entries[len(shapes) :], own, truth, config)
 
     with jax.default_matmul_precision("highest"):  # phases of many radians
         return jax.vmap(one)(indices)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "batch_size"))
+_scenes_from_0 = jax.jit(
+    lambda key, config, batch_size: scenes_at(key, jnp.arange(batch_size), config),
+    static_argnames=("config", "batch_size"),
+)
+
+
 def sample_scenes(key: jax.Array, config: config_lib.Config, batch_size: int) -> Scene:
     """The first `batch_size` scenes of a stream; see `scenes_at` for others.
 
@@ -197,5 +295,12 @@ def sample_scenes(key: jax.Array, config: config_lib.Config, batch_size: int) ->
 
     Returns:
       A `Scene` with leading axis B.
+
+    Raises:
+      ConfigError: a number instead of a key.
     """
-    return scenes_at(key, jnp.arange(batch_size), config)
+    if isinstance(key, int):
+        raise config_lib.ConfigError(
+            f"key: expected a JAX key; found the number {key}; give jax.random.key({key})"
+        )
+    return _scenes_from_0(key, config, batch_size)

@@ -242,7 +242,7 @@ class PublishedTest(parameterized.TestCase):
 
 @jax.jit
 def default_bounds(num_sources):
-    """Standard deviations and position error of 400 default scenes at 10 dB, both signals."""
+    """Standard deviations and position error of 1600 default scenes at 10 dB, both signals."""
     config = config_lib.Config(scene=config_lib.SceneConfig(min_sources=5, max_sources=5))
     positions = arrays.element_positions(config.system)
 
@@ -254,7 +254,7 @@ def default_bounds(num_sources):
         return scenes.simulate(key, truth, config)
 
     with jax.default_matmul_precision("highest"):
-        batch = jax.vmap(one)(jax.random.split(jax.random.key(0), 400))
+        batch = jax.vmap(one)(jax.random.split(jax.random.key(0), 1600))
     system = config_lib.SystemConfig(source_signal="independent")
     return (
         bounds.scene_bound(batch, positions, config.system),
@@ -287,7 +287,11 @@ class DefaultSystemTest(parameterized.TestCase):
         ratio = np.sqrt(variances(independent))[active] * units / deviations
         medians_ratio = np.median(np.sqrt(variances(independent))[active] * units, axis=0) / medians
         print(f"independent over constant: {medians_ratio}, least {np.nanmin(ratio)}")
-        np.testing.assert_allclose(medians, expected, rtol=0.15)
+        # 15 % for another channel than the sketch's, and three standard errors of a median.
+        beside = 1.5 / np.sqrt(len(active))
+        low, high = np.quantile(deviations, [0.5 - beside, 0.5 + beside], axis=0)
+        self.assertTrue(np.all(high > 0.85 * np.asarray(expected)), high)
+        self.assertTrue(np.all(low < 1.15 * np.asarray(expected)), low)
         self.assertTrue(np.all((medians_ratio > 0.9) & (medians_ratio < 1.6)))
         # The same signals with more unknowns.
         self.assertGreater(np.nanmin(ratio), 0.999)

@@ -1,6 +1,8 @@
 """Phase codes, their quantisation, their conditioning, and the hardware's response."""
 
 import functools
+import pathlib
+import tempfile
 import types
 
 import chex
@@ -9,11 +11,47 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ris_jax import arrays, channel, codebooks
+from ris_jax import arrays, channel, codebooks, errors
 from ris_jax import config as config_lib
 
 CODEBOOKS = ("dft2d", "dft1d", "random", "hadamard", "mixed")
 LINE = tuple((0.1 * i, 0.0, 0.0) for i in range(14))
+
+
+class CodesFileTest(parameterized.TestCase):
+    def path(self, **arrays):
+        path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "codes.npz"
+        np.savez(path, **arrays)
+        return path
+
+    def test_in_place_of_the_codebook(self):
+        codes = np.exp(1j * np.arange(8.0)).reshape(2, 4)
+        path = self.path(codes=codes, levels=np.zeros((2, 4)))
+        system = config_lib.SystemConfig(rows=2, columns=2, num_snapshots=2, codes_file=str(path))
+        chex.assert_trees_all_close(codebooks.codebook(system), codes.astype(np.complex64))
+
+    def test_of_another_size(self):
+        path = self.path(codes=np.ones((2, 5)))
+        system = config_lib.SystemConfig(rows=2, columns=2, num_snapshots=2, codes_file=str(path))
+        with self.assertRaisesRegex(config_lib.ConfigError, r"codes_file.*\(2, 4\).*\(2, 5\)"):
+            codebooks.codebook(system)
+
+    @parameterized.parameters(
+        ({"code": np.ones((2, 3))}, "codes"),
+        ({"codes": np.ones(3)}, r"\[L, N\]"),
+        ({"codes": np.array([["a"]])}, r"\[L, N\]"),
+        ({"codes": np.array([[np.nan]])}, "NaN"),
+    )
+    def test_unusable(self, arrays, message):
+        with self.assertRaisesRegex(errors.RunError, message):
+            codebooks.read_codes(self.path(**arrays))
+
+    def test_no_archive(self):
+        path = self.path(codes=np.ones((1, 1)))
+        for content in (b"", b"PK\x03\x04", b"text"):
+            path.write_bytes(content)
+            with self.assertRaisesRegex(errors.RunError, "need an .npz file"):
+                codebooks.read_codes(path)
 
 
 class QuantizePhaseTest(parameterized.TestCase):

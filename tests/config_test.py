@@ -258,6 +258,21 @@ class DictionariesTest(parameterized.TestCase):
         with self.assertRaisesRegex(config_lib.ConfigError, f"unknown configuration key: {name}"):
             config_lib.override(config_lib.Config(), {name: 1})
 
+    @parameterized.parameters(
+        ("model.depht", "model.depth"),
+        ("depth", "model.depth"),
+        ("system.row", "system.rows"),
+        ("learning_rate", "optimizer.learning_rate"),
+        ("model.rows", "system.rows"),
+        ("qwerty", None),
+    )
+    def test_the_key_that_was_meant(self, name, meant):
+        with self.assertRaises(config_lib.ConfigError) as caught:
+            config_lib.override(config_lib.Config(), {name: 1})
+        self.assertEndsWith(
+            str(caught.exception), f"{name} (did you mean {meant}?)" if meant else name
+        )
+
     def test_difference(self):
         ours = config_lib.Config()
         theirs = config_lib.override(ours, {"model.width": 96, "system.phase_bits": None})

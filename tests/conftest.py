@@ -16,6 +16,36 @@ import pytest
 _COMPILE_FAST = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
+# A process may hold 65 530 memory maps, and every compiled program takes a few, and memory.
+_PROCESS = pathlib.Path("/proc/self")
+_MOST_MAPS = 25_000
+_MOST_MEMORY = 2 << 30  # [bytes]
+
+
+def _has_room() -> bool:
+    """Whether this process may keep its compiled programs; False where it cannot be known."""
+    if not _PROCESS.exists():
+        return False
+    maps = (_PROCESS / "maps").read_bytes().count(b"\n")
+    pages = int((_PROCESS / "statm").read_text().split()[1])
+    return maps < _MOST_MAPS and pages * os.sysconf("SC_PAGE_SIZE") < _MOST_MEMORY
+
+
+def pytest_addoption(parser):
+    """Two layers: the core tests of every module, and with --full everything else."""
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="also run the tests marked `full`: soaks, fuzzing, notebooks, several processes, "
+        "long Monte Carlo runs",
+    )
+
+
+def pytest_report_header(config):
+    """Name the layer that runs."""
+    return "layer: full" if config.getoption("--full") else "layer: core (--full adds the rest)"
+
+
 def pytest_configure(config):
     """Compiling takes most of the tests' time: programs are kept, and optimised but a little.
 
@@ -33,16 +63,24 @@ def pytest_configure(config):
         os.environ[name.upper()] = str(value)  # of processes that tests start
 
 
-def pytest_collection_modifyitems(items):
-    """Files with a time limit of their own come first: none is left for one worker in the end."""
+def pytest_collection_modifyitems(config, items):
+    """Leave the full layer out unless it is asked for; start with the longest files.
+
+    Files with a time limit of their own come first, so that no worker ends with one alone.
+    """
+    if not config.getoption("--full"):
+        left_out = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
     items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _drop_compiled_programs():
-    """A process may hold so many compiled programs that the next one finds no memory map."""
+    """Keep compiled programs for the next module while there is room for more."""
     yield
-    jax.clear_caches()
+    if not _has_room():
+        jax.clear_caches()
 
 
 class Disk:

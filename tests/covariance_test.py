@@ -1,6 +1,8 @@
 """Low-rank covariances against dense NumPy matrices, and the derivative of projectors."""
 
 import functools
+import pathlib
+from unittest import mock
 
 import chex
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from jax.test_util import check_grads
 
+import ris_jax
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
 
@@ -160,10 +163,24 @@ class SafeEighTest(parameterized.TestCase):
         rebuilt = (vectors * values[:, None, :]) @ np.asarray(vectors).swapaxes(1, 2).conj()
         chex.assert_trees_all_close(np.asarray(rebuilt), hermitian, atol=1e-5)
 
-    def test_jitter_is_relative_to_the_mean_power(self):
+    @parameterized.parameters(cov.JITTER, 0.1)
+    def test_jitter_enters_the_matrix_and_leaves_the_eigenvalues(self, jitter):
         matrix = np.diag([1.0, 2.0, 6.0]).astype("c8")
-        values, _ = jax.jit(functools.partial(cov.safe_eigh, jitter=0.1))(matrix)
-        chex.assert_trees_all_close(values, np.array([1.3, 2.3, 6.3], "f4"), rtol=1e-6)
+        matrix[0, 1] = 0.5  # not Hermitian
+        with mock.patch.object(jnp.linalg, "eigh", wraps=jnp.linalg.eigh) as eigh:
+            values, _ = cov.safe_eigh(matrix, jitter=jitter)
+        hermitian = (matrix + matrix.conj().T) / 2
+        ((decomposed,), _) = eigh.call_args
+        expected = hermitian + 3.0 * jitter * np.eye(3)
+        chex.assert_trees_all_close(np.asarray(decomposed), expected.astype("c8"), rtol=1e-6)
+        chex.assert_trees_all_close(
+            np.asarray(values), np.linalg.eigvalsh(hermitian).astype("f4"), rtol=1e-5
+        )
+
+    def test_no_other_module_decomposes(self):
+        package = pathlib.Path(ris_jax.__file__).parent
+        calling = [p.name for p in package.rglob("*.py") if "jnp.linalg.eig" in p.read_text()]
+        self.assertEqual(calling, ["covariance.py"])
 
 
 def overlap(estimate, truth, rank):

@@ -5,6 +5,7 @@ import pathlib
 import re
 import shlex
 
+import jax
 import numpy as np
 import pytest
 
@@ -89,7 +90,13 @@ class TestPython:
     def test_pages_with_python(self):
         """Each has its test below."""
         names = {page.stem for page in PAGES if python_blocks(page)}
-        assert names == {"README", "recordings", "arrays", "estimators", "networks"}
+        assert names == {"README", "recordings", "arrays", "estimators", "networks", "start_up"}
+
+    def test_start_up(self):
+        """The tests have a cache of their own, which stays."""
+        before = jax.config.jax_compilation_cache_dir
+        run(ROOT / "docs" / "guide" / "start_up.md")
+        assert jax.config.jax_compilation_cache_dir == before
 
     def test_readme(self, tmp_path):
         """What it saves is what `localize` reads; what it simulates is found."""
@@ -106,11 +113,13 @@ class TestPython:
         assert not saved.skipped
         _assert_found(names["found"], names["scene"])
 
+    @pytest.mark.full
     def test_recordings(self):
         names = run(ROOT / "docs" / "guide" / "recordings.md")
         assert names["found"].truth is not None
         _assert_found(names["estimate"], names["scene"])
 
+    @pytest.mark.full
     def test_arrays(self, capsys):
         names = run(ROOT / "docs" / "guide" / "arrays.md")
         _assert_found(names["found"], names["scene"])
@@ -118,12 +127,14 @@ class TestPython:
         assert float(names["metres"][0, 0]) < 1
         assert "first source of the first scene" in capsys.readouterr().out
 
+    @pytest.mark.full
     def test_estimators(self):
         names = run(ROOT / "docs" / "guide" / "estimators.md")
         _assert_found(names["likely"], names["scene"])
         _assert_found(names["quick"], names["scene"])
         assert names["peaks"].num_sources.shape == (2,)
 
+    @pytest.mark.full
     def test_networks(self, capsys):
         run(ROOT / "docs" / "guide" / "networks.md")
         assert capsys.readouterr().out.count("True") == 3
@@ -134,9 +145,14 @@ def _assert_found(found, scene):
     assert float(metrics.gospa(found, scene.truth).total.max()) < 1.0
 
 
+def test_the_citation_has_the_version():
+    assert f"\nversion: {ris_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_public_names():
     assert set(ris_jax._EXPORTS) == set(ris_jax.__all__)
     for name in ris_jax.__all__:
         assert getattr(ris_jax, name).__name__ == name
+    assert set(dir(ris_jax)) >= {*ris_jax.__all__, "__version__"}
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         ris_jax.nonsense  # noqa: B018

@@ -9,6 +9,7 @@ import pytest
 CASES = {"configurations": 200, "recordings": 100, "records": 40}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", CASES)
 def test_a_right_result_or_one_line(name, tmp_path):
     import fuzz_folders

@@ -9,9 +9,12 @@ import ris_jax
 
 ROOT = pathlib.Path(ris_jax.__file__).parent
 ROOMS = (
-    "errors", "_environment", "config", "config_files", "presets", "linear", "arrays", "codebooks",
-    "channel", "scenes", "measurement", "covariance", "bounds", "estimators", "losses",
-    "statistics", "counts", "metrics", "models", "data", "training", "networks", "reports",
+    "errors", "_environment", "compilation_cache", "config", "config_files", "presets",
+    "linear", "draws", "arrays", "codebooks", "channel", "scenes", "measurement", "covariance",
+    "bounds",
+    "link_budget", "bound_maps", "code_design", "code_baselines", "mismatch",
+    "estimators", "losses", "statistics", "counts", "metrics", "models", "data", "training",
+    "networks", "reports",
     "benchmarks", "tuning", "cli", "__main__",
 )  # fmt: skip
 # The package itself offers every room's functions; it is above and below them all.

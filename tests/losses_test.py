@@ -79,6 +79,17 @@ def true_decision(target, fitted, ghosts, seed=0):
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, "f4"), decision)
 
 
+def stacked(*decisions):
+    """Decisions of a pursuit's rounds, as a prediction has them."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *decisions)
+
+
+def rounds_of(prediction):
+    """The decisions of a prediction one by one."""
+    decisions = prediction.decisions
+    return [jax.tree.map(lambda leaf, n=n: leaf[n], decisions) for n in range(len(decisions.keep))]
+
+
 def perfect(target):
     """The prediction that is the truth, after a round from nothing and one from a part."""
     sources = target.active.shape[-1]
@@ -88,7 +99,7 @@ def perfect(target):
         count_logits=SURE * (2.0 * classes - 1.0),
         coordinates=target.coordinates,
         existence=target.active,
-        decisions=(
+        decisions=stacked(
             true_decision(target, False, ghosts=False),
             true_decision(target, np.arange(sources) % 2 == 0, ghosts=True, seed=1),
         ),
@@ -122,7 +133,7 @@ def random_prediction(target, seed=0):
         count_logits=jnp.asarray(random.normal(size=(batch, sources)), "f4"),
         coordinates=target.coordinates,
         existence=target.active,
-        decisions=(random_decision(target, seed), random_decision(target, seed + 1)),
+        decisions=stacked(random_decision(target, seed), random_decision(target, seed + 1)),
     )
 
 
@@ -197,7 +208,7 @@ class IdentitiesTest(parameterized.TestCase):
         prediction = perfect(target)
 
         def everywhere(change):
-            return prediction._replace(decisions=tuple(map(change, prediction.decisions)))
+            return prediction._replace(decisions=stacked(*map(change, rounds_of(prediction))))
 
         changed = {
             "covariance": lambda: prediction._replace(factor=random_prediction(target).factor),
@@ -250,7 +261,7 @@ class IdentitiesTest(parameterized.TestCase):
             return decision._replace(**{name: getattr(decision, name)[:, index] for name in names})
 
         if shuffled != "truth":
-            prediction = prediction._replace(decisions=tuple(map(change, prediction.decisions)))
+            prediction = prediction._replace(decisions=stacked(*map(change, rounds_of(prediction))))
         if shuffled == "estimate":
             prediction = prediction._replace(factor=prediction.factor[..., order])
         result = loss_terms(prediction, target)
@@ -499,7 +510,7 @@ class CornersTest(parameterized.TestCase):
                 }[kind]
             )
 
-        prediction = prediction._replace(decisions=tuple(map(change, prediction.decisions)))
+        prediction = prediction._replace(decisions=stacked(*map(change, rounds_of(prediction))))
         if kind == "sure_and_wrong":
             wrong = jnp.roll(jax.nn.one_hot(target.num_sources - 1, SOURCES), 1, axis=-1)
             prediction = prediction._replace(count_logits=1e4 * wrong)
@@ -523,8 +534,8 @@ class LossTermsTest(parameterized.TestCase):
         prediction = random_prediction(target)
         both = loss_terms(prediction, target)
         single = [
-            loss_terms(prediction._replace(decisions=(decision,)), target)
-            for decision in prediction.decisions
+            loss_terms(prediction._replace(decisions=stacked(decision)), target)
+            for decision in rounds_of(prediction)
         ]
         for name in ("existence", "offset"):
             expected = (single[0][name] + single[1][name]) / 2.0
@@ -543,7 +554,7 @@ class LossTermsTest(parameterized.TestCase):
             return prediction._replace(
                 factor=None if "covariance" in names else prediction.factor,
                 count_logits=None if "count" in names else prediction.count_logits,
-                decisions=tuple(d._replace(**blank) for d in prediction.decisions),
+                decisions=prediction.decisions._replace(**blank),
             )
 
         others = [other for other in NAMES if other != name]

@@ -8,6 +8,7 @@ import tempfile
 import chex
 import jax
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from ris_jax import arrays, metrics, networks, scenes
@@ -69,6 +70,7 @@ class ShippedTest(parameterized.TestCase):
         else:  # the share that it misses is half of it
             self.assertBetween(card["scores"]["projector_nmse"], 0.0, 0.4)
 
+    @pytest.mark.full
     def test_held_out_scores(self):
         """Half the acceptance's NMSE, and the count: the weights are those of the card."""
         network = networks.load_pretrained("default")
@@ -79,6 +81,7 @@ class ShippedTest(parameterized.TestCase):
 
 
 class EstimatorTest(parameterized.TestCase):
+    @pytest.mark.full
     def test_as_good_as_the_search(self):
         scene = draw()
         gospa = [
@@ -103,6 +106,7 @@ class EstimatorTest(parameterized.TestCase):
         found = localize(scene.measurement, num_sources=counts)
         np.testing.assert_array_equal(found.num_sources, counts)
 
+    @pytest.mark.full
     @parameterized.parameters("music", "mvdr")
     def test_spectra_of_its_covariance(self, estimator):
         scene = draw(**{"scene.snr_min_db": 10.0})
@@ -117,6 +121,7 @@ class EstimatorTest(parameterized.TestCase):
         self.assertGreater(found, 1.3 * before)
         self.assertGreater(found, 0.9 * counts[several].sum())
 
+    @pytest.mark.full
     def test_surrogate_covariance_separates_coherent_sources(self):
         """Where the snapshots' covariance has rank one; and it is for its own array."""
         scene = draw(**{"scene.snr_min_db": 10.0, "scene.min_sources": 2})
@@ -134,6 +139,7 @@ class EstimatorTest(parameterized.TestCase):
         with self.assertRaisesRegex(config_lib.ConfigError, "positions: need the 144 of its"):
             localize(scene.measurement, POSITIONS * 1.1, network=surrogate, estimator="auto")
 
+    @pytest.mark.full
     def test_order_of_elements_does_not_matter(self):
         """The same surface, its elements listed in another order: another array to the code."""
         scene = draw(**{"scene.snr_min_db": 10.0})
@@ -161,6 +167,7 @@ class EstimatorTest(parameterized.TestCase):
         self.assertGreater(np.mean(same), 0.98)
         np.testing.assert_allclose(found.azimuth[same], straight.azimuth[same], atol=1e-4)
 
+    @pytest.mark.full
     def test_noise_variance_unknown(self):
         scene = draw(**{"scene.snr_min_db": 10.0})
         unknown = scene.measurement._replace(
@@ -170,6 +177,7 @@ class EstimatorTest(parameterized.TestCase):
         detected = metrics.detection_rate(metrics.detection(found, scene.truth))
         self.assertGreater(detected, 0.9)
 
+    @pytest.mark.full
     def test_another_array(self):
         """Weights learned on 12 x 12 elements find sources before 10 x 14 at another wavelength."""
         config = config_lib.override(

@@ -11,7 +11,7 @@ import pytest
 
 import ris_jax
 
-pytestmark = pytest.mark.timeout(1800)  # notebooks compile
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]  # notebooks compile
 pytest.importorskip("myst_nb", reason="the extra `docs` is not installed")
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"

@@ -152,11 +152,12 @@ class Runner:
         path = self.store.path(estimator, self._estimator_key(cell, estimator))
         found = self.store.read(path)
         if found is None:
-            found = self.localise(cell, estimator, count, progress=self._progress)._asdict()
+            made = self.localise(cell, estimator, count, progress=self._progress)._asdict()
+            found = {name: leaf for name, leaf in made.items() if leaf is not None}
             self.store.write(path, found)
         else:
             self._progress(count)
-        estimate = Estimate(*(jnp.asarray(found[name]) for name in Estimate._fields))
+        estimate = Estimate(**{name: jnp.asarray(leaf) for name, leaf in found.items()})
         sources, bound = self.truth(cell)
         truth = metrics.Sources(*(leaf[:count] for leaf in sources))
         scores = localization_scores.score(estimate, truth, bound_covariance=bound[:count])

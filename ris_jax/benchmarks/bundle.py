@@ -2,7 +2,8 @@
 
 import json
 import pathlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,20 @@ _RESOLVED = 0.9
 _INDEX = "index.json"
 
 
-def rows_of(suite: Suite, runner: Runner) -> list[dict[str, Any]]:
-    """Rows of `HEADER`, a cell and an estimator each; what is not on disk yet is done."""
-    rows = []
-    for cell in suite.cells(runner.plan.config):
+def rows_of(
+    suite: Suite, runner: Runner, tell: Callable[[str], Any] = lambda _: None
+) -> list[dict[str, Any]]:
+    """Rows of `HEADER`, a cell and an estimator each; what is not on disk yet is done.
+
+    Args:
+      suite: its cells.
+      runner: the estimators.
+      tell: gets a line of text for each row.
+    """
+    rows, cells = [], suite.cells(runner.plan.config)
+    for number, cell in enumerate(cells, start=1):
         for estimator in runner.plan.estimators:
+            began = time.monotonic()
             row = {
                 "label": cell.label,
                 "value": cell.value,
@@ -36,6 +46,8 @@ def rows_of(suite: Suite, runner: Runner) -> list[dict[str, Any]]:
             }
             row |= summary.summarise(runner.outcome(cell, estimator))
             rows.append(row | _times(suite, runner, cell, estimator))
+            spent = time.monotonic() - began
+            tell(f"{suite.name}, cell {number} of {len(cells)}, {estimator}: {spent:.1f} s")
     return rows
 
 

@@ -247,7 +247,11 @@ def measure(case: Case, plan: Plan, ceilings: operations.Ceilings) -> dict[str, 
 
 
 def rows_of(
-    suite: str, plan: Plan, where: store.Store, progress: Callable[[int], Any]
+    suite: str,
+    plan: Plan,
+    where: store.Store,
+    progress: Callable[[int], Any],
+    tell: Callable[[str], Any] = lambda _: None,
 ) -> tuple[list[dict[str, Any]], operations.Ceilings]:
     """All rows and the machine's rates; what is on disk was measured on this machine before.
 
@@ -256,6 +260,7 @@ def rows_of(
       plan: estimators, batch and configuration.
       where: the folder.
       progress: is told of every row.
+      tell: gets a line of text for each row.
     """
     machine = {"machine": provenance.machine(), "versions": provenance.versions()}
     path = where.path("ceilings", machine)
@@ -264,8 +269,9 @@ def rows_of(
         found = {n: np.asarray(v) for n, v in operations.ceilings(_SECONDS)._asdict().items()}
         where.write(path, found)
     ceilings = operations.Ceilings(*(float(found[n]) for n in operations.Ceilings._fields))
-    rows = []
-    for case in CASES[suite](plan):
+    rows, cases = [], list(CASES[suite](plan))
+    for number, case in enumerate(cases, start=1):
+        began = time.monotonic()
         key = machine | {
             "case": case.sizes | {"stage": case.stage, "varies": case.varies},
             "config": config_lib.to_dict(case.config),
@@ -280,4 +286,6 @@ def rows_of(
             row = {name: stored[name].item() for name in HEADER}
         rows.append(row | {"varies": case.varies})
         progress(1)
+        spent = time.monotonic() - began
+        tell(f"{suite}, stage {number} of {len(cases)}, {case.stage}: {spent:.1f} s")
     return rows, ceilings

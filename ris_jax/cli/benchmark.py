@@ -93,7 +93,7 @@ def _networks(estimators: tuple[str, ...], config: config_lib.Config) -> "dict[s
     found = {}
     for name in (name for name in estimators if name in _SHIPPED):
         found[name] = NamedNetwork(networks.load_pretrained(_SHIPPED[name]), _SHIPPED[name])
-    given = settings.given_network(FLAGS)
+    given = settings.network(FLAGS)
     if given is not None:
         name = catalogue.of_network(given.config)
         if name in found:
@@ -121,10 +121,14 @@ def _fewer(estimators: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
     return tuple(pairs)
 
 
+def _configuration() -> config_lib.Config:
+    given = {} if FLAGS.seed is None else {"training.seed": FLAGS.seed}
+    return settings.configuration(FLAGS, given)
+
+
 def _plan() -> "Plan":
     """What the flags describe."""
-    given = {} if FLAGS.seed is None else {"training.seed": FLAGS.seed}
-    config = settings.configuration(FLAGS, given)
+    config = _configuration()
     estimators = _estimators(config.system)
     from ris_jax.benchmarks import accuracy
     from ris_jax.estimators import localization
@@ -161,7 +165,7 @@ def _accuracy(name: str, runner: "Runner", out: pathlib.Path, header: str) -> st
     from ris_jax.estimators.catalogue import METHODS
 
     suite = suites.SUITES[name]
-    rows = bundle.rows_of(suite, runner)
+    rows = bundle.rows_of(suite, runner, settings.line_beside_progress)
     bundle.write_suite(out, suite, rows, header)
     said = [f"Scenes: {suite.scenes}."]
     if suite.share == "resolved":
@@ -177,7 +181,9 @@ def _speed(name: str, plan: "Plan", where: "Store", header: str) -> str:
 
     total = sum(1 for _ in throughput.CASES[name](plan))
     with settings.progress(total, name, "stage") as progress:
-        rows, ceilings = throughput.rows_of(name, plan, where, progress)
+        rows, ceilings = throughput.rows_of(
+            name, plan, where, progress, settings.line_beside_progress
+        )
     rates = (
         f"The machine: {ceilings.operations / 1e9:.3g} Gflop/s in a float32 matrix product, "
         f"{ceilings.bytes_per_second / 1e9:.3g} GB/s read and written in a copy."
@@ -192,13 +198,25 @@ def _speed(name: str, plan: "Plan", where: "Store", header: str) -> str:
     return f"{speed_report.READING}\n\n{rates}\n\n{tables.as_markdown(columns, body)}"
 
 
+COMPILES = "about 20 s for each estimator"
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
+    from ris_jax.benchmarks import suites
+
+    wanted = suites.chosen(FLAGS.suite or "")
+    settings.check_network(FLAGS)
+    suites.check(wanted, _configuration())
+    return f"benchmarking {', '.join(wanted)} into {FLAGS.out}"
+
+
 def run() -> int:
     """Runs the command; returns the exit status."""
     from ris_jax.benchmarks import suites
 
     wanted = suites.chosen(FLAGS.suite or "")
     plan, out = _plan(), pathlib.Path(FLAGS.out)
-    suites.check(wanted, plan.config)
     from ris_jax.benchmarks import accuracy, bundle, store
 
     header = _header(plan)

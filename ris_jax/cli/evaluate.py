@@ -33,7 +33,6 @@ from absl import flags
 
 from ris_jax import config as config_lib
 from ris_jax.cli import cases, settings
-from ris_jax.estimators import names
 
 if TYPE_CHECKING:
     from ris_jax import metrics
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FlagValues()
 settings.define_network(FLAGS)
-flags.DEFINE_string("estimator", None, f"auto, or one of: {names.listing()}", flag_values=FLAGS)
+settings.define_estimator(FLAGS, None, "auto")
 flags.DEFINE_integer(
     "num_scenes",
     None,
@@ -79,21 +78,31 @@ _ESTIMATOR_FLAGS = (
 )  # fmt: skip
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+COMPILES = "about 20 s, once per array"
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     if not (FLAGS.workdir or FLAGS.pretrained or FLAGS.estimator):
         raise config_lib.ConfigError(
             "--workdir: need the folder of a run, a --pretrained network or an --estimator; "
             "none given"
         )
     settings.require_data(FLAGS)
+    for flag in () if FLAGS.estimator else _ESTIMATOR_FLAGS:
+        if FLAGS[flag].present:
+            raise config_lib.ConfigError(f"--{flag}: goes with --estimator; none given")
+    settings.check_network(FLAGS)
+    what = FLAGS.estimator or FLAGS.workdir or FLAGS.pretrained
+    return f"evaluating {what} on scenes {_source()}"
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
     return _evaluate_estimator() if FLAGS.estimator else _evaluate_network()
 
 
 def _evaluate_network() -> int:
-    for flag in _ESTIMATOR_FLAGS:
-        if FLAGS[flag].present:
-            raise config_lib.ConfigError(f"--{flag}: goes with --estimator; none given")
     network = settings.network(FLAGS)
     assert network is not None
     from ris_jax.models import architectures

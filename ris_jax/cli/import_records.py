@@ -31,11 +31,20 @@ flags.DEFINE_bool(
 settings.define(FLAGS)
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+COMPILES = ""  # nothing
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     for flag, what in (("data", "recordings to read"), ("out", "the folder to write")):
         if not FLAGS[flag].value:
             raise config_lib.ConfigError(f"--{flag}: need {what}, none given")
+    settings.configuration(FLAGS, {})
+    return f"importing {FLAGS.data} into {FLAGS.out}"
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
     config = settings.configuration(FLAGS, {})
     from ris_jax.data import conversion
 

@@ -5,17 +5,21 @@ Example:
   ris-jax localize --data=recordings.npz --out=positions.json --num_sources=2 --figure=map.png
   ris-jax localize --data=recordings.npz --out=positions.csv --pretrained=robust
 
-Takes a recordings file (.npz, .h5 or .mat v7.3), a shard of the reference pipeline, or a folder of
-.npz of either. Writes one row a source: scene, source, azimuth_deg, elevation_deg, range_m, their
-standard deviations (azimuth_std_deg, elevation_std_deg, range_std_m; empty where the scene does not
-determine the parameter) and power_db. A scene in which nothing was found has no row. JSON has all
-scenes, and what they were localised with.
+Takes a recordings file (.npz, .h5 or .mat), a shard of the reference pipeline, a folder of .npz of
+either, or a folder written by `simulate` (its split `test`). Writes one row a source: scene,
+source, azimuth_deg, elevation_deg, range_m, their standard deviations (azimuth_std_deg,
+elevation_std_deg, range_std_m; empty where the scene does not determine the parameter), power_db
+and flags. A scene in which nothing was found has no row. JSON has all scenes, and what they were
+localised with.
+
+Every scene is checked against its model, also without snr_db. `flags` lists the doubts about a
+scene, such as on_limit or misfit, and the command prints one line for each kind with its likely
+cause. No source is reported outside --azimuth_max_deg, --elevation_max_deg, --range_min and
+--range_max.
 
 With --pretrained (or --workdir, a run of `train`) a network finds the sources and the likelihood
 refines them: several times faster than the search alone, and with "robust" told how hardware
-errs. Those but `subspace_network` need no training for another array. Where the data give the SNR,
-a residual that is more than noise is reported: then positions, codes or channel are not what the
-data say.
+errs. Those but `subspace_network` need no training for another array.
 """
 
 import dataclasses
@@ -24,16 +28,15 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 from absl import flags
 
 from ris_jax import config as config_lib
 from ris_jax.cli import settings
-from ris_jax.estimators import names
 
 if TYPE_CHECKING:
     from ris_jax.data.recordings import Recordings
     from ris_jax.estimators.estimate import Estimate
+    from ris_jax.estimators.limits import Limits
 
 _LIMITS = config_lib.SceneConfig()  # where sources are, unless a flag says otherwise
 
@@ -41,11 +44,8 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string("data", None, "recordings: a file or a folder", flag_values=FLAGS)
 flags.DEFINE_string("out", None, "file to write, .csv or .json", flag_values=FLAGS)
 settings.define_network(FLAGS)
-flags.DEFINE_string(
-    "estimator",
-    "auto",
-    f"auto (network where one is given, else maximum_likelihood), or one of: {names.listing()}",
-    flag_values=FLAGS,
+settings.define_estimator(
+    FLAGS, "auto", "auto (network where one is given, else maximum_likelihood)"
 )
 flags.DEFINE_integer(
     "num_sources", None, "sources in every scene, if known", lower_bound=1, flag_values=FLAGS
@@ -87,11 +87,22 @@ flags.DEFINE_float(
 flags.DEFINE_float(
     "elevation_max_deg",
     _LIMITS.elevation_max_deg,
-    "sources are within plus or minus this",
+    "sources are within plus or minus this; 0 for sources in the plane of a line",
     flag_values=FLAGS,
 )
 flags.DEFINE_float("range_min", _LIMITS.range_min, "no source is nearer [m]", flag_values=FLAGS)
-flags.DEFINE_string("figure", None, "map of one scene to draw, .png", flag_values=FLAGS)
+flags.DEFINE_float("range_max", math.inf, "no source is farther [m]", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "binary_codes",
+    None,
+    ("amplitudes", "states"),
+    "what codes 0 and 1 are: reflection amplitudes (0 is off) or states (phases 0 and pi); "
+    "without it such codes are refused",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "figure", None, "map of one scene to draw, .png, .pdf or .svg", flag_values=FLAGS
+)
 flags.DEFINE_integer(
     "figure_scene", None, "its number in the data; the default is the first usable", lower_bound=0,
     flag_values=FLAGS,
@@ -100,7 +111,7 @@ flags.DEFINE_integer(
     "batch_size", 64, "scenes that are worked on at a time", lower_bound=1, flag_values=FLAGS
 )
 
-_FIELD_OF_VIEW = ("azimuth_max_deg", "elevation_max_deg", "range_min")
+_FIELD_OF_VIEW = ("azimuth_max_deg", "elevation_max_deg", "range_min", "range_max")
 
 
 def _path(flag: str, endings: tuple[str, ...]) -> pathlib.Path:
@@ -116,26 +127,37 @@ def _path(flag: str, endings: tuple[str, ...]) -> pathlib.Path:
     return path
 
 
-def _scene_limits() -> config_lib.SceneConfig:
-    """Where sources may be; errors name the flag."""
-    least = FLAGS.range_min
+def _out() -> pathlib.Path:
+    return _path("out", (".csv", ".json"))
+
+
+def _figure() -> pathlib.Path | None:
+    return _path("figure", (".png", ".pdf", ".svg")) if FLAGS.figure else None
+
+
+def _limit_arguments() -> dict[str, float]:
+    """Arguments of `limits.Limits`; errors name the flag."""
+    least, most = FLAGS.range_min, FLAGS.range_max
     if not 0 < least < math.inf:
         raise config_lib.ConfigError(f"--range_min: need finite metres above zero; got {least!r}")
-    try:
-        return config_lib.SceneConfig(
-            azimuth_max_deg=FLAGS.azimuth_max_deg,
-            elevation_max_deg=FLAGS.elevation_max_deg,
-            range_min=least,
-            range_max=max(_LIMITS.range_max, least),
-        )
-    except config_lib.ConfigError as error:
-        raise config_lib.ConfigError(str(error).replace("scene.", "--", 1)) from error
+    if not most > least:
+        raise config_lib.ConfigError(f"--range_max: need more than --range_min={least}; got {most}")
+    angles = {}
+    for name, lowest in (("azimuth_max_deg", "0 <"), ("elevation_max_deg", "0 <=")):
+        value = float(getattr(FLAGS, name))
+        if not (0 < value < 90 or (value == 0 and lowest == "0 <=")):
+            raise config_lib.ConfigError(f"--{name}: need {lowest} value < 90; got {value!r}")
+        angles[name.removesuffix("_deg")] = math.radians(value)
+    return {**angles, "range_min": least, "range_max": most}
 
 
 def _options(recordings: "Recordings") -> dict[str, Any]:
     """What `localize` is to be told; a flag wins over what the data say."""
-    from ris_jax.estimators import grids
+    # A network looks where it was trained to.
+    from ris_jax.estimators import limits
 
+    searched = FLAGS.pretrained is None and FLAGS.workdir is None
+    within = limits.Limits(**_limit_arguments()) if searched else None
     return {
         "wavelength": recordings.wavelength,
         "wavefront": FLAGS.wavefront or recordings.wavefront or "spherical",
@@ -144,7 +166,7 @@ def _options(recordings: "Recordings") -> dict[str, Any]:
         "num_sources": FLAGS.num_sources,
         "max_sources": FLAGS.max_sources,
         "false_alarm_rate": FLAGS.false_alarm_rate,
-        "region": grids.region_of(_scene_limits()),
+        "limits": within,
     }
 
 
@@ -162,14 +184,13 @@ def _figure_index(recordings: "Recordings") -> int:
     return numbers.index(number)
 
 
-def _draw(recordings: "Recordings", estimate: "Estimate", index: int) -> bytes:
+def _draw(recordings: "Recordings", estimate: "Estimate", index: int, ending: str) -> bytes:
     from ris_jax.reports import localization_figures
 
     number, count = recordings.scene_numbers[index], int(estimate.num_sources[index])
     title = f"scene {number}: {count} source{'s' * (count != 1)} found"
-    return localization_figures.png(
-        localization_figures.scene_map(estimate, index, recordings.truth, title)
-    )
+    figure = localization_figures.scene_map(estimate, index, recordings.truth, title)
+    return localization_figures.image(figure, ending)
 
 
 def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
@@ -179,11 +200,19 @@ def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
     return {
         "data": FLAGS.data,
         "network": FLAGS.pretrained or FLAGS.workdir,
-        **{name: value for name, value in options.items() if name not in ("region", "network")},
-        "region": dataclasses.asdict(options["region"]),
+        **{name: value for name, value in options.items() if name not in ("limits", "network")},
+        "limits": _listed(options["limits"]),
         "versions": provenance.versions(),
         "skipped": [{"scene": number, "reason": why} for number, why in recordings.skipped],
     }
+
+
+def _listed(within: "Limits | None") -> dict[str, float | None] | None:
+    """Limits for JSON, which has no infinity."""
+    if within is None:
+        return None
+    listed = dataclasses.asdict(within)
+    return {name: value if math.isfinite(value) else None for name, value in listed.items()}
 
 
 def _localize(recordings: "Recordings", options: dict[str, Any]) -> "Estimate":
@@ -200,29 +229,8 @@ def _localize(recordings: "Recordings", options: dict[str, Any]) -> "Estimate":
         )
 
 
-def _residual(recordings: "Recordings", estimate: "Estimate") -> str:
-    """What the residual says of the hardware, where the noise is known; nothing if all is well."""
-    if recordings.snr_db is None:
-        return ""
-    from ris_jax.data import measurements
-    from ris_jax.estimators import residual_test
-
-    independent = (FLAGS.source_signal or recordings.source_signal) == "independent"
-    amplitudes = recordings.snapshots.shape[1] if independent else 1
-    known = measurements.measurement(recordings)
-    wrong = np.asarray(residual_test.inconsistent(estimate, known, amplitudes))
-    if not wrong.any():
-        return ""
-    excess = np.maximum(estimate.noise_variance - known.noise_variance, 0.0)
-    power = np.mean(np.abs(recordings.snapshots) ** 2, axis=(1, 2))
-    share = float(np.median((excess / power)[wrong]))
-    return (
-        f"{wrong.sum()} of {wrong.size} scenes leave more than noise, {share:.1%} of the received "
-        "power in the median: positions, codes, channel or SNR are not what the data say"
-    )
-
-
-def _summary(recordings: "Recordings", estimate: "Estimate") -> str:
+def _summary(recordings: "Recordings", estimate: "Estimate", within: "Limits | None") -> str:
+    from ris_jax.estimators import flags as flags_lib
     from ris_jax.reports import source_table
 
     usable, skipped = len(recordings.scene_numbers), len(recordings.skipped)
@@ -231,24 +239,40 @@ def _summary(recordings: "Recordings", estimate: "Estimate") -> str:
         f"{int(estimate.num_sources.sum())} sources in {usable - empty} scenes; "
         f"{empty} scenes with nothing found, {skipped} skipped"
     ]
-    found = _residual(recordings, estimate)
-    if found:
-        lines.append(found)
+    lines += flags_lib.summary(estimate.flags)
     if recordings.truth is not None:
         lines.append(source_table.truth_summary(estimate, recordings.truth))
+        lines += source_table.truth_doubts(estimate, recordings.truth, within)
     return "\n".join(lines)
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+COMPILES = "about 20 s, once per array"
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     for flag in ("data", "out"):
         if not FLAGS[flag].value:
             raise config_lib.ConfigError(f"--{flag}: need a file, none given")
     if FLAGS.figure_scene is not None and not FLAGS.figure:
         raise config_lib.ConfigError("--figure_scene: need --figure, too; none given")
-    out = _path("out", (".csv", ".json"))
-    figure = _path("figure", (".png",)) if FLAGS.figure else None
-    _scene_limits()
+    _out()
+    _figure()
+    _limit_arguments()
+    settings.check_network(FLAGS)
+    if FLAGS.workdir or FLAGS.pretrained:
+        for flag in _FIELD_OF_VIEW:
+            if FLAGS[flag].present:
+                raise config_lib.ConfigError(
+                    f"--{flag}: need none with a network, which looks where it was trained to"
+                )
+    network = FLAGS.pretrained or FLAGS.workdir
+    return f"localising sources of {FLAGS.data}" + (f" with network {network}" if network else "")
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
+    out, figure = _out(), _figure()
     from ris_jax.data import recordings as recordings_lib
     from ris_jax.estimators import localization
     from ris_jax.reports import provenance, source_table
@@ -260,25 +284,24 @@ def run() -> int:
         false_alarm_rate=FLAGS.false_alarm_rate,
     )
     network = settings.network(FLAGS)
-    if network is not None:
-        for flag in _FIELD_OF_VIEW:
-            if FLAGS[flag].present:
-                raise config_lib.ConfigError(
-                    f"--{flag}: need none with a network, which looks where it was trained to"
-                )
-    recordings = recordings_lib.read(FLAGS.data)
+    recordings = recordings_lib.read(FLAGS.data, binary_codes=FLAGS.binary_codes)
+    for note in recordings.notes:
+        print(f"note: {note}", file=sys.stderr)
     for number, reason in recordings.skipped:
         print(f"skipped: scene {number}: {reason}", file=sys.stderr)
-    options, drawn = _options(recordings) | {"network": network}, _figure_index(recordings)
+    options: dict[str, Any] = _options(recordings) | {"network": network}
+    drawn = _figure_index(recordings)
     estimate = _localize(recordings, options)
     rows = source_table.source_rows(estimate, recordings.scene_numbers)
     if out.suffix.lower() == ".csv":
-        content = source_table.as_csv(rows)
+        content = source_table.as_csv(rows, recordings.files)
     else:
         about = _about(recordings, options)
-        content = source_table.as_json(rows, estimate, recordings.scene_numbers, about)
-    image = _draw(recordings, estimate, drawn) if figure else b""
-    summary = _summary(recordings, estimate)
+        content = source_table.as_json(
+            rows, estimate, recordings.scene_numbers, about, recordings.files
+        )
+    image = _draw(recordings, estimate, drawn, figure.suffix.lower()) if figure else b""
+    summary = _summary(recordings, estimate, options["limits"])
     provenance.write_whole(out, content)
     if figure:
         provenance.write_whole(figure, image)

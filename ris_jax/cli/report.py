@@ -27,17 +27,31 @@ flags.DEFINE_integer(
 flags.DEFINE_string("out", None, "the page; report.html of the run if not given", flag_values=FLAGS)
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+COMPILES = "about 15 s, once per network"
+_NAME = "report.html"
+
+
+def _out() -> pathlib.Path:
+    return pathlib.Path(FLAGS.out or pathlib.Path(FLAGS.workdir) / _NAME)
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     if not FLAGS.workdir:
         raise config_lib.ConfigError("--workdir: need the folder of a run, none given")
     settings.require_data(FLAGS)
-    workdir = pathlib.Path(FLAGS.workdir)
-    from ris_jax.reports import provenance, run_page
+    from ris_jax.reports import provenance
+
+    provenance.require_folder("--out" if FLAGS.out else "--workdir", _out())
+    return f"reporting on the run in {FLAGS.workdir}"
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
+    workdir, out = pathlib.Path(FLAGS.workdir), _out()
+    from ris_jax.reports import run_page
     from ris_jax.training import checkpoint, devices
 
-    out = pathlib.Path(FLAGS.out) if FLAGS.out else workdir / run_page.NAME
-    provenance.require_folder("--out" if FLAGS.out else "--workdir", out)
     config = checkpoint.load_config(workdir)
     if config is None:
         raise errors.RunError(f"no run in {workdir}: config.json is not there")

@@ -48,30 +48,56 @@ def define_network(values: flags.FlagValues) -> None:
     )  # fmt: skip
 
 
-def network(values: flags.FlagValues) -> "Network | None":
-    """The network that --workdir or --pretrained names, if one does, for --estimator.
+class _EstimatorParser(flags.ArgumentParser):
+    """Names of estimators in any case, with - or _ between words."""
 
-    Raises:
-      ConfigError: none is given though the estimator needs one; or as `given_network`.
-      RunError: as `given_network`.
+    syntactic_help = "a name in any case"
+
+    def parse(self, argument: str) -> str:
+        return str(argument).lower().replace("-", "_")
+
+
+def define_estimator(values: flags.FlagValues, default: str | None, text: str) -> None:
+    """Adds --estimator to a command's flags.
+
+    Args:
+      values: of the command.
+      default: name, or None.
+      text: what may stand beside the names of the estimators.
     """
-    found = given_network(values)
-    if found is None and values.estimator in names.NEED_NETWORK:
-        raise config_lib.ConfigError(
-            f"--estimator: {values.estimator} needs --pretrained or --workdir"
-        )
-    return found
+    flags.DEFINE(
+        _EstimatorParser(),
+        "estimator",
+        default,
+        f"{text}, or one of: {names.listing()}",
+        flag_values=values,
+        serializer=flags.ArgumentSerializer(),
+    )
 
 
-def given_network(values: flags.FlagValues) -> "Network | None":
-    """The network that --workdir or --pretrained names, if one does.
+def check_network(values: flags.FlagValues) -> None:
+    """Check the flags of `define_network`, and that --estimator has the network that it needs.
 
     Raises:
-      ConfigError: both are given, or there is no such.
-      RunError: there is no such run, or none of its checkpoints is whole.
+      ConfigError: both are given, or none though the estimator needs one.
     """
     if values.workdir and values.pretrained:
         raise config_lib.ConfigError("--pretrained: need this or --workdir; both given")
+    if values.workdir or values.pretrained or "estimator" not in values:
+        return
+    if values.estimator in names.NEED_NETWORK:
+        raise config_lib.ConfigError(
+            f"--estimator: {values.estimator} needs --pretrained or --workdir"
+        )
+
+
+def network(values: flags.FlagValues) -> "Network | None":
+    """The network that --workdir or --pretrained names, if one does; see `check_network`.
+
+    Raises:
+      ConfigError: there is no such.
+      RunError: there is no such run, or none of its checkpoints is whole.
+    """
     if not (values.workdir or values.pretrained):
         return None
     from ris_jax import networks
@@ -185,3 +211,11 @@ def progress(total: int | None, what: str, unit: str = "scene") -> Iterator[Call
         total=total, desc=what, unit=unit, unit_scale=scaled, disable=None, dynamic_ncols=True
     ) as bar:
         yield bar.update
+
+
+def line_beside_progress(text: str) -> None:
+    """Print a line, with what `progress` shows below it."""
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode():
+        print(text, flush=True)

@@ -29,15 +29,29 @@ flags.DEFINE_integer("seed", None, "root of all randomness", flag_values=FLAGS)
 settings.define(FLAGS)
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+COMPILES = "about 10 s, once per array"
+
+
+def _configuration() -> config_lib.Config:
+    given = {} if FLAGS.seed is None else {"training.seed": FLAGS.seed}
+    return settings.configuration(FLAGS, given)
+
+
+def _counts() -> dict[str, int]:
+    return {"train": FLAGS.num_train, "validation": FLAGS.num_val, "test": FLAGS.num_test}
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     if not FLAGS.out:
         raise config_lib.ConfigError("--out: need the folder to write, none given")
-    given = {} if FLAGS.seed is None else {"training.seed": FLAGS.seed}
-    config = settings.configuration(FLAGS, given)
-    counts = {
-        "train": FLAGS.num_train, "validation": FLAGS.num_val, "test": FLAGS.num_test
-    }  # fmt: skip
+    _configuration()
+    return f"simulating {sum(_counts().values())} scenes into {FLAGS.out}"
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
+    config, counts = _configuration(), _counts()
     from ris_jax.data import simulation
 
     folder, began = pathlib.Path(FLAGS.out), time.monotonic()

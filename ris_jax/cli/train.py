@@ -23,7 +23,6 @@ it is known who they are, elsewhere one says it:
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import time
 from typing import TYPE_CHECKING
@@ -74,6 +73,8 @@ flags.DEFINE_bool(
     "profile", False, "say where the time goes, and trace some microbatches", flag_values=FLAGS
 )
 
+COMPILES = "about 40 s, once per configuration"
+
 _FIELDS = {
     "epochs": "training.epochs",
     "steps_per_epoch": "training.steps_per_epoch",
@@ -94,11 +95,18 @@ def configuration(dataset: "Dataset | None" = None) -> config_lib.Config:
     return settings.configuration(FLAGS, given, settings.fields_of(dataset))
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     if not FLAGS.workdir:
         raise config_lib.ConfigError("--workdir: need the folder of the run, none given")
     settings.require_data(FLAGS)
+    if not FLAGS.data:
+        configuration()
+    return f"training in {FLAGS.workdir} on {FLAGS.data or 'simulated scenes'}"
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
     with _together():
         # The processes that share the run must be joined before anything asks for devices.
         dataset = settings.dataset(FLAGS) if FLAGS.data else None
@@ -173,8 +181,6 @@ def _together() -> contextlib.AbstractContextManager[None]:
     who = (FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     if not FLAGS.distributed and who == (None, None, None):
         return contextlib.nullcontext()
-    # The service between the processes tells of a lost one in pages; before JAX is imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from ris_jax.training import processes
 
     return processes.joined(*who)

@@ -31,6 +31,8 @@ from ris_jax import config as config_lib
 from ris_jax.cli import settings
 
 if TYPE_CHECKING:
+    from sqlalchemy import URL
+
     from ris_jax.tuning.plan import Plan
 
 FLAGS = flags.FlagValues()
@@ -64,6 +66,9 @@ settings.define(FLAGS)
 settings.define_config(FLAGS)
 
 _GATE_NAME = "gate.json"
+
+
+COMPILES = "about 40 s, once for trials that differ in learning rates and loss weights"
 
 
 def _plan() -> "Plan":
@@ -112,7 +117,7 @@ def check_gate(workdir: pathlib.Path) -> None:
       RunError: it does not.
     """
     from ris_jax import errors
-    from ris_jax.cli import doctor
+    from ris_jax.cli import checks
     from ris_jax.data import files
 
     installation, memory = _installation(), workdir / _GATE_NAME
@@ -122,7 +127,7 @@ def check_gate(workdir: pathlib.Path) -> None:
     except (OSError, ValueError):
         pass
     print("does a small network learn 32 scenes by heart? (once for an installation)", flush=True)
-    for what, holds, measured in doctor.check_learning(doctor.small_config(0)):
+    for what, holds, measured in checks.learning(checks.small_config(0)):
         if not holds:
             raise errors.RunError(
                 f"nothing is tuned, for training itself fails: {what}: {measured}; "
@@ -134,15 +139,28 @@ def check_gate(workdir: pathlib.Path) -> None:
         partial.write_text(json.dumps({"passed": installation}))
 
 
-def run() -> int:
-    """Runs the command; returns the exit status."""
+def _url() -> "URL":
+    """The storage that the flags name."""
+    from ris_jax.tuning import storage
+
+    default = f"sqlite:///{pathlib.Path(FLAGS.workdir).resolve() / 'study.db'}"
+    return storage.parse_url(FLAGS.storage or default)
+
+
+def announcement() -> str:
+    """Checks the flags that need no JAX; returns the first line to print."""
     if not FLAGS.workdir:
         raise config_lib.ConfigError("--workdir: need the folder of the search, none given")
-    workdir, plan = pathlib.Path(FLAGS.workdir), _plan()
+    _plan()
+    _url()
+    return f"tuning in {FLAGS.workdir}: {FLAGS.trials} trials"
+
+
+def run() -> int:
+    """Runs the command; returns the exit status."""
+    workdir, plan, url = pathlib.Path(FLAGS.workdir), _plan(), _url()
     from ris_jax.tuning import search, storage
 
-    default = f"sqlite:///{workdir.resolve() / 'study.db'}"
-    url = storage.parse_url(FLAGS.storage or default)
     check_gate(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     with storage.opened(url, plan) as study:

@@ -1,4 +1,4 @@
-"""Files of named arrays, .npz, HDF5 and MATLAB v7.3, as plain dictionaries of NumPy arrays.
+"""Files of named arrays, .npz, HDF5 and MATLAB, as plain dictionaries of NumPy arrays.
 
 Nothing is ever unpickled, and whatever is wrong with a file is one line that names it.
 """
@@ -13,22 +13,23 @@ import h5py
 import numpy as np
 
 from ris_jax import errors
-from ris_jax.data import files, npy
+from ris_jax.data import files, mat_files, npy
 
 # What an ending promises. The content is looked at, too: MATLAB's HDF5 has its axes reversed, and
 # a file that was renamed must not be read the wrong way round.
-_CONTENT_OF_ENDING = {
-    ".npz": "an npz archive",
-    ".h5": "HDF5",
-    ".hdf5": "HDF5",
-    ".mat": "MATLAB v7.3",
+_CONTENTS_OF_ENDING = {
+    ".npz": ("an npz archive",),
+    ".h5": ("HDF5",),
+    ".hdf5": ("HDF5",),
+    ".mat": ("MATLAB v7.3", "MATLAB v5", "MATLAB v4"),
 }
-ENDINGS = tuple(_CONTENT_OF_ENDING)
+ENDINGS = tuple(_CONTENTS_OF_ENDING)
+_BEFORE_HDF5 = ("MATLAB v5", "MATLAB v4")
 _ADVICE = {
     "an npz archive": "name it .npz",
     "HDF5": "name it .h5",
     "MATLAB v7.3": "name it .mat",
-    "MATLAB v5": "save it again with save(..., '-v7.3')",
+    "MATLAB v5": "name it .mat",
     "a single .npy array": "save the arrays by name with np.savez",
 }
 # What MATLAB and its readers keep beside the variables.
@@ -36,8 +37,15 @@ _BOOKKEEPING = {"#refs#", "#subsystem#", "__header__", "__version__", "__globals
 _NPY_MAGIC = b"\x93NUMPY"
 _LARGEST_COMPRESSION = 1100  # deflate reaches 1032
 _ALWAYS_ALLOWED = 64 << 20  # bytes; HDF5 stores nothing of chunks that were never written
-# How h5py and MATLAB name the parts of a complex number.
-_COMPLEX_PARTS = (("r", "i"), ("real", "imag"))
+#: Names of the parts of a complex number, whatever their case.
+COMPLEX_PARTS = (("real", "imag"), ("re", "im"), ("r", "i"))
+# Complex numbers of HDF5 2.0, which h5py reads as they are; older releases have none.
+_NATIVE_COMPLEX = tuple(
+    getattr(h5py.h5t, f"COMPLEX_IEEE_F{bits}{order}")
+    for bits in (32, 64)
+    for order in ("LE", "BE")
+    if hasattr(h5py.h5t, f"COMPLEX_IEEE_F{bits}{order}")
+)
 # MATLAB stores these as integers; unlike integers they are no numbers.
 _MATLAB_CLASSES = {b"logical": bool, b"char": str}
 
@@ -49,7 +57,12 @@ def names(path: str | os.PathLike[str]) -> list[str]:
       RunError: the file is not there, is none of the formats, or is damaged.
     """
     with _opened(pathlib.Path(path)) as file:
-        found = file.files if isinstance(file, np.lib.npyio.NpzFile) else list(file)
+        if isinstance(file, np.lib.npyio.NpzFile):
+            found = list(file.files)
+        elif isinstance(file, h5py.File):
+            found = list(file)
+        else:
+            found = mat_files.variables(file)
     return [name for name in found if name not in _BOOKKEEPING]
 
 
@@ -61,8 +74,8 @@ def load(path: str | os.PathLike[str], wanted: Iterable[str]) -> dict[str, np.nd
       wanted: names out of `names(path)`.
 
     Returns:
-      Name to array; HDF5's compound complex numbers are complex, MATLAB's reversed axes are
-      turned back.
+      Name to array. HDF5's complex numbers are complex, whether they are stored as a compound or as
+      a group of two arrays (see `COMPLEX_PARTS`); MATLAB's reversed axes are turned back.
 
     Raises:
       RunError: the file is not there, is none of the formats, is damaged, or holds something
@@ -73,7 +86,20 @@ def load(path: str | os.PathLike[str], wanted: Iterable[str]) -> dict[str, np.nd
     with _opened(path) as file:
         if isinstance(file, np.lib.npyio.NpzFile):
             return {name: _npz_array(path, file, name) for name in wanted}
-        return {name: _hdf5_array(path, file, name, matlab=matlab) for name in wanted}
+        if isinstance(file, h5py.File):
+            return {name: _hdf5_array(path, file, name, matlab=matlab) for name in wanted}
+        return {name: _mat_array(path, file, name) for name in wanted}
+
+
+def require_name(path: str | os.PathLike[str]) -> None:
+    """Check that the ending of a name is one that `save` can write.
+
+    Raises:
+      RunError: it is not.
+    """
+    ending = pathlib.Path(path).suffix.lower()
+    if ending not in (".npz", ".h5", ".hdf5"):
+        raise errors.RunError(f"{path}: need a name ending in .npz, .h5 or .hdf5; got {ending!r}")
 
 
 def save(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
@@ -83,13 +109,11 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
       RunError: the ending is none that can be written.
       OSError: the folder cannot be written.
     """
+    require_name(path)
     path = pathlib.Path(path)
-    ending = path.suffix.lower()
-    if _CONTENT_OF_ENDING.get(ending) not in ("an npz archive", "HDF5"):
-        raise errors.RunError(f"{path}: need a name ending in .npz, .h5 or .hdf5; got {ending!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(path) as partial:
-        if ending == ".npz":
+        if path.suffix.lower() == ".npz":
             with open(partial, "wb") as file:
                 np.savez(file, **arrays)
         else:
@@ -106,6 +130,9 @@ def _opened(path: pathlib.Path) -> Iterator[Any]:
         if content == "an npz archive":
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 yield archive
+        elif content in _BEFORE_HDF5:
+            with open(path, "rb") as file:
+                yield file
         else:
             with h5py.File(path, "r") as file:
                 yield file
@@ -127,14 +154,14 @@ def _checked_content(path: pathlib.Path) -> str:
     if not path.is_file():
         raise errors.RunError(f"{path}: need a file; got something else")
     ending = path.suffix.lower()
-    if ending not in _CONTENT_OF_ENDING:
+    if ending not in _CONTENTS_OF_ENDING:
         known = ", ".join(ENDINGS)
         raise errors.RunError(f"{path}: need a name ending in one of {known}; got {ending!r}")
-    content, needed = _content(path), _CONTENT_OF_ENDING[ending]
-    if content != needed:
+    content, needed = _content(path), _CONTENTS_OF_ENDING[ending]
+    if content not in needed:
         advice = f"; {_ADVICE[content]}" if content in _ADVICE else ""
         raise errors.RunError(
-            f"{path}: need {needed} in a file that ends in {ending}; its content is "
+            f"{path}: need {' or '.join(needed)} in a file that ends in {ending}; its content is "
             f"{content}{advice}"
         )
     return content
@@ -154,6 +181,8 @@ def _content(path: pathlib.Path) -> str:
         return "MATLAB v5"
     if h5py.is_hdf5(path):
         return "MATLAB v7.3" if head.startswith(b"MATLAB 7.3") else "HDF5"
+    if path.suffix.lower() == ".mat" and mat_files.is_version_4(head):
+        return "MATLAB v4"
     return "something else, or damaged"
 
 
@@ -189,8 +218,54 @@ def _npz_array(path: pathlib.Path, archive: Any, name: str) -> np.ndarray:
     return array
 
 
+def _mat_array(path: pathlib.Path, file: Any, name: str) -> np.ndarray:
+    array = mat_files.array(file, name)
+    if array is None:
+        raise errors.RunError(
+            f"{path}: {name}: need an array of numbers; got another class, such as a struct or text"
+        )
+    return array
+
+
 def _hdf5_array(path: pathlib.Path, file: Any, name: str, *, matlab: bool) -> np.ndarray:
-    dataset = file[name]
+    entry = file[name]
+    parts = _parts_of(entry) if isinstance(entry, h5py.Group) else None
+    if parts is None:
+        return _dataset_array(path, entry, name, matlab=matlab)
+    real, imaginary = (
+        _dataset_array(path, entry[part], f"{name}/{part}", matlab=matlab) for part in parts
+    )
+    return joined(str(path), name, real, imaginary)
+
+
+def _parts_of(names: Iterable[str]) -> tuple[str, str] | None:
+    """The names of a real and an imaginary part, if there are no others."""
+    by_name = {name.lower(): name for name in names}
+    for parts in COMPLEX_PARTS:
+        if set(by_name) == set(parts):
+            return by_name[parts[0]], by_name[parts[1]]
+    return None
+
+
+def joined(where: str, name: str, real: np.ndarray, imaginary: np.ndarray) -> np.ndarray:
+    """Complex array of two real ones; single precision unless a part is double.
+
+    Raises:
+      RunError: the parts are no real numbers, or have different shapes.
+    """
+    if not all(part.dtype.kind in "fiu" for part in (real, imaginary)):
+        raise errors.RunError(f"{where}: {name}: need real numbers in both parts; got others")
+    if real.shape != imaginary.shape:
+        raise errors.RunError(
+            f"{where}: {name}: need parts of one shape; got {list(real.shape)} real and "
+            f"{list(imaginary.shape)} imaginary"
+        )
+    whole = np.empty(real.shape, np.result_type(real, imaginary, np.complex64))
+    whole.real, whole.imag = real, imaginary
+    return whole
+
+
+def _dataset_array(path: pathlib.Path, dataset: Any, name: str, *, matlab: bool) -> np.ndarray:
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         raise errors.RunError(
             f"{path}: {name}: need a plain array; got an empty or nested entry, such as a struct"
@@ -198,12 +273,16 @@ def _hdf5_array(path: pathlib.Path, file: Any, name: str, *, matlab: bool) -> np
     if not dataset.is_virtual and not dataset.external:
         _require_held(path, name, dataset.nbytes, dataset.id.get_storage_size())
     # HDF5 converts any other type on reading, and where damage has made one up, beyond its buffer.
-    if dataset.id.get_type() != h5py.h5t.py_create(dataset.dtype, logical=True):
+    stored = dataset.id.get_type()
+    if stored != h5py.h5t.py_create(dataset.dtype, logical=True) and stored not in _NATIVE_COMPLEX:
         raise errors.RunError(
             f"{path}: {name}: need numbers of a standard type; got others, damaged? "
             f"(read as {str(dataset.dtype)[:60]})"
         )
-    array = _complex_from_parts(np.asarray(dataset[()]))
+    array = np.asarray(dataset[()])
+    parts = _parts_of(array.dtype.names or ())
+    if parts is not None:
+        array = joined(str(path), name, *(array[part] for part in parts))
     if not matlab:
         return array
     if "MATLAB_empty" in dataset.attrs:  # what is stored is then the shape
@@ -211,14 +290,3 @@ def _hdf5_array(path: pathlib.Path, file: Any, name: str, *, matlab: bool) -> np
     kind = _MATLAB_CLASSES.get(np.bytes_(dataset.attrs.get("MATLAB_class", b"")))
     # MATLAB's first index is the fastest, and HDF5 lists the fastest axis last.
     return (array if kind is None else array.astype(kind)).T
-
-
-def _complex_from_parts(array: np.ndarray) -> np.ndarray:
-    """A compound array of two parts as a complex one, any other array as it is."""
-    parts = array.dtype.names
-    if parts not in _COMPLEX_PARTS:
-        return array
-    real, imaginary = array[parts[0]], array[parts[1]]
-    whole = np.empty(array.shape, np.result_type(real, imaginary, np.complex64))
-    whole.real, whole.imag = real, imaginary
-    return whole

@@ -1,11 +1,11 @@
 """Recordings: what a base station received through a known surface, read from a user's file.
 
-A recordings file, .npz, .h5, .hdf5 or .mat (v7.3), holds by name
+A recordings file, .npz, .h5, .hdf5 or .mat, holds by name
 
 ==================== ========================= ================================================
 snapshots            [B, L, M] complex         what M antennas received under L codes, B scenes
 channel              [B, M, N] or [M, N]       complex, surface to base station
-codes                [B, L, N] or [L, N]       complex, or real -1, 0, 1
+codes                [B, L, N] or [L, N]       complex, or real -1 and 1
 wavelength           a number                  [m]
 element_positions    [N, 3]                    [m], see `ris_jax.arrays` for the frame
 snr_db               [B]                       optional
@@ -14,7 +14,9 @@ azimuth, elevation   [B, K_max]                [rad], anything after the first `
 source_range         [B, K_max]                [m], likewise
 ==================== ========================= ================================================
 
-and nothing else.
+and nothing else; `conventions` lists other names and units that are read. An array without a
+surface, whose M antennas are its N elements, needs neither channel nor codes: they are then I and
+1. Real codes that hold only 0 and 1 are refused unless `binary_codes` says what they are.
 """
 
 import dataclasses
@@ -28,7 +30,14 @@ from jaxtyping import Complex, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.data import containers, reference_shards, validation
+from ris_jax.data import (
+    containers,
+    conventions,
+    record_dataset,
+    records,
+    reference_shards,
+    validation,
+)
 
 SourceTruth = validation.SourceTruth
 
@@ -48,17 +57,27 @@ class Recordings:
     snr_db: Float[np.ndarray, "B"] | None = None
     wavefront: config_lib.Wavefront | None = None  #: None: the file does not say
     source_signal: config_lib.SourceSignal | None = None  #: None: the file does not say
+    notes: tuple[str, ...] = ()  #: what was assumed in reading, one line each
+    #: (name, number of its first scene) of every file of a folder; empty for a single file
+    files: tuple[tuple[str, int], ...] = ()
 
 
-def read(path: str | os.PathLike[str]) -> Recordings:
-    """Reads a recordings file, a shard of the reference pipeline, or a folder of .npz of either.
+def read(
+    path: str | os.PathLike[str], *, binary_codes: validation.BinaryCodes | None = None
+) -> Recordings:
+    """Reads a recordings file, a shard of the reference pipeline, or a folder.
+
+    A folder holds .npz files of either kind, or records written by `simulate` or `import`; of those
+    the first split that has scenes is read, in the order test, validation, train.
 
     A scene that cannot be used (NaN or infinity in it, all zero) is left out and listed in
     `skipped`; snr_db and truth of such a scene are not looked at. The scenes of a folder are
     counted through its files in the order of their names.
 
     Args:
-      path: a file ending in .npz, .h5, .hdf5 or .mat (v7.3), or a folder.
+      path: a file ending in .npz, .h5, .hdf5 or .mat, or a folder.
+      binary_codes: what codes 0 and 1 are: "amplitudes" of elements that are off and on, or
+        "states" with phases 0 and pi.
 
     Returns:
       At least one usable scene.
@@ -67,7 +86,10 @@ def read(path: str | os.PathLike[str]) -> Recordings:
       RunError: one line that names the file, the field, what was needed and what came.
     """
     path = pathlib.Path(path)
-    found = _read_folder(path) if path.is_dir() else _read_file(path)
+    if (path / records.INDEX_NAME).is_file():
+        return _read_records(path)
+    read_one = _read_folder if path.is_dir() else _read_file
+    found = read_one(path, binary_codes)
     return _require_usable(str(path), found)
 
 
@@ -91,7 +113,8 @@ def from_arrays(arrays: Mapping[str, Any], name: str = "recordings") -> Recordin
       >>> found.channel.shape, found.skipped
       ((5, 2, 3), ())
     """
-    return _require_usable(name, _build(name, {k: np.asarray(v) for k, v in arrays.items()}))
+    given = {key: np.asarray(value) for key, value in arrays.items()}
+    return _require_usable(name, _normalised_build(name, given))
 
 
 def write(path: str | os.PathLike[str], recordings: Recordings) -> None:
@@ -131,7 +154,38 @@ def _require_usable(name: str, recordings: Recordings) -> Recordings:
     return recordings
 
 
-def _read_file(path: pathlib.Path) -> Recordings:
+def _read_records(folder: pathlib.Path) -> Recordings:
+    """All scenes of one split of a folder of records."""
+    from ris_jax import arrays as arrays_lib  # imports JAX
+
+    dataset = record_dataset.open_dataset(folder)
+    split = next(name for name in reversed(records.SPLITS) if name in dataset.splits)
+    count, system = len(dataset.splits[split]), dataset.config.system
+    scenes, codes = dataset.splits[split].gather(np.arange(count))
+    active = np.arange(scenes["azimuth"].shape[1]) < scenes["num_sources"][:, None]
+    places = {
+        field: np.where(active, scenes[field], np.nan).astype(np.float64)
+        for field in validation.TRUTH_KEYS[1:]
+    }
+    return Recordings(
+        snapshots=scenes["snapshots"],
+        channel=scenes["channel"],
+        codes=np.broadcast_to(codes, (count, *codes.shape[1:])),
+        positions=np.asarray(arrays_lib.element_positions(system), np.float64),
+        wavelength=system.wavelength,
+        scene_numbers=np.arange(count),
+        skipped=(),
+        truth=SourceTruth(**places, num_sources=scenes["num_sources"].astype(np.int64)),
+        snr_db=scenes["snr_db"].astype(np.float64),
+        wavefront=system.wavefront,
+        source_signal=system.source_signal,
+        notes=(f"{count} scenes of the split {split!r} of {folder} are read",),
+    )
+
+
+def _read_file(
+    path: pathlib.Path, binary_codes: validation.BinaryCodes | None = None
+) -> Recordings:
     """As `read`, but possibly without a usable scene."""
     name, keys = str(path), containers.names(path)
     if reference_shards.recognised(keys):
@@ -143,18 +197,23 @@ def _read_file(path: pathlib.Path) -> Recordings:
             wavefront=reference_shards.WAVEFRONT,
             source_signal=reference_shards.SOURCE_SIGNAL,
         )
-    validation.check_keys(name, keys)
+    validation.check_keys(name, conventions.canonical(keys))
     arrays = containers.load(path, keys)
-    if path.suffix.lower() == ".mat":
-        _restore_antenna_axis(arrays)
-    return _build(name, arrays)
+    matlab = path.suffix.lower() == ".mat"
+    return _normalised_build(name, arrays, binary_codes, drops_last_axis=matlab)
 
 
-def _restore_antenna_axis(arrays: dict[str, np.ndarray]) -> None:
-    """MATLAB drops a last axis of length one, as that of the snapshots of a single antenna."""
-    single_antenna = arrays["channel"].ndim >= 2 and arrays["channel"].shape[-2] == 1
-    if single_antenna and arrays["snapshots"].ndim == 2:
-        arrays["snapshots"] = arrays["snapshots"][..., None]
+def _normalised_build(
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    binary_codes: validation.BinaryCodes | None = None,
+    *,
+    drops_last_axis: bool = False,
+) -> Recordings:
+    found, notes = conventions.normalised(name, arrays, drops_last_axis=drops_last_axis)
+    if "states" in arrays:  # their coefficients say what 0 and 1 are
+        binary_codes = "amplitudes"
+    return dataclasses.replace(_build(name, found, binary_codes=binary_codes), notes=notes)
 
 
 # NumPy warns of signalling NaNs and of what is too large; all of it is reported here anyway.
@@ -165,15 +224,18 @@ def _build(
     *,
     wavefront: config_lib.Wavefront | None = None,
     source_signal: config_lib.SourceSignal | None = None,
+    binary_codes: validation.BinaryCodes | None = None,
 ) -> Recordings:
     """Checks everything and sorts out the scenes; there may be no usable one."""
     validation.check_keys(name, arrays)
-    measured = {
-        "snapshots": validation.complex_array(name, "snapshots", arrays["snapshots"]),
-        "channel": validation.complex_array(name, "channel", arrays["channel"]),
-        "codes": validation.code_array(name, arrays["codes"]),
-    }
+    snapshots = validation.complex_array(name, "snapshots", arrays["snapshots"])
     positions = validation.real_array(name, "element_positions", arrays["element_positions"])
+    arrays = {**arrays, **validation.surface(name, arrays, snapshots, positions)}
+    measured = {
+        "snapshots": snapshots,
+        "channel": validation.channel_array(name, arrays["channel"]),
+        "codes": validation.code_array(name, arrays["codes"], binary_codes),
+    }
     validation.check_axes(name, {**measured, "element_positions": positions})
     validation.check_positions(name, positions)
     skipped = validation.unusable_scenes(name, measured)
@@ -181,7 +243,9 @@ def _build(
     usable = np.array([scene for scene in range(scenes) if scene not in skipped], np.int64)
     has_truth = validation.TRUTH_KEYS[0] in arrays
     return Recordings(
-        **{field: _usable(array, usable) for field, array in measured.items()},
+        snapshots=_usable(measured["snapshots"], usable),
+        channel=_usable(measured["channel"], usable),
+        codes=_usable(measured["codes"], usable),
         positions=positions,
         wavelength=validation.wavelength(name, arrays["wavelength"]),
         scene_numbers=usable,
@@ -215,9 +279,11 @@ def files_of(path: pathlib.Path) -> list[pathlib.Path]:
     return files
 
 
-def _read_folder(folder: pathlib.Path) -> Recordings:
+def _read_folder(
+    folder: pathlib.Path, binary_codes: validation.BinaryCodes | None = None
+) -> Recordings:
     files = files_of(folder)
-    parts = [_read_file(path) for path in files]
+    parts = [_read_file(path, binary_codes) for path in files]
     for path, part in zip(files, parts, strict=True):
         require_alike(path, part, files[0], parts[0])
     return _join([path.name for path in files], parts)
@@ -267,16 +333,21 @@ def _join(names: list[str], parts: list[Recordings]) -> Recordings:
     )
     truths = [part.truth for part in parts if part.truth is not None]
     ratios = [part.snr_db for part in parts if part.snr_db is not None]
+    snapshots, channel, codes = (
+        np.concatenate([getattr(part, field) for part in parts])
+        for field in ("snapshots", "channel", "codes")
+    )
     return dataclasses.replace(
         parts[0],
-        **{
-            field: np.concatenate([getattr(part, field) for part in parts])
-            for field in ("snapshots", "channel", "codes")
-        },
+        snapshots=snapshots,
+        channel=channel,
+        codes=codes,
         scene_numbers=np.concatenate(
             [start + part.scene_numbers for start, part in zip(starts, parts, strict=True)]
         ),
         skipped=skipped,
+        files=tuple(zip(names, starts, strict=True)),
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         truth=SourceTruth(*map(np.concatenate, zip(*truths, strict=True))) if truths else None,
         snr_db=np.concatenate(ratios) if ratios else None,
     )

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from jaxtyping import Complex, Float
 
-from ris_jax import arrays as arrays_lib
 from ris_jax import config as config_lib
 from ris_jax import errors
 from ris_jax.data import validation
@@ -93,6 +92,8 @@ def as_recordings(name: str, shard: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
 def element_positions() -> Float[np.ndarray, "144 3"]:
     """The reference's grid, offsets -6 ... 5 in units of 0.15 m, x fastest [m]."""
+    from ris_jax import arrays as arrays_lib  # imports JAX
+
     # Whole numbers are exact in float32; metres are not.
     offsets = arrays_lib.planar_array(_ROWS, _ROWS, 1.0, centered=False)
     return np.asarray(offsets, np.float64) * _SPACING

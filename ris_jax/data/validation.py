@@ -7,17 +7,23 @@ be used is no failure; it is told apart from the others by `unusable_scenes`.
 import difflib
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 import numpy as np
 from jaxtyping import Complex, Float, Int
 
 from ris_jax import errors
 
-REQUIRED_KEYS = ("snapshots", "channel", "codes", "wavelength", "element_positions")
+REQUIRED_KEYS = ("snapshots", "wavelength", "element_positions")
 TRUTH_KEYS = ("num_sources", "azimuth", "elevation", "source_range")
-OPTIONAL_KEYS = ("snr_db", *TRUTH_KEYS)
+OPTIONAL_KEYS = ("channel", "codes", "snr_db", *TRUTH_KEYS)
 KNOWN_KEYS = (*REQUIRED_KEYS, *OPTIONAL_KEYS)
+
+# Fields that may stand in place of another; see `conventions`.
+_IN_PLACE_OF = {
+    "codes": ("states with coefficients", "phases_rad", "phases_deg"),
+    "wavelength": ("frequency",),
+}
 
 # The axes that a field may have: B scenes, L snapshots, M antennas, N elements. In an error the
 # first field that does not fit is named: snapshots say what B, L and M are, positions what N is.
@@ -30,6 +36,9 @@ _LAYOUTS = {
 _LARGEST_SNR_DB = 200.0  # beyond it single precision has no noise, or no signal
 _LARGEST_MAGNITUDE = 1e15  # single precision has no square of what is larger than 1e19
 _MOST_NAMES = 8  # of unknown keys in one line
+
+#: What codes 0 and 1 are: amplitudes of elements that are off and on, or states with phases 0, pi.
+BinaryCodes = Literal["amplitudes", "states"]
 
 # The largest magnitude of a field of the truth, and how to say it. Larger angles are degrees.
 _LIMITS = {
@@ -70,8 +79,8 @@ def check_keys(name: str, keys: Iterable[str]) -> None:
         complaints.append(f"unknown keys: {', '.join(readable)}")
     if complaints:
         raise errors.RunError(
-            f"{name}: {'; '.join(complaints)}; needed: {', '.join(REQUIRED_KEYS)}; "
-            f"optional: {', '.join(OPTIONAL_KEYS)}"
+            f"{name}: {'; '.join(complaints)}; needed: {', '.join(map(_named, REQUIRED_KEYS))}; "
+            f"optional: {', '.join(map(_named, OPTIONAL_KEYS))}"
         )
     given = [key for key in TRUTH_KEYS if key in keys]
     if given and len(given) < len(TRUTH_KEYS):
@@ -79,9 +88,38 @@ def check_keys(name: str, keys: Iterable[str]) -> None:
         fail(name, "truth", f"all of {', '.join(TRUTH_KEYS)}, or none", f"no {', '.join(lost)}")
 
 
-def _with_suggestion(key: str, candidates: list[str]) -> str:
-    close = difflib.get_close_matches(key.lower(), candidates, n=1)
+def _named(key: str) -> str:
+    others = _IN_PLACE_OF.get(key)
+    return f"{key} (or {' or '.join(others)})" if others else key
+
+
+def _with_suggestion(key: str, absent: list[str]) -> str:
+    others = [name.split()[0] for field in absent for name in _IN_PLACE_OF.get(field, ())]
+    close = difflib.get_close_matches(key.lower(), [*absent, *others], n=1)
     return f"{key[:40]!r}" + (f" (did you mean {close[0]}?)" if close else "")
+
+
+def surface(
+    name: str, keys: Iterable[str], snapshots: np.ndarray, positions: np.ndarray
+) -> dict[str, Complex[np.ndarray, "..."]]:
+    """Channel and codes of an array without a surface, where a file has none.
+
+    The antennas are then the elements: the channel is I and the codes are 1.
+    """
+    missing = [key for key in ("channel", "codes") if key not in keys]
+    if not missing or snapshots.ndim != 3 or positions.ndim != 2:
+        return {}
+    (_, length, antennas), elements = snapshots.shape, len(positions)
+    if antennas != elements:
+        raise errors.RunError(
+            f"{name}: missing keys: {', '.join(missing)}; only an array whose M antennas are its N "
+            f"elements needs none; got M={antennas}, N={elements}"
+        )
+    plain = {
+        "channel": np.eye(antennas, dtype=np.complex64),
+        "codes": np.ones((length, elements), np.complex64),
+    }
+    return {key: plain[key] for key in missing}
 
 
 def complex_array(name: str, field: str, array: np.ndarray) -> Complex[np.ndarray, "..."]:
@@ -91,17 +129,46 @@ def complex_array(name: str, field: str, array: np.ndarray) -> Complex[np.ndarra
     both would give wrong answers.
     """
     if array.dtype.kind != "c":
-        fail(name, field, "complex numbers", _describe(array))
+        real = array.dtype.kind in "fiu" and field != "snapshots"
+        advice = "; if they are real, write .astype(complex)" if real else ""
+        fail(name, field, "complex numbers", _describe(array) + advice)
     with np.errstate(over="ignore"):  # becomes infinite, and that is reported
         return np.asarray(array, np.complex64, order="C")
 
 
-def code_array(name: str, array: np.ndarray) -> Complex[np.ndarray, "..."]:
+def channel_array(name: str, array: np.ndarray) -> Complex[np.ndarray, "..."]:
+    """A channel as complex64; a real one may hold only 0 and 1, as the identity matrix does."""
+    if array.dtype.kind in "fiu" and np.isin(array, (0, 1)).all():
+        return array.astype(np.complex64)
+    return complex_array(name, "channel", array)
+
+
+def code_array(
+    name: str, array: np.ndarray, binary: BinaryCodes | None = None
+) -> Complex[np.ndarray, "..."]:
     """Codes as complex64; real ones may be -1, 0 and 1 only.
 
     One-bit phases and switched elements are real by nature. Other real numbers are phases in
-    radians or numbers of phase states, which would be taken for amplitudes.
+    radians or numbers of phase states, which would be taken for amplitudes. So would one-bit
+    states be: real codes 0 and 1 are refused unless `binary` is given. Complex ones are taken as
+    they are; the model check compares them with states.
+
+    Args:
+      name: the file.
+      array: of any shape.
+      binary: what codes 0 and 1 are; see `BinaryCodes`.
     """
+    if array.dtype.kind in "fiu" and _is_binary(array):
+        if binary is None:
+            fail(
+                name,
+                "codes",
+                "reflection coefficients exp(j phase)",
+                "only 0 and 1, which look like one-bit states; give --binary_codes=states for "
+                "phases 0 and pi, or --binary_codes=amplitudes for elements that are off and on",
+            )
+        codes = array.astype(np.complex64)
+        return 1.0 - 2.0 * codes if binary == "states" else codes
     if array.dtype.kind in "fiu":
         known = np.isin(array, (-1, 0, 1)) | ~np.isfinite(array)
         if known.all():
@@ -114,6 +181,11 @@ def code_array(name: str, array: np.ndarray) -> Complex[np.ndarray, "..."]:
             f"real {other} - phases or states?",
         )
     return complex_array(name, "codes", array)
+
+
+def _is_binary(codes: np.ndarray) -> bool:
+    """Whether codes hold 0 and 1, both, and nothing else."""
+    return bool(np.isin(codes, (0, 1)).all() and (codes == 0).any() and (codes == 1).any())
 
 
 def real_array(name: str, field: str, array: np.ndarray) -> Float[np.ndarray, "..."]:

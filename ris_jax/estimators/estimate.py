@@ -20,6 +20,8 @@ class Estimate(NamedTuple):
     #: infinite on the diagonal where the scene does not determine a parameter, and in padding.
     covariance: Float[Array, "... K 3 3"]
     noise_variance: Float[Array, "..."]
+    #: Bit mask of `flags.Flag`: doubts about a scene and notes on it; `localize` sets it.
+    flags: Int[Array, "..."] | None = None
 
 
 def without_error_bars(

@@ -1,6 +1,7 @@
 """Where to look: the region of search, its grid in (u, w, 1/r), and peaks on it."""
 
 import dataclasses
+import functools
 from typing import NamedTuple, Protocol
 
 import jax
@@ -21,13 +22,20 @@ class Box(Protocol):
     def lower(self) -> Float[np.ndarray, "3"] | Float[Array, "3"]: ...
     @property
     def upper(self) -> Float[np.ndarray, "3"] | Float[Array, "3"]: ...
+    @property
+    def held(self) -> tuple[bool, bool, bool]: ...
 
 
-class Limits(NamedTuple):
-    """Limits of (u, w, 1/r) as arrays: a compiled program serves any of them."""
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["lower", "upper"], meta_fields=["held"]
+)
+@dataclasses.dataclass(frozen=True)
+class BoxLimits:
+    """Limits of (u, w, 1/r) as arrays: a compiled program serves any with the same `held`."""
 
     lower: Float[np.ndarray, "3"] | Float[Array, "3"]
     upper: Float[np.ndarray, "3"] | Float[Array, "3"]
+    held: tuple[bool, bool, bool]  #: coordinates that have one value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +46,16 @@ class SearchRegion:
     beyond, to infinity) with a margin, so that noise at its edge is not folded back.
     """
 
-    u_max: float = 0.9  #: ``|sin(azimuth) cos(elevation)|``
-    w_max: float = 0.54  #: ``|sin(elevation)|``
+    u_max: float = 0.9  #: ``|sin(azimuth) cos(elevation)|``; zero holds u at 0
+    w_max: float = 0.54  #: ``|sin(elevation)|``; zero holds w at 0
     inverse_range_min: float = 0.0  #: [1/m]; zero lets sources be infinitely far
     inverse_range_max: float = 2.2  #: [1/m]
 
     def __post_init__(self):
         for name in ("u_max", "w_max"):
             value = getattr(self, name)
-            if not 0.0 < value < 1.0:
-                raise config_lib.ConfigError(f"region.{name}: need 0 < value < 1; got {value!r}")
+            if not 0.0 <= value < 1.0:
+                raise config_lib.ConfigError(f"region.{name}: need 0 <= value < 1; got {value!r}")
         low, high = self.inverse_range_min, self.inverse_range_max
         if not 0.0 <= low < high < float("inf"):
             raise config_lib.ConfigError(
@@ -66,9 +74,15 @@ class SearchRegion:
         return np.array([self.u_max, self.w_max, self.inverse_range_max], np.float32)
 
     @property
-    def limits(self) -> Limits:
+    def held(self) -> tuple[bool, bool, bool]:
+        """Coordinates that have one value."""
+        u, w, rho = (self.lower == self.upper).tolist()
+        return u, w, rho
+
+    @property
+    def limits(self) -> BoxLimits:
         """The same box as arrays, to be passed to a compiled program."""
-        return Limits(self.lower, self.upper)
+        return BoxLimits(self.lower, self.upper, self.held)
 
 
 def region_of(scene: config_lib.SceneConfig) -> SearchRegion:
@@ -111,13 +125,17 @@ def search_space(
 ) -> SearchSpace:
     """The grid and the limits of a region for a wavefront.
 
-    Plane waves have no range: theirs has one cell, and 1/r is zero wherever the region is.
+    Plane waves have no range: 1/r is zero wherever the region is. A coordinate that has one value
+    has one cell.
     """
-    lower, upper = jnp.asarray(region.lower), jnp.asarray(region.upper)
+    lower, upper, held = jnp.asarray(region.lower), jnp.asarray(region.upper), region.held
     if wavefront == "planar":
+        held = (*held[:2], True)
         directions = np.array([1.0, 1.0, 0.0], np.float32)
-        shape, lower, upper = (*shape[:2], 1), lower * directions, upper * directions
-    points = jnp.clip(grid_points(region, shape), lower, upper)
+        lower, upper = lower * directions, upper * directions
+    u, w, rho = (1 if one else count for one, count in zip(held, shape, strict=True))
+    shape = (u, w, rho)
+    points = jnp.clip(grid_points(BoxLimits(lower, upper, held), shape), lower, upper)
     return SearchSpace(points, lower, upper, shape)
 
 

@@ -20,7 +20,9 @@ from ris_jax.estimators import (
     checks,
     compilation,
     grids,
+    inputs,
     maximum_likelihood,
+    model_check,
     model_order,
     modified_music,
     network_start,
@@ -28,6 +30,8 @@ from ris_jax.estimators import (
 )
 from ris_jax.estimators.catalogue import METHODS, Method, of_network
 from ris_jax.estimators.estimate import Estimate
+from ris_jax.estimators.flags import Flag
+from ris_jax.estimators.limits import Limits, collapsed, undetermined_coordinate
 
 ESTIMATORS = ("auto", *METHODS)
 _DEFAULT_CHUNK = 64
@@ -74,7 +78,9 @@ def localize(
     max_sources: int = 5,
     false_alarm_rate: float = model_order.DEFAULT_FALSE_ALARM_RATE,
     region: grids.SearchRegion | None = None,
+    limits: Limits | None = None,
     network: network_start.Network | None = None,
+    check: bool = True,
 ) -> Estimate:
     """Sources of a batch of scenes, by the estimator of that name.
 
@@ -89,8 +95,11 @@ def localize(
     infinite.
 
     Args:
-      measurement: a batch, [B, ...] in every field; `noise_variance` may be NaN for unknown.
-      positions: [N, 3] elements [m].
+      measurement: a batch, [B, ...] in every field. Channel and codes may be shared by all scenes,
+        [M, N] and [L, N], or missing for an array without a surface. `noise_variance` may be NaN or
+        missing if it is unknown.
+      positions: [N, 3] elements [m]. Map coordinates are centred: places are then relative to the
+        centre of the array.
       wavelength: [m].
       wavefront: of the steering vectors.
       source_signal: whether the sources sent the same in all snapshots.
@@ -101,14 +110,21 @@ def localize(
       false_alarm_rate: of the blind count, the share of scenes with a source too many.
       region: where to look; by default that of `grids.SearchRegion`. A network looks where it was
         trained to.
+      limits: where sources may be reported; it also sets `region` if that is not given.
       network: a trained one, from `ris_jax.load_pretrained` or `networks.from_run`.
+      check: whether the model check runs. It costs a few milliseconds of the host for each scene,
+        and does not run inside `jax.jit`.
 
     Returns:
-      `Estimate` of max_sources places a scene.
+      `Estimate` of max_sources places a scene. Its `flags` name doubts about each scene; see
+      `flags.Flag`.
 
     Raises:
       ConfigError: an option that cannot be used, or shapes that do not fit each other.
     """
+    measurement, positions = inputs.prepared(measurement, positions)
+    antennas = measurement.snapshots.shape[-1]
+    inputs.check_determined(antennas, source_signal, num_sources, max_sources)
     checks.check_scenes(measurement, positions, wavelength, max_sources)
     check_options(
         estimator,
@@ -117,6 +133,14 @@ def localize(
         false_alarm_rate=false_alarm_rate,
         batch=len(measurement.snapshots),
     )
+    positions, moved = inputs.centred(positions)
+    traced = any(isinstance(leaf, Tracer) for leaf in (*measurement, positions))
+    undetermined = None
+    if not isinstance(positions, Tracer):
+        undetermined = undetermined_coordinate(np.asarray(positions))
+    if region is None:
+        region = grids.SearchRegion() if limits is None else limits.region()
+    region = collapsed(region, undetermined)
     if estimator == "auto":
         estimator = "maximum_likelihood" if network is None else of_network(network.config)
     method = METHODS[estimator]
@@ -142,12 +166,28 @@ def localize(
             wavelength=wavelength,
             wavefront=wavefront,
             max_sources=max_sources,
-            region=region or grids.SearchRegion(),
+            region=region,
             network=network,
         )
         return _unscaled(estimate, scale)
 
-    return batches.in_sizes(search, measurement, num_sources)
+    estimate = batches.in_sizes(search, measurement, num_sources)
+    notes = Flag.CENTRED * moved | Flag.UNDETERMINED * (undetermined is not None)
+    if traced or not check:
+        notes = jnp.full(len(measurement.snapshots), int(notes | Flag.NOT_CHECKED), jnp.int32)
+        return estimate._replace(flags=notes)
+    problem = model_check.Problem(
+        measurement=jax.tree.map(np.asarray, measurement),
+        positions=np.asarray(positions),
+        wavelength=wavelength,
+        wavefront=wavefront,
+        signal=source_signal,
+        region=region if network is None else grids.region_of(network.config.scene),
+        counted=num_sources is None,
+    )
+    found = model_check.finish(estimate, problem, limits)
+    found = found._replace(flags=np.asarray(found.flags) | np.int32(notes))
+    return jax.tree.map(jnp.asarray, found)
 
 
 class _Scale(NamedTuple):

@@ -67,13 +67,24 @@ class Block(nnx.Module):
         return x + self.dropout(update, deterministic=deterministic, rngs=rngs)
 
 
+def _stacked(model: config_lib.ModelConfig, rngs: nnx.Rngs) -> Block:
+    """Blocks of a network as one, parameters stacked along a first axis: compiled once."""
+
+    @nnx.split_rngs(splits=model.depth)
+    @nnx.vmap
+    def create(rngs):
+        return Block(model, rngs=rngs)
+
+    return create(rngs)
+
+
 class Judge(nnx.Module):
     """A transformer over one token of the scene, one a source, one a candidate."""
 
     def __init__(self, config: config_lib.Config, *, rngs: nnx.Rngs):
         model = config.model
         width, dtype = model.width, jnp.dtype(model.compute_dtype)
-        self.dtype = dtype
+        self.dtype, self.depth = dtype, model.depth
 
         def linear(inputs, outputs, **options):
             return nnx.Linear(inputs, outputs, dtype=dtype, rngs=rngs, **options)
@@ -81,7 +92,7 @@ class Judge(nnx.Module):
         self.embed_scene = linear(situation.SCENE_FEATURES, width)
         self.embed_source = linear(situation.SOURCE_FEATURES, width)
         self.embed_candidate = linear(situation.CANDIDATE_FEATURES, width)
-        self.blocks = nnx.List([Block(model, rngs=rngs) for _ in range(model.depth)])
+        self.blocks = _stacked(model, rngs)
         self.final_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
         self.head_keep = linear(width, 1, kernel_init=_HEAD_INIT)
         self.head_add = linear(width, 4, kernel_init=_HEAD_INIT)
@@ -109,9 +120,7 @@ class Judge(nnx.Module):
         overlaps = jnp.pad(seen.overlaps, [(0, 0), (1, 0), (1, 0)])
         pairs = jnp.stack([overlaps, overlaps**2], axis=-1).astype(self.dtype)
         visible = jnp.ones(tokens.shape[:2]).at[:, 1 : 1 + sources].set(active)
-        for block in self.blocks:
-            tokens = block(tokens, pairs, visible, rngs=rngs)
-        tokens = self.final_norm(tokens)
+        tokens = self.final_norm(self._through_blocks(tokens, pairs, visible, rngs))
         add = self.head_add(tokens[:, 1 + sources :]).astype(jnp.float32)
         return Verdict(
             keep=self.head_keep(tokens[:, 1 : 1 + sources])[..., 0].astype(jnp.float32),
@@ -119,3 +128,21 @@ class Judge(nnx.Module):
             offset=add[..., 1:],
             count_logits=self.head_count(tokens[:, 0]).astype(jnp.float32),
         )
+
+    def _through_blocks(
+        self,
+        tokens: Float[Array, "B T D"],
+        pairs: Float[Array, "B T T 2"],
+        visible: Float[Array, "B T"],
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "B T D"]:
+        """Apply the blocks in turn; one program, run `depth` times."""
+        graphdef, stacked = nnx.split(self.blocks, nnx.Param)
+        keys = None if rngs is None else jax.random.split(rngs.dropout(), self.depth)
+
+        def apply(tokens, layer):
+            params, key = layer
+            rngs = None if key is None else nnx.Rngs(dropout=key)
+            return nnx.merge(graphdef, params)(tokens, pairs, visible, rngs=rngs), None
+
+        return jax.lax.scan(apply, tokens, (stacked, keys))[0]

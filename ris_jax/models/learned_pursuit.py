@@ -117,7 +117,10 @@ class LearnedPursuit(nnx.Module):
     def __call__(
         self, measurement: scenes.Measurement, *, rngs: nnx.Rngs | None = None
     ) -> losses.Prediction:
-        """Predicts a batch, the same number of steps for every scene.
+        """Predict a batch, with the same number of rounds for every scene.
+
+        Each round refines the sources that the round before decided on, and scores the result; the
+        first one has no sources.
 
         Args:
           measurement: a batch of B scenes with known noise variance.
@@ -127,30 +130,38 @@ class LearnedPursuit(nnx.Module):
           A `Prediction`, float32 and complex64 whatever the compute dtype.
         """
         around = situation.surroundings(self.config)
-        observation = self._observe(measurement)
-        fit = self._nothing(observation)
-        decisions = []
-        for number in range(self.config.model.rounds + 1):
-            seen, verdict = self._look(observation, fit, measurement.noise_variance, rngs)
-            decisions.append(
-                losses.Decision(
-                    sources=fit.coordinates / around.grid.unit,
-                    active=fit.active,
-                    keep=verdict.keep,
-                    candidates=seen.candidates / around.grid.unit,
-                    add=verdict.add,
-                    offset=verdict.offset,
-                )
+        observation, noise = self._observe(measurement), measurement.noise_variance
+        rounds = self.config.model.rounds + 1
+        keys = None if rngs is None else jax.random.split(rngs.dropout(), rounds)
+        nothing = self._nothing(observation)
+
+        def one_round(plan, turn):
+            number, key = turn
+            fit = jax.lax.cond(number > 0, self._refine, lambda *_: nothing, observation, plan)
+            rngs = None if key is None else nnx.Rngs(dropout=key)
+            seen, verdict = self._look(observation, fit, noise, rngs)
+            decision = losses.Decision(
+                sources=fit.coordinates / around.grid.unit,
+                active=fit.active,
+                keep=verdict.keep,
+                candidates=seen.candidates / around.grid.unit,
+                add=verdict.add,
+                offset=verdict.offset,
             )
-            if number < self.config.model.rounds:
-                fit = self._refine(observation, self._decide(fit, seen, verdict))
-        existence = jax.nn.sigmoid(verdict.keep) * fit.active
+            return self._decide(fit, seen, verdict), (decision, fit, verdict.count_logits)
+
+        # A scan compiles physics, network and their derivatives once for all rounds.
+        start = Plan(nothing.coordinates, nothing.active, noise < 0)
+        _, said = jax.lax.scan(one_round, start, (jnp.arange(rounds), keys))
+        decisions, fit, count_logits = said
+        fit, count_logits = jax.tree.map(lambda leaf: leaf[-1], (fit, count_logits))
+        existence = jax.nn.sigmoid(decisions.keep[-1]) * fit.active
         return losses.Prediction(
-            factor=self.factor(observation, fit, existence, measurement.noise_variance),
-            count_logits=verdict.count_logits,
+            factor=self.factor(observation, fit, existence, noise),
+            count_logits=count_logits,
             coordinates=fit.coordinates,
             existence=existence,
-            decisions=tuple(decisions),
+            decisions=decisions,
         )
 
     def factor(self, observation, fit, existence, noise_variance):

@@ -135,7 +135,7 @@ class SubspaceNetwork(nnx.Module):
             count_logits=count_logits,
             coordinates=peaks.coordinates,
             existence=peaks.active,
-            decisions=(),
+            decisions=None,
         )
 
     def _read(

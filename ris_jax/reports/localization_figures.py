@@ -22,11 +22,16 @@ _LEVEL = 0.95
 _RADIUS = np.sqrt(-2 * np.log(1 - _LEVEL))
 
 
+def image(figure: Figure, ending: str) -> bytes:
+    """The figure as a file with that ending: .png, .pdf or .svg."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=ending.removeprefix("."), dpi=150)
+    return buffer.getvalue()
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
+    return image(figure, ".png")
 
 
 def ellipse(

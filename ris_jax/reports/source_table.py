@@ -1,12 +1,15 @@
 """A user's answer: every source that was found, in degrees, metres and dB, with error bars."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ris_jax import counts, metrics, statistics
+from ris_jax.estimators import flags as flags_lib
 from ris_jax.estimators.estimate import Estimate
+from ris_jax.estimators.limits import Limits
 from ris_jax.reports import tables
 
 HEADER = (
@@ -19,7 +22,11 @@ HEADER = (
     "elevation_std_deg",
     "range_std_m",
     "power_db",
+    "flags",
 )
+_FILE_HEADER = ("file", "scene_of_file")  # beside the others, for a folder of files
+_SLACK = 1e-6  # of limits that the truth may touch
+_FEW_SCENES = 4  # below it, a common error of the number is chance
 _DIGITS = 7  # single precision has no more
 
 
@@ -39,7 +46,8 @@ def source_rows(estimate: Estimate, scene_numbers: np.ndarray) -> list[tuple]:
       scene_numbers: [B] what to call the scenes.
 
     Returns:
-      Tuples; what is not finite is None, but for the infinite range of a plane wave.
+      Tuples; what is not finite is None, but for the infinite range of a plane wave. The names of
+      the scene's flags are separated by spaces.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         variances = np.diagonal(np.asarray(estimate.covariance, float), axis1=-2, axis2=-1)
@@ -47,6 +55,7 @@ def source_rows(estimate: Estimate, scene_numbers: np.ndarray) -> list[tuple]:
         power_db = 10.0 * np.log10(np.asarray(estimate.power, float))
     rows = []
     for scene, number in enumerate(scene_numbers.tolist()):
+        flags = " ".join(_flag_names(estimate, scene))
         for source in range(int(estimate.num_sources[scene])):
             at = (scene, source)
             rows.append(
@@ -58,18 +67,43 @@ def source_rows(estimate: Estimate, scene_numbers: np.ndarray) -> list[tuple]:
                     _number(float(estimate.source_range[at])),
                     *(_finite(value) for value in deviations[at]),
                     _finite(power_db[at]),
+                    flags,
                 )
             )
     return rows
 
 
-def as_csv(rows: list[tuple]) -> str:
-    """The rows with their header; what is not known is an empty cell."""
-    return tables.as_csv(HEADER, rows)
+def _flag_names(estimate: Estimate, scene: int) -> list[str]:
+    return [] if estimate.flags is None else flags_lib.names(int(estimate.flags[scene]))
+
+
+def _in_file(number: int, files: Sequence[tuple[str, int]]) -> tuple[str, int]:
+    """File of a scene and its number there."""
+    name, first = [entry for entry in files if entry[1] <= number][-1]
+    return name, number - first
+
+
+def as_csv(rows: list[tuple], files: Sequence[tuple[str, int]] = ()) -> str:
+    """The rows with their header; what is not known is an empty cell.
+
+    Args:
+      rows: from `source_rows`.
+      files: name and number of the first scene of every file of a folder; with them each row ends
+        with the file and the number of the scene there.
+    """
+    if not files:
+        return tables.as_csv(HEADER, rows)
+    return tables.as_csv(
+        (*HEADER, *_FILE_HEADER), [(*row, *_in_file(row[0], files)) for row in rows]
+    )
 
 
 def as_json(
-    rows: list[tuple], estimate: Estimate, scene_numbers: np.ndarray, about: dict[str, Any]
+    rows: list[tuple],
+    estimate: Estimate,
+    scene_numbers: np.ndarray,
+    about: dict[str, Any],
+    files: Sequence[tuple[str, int]] = (),
 ) -> str:
     """An object of what the result came from and `scenes`, a list, those with nothing included.
 
@@ -78,23 +112,28 @@ def as_json(
       estimate: [B, ...] that they came from.
       scene_numbers: [B] what to call the scenes.
       about: what else is to stand in the object, ready for JSON.
+      files: as for `as_csv`.
 
     Returns:
       Text; what is not finite is null.
     """
     listed: dict[int, list[dict[str, Any]]] = {number: [] for number in scene_numbers.tolist()}
     for row in rows:
-        fields: dict[str, Any] = dict(zip(HEADER[1:], row[1:], strict=True))
+        fields: dict[str, Any] = dict(zip(HEADER[1:-1], row[1:-1], strict=True))
         fields["range_m"] = _finite(fields["range_m"])
         listed[row[0]].append(fields)
     found = [
         {
             "scene": number,
+            **(dict(zip(_FILE_HEADER, _in_file(number, files), strict=True)) if files else {}),
             "num_sources": len(listed[number]),
             "noise_variance": _finite(noise),
+            "flags": _flag_names(estimate, scene),
             "sources": listed[number],
         }
-        for number, noise in zip(listed, np.asarray(estimate.noise_variance, float), strict=True)
+        for scene, (number, noise) in enumerate(
+            zip(listed, np.asarray(estimate.noise_variance, float), strict=True)
+        )
     ]
     return json.dumps({**about, "scenes": found}, indent=1, allow_nan=False) + "\n"
 
@@ -109,7 +148,71 @@ def truth_summary(estimate: metrics.SourcesLike, truth: metrics.SourcesLike) -> 
     return (
         f"against the truth: {metrics.detection_rate(found):.1%} of {found.num_true.sum()} sources "
         f"within 5 degrees in both angles, {found.false_alarms.sum()} false; count right in "
-        f"{right:.1%} of scenes; GOSPA {distance.total.mean():.3f} m\n"
-        f"median error of those found: azimuth {np.rad2deg(medians[0]):.3f} deg, elevation "
-        f"{np.rad2deg(medians[1]):.3f} deg, range {medians[2]:.3f} m"
+        f"{right:.1%} of scenes; GOSPA {distance.total.mean():.3f} m\n{_median_errors(medians)}"
     )
+
+
+def _median_errors(medians: list[float]) -> str:
+    """The line of median errors in azimuth [rad], elevation [rad] and range [m]."""
+    if np.isnan(medians[0]):
+        return "median error of those found: none, as no source was found within 5 degrees"
+    azimuth, elevation = np.rad2deg(medians[:2])
+    in_range = "unknown" if np.isnan(medians[2]) else f"{medians[2]:.3f} m"
+    return (
+        f"median error of those found: azimuth {azimuth:.3f} deg, elevation {elevation:.3f} deg, "
+        f"range {in_range}"
+    )
+
+
+def truth_doubts(
+    estimate: metrics.SourcesLike, truth: metrics.SourcesLike, limits: Limits | None
+) -> list[str]:
+    """What looks wrong with the truth in a file, one line each.
+
+    Args:
+      estimate: [B, ...] sources found.
+      truth: [B, ...] of the file; places after the first `num_sources` are not looked at.
+      limits: of the search, if known.
+    """
+    count = np.asarray(truth.num_sources)
+    active = np.arange(np.shape(truth.azimuth)[1]) < count[:, None]
+    lines = []
+    if limits is not None and active.any():
+        outside = np.abs(truth.azimuth) > limits.azimuth_max + _SLACK
+        outside |= np.abs(truth.elevation) > limits.elevation_max + _SLACK
+        outside |= np.asarray(truth.source_range) > limits.range_max * (1.0 + _SLACK)
+        outside |= np.asarray(truth.source_range) < limits.range_min * (1.0 - _SLACK)
+        number = np.count_nonzero(outside & active)
+        if number:
+            lines.append(f"{number} of {active.sum()} true sources lie outside the search limits")
+    ratios = _range_ratios(estimate, truth)
+    for factor, unit in ((100.0, "centimetres"), (1000.0, "millimetres")):
+        # Ranges are found to some ten percent, mostly.
+        if len(ratios) and abs(np.log(np.median(ratios) / factor)) < np.log(1.5):
+            lines.append(f"the true ranges look like {unit}: expected metres")
+    excess = np.asarray(estimate.num_sources) - count
+    if len(excess) >= _FEW_SCENES and excess[0] != 0 and np.all(excess == excess[0]):
+        lines.append(
+            f"every scene has {excess[0]:+d} sources found against the true number: is num_sources "
+            "right?"
+        )
+    return lines
+
+
+def _range_ratios(estimate, truth) -> np.ndarray:
+    """True over found ranges of the sources whose directions agree."""
+    ratios = []
+    for scene in range(len(np.asarray(truth.num_sources))):
+        for true in range(int(truth.num_sources[scene])):
+            angles = [
+                np.hypot(
+                    estimate.azimuth[scene][k] - truth.azimuth[scene][true],
+                    estimate.elevation[scene][k] - truth.elevation[scene][true],
+                )
+                for k in range(int(estimate.num_sources[scene]))
+            ]
+            if angles and min(angles) < np.deg2rad(5.0):
+                near = float(estimate.source_range[scene][int(np.argmin(angles))])
+                if np.isfinite(near):
+                    ratios.append(float(truth.source_range[scene][true]) / near)
+    return np.array(ratios)

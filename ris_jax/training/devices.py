@@ -100,6 +100,11 @@ def batch_beside(array: Any) -> NamedSharding | None:
     return None
 
 
+def replicated_beside(sharding: NamedSharding) -> NamedSharding:
+    """The whole of an array on every device of a sharding."""
+    return NamedSharding(sharding.mesh, PartitionSpec())
+
+
 def split(batch: Any, sharding: NamedSharding | None) -> Any:
     """A batch that is computed where it is needed; for use under `jax.jit`.
 

@@ -1,12 +1,13 @@
 """Held-out scores, and the yardsticks that belong beside every one of them."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
@@ -38,16 +39,18 @@ class Evaluation(NamedTuple):
         return float(np.mean(self.scores[name], dtype=np.float64))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _draw_prepared(
-    config: config_lib.Config,
-    sharding: jax.sharding.NamedSharding | None,
-    key: jax.Array,
-    start: Array,
-):
-    indices = start + jnp.arange(config.training.batch_size)
-    batch = scenes.scenes_at(key, indices, config)
-    return devices.split(step_lib.prepare(batch, config), sharding)
+@functools.cache
+def _stretch(
+    seed: int, stream: str, size: int, sharding: jax.sharding.NamedSharding | None
+) -> Callable[[np.int32], tuple[jax.Array, Int[Array, "B"]]]:
+    """A stream's key and `size` indices from one on, where training has its own: one program draws
+    both."""
+
+    def from_start(start):
+        return scenes.stream_key(seed, stream), start + jnp.arange(size)
+
+    whole = None if sharding is None else devices.replicated_beside(sharding)
+    return jax.jit(from_start, out_shardings=whole)
 
 
 def draw_heldout(
@@ -65,9 +68,11 @@ def draw_heldout(
       sharding: `Placement.batch` of the state that is to be scored; one device if not given.
     """
     size = config.training.batch_size
-    starts = range(0, num_scenes, size)
-    key = scenes.stream_key(config.training.seed, stream)
-    batches = [_draw_prepared(config, sharding, key, np.int32(start)) for start in starts]
+    stretch = _stretch(config.training.seed, stream, size, sharding)
+    batches = []
+    for start in range(0, num_scenes, size):
+        batch = step_lib.draw_scenes(config, sharding, *stretch(np.int32(start)))
+        batches.append(step_lib.prepared(batch, config))
     return Heldout(batches, num_scenes)
 
 

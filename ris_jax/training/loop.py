@@ -22,6 +22,7 @@ from ris_jax.training import (
     memory,
     observers,
     optimizer,
+    outcome,
     processes,
     profiling,
     record,
@@ -59,10 +60,11 @@ def dead_parameters(state: state_lib.TrainState, batch: scenes.Scene) -> list[st
     Returns:
       The paths; none where the gradients are not finite, of which the optimizer keeps nothing.
     """
-    after, metrics = step_lib.train_step(state, batch)
+    after, metrics = step_lib.train_step_in_place(state, batch)
     if not metrics["finite"]:
         return []
-    largest = optimizer.largest_gradients(devices.to_host(after.opt_state))
+    packed = optimizer.layout(after.params, after.config.optimizer.method)
+    largest = optimizer.largest_gradients(devices.to_host(after.opt_state), packed)
     return [path for path, value in largest.items() if value == 0.0]
 
 
@@ -81,7 +83,7 @@ def _microbatches(
     for number in range(done + 1, training.steps_per_epoch + 1):
         if stop.asked():
             break
-        state, metrics = step_lib.train_step(state, source.draw(state))
+        state, metrics = step_lib.train_step_in_place(state, source.draw(state))
         pending.append(metrics)
         if number % training.log_every == 0:
             yield state, [_on_host(row) for row in jax.device_get(pending)]
@@ -317,6 +319,10 @@ def _run(
             f"{row['output_variance_ratio']:.2f} | {time.monotonic() - began:.1f} s"
         )
         after_epoch()
+        if epoch == training.epochs:
+            target = devices.to_host(heldout.batches[0][1])
+            for line in outcome.lines(config, result.first, target):
+                recorder.line(line)
     return state
 
 

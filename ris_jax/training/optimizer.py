@@ -5,16 +5,19 @@
   apply_if_finite(            a microbatch whose gradients are not finite changes nothing at all,
     MultiSteps(               the mean of `accumulation` finite microbatches,
       chain(
-        clip_by_global_norm,
+        clip by the global norm,
         partition(backbone, head: muon(schedule)))))
 
 Muon (Jordan et al., 2024) steps matrices along their orthogonalised momentum and everything else
 by Adam; `optimizer.method="adamw"` uses AdamW for all. The order of the nest matters: with
 `apply_if_finite` inside `MultiSteps`, one NaN stays in the accumulator for ever and training
 stalls in silence (`tests/training/optimizer_test.py` shows it).
+
+The nest works on packed gradients and parameters (`ris_jax.training.packing`), and gets its rates,
+limits and decay as data (`Hyperparameters`): runs that differ in them share a compiled step.
 """
 
-from collections.abc import Hashable
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -25,12 +28,47 @@ import optax.contrib
 from jaxtyping import Array, Bool, Float, Int
 
 from ris_jax import config as config_lib
+from ris_jax.training import packing
 
 Group = Literal["backbone", "head"]
 GROUPS: tuple[Group, ...] = ("backbone", "head")
 
 # Past this many errors optax would apply the bad update: the loop stops the run long before.
 _NEVER = 2**31 - 1
+# Newton-Schulz as optax has it; a row a step makes it a loop, compiled once.
+_NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
+_STACK = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+
+
+_Scalar = Any  # an array [], or a number of NumPy before there is a state
+
+
+class Hyperparameters(NamedTuple):
+    """What of a configuration the optimizer reads as data, [] each."""
+
+    learning_rate: _Scalar  #: peak, of the backbone
+    head_multiplier: _Scalar
+    warmup_updates: _Scalar
+    total_updates: _Scalar
+    final_fraction: _Scalar
+    weight_decay: _Scalar
+    clip_norm: _Scalar
+    ema_decay: _Scalar
+
+
+def hyperparameters(config: config_lib.OptimizerConfig, total_updates: int) -> Hyperparameters:
+    """Those of a run of `total_updates` updates, on the host."""
+    warmup = min(max(1, round(config.warmup_fraction * total_updates)), total_updates)
+    return Hyperparameters(
+        learning_rate=np.float32(config.learning_rate),
+        head_multiplier=np.float32(config.head_multiplier),
+        warmup_updates=np.int32(warmup),
+        total_updates=np.int32(total_updates),
+        final_fraction=np.float32(config.final_fraction),
+        weight_decay=np.float32(config.weight_decay),
+        clip_norm=np.float32(config.clip_norm),
+        ema_decay=np.float32(config.ema_decay),
+    )
 
 
 def parameter_groups(params: Any) -> Any:
@@ -43,35 +81,116 @@ def parameter_groups(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(group, params)
 
 
-def learning_rate_schedule(
-    config: config_lib.OptimizerConfig, total_updates: int, group: Group
-) -> optax.Schedule:
-    """Linear warmup that starts above zero, then a cosine; counted in updates."""
-    peak = config.learning_rate * (config.head_multiplier if group == "head" else 1.0)
-    warmup = min(max(1, round(config.warmup_fraction * total_updates)), total_updates)
-    rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
-    fall = optax.cosine_decay_schedule(
-        peak, max(total_updates - warmup, 1), alpha=config.final_fraction
+def layout(params: Any, method: config_lib.OptimizerMethod) -> packing.Layout:
+    """How a method's gradients and parameters are packed."""
+    return packing.layout(params, parameter_groups(params), matrices=method == "muon")
+
+
+def learning_rate(
+    hyper: Hyperparameters, group: Group, updates: Int[Array, ""]
+) -> Float[Array, ""]:
+    """Rate of the update after `updates` others: a warmup that starts above zero, then a cosine."""
+    peak = hyper.learning_rate * (hyper.head_multiplier if group == "head" else 1.0)
+    rise = (updates + 1.0) / hyper.warmup_updates
+    falling = jnp.maximum(hyper.total_updates - hyper.warmup_updates, 1)
+    progress = jnp.clip((updates - hyper.warmup_updates) / falling, 0.0, 1.0)
+    cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+    fall = hyper.final_fraction + (1.0 - hyper.final_fraction) * cosine
+    return peak * jnp.where(updates < hyper.warmup_updates, rise, fall)
+
+
+def _clip() -> optax.GradientTransformationExtraArgs:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
+        del params
+        factor = _clip_factor(optax.tree.norm(updates), extra["hyper"])
+        return jax.tree.map(lambda update: update * factor, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _clip_factor(norm: Float[Array, ""], hyper: Hyperparameters) -> Float[Array, ""]:
+    return jnp.minimum(1.0, hyper.clip_norm / jnp.maximum(norm, 1e-12))
+
+
+def _decay() -> optax.GradientTransformationExtraArgs:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
+        decay = extra["hyper"].weight_decay
+        return jax.tree.map(lambda u, p: u + decay * p, updates, params), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _descend(group: Group) -> optax.GradientTransformationExtraArgs:
+    """Steps by the schedule's rate against the gradient; the state counts the updates."""
+
+    def init(params):
+        del params
+        return optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
+        del params
+        rate = -learning_rate(extra["hyper"], group, state.count)
+        counted = optax.ScaleByScheduleState(optax.safe_increment(state.count))
+        return jax.tree.map(lambda update: rate * update, updates), counted
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _of_parts(
+    transforms: dict[str, optax.GradientTransformationExtraArgs],
+) -> optax.GradientTransformationExtraArgs:
+    """One transformation for every entry of a dictionary, as `optax.partition` without masks."""
+
+    def init(params):
+        return {name: transform.init(params[name]) for name, transform in transforms.items()}
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
+        done = {
+            name: transform.update(updates[name], state[name], params[name], **extra)
+            for name, transform in transforms.items()
+        }
+        return {name: new[0] for name, new in done.items()}, {n: new[1] for n, new in done.items()}
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _muon(packed: packing.Layout, group: Group) -> optax.GradientTransformationExtraArgs:
+    """Momentum orthogonalised by Newton-Schulz for stacks of matrices, Adam for the vector."""
+    factors = packed.width_factors(group)
+
+    def scaled(updates: Any, params: Any) -> Any:
+        del params
+        return {name: update * factors[name] for name, update in updates.items()}
+
+    stacks = dict.fromkeys(factors, _STACK)
+    matrices = optax.chain(
+        optax.contrib.scale_by_muon(_NEWTON_SCHULZ, weight_dimension_numbers=stacks),
+        optax.stateless(scaled),
+        _decay(),
+        _descend(group),
     )
-    return optax.join_schedules([rise, fall], [warmup])
+    vector = optax.chain(optax.scale_by_adam(nesterov=True), _descend(group))
+    return _of_parts({packing.MATRICES: matrices, packing.VECTOR: vector})
+
+
+def _adamw(packed: packing.Layout, group: Group) -> optax.GradientTransformationExtraArgs:
+    del packed
+    return optax.chain(optax.scale_by_adam(), _decay(), _descend(group))
 
 
 def create_optimizer(
-    config: config_lib.OptimizerConfig, total_updates: int
-) -> optax.GradientTransformation:
-    """The nest of this module's docstring."""
-    method = {"muon": optax.contrib.muon, "adamw": optax.adamw}[config.method]
-    per_group: dict[Hashable, optax.GradientTransformation] = {
-        group: method(
-            learning_rate_schedule(config, total_updates, group), weight_decay=config.weight_decay
-        )
-        for group in GROUPS
-    }
-    inner = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm), optax.partition(per_group, parameter_groups)
-    )
-    accumulated = optax.MultiSteps(inner, config.accumulation)
-    return optax.apply_if_finite(accumulated.gradient_transformation(), _NEVER)
+    config: config_lib.OptimizerConfig, packed: packing.Layout
+) -> optax.GradientTransformationExtraArgs:
+    """The nest of this module's docstring.
+
+    Its `init` and `update` take what `packed.pack` returns, and `update` the argument `hyper`,
+    `Hyperparameters`. Of the configuration it reads `method` and `accumulation`.
+    """
+    method = {"muon": _muon, "adamw": _adamw}[config.method]
+    inner = optax.chain(_clip(), _of_parts({group: method(packed, group) for group in GROUPS}))
+    multi: Any = optax.MultiSteps(inner, config.accumulation)
+    accumulated = optax.GradientTransformationExtraArgs(multi.init, multi.update)
+    return optax.with_extra_args_support(optax.apply_if_finite(accumulated, _NEVER))
 
 
 class Counters(NamedTuple):
@@ -89,29 +208,38 @@ def counters(opt_state: optax.OptState) -> Counters:
     return Counters(multi.gradient_step, finite.total_notfinite, finite.notfinite_count)
 
 
-def largest_gradients(opt_state: optax.OptState) -> dict[str, float]:
+def largest_gradients(opt_state: optax.OptState, packed: packing.Layout) -> dict[str, float]:
     """How large any gradient of each parameter has been, by path: zero only if all were zero.
 
     Read from the accumulator and the first moments of `create_optimizer`'s state, on the host,
     after few microbatches.
     """
     multi: Any = opt_state.inner_state  # pyright: ignore[reportAttributeAccessIssue]
-    seen = [multi.acc_grads, *(mu for _, mu in optax.tree.get_all_with_path(multi, "mu"))]
+    moments = {
+        group: functools.reduce(
+            lambda found, tree: found | tree,
+            (_by_part(mu) for _, mu in optax.tree.get_all_with_path(states, "mu")),
+        )
+        for group, states in multi.inner_opt_state[1].items()
+    }
     largest: dict[str, float] = {}
-    for path, leaf in (pair for tree in seen for pair in jax.tree_util.tree_leaves_with_path(tree)):
-        name = jax.tree_util.keystr(path)
-        largest[name] = max(largest.get(name, 0.0), float(np.max(np.abs(leaf))))
+    for tree in map(packed.unpack, (multi.acc_grads, moments)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            name = jax.tree_util.keystr(path)
+            largest[name] = max(largest.get(name, 0.0), float(np.max(np.abs(leaf))))
     return largest
 
 
-def learning_rates(
-    config: config_lib.OptimizerConfig, total_updates: int, updates: Int[Array, ""]
-) -> dict[str, Float[Array, ""]]:
+def _by_part(moment: Any) -> dict[str, Any]:
+    """First moments under the names of the parts of a packed group."""
+    if not isinstance(moment, dict):
+        return {packing.VECTOR: moment}
+    return moment if packing.VECTOR in moment else {packing.MATRICES: moment}
+
+
+def learning_rates(hyper: Hyperparameters, updates: Int[Array, ""]) -> dict[str, Float[Array, ""]]:
     """The rates of the update that comes after `updates` updates, by group."""
-    return {
-        group: jnp.asarray(learning_rate_schedule(config, total_updates, group)(updates))
-        for group in GROUPS
-    }
+    return {group: learning_rate(hyper, group, updates) for group in GROUPS}
 
 
 def gradients_finite(grads: Any) -> Bool[Array, ""]:
@@ -119,24 +247,16 @@ def gradients_finite(grads: Any) -> Bool[Array, ""]:
     return jnp.isfinite(optax.tree.norm(grads))
 
 
-def group_norms(tree: Any) -> dict[str, Float[Array, ""]]:
-    """Euclidean norm of each parameter group's part of a tree."""
-    labels = jax.tree.leaves(parameter_groups(tree))
-    leaves = jax.tree.leaves(tree)
-    return {
-        group: optax.tree.norm(
-            [x for x, label in zip(leaves, labels, strict=True) if label == group]
-        )
-        for group in GROUPS
-    }
+def group_norms(packed: packing.Packed) -> dict[str, Float[Array, ""]]:
+    """Euclidean norm of each parameter group's part of a packed tree."""
+    return {group: optax.tree.norm(packed[group]) for group in GROUPS}
 
 
 def clip_ratio(
-    opt_state: optax.OptState, grads: Any, config: config_lib.OptimizerConfig
+    opt_state: optax.OptState, grads: packing.Packed, hyper: Hyperparameters
 ) -> Float[Array, ""]:
     """Factor by which clipping scales the window's mean gradient, this microbatch included."""
     multi: Any = opt_state.inner_state  # pyright: ignore[reportAttributeAccessIssue]
     seen = multi.mini_step.astype(jnp.float32)
     mean = jax.tree.map(lambda acc, g: acc + (g - acc) / (seen + 1.0), multi.acc_grads, grads)
-    norm = optax.tree.norm(mean)
-    return jnp.minimum(1.0, config.clip_norm / jnp.maximum(norm, 1e-12))
+    return _clip_factor(optax.tree.norm(mean), hyper)

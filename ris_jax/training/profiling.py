@@ -218,7 +218,8 @@ def _shape(array: jax.Array) -> jax.ShapeDtypeStruct:
 
 def _analysis(shapes: Any) -> tuple[dict[str, float], Any]:
     """XLA's count of a step's operations and bytes, and its plan of the memory."""
-    compiled = step_lib.train_step.lower(*shapes).compile()
+    state, batch = shapes
+    compiled = step_lib.donating_step.lower(step_lib.for_program(state), batch).compile()
     cost = compiled.cost_analysis() or {}
     return {name: value for name, value in cost.items() if value > 0}, compiled.memory_analysis()
 

@@ -157,7 +157,7 @@ def stored_heldout(
         # The last batch is filled from the beginning: one shape, and what is beyond is cut off.
         indices = (start + np.arange(size)) % num_scenes
         mine = np.array_split(indices, jax.process_count())[jax.process_index()]
-        batches.append(_prepare(as_scene(gather(mine), placement), config))
+        batches.append(step_lib.prepared(as_scene(gather(mine), placement), config))
     return evaluation.Heldout(batches, num_scenes)
 
 
@@ -229,6 +229,3 @@ def _unpacked(dtype: np.dtype, words: UInt32[Array, "B W"], codes: Array) -> sce
         truth=scenes.Truth(**{name: fields[name] for name in scenes.Truth._fields}),
         signals=jnp.zeros((size, dtype["snapshots"].shape[0], 0), jnp.complex64),
     )
-
-
-_prepare = jax.jit(step_lib.prepare, static_argnums=1)

@@ -1,11 +1,13 @@
 """Training state: one immutable pytree, an argument and a result of every step."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx, struct
 from jaxtyping import Array, Int
@@ -16,38 +18,77 @@ from ris_jax.models import architectures
 from ris_jax.training import devices, optimizer
 
 
+class Hyperparameters(NamedTuple):
+    """What of a configuration a step reads as data: runs that differ in it share the program."""
+
+    optimizer: optimizer.Hyperparameters
+    loss: dict[str, Array | np.float32]  #: weights of the terms that are not zero
+    seed: Any  #: 32 bits, [], an array or a number of NumPy
+
+
 class TrainState(struct.PyTreeNode):
     """Everything that changes while training, and the static definition of what is trained."""
 
     step: Int[Array, ""]  #: microbatches seen: also the data position
     params: Any
     ema_params: Any  #: moving average over updates; what validation and inference use
-    opt_state: optax.OptState
+    opt_state: optax.OptState  #: of packed parameters, see `ris_jax.training.packing`
+    hyper: Hyperparameters
     config: config_lib.Config = struct.field(pytree_node=False)
     graphdef: Any = struct.field(pytree_node=False)
-    tx: optax.GradientTransformation = struct.field(pytree_node=False)
+    tx: optax.GradientTransformationExtraArgs = struct.field(pytree_node=False)
     placement: devices.Placement = struct.field(pytree_node=False)
 
 
 @functools.cache
-def _optimizer(config: config_lib.Config) -> optax.GradientTransformation:
-    """One optimizer object for a configuration: another would make `jax.jit` trace again."""
-    return optimizer.create_optimizer(config.optimizer, config.total_updates)
+def program_config(config: config_lib.Config) -> config_lib.Config:
+    """What of a configuration a step is compiled for; all else is as in every other one.
+
+    That is data (`Hyperparameters`), or of the loop, or of how scenes are drawn.
+    """
+    optimizer_config, loss = config.optimizer, dataclasses.asdict(config.loss)
+    accumulation = optimizer_config.accumulation
+    return dataclasses.replace(
+        config,
+        impairments=config_lib.ImpairmentConfig(),
+        loss=config_lib.LossConfig(**{name: float(weight > 0) for name, weight in loss.items()}),
+        optimizer=config_lib.OptimizerConfig(
+            method=optimizer_config.method, accumulation=accumulation
+        ),
+        training=config_lib.TrainingConfig(steps_per_epoch=accumulation),
+    )
+
+
+def hyperparameters(config: config_lib.Config) -> Hyperparameters:
+    """Those of a run, on the host."""
+    weights = dataclasses.asdict(config.loss)
+    return Hyperparameters(
+        optimizer.hyperparameters(config.optimizer, config.total_updates),
+        {name: np.float32(weight) for name, weight in weights.items() if weight > 0},
+        np.uint32(config.training.seed),
+    )
 
 
 @functools.cache
-def _shapes(config: config_lib.Config) -> tuple[Any, Any]:
-    return nnx.split(nnx.eval_shape(lambda: _model(config, jax.random.key(0))), nnx.Param)
+def _optimizer(program: config_lib.Config) -> optax.GradientTransformationExtraArgs:
+    """One optimizer object for a program: another would make `jax.jit` trace again."""
+    packed = optimizer.layout(parameter_shapes(program), program.optimizer.method)
+    return optimizer.create_optimizer(program.optimizer, packed)
+
+
+@functools.cache
+def _shapes(program: config_lib.Config) -> tuple[Any, Any]:
+    return nnx.split(nnx.eval_shape(lambda: _model(program, jax.random.key(0))), nnx.Param)
 
 
 def graphdef(config: config_lib.Config) -> Any:
     """The network's definition without its parameters."""
-    return _shapes(config)[0]
+    return _shapes(program_config(config))[0]
 
 
 def parameter_shapes(config: config_lib.Config) -> Any:
     """The network's parameters as shapes and types."""
-    return _shapes(config)[1]
+    return _shapes(program_config(config))[1]
 
 
 def _model(config: config_lib.Config, key: jax.Array) -> Any:
@@ -67,13 +108,19 @@ def create_train_state(
       A `TrainState`; its parameters come from `config.training.seed`. It is committed to its
       devices, as a restored one is: otherwise the two would compile the step twice.
     """
-    return _maker(config, placement or devices.one_device())()
+    make = _maker(program_config(config), placement or devices.one_device())
+    return make(hyperparameters(config)).replace(config=config)
 
 
 @functools.cache
-def _maker(config: config_lib.Config, placement: devices.Placement) -> Callable[[], TrainState]:
-    make = functools.partial(_initial_state, config, placement)
-    return jax.jit(make, out_shardings=shardings(jax.eval_shape(make)))
+def _maker(
+    program: config_lib.Config, placement: devices.Placement
+) -> Callable[[Hyperparameters], TrainState]:
+    make = functools.partial(_initial_state, program, placement)
+    hyper = hyperparameters(program)
+    made = jax.jit(make, out_shardings=shardings(jax.eval_shape(make, hyper)))
+    # It runs once: what compiles fast is fast.
+    return made.lower(hyper).compile(compiler_options={"xla_backend_optimization_level": "0"})
 
 
 def shardings(state: TrainState) -> TrainState:
@@ -85,17 +132,20 @@ def shardings(state: TrainState) -> TrainState:
     )
 
 
-def _initial_state(config: config_lib.Config, placement: devices.Placement) -> TrainState:
-    key = jax.random.fold_in(jax.random.key(config.training.seed), 0)
-    params = nnx.split(_model(config, key), nnx.Param)[1]
-    tx = _optimizer(config)
+def _initial_state(
+    program: config_lib.Config, placement: devices.Placement, hyper: Hyperparameters
+) -> TrainState:
+    key = jax.random.fold_in(jax.random.key(hyper.seed), 0)
+    params = nnx.split(_model(program, key), nnx.Param)[1]
+    tx = _optimizer(program)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         ema_params=jax.tree.map(jnp.copy, params),
-        opt_state=tx.init(params),
-        config=config,
-        graphdef=graphdef(config),
+        opt_state=tx.init(optimizer.layout(params, program.optimizer.method).pack(params)),
+        hyper=jax.tree.map(jnp.asarray, hyper),
+        config=program,
+        graphdef=graphdef(program),
         tx=tx,
         placement=placement,
     )

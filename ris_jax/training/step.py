@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import arrays, losses, measurement, scenes
 from ris_jax import config as config_lib
@@ -84,10 +84,18 @@ def _compared(
     return architectures.of(config).compared(prediction.factor, target.num_sources, config)
 
 
-def _ema(decay: float, updates: Float[Array, ""], ema: Array, params: Array) -> Array:
-    """Moving average whose memory grows with the number of updates, up to `decay`."""
-    keep = jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
-    return ema + (1.0 - keep) * (params - ema)
+def _ema_memory(decay: Float[Array, ""], updates: Int[Array, ""]) -> Float[Array, ""]:
+    """What a moving average keeps of itself; its memory grows with the updates, up to `decay`."""
+    return jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
+
+
+def _loss_terms(
+    state: state_lib.TrainState, prediction: losses.Prediction, target: losses.Target
+) -> dict[str, Float[Array, "B"]]:
+    """The weighted terms; in a program all weights are one, and the state has their values."""
+    config = state_lib.program_config(state.config)
+    terms = architectures.of(config).loss_terms(prediction, target, config)
+    return {name: state.hyper.loss[name] * term for name, term in terms.items()}
 
 
 def batch_loss(
@@ -102,23 +110,22 @@ def batch_loss(
     rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
     prediction = state_lib.predict(state.graphdef, params, features, rngs=rngs)
     with _full_precision():
-        terms = architectures.of(config).loss_terms(prediction, target, config)
+        terms = _loss_terms(state, prediction, target)
         nmse = covariance_scores(prediction, target, config)["nmse"]
     logged = {f"loss_{name}": jnp.mean(term) for name, term in terms.items()}
     return sum(logged.values(), jnp.zeros(())), logged | {"nmse": jnp.mean(nmse)}
 
 
-@functools.partial(jax.jit, donate_argnums=0)
 def train_step(
     state: state_lib.TrainState, batch: scenes.Scene
 ) -> tuple[state_lib.TrainState, Metrics]:
-    """One microbatch.
+    """One microbatch, as one compiled program; its arguments stay as they are.
 
     A microbatch whose loss or gradients are not finite leaves parameters, moments, counts and the
     gradient accumulator bit-identical; its loss is returned and counted as skipped all the same.
 
     Args:
-      state: donated; use the returned one.
+      state: from `create_train_state` or from a step.
       batch: scenes with leading axis B.
 
     Returns:
@@ -128,33 +135,56 @@ def train_step(
       `skipped`, `skipped_in_a_row`, `param_delta_norm` (zero when no update was applied),
       `params_finite` (False after finite gradients and a rate that overflows).
     """
+    next_state, metrics = keeping_step(for_program(state), batch)
+    return next_state.replace(config=state.config), metrics
+
+
+def train_step_in_place(
+    state: state_lib.TrainState, batch: scenes.Scene
+) -> tuple[state_lib.TrainState, Metrics]:
+    """`train_step` for loops: the next state takes the memory of this one, which is gone then."""
+    next_state, metrics = donating_step(for_program(state), batch)
+    return next_state.replace(config=state.config), metrics
+
+
+def for_program(state: state_lib.TrainState) -> state_lib.TrainState:
+    """The state of a run as that of all runs that share its program."""
+    return state.replace(config=state_lib.program_config(state.config))
+
+
+def _microbatch(
+    state: state_lib.TrainState, batch: scenes.Scene
+) -> tuple[state_lib.TrainState, Metrics]:
     config = state.config
     features, target = prepare(batch, config)
-    key = jax.random.fold_in(scenes.stream_key(config.training.seed, "dropout"), state.step)
+    key = jax.random.fold_in(scenes.stream_key(state.hyper.seed, "dropout"), state.step)
     dropout_key = key if config.model.dropout > 0 else None
 
     def loss_fn(params):
         return batch_loss(state, params, features, target, dropout_key)
 
     (loss, logged), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    hyper, packed = state.hyper.optimizer, optimizer.layout(state.params, config.optimizer.method)
+    grads = packed.pack(grads)
     finite = jnp.isfinite(loss) & optimizer.gradients_finite(grads)
     norms = optimizer.group_norms(grads)
-    clip_ratio = optimizer.clip_ratio(state.opt_state, grads, config.optimizer)
+    clip_ratio = optimizer.clip_ratio(state.opt_state, grads, hyper)
     before = optimizer.counters(state.opt_state)
     # What we call not finite, optax must see as such.
     marked = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), grads)
-    updates, opt_state = state.tx.update(marked, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    updates: Any
+    updates, opt_state = state.tx.update(
+        marked, state.opt_state, packed.pack(state.params), hyper=hyper
+    )
+    params = optax.apply_updates(state.params, packed.unpack(updates))
     after = optimizer.counters(opt_state)
     applied = after.updates > before.updates
+    kept = jnp.where(applied, _ema_memory(hyper.ema_decay, after.updates), 1.0)
     ema_params = jax.tree.map(
-        lambda ema, p: jnp.where(
-            applied, _ema(config.optimizer.ema_decay, after.updates.astype(p.dtype), ema, p), ema
-        ),
-        state.ema_params,
-        params,
+        lambda ema, p: ema + (1.0 - kept) * (p - ema), state.ema_params, params
     )
-    rates = optimizer.learning_rates(config.optimizer, config.total_updates, before.updates)
+    rates = optimizer.learning_rates(hyper, before.updates)
+    delta = optax.tree.norm(updates)
     metrics = (
         {"loss": loss}
         | logged
@@ -167,8 +197,8 @@ def train_step(
             "update": after.updates,
             "skipped": after.skipped,
             "skipped_in_a_row": after.skipped_in_a_row,
-            "param_delta_norm": optax.tree.norm(updates),
-            "params_finite": jnp.isfinite(optax.tree.norm(params)),
+            "param_delta_norm": delta,
+            "params_finite": jnp.isfinite(optax.tree.norm(packed.pack(params))),
         }
     )
     next_state = state.replace(
@@ -179,36 +209,72 @@ def train_step(
     return next_state, metrics
 
 
+keeping_step = jax.jit(_microbatch)
+donating_step = jax.jit(_microbatch, donate_argnums=0)
+
+
 def draw_batch(config: config_lib.Config, step: Array) -> scenes.Scene:
     """The training scenes of microbatch `step`, drawn on the devices that hold `step`.
 
     With `fixed_scenes`, those scenes in an order shuffled anew for every pass; otherwise fresh
     ones for ever. Each device draws its share, whichever process it belongs to.
     """
-    return _draw_batch(config, devices.batch_beside(step), step)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _draw_batch(
-    config: config_lib.Config, sharding: jax.sharding.NamedSharding | None, step: Array
-) -> scenes.Scene:
     training = config.training
-    position = step * training.batch_size + jnp.arange(training.batch_size)
-    if training.fixed_scenes:
-        order_key = scenes.stream_key(training.seed, "order")
+    relevant = training.seed, training.batch_size, training.fixed_scenes
+    return draw_scenes(config, devices.batch_beside(step), *_position(*relevant, step))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _position(
+    seed: int, batch_size: int, fixed_scenes: int, step: Array
+) -> tuple[jax.Array, Int[Array, "B"]]:
+    """The key of the training scenes, and which of them a microbatch has."""
+    position = step * batch_size + jnp.arange(batch_size)
+    if fixed_scenes:
+        order_key = scenes.stream_key(seed, "order")
 
         def order(one_pass):
             key = jax.random.fold_in(order_key, one_pass)
-            return jax.random.permutation(key, training.fixed_scenes)
+            return jax.random.permutation(key, fixed_scenes)
 
         # A microbatch touches at most two passes.
-        first = position[0] // training.fixed_scenes
+        first = position[0] // fixed_scenes
         orders = jnp.stack([order(first), order(first + 1)])
-        position = orders[
-            position // training.fixed_scenes - first, position % training.fixed_scenes
-        ]
-    batch = scenes.scenes_at(scenes.stream_key(training.seed, "train"), position, config)
-    return devices.split(batch, sharding)
+        position = orders[position // fixed_scenes - first, position % fixed_scenes]
+    return scenes.stream_key(seed, "train"), position
+
+
+def draw_scenes(
+    config: config_lib.Config,
+    sharding: jax.sharding.NamedSharding | None,
+    key: jax.Array,
+    indices: Int[Array, "B"],
+) -> scenes.Scene:
+    """Scenes of a stream; one program for all streams of a run.
+
+    Args:
+      config: what is drawn.
+      sharding: of the batch over devices, which hold key and indices; None for one device.
+      key: of the stream.
+      indices: [B] which scenes.
+    """
+    drawn = config_lib.Config(config.system, config.scene, config.impairments)
+    return _draw_scenes(drawn, sharding, key, indices)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _draw_scenes(config, sharding, key, indices):
+    return devices.split(scenes.scenes_at(key, indices, config), sharding)
+
+
+def prepared(
+    batch: scenes.Scene, config: config_lib.Config
+) -> tuple[scenes.Measurement, losses.Target]:
+    """`prepare` as a program of its own, where the batch is."""
+    return _prepared(batch, state_lib.program_config(config))
+
+
+_prepared = jax.jit(prepare, static_argnums=1)
 
 
 class Moments(NamedTuple):
@@ -228,7 +294,6 @@ class Evaluated(NamedTuple):
     prediction: losses.Prediction  # without the decisions that led to it
 
 
-@jax.jit
 def eval_step(
     state: state_lib.TrainState, features: scenes.Measurement, target: losses.Target
 ) -> Evaluated:
@@ -244,11 +309,19 @@ def eval_step(
       `effective_nmse`, `count_correct`, `count_confidence`, the probability of the count that is
       most probable.
     """
+    return scoring_step(for_program(state), features, target)
+
+
+@jax.jit
+def scoring_step(
+    state: state_lib.TrainState, features: scenes.Measurement, target: losses.Target
+) -> Evaluated:
+    """The program of `eval_step`."""
     config = state.config
     prediction = state_lib.predict(state.graphdef, state.ema_params, features)
     count = 1 + jnp.argmax(prediction.count_logits, axis=-1)
     with _full_precision():
-        terms = architectures.of(config).loss_terms(prediction, target, config)
+        terms = _loss_terms(state, prediction, target)
         scores = covariance_scores(prediction, target, config)
         predicted = cov.from_factor(_compared(prediction, target, config))
         true = cov.from_factor(target.factor)
@@ -265,7 +338,7 @@ def eval_step(
         | {"count_correct": (count == target.num_sources).astype(jnp.float32)}
         | {"count_confidence": jnp.max(jax.nn.softmax(prediction.count_logits), axis=-1)}
     )
-    return Evaluated(scores, moments, prediction._replace(decisions=()))
+    return Evaluated(scores, moments, prediction._replace(decisions=None))
 
 
 def _outer_sum(factor: Complex[Array, "B N K"]) -> Complex[Array, "N N"]:

@@ -9,11 +9,13 @@ import optuna
 from ris_jax import config as config_lib
 from ris_jax import errors
 from ris_jax.training import loop, record
+from ris_jax.training import state as state_lib
 from ris_jax.tuning import accounts
 from ris_jax.tuning import plan as plan_lib
 from ris_jax.tuning import space as space_lib
 
 FOLDER = "trials"
+_MOST_PROGRAMS = 4  # whose compilations are kept at a time; a process has room for dozens
 
 
 class Failed(Exception):
@@ -23,6 +25,23 @@ class Failed(Exception):
 def folder(workdir: pathlib.Path, number: int) -> pathlib.Path:
     """The run of a place of the search."""
     return workdir / FOLDER / f"{number:04d}"
+
+
+def _program(config: config_lib.Config) -> tuple[config_lib.Config, int]:
+    """What the programs of a trial are compiled for; trials that share it compile once."""
+    return state_lib.program_config(config), config.training.batch_size
+
+
+_programs: set[tuple[config_lib.Config, int]] = set()  # that JAX holds compiled in this process
+
+
+def _make_room(config: config_lib.Config) -> None:
+    """Drop all compiled programs when a process would hold those of too many configurations."""
+    program = _program(config)
+    if program not in _programs and len(_programs) >= _MOST_PROGRAMS:
+        jax.clear_caches()
+        _programs.clear()
+    _programs.add(program)
 
 
 class _Reports:
@@ -89,13 +108,12 @@ def run(trial: optuna.Trial, plan: plan_lib.Plan, number: int, workdir: pathlib.
     path = folder(workdir, number)
     report = _Reports(trial, plan, path)
     report()  # what an earlier attempt has done; its worker may have died before telling
+    _make_room(config)
     try:
         # A worker that was taken for dead may only have been asleep, and still train there.
         loop.train(config, path, after_epoch=report, wait=True)
     except (errors.TrainingLostError, errors.OutOfMemoryError) as error:
         raise Failed(str(error)) from error
-    finally:
-        jax.clear_caches()  # every configuration compiles its own programs
     report()
     return _value(plan, record.epoch_rows(path))
 

@@ -15,6 +15,7 @@ def angles_deg(truth):
     return np.rad2deg(metrics.direction_distance(truth, truth)[:, 0, 1])
 
 
+@pytest.mark.full
 def test_separation(config):
     cell = Cell("pair", 0.0, PAIR, Placement(separation_deg=3.0))
     drawn = draw.draw(config, cell, SCENES)

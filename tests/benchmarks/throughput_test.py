@@ -28,6 +28,7 @@ def test_growth_covers_every_size():
     ]  # fmt: skip
 
 
+@pytest.mark.full
 def test_from_a_file_to_positions(config, monkeypatch):
     """The estimator is told neither the noise nor how many; the rate is that of its time."""
     seen = []

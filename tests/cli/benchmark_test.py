@@ -48,6 +48,7 @@ def test_a_tiny_suite_with_a_true_estimator(capsys, tmp_path):
     assert "README.md" in printed
 
 
+@pytest.mark.full
 def test_resumes_at_the_cell(capsys, tmp_path, calls, monkeypatch):
     """Killed after three cells, it does the others only, and comes to the same bytes."""
     flags = [SUITES, "--estimators=maximum_likelihood,music", *SMALL]
@@ -98,6 +99,7 @@ def test_fewer_scenes_if_told(capsys, tmp_path, calls):
     assert any("music: 2" in line for line in comments)
 
 
+@pytest.mark.full
 def test_throughput(capsys, tmp_path, monkeypatch):
     """Simulator and one estimator, as the table has them; measured once."""
     cases = throughput.CASES["throughput"]

@@ -37,7 +37,7 @@ class TestBadInput:
     @pytest.mark.parametrize("command", ["trian", "", "--workdir=x", "Train", "main", "../train"])
     def test_unknown_command(self, capsys, command):
         status, _, err = _run(capsys, command)
-        _assert_one_line(status, err, f"unknown command {command!r}", "commands: train")
+        _assert_one_line(status, err, f"unknown command {command!r}", "commands: example")
 
     def test_no_command_prints_what_there_is(self, capsys):
         status, out, _ = _run(capsys)
@@ -174,6 +174,7 @@ class TestFailuresOfARun:
     )
     def test_of_memory_name_the_batch(self, capsys, monkeypatch, command, flags, advice):
         module = importlib.import_module(f"ris_jax.cli.{command}")
+        monkeypatch.setattr(module, "announcement", lambda: "")
         monkeypatch.setattr(module, "run", lambda: jnp.ones(1 << 43).block_until_ready())
         status, _, err = _run(capsys, command, *flags)
         assert status == 1
@@ -185,6 +186,7 @@ class TestFailuresOfARun:
             os.kill(os.getpid(), signal.SIGTERM)
             raise AssertionError("still here")
 
+        monkeypatch.setattr(evaluate, "announcement", lambda: "")
         monkeypatch.setattr(evaluate, "run", run)
         status, _, err = _run(capsys, "evaluate")
         assert (status, err) == (143, "ris-jax: stopped by SIGTERM\n")
@@ -229,7 +231,8 @@ class TestHelp:
     @pytest.mark.parametrize("flag", ["--help", "-h"])
     @pytest.mark.parametrize("command", main._COMMANDS)
     def test_of_a_command(self, capsys, command, flag):
-        folder = "--out" if command in ("simulate", "import", "benchmark") else "--workdir"
+        module = importlib.import_module(f"ris_jax.cli.{main._MODULES.get(command, command)}")
+        folder = next(f"--{name}" for name in ("workdir", "out", "data") if name in module.FLAGS)
         status, out, err = _run(capsys, command, f"{folder}=x", flag)
         assert (status, err) == (0, "")
         assert "Example:" in out
@@ -284,8 +287,8 @@ class TestConfigFile:
         path = self._write(tmp_path, json.dumps(config_lib.to_dict(config)).encode())
         partial = tmp_path / "partial.json"
         partial.write_text('{"model": {"width": 96}}')
-        assert main.main(["ris-jax", "train", f"--config={path}", "--seed=5"]) == 0
-        assert main.main(["ris-jax", "train", f"--config={partial}"]) == 0
+        assert main.main(["ris-jax", "train", "--workdir=x", f"--config={path}", "--seed=5"]) == 0
+        assert main.main(["ris-jax", "train", "--workdir=x", f"--config={partial}"]) == 0
         assert seen[0] == config_lib.override(config, {"training.seed": 5})
         assert seen[1] == config_lib.override(config_lib.Config(), {"model.width": 96})
 

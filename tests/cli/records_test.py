@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from ris_jax import config as config_lib
 from ris_jax.cli import main, settings
 from ris_jax.cli import train as train_command
-from ris_jax.data import files, records
+from ris_jax.data import files, record_dataset, recordings, records
 
 SMALL = [
     f"--set={setting}"
@@ -59,6 +60,36 @@ def test_simulate_refuses(capsys, folder, tmp_path):
     _assert_one_line(*again[::2], "request.seed=3 (there 0)", str(folder))
     bad = _run(capsys, "simulate", f"--out={tmp_path / 'x'}", "--num_train=-1", *SMALL)
     _assert_one_line(*bad[::2], "train: need 0 to", "-1")
+
+
+def test_localize_reads_records(capsys, calls, folder, tmp_path):
+    """The split `test`, with the truth and what the records were simulated with."""
+    out = tmp_path / "positions.csv"
+    status, printed, err = _run(capsys, "localize", f"--data={folder}", f"--out={out}")
+    assert status == 0
+    assert err == f"note: 2 scenes of the split 'test' of {folder} are read\n"
+    assert "against the truth" in printed
+    (told,) = calls
+    assert (told["wavefront"], told["source_signal"]) == ("spherical", "constant")
+    found = recordings.read(folder)
+    scenes, codes = record_dataset.open_dataset(folder).splits["test"].gather(np.arange(2))
+    np.testing.assert_array_equal(found.snapshots, scenes["snapshots"])
+    np.testing.assert_array_equal(found.channel, scenes["channel"])
+    np.testing.assert_array_equal(found.codes, np.broadcast_to(codes, (2, 3, 6)))
+    np.testing.assert_allclose(found.positions[1] - found.positions[0], [0.15, 0, 0], atol=1e-7)
+    for scene in range(2):
+        count = scenes["num_sources"][scene]
+        azimuth = found.truth.azimuth[scene]
+        np.testing.assert_array_equal(azimuth[:count], scenes["azimuth"][scene][:count])
+        assert np.isnan(azimuth[count:]).all()
+
+
+def test_localize_refuses_damaged_records(capsys, folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "test" / "00000.scenes.npy").write_bytes(b"")
+    status, _, err = _run(capsys, "localize", f"--data={copy}", f"--out={tmp_path / 'a.csv'}")
+    _assert_one_line(status, err, "00000.scenes.npy: size")
 
 
 @pytest.fixture(name="shard")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ris_jax.cli import doctor, main, tune
+from ris_jax.cli import checks, main, tune
 
 RATE = '{"optimizer.learning_rate": {"low": 0.001, "high": 0.1}}'
 
@@ -84,7 +84,7 @@ class TestGate:
 
     def test_that_fails_stops_the_search_with_one_line(self, tmp_path, capsys, monkeypatch):
         findings = [("gradients alive", True, "all"), ("32 scenes are learned", False, "NMSE 0.9")]
-        monkeypatch.setattr(doctor, "check_learning", lambda config: iter(findings))
+        monkeypatch.setattr(checks, "learning", lambda config: iter(findings))
         _, err = _refused(capsys, f"--workdir={tmp_path / 'search'}")
         assert err == (
             "ris-jax: nothing is tuned, for training itself fails: 32 scenes are learned: "
@@ -96,14 +96,14 @@ class TestGate:
         calls = []
         findings = [("32 scenes are learned", True, "NMSE 0.03")]
         monkeypatch.setattr(
-            doctor, "check_learning", lambda config: calls.append(config) or iter(findings)
+            checks, "learning", lambda config: calls.append(config) or iter(findings)
         )
         for content in (None, None, '{"passed": "of another"}', "{", "[]"):
             if content is not None:
                 (tmp_path / "gate.json").write_text(content)
             tune.check_gate(tmp_path)
             assert json.loads((tmp_path / "gate.json").read_text())["passed"]
-        assert calls == [doctor.small_config(0)] * 4
+        assert calls == [checks.small_config(0)] * 4
 
 
 def test_a_storage_that_cannot_be_used(tmp_path, capsys, monkeypatch):

@@ -118,6 +118,7 @@ with record_writer.writing(pathlib.Path(sys.argv[1]), config, {"command": "soak"
 """
 
 
+@pytest.mark.full
 def test_sigkill(tmp_path):
     """A process that is really killed, three times, at moments nobody chose."""
     folder = tmp_path / "records"

@@ -147,7 +147,9 @@ class ReadTest(Case):
         with self.assert_one_line(f"{self.folder / name}: channel: need complex numbers; got real"):
             recordings.read(self.folder / name)
         write_any(self.folder / name, {"snapshot": arrays["snapshots"]})
-        with self.assert_one_line(f"{name}: missing keys: snapshots, ch", "did you mean snapshots"):
+        with self.assert_one_line(
+            f"{name}: missing keys: snapshots, wav", "did you mean snapshots"
+        ):
             recordings.read(self.folder / name)
 
     def test_parts_on_an_axis_of_their_own(self):
@@ -159,6 +161,39 @@ class ReadTest(Case):
     def test_missing(self):
         with self.assert_one_line("nosuch: no such file or folder"):
             recordings.read(self.folder / "nosuch")
+
+
+class PlainArrayTest(Case):
+    """Antennas that are the elements: neither channel nor codes."""
+
+    def _arrays(self):
+        arrays = make_arrays(antennas=ELEMENTS)
+        return {key: value for key, value in arrays.items() if key not in ("channel", "codes")}
+
+    @parameterized.parameters("a.npz", "a.h5", "a.mat")
+    def test_channel_and_codes_are_optional(self, name):
+        write_any(self.folder / name, self._arrays())
+        found = recordings.read(self.folder / name)
+        np.testing.assert_array_equal(found.channel, np.tile(np.eye(ELEMENTS), (SCENES, 1, 1)))
+        np.testing.assert_array_equal(found.codes, np.ones((SCENES, SNAPSHOTS, ELEMENTS)))
+        self.assertEqual(found.truth.num_sources.tolist(), [1, 2, 0, 2])
+
+    @parameterized.parameters(("channel",), ("codes",), ("channel", "codes"))
+    def test_a_surface_needs_them(self, *missing):
+        arrays = {key: value for key, value in make_arrays().items() if key not in missing}
+        with self.assert_one_line(
+            f"recordings: missing keys: {', '.join(missing)}; only an array", "got M=2, N=6"
+        ):
+            recordings.from_arrays(arrays)
+
+    def test_binary_codes(self):
+        arrays = make_arrays()
+        states = (arrays["codes"].real > 0).astype(int)
+        write_any(self.folder / "a.npz", {**arrays, "codes": states})
+        with self.assert_one_line("a.npz: codes: need", "--binary_codes=states"):
+            recordings.read(self.folder / "a.npz")
+        found = recordings.read(self.folder / "a.npz", binary_codes="states")
+        np.testing.assert_array_equal(found.codes, 1 - 2 * states)
 
 
 class SkippedScenesTest(Case):

@@ -26,8 +26,9 @@ class Case(parameterized.TestCase):
 
 class KeysTest(Case):
     LISTS = (
-        "needed: snapshots, channel, codes, wavelength, element_positions; "
-        "optional: snr_db, num_sources, azimuth, elevation, source_range"
+        "needed: snapshots, wavelength (or frequency), element_positions; optional: channel, "
+        "codes (or states with coefficients or phases_rad or phases_deg), snr_db, num_sources, "
+        "azimuth, elevation, source_range"
     )
 
     @parameterized.parameters((), ("snr_db",), validation.TRUTH_KEYS, validation.OPTIONAL_KEYS)
@@ -35,9 +36,7 @@ class KeysTest(Case):
         validation.check_keys("f.npz", [*validation.REQUIRED_KEYS, *optional])
 
     def test_all_missing_keys_are_named(self):
-        with self.assert_error(
-            f"missing keys: channel, wavelength, element_positions; {self.LISTS}"
-        ):
+        with self.assert_error(f"missing keys: wavelength, element_positions; {self.LISTS}"):
             validation.check_keys("f.npz", ["snapshots", "codes"])
 
     @parameterized.parameters(("Snapshots", "snapshots"), ("snaphots", "snapshots"))
@@ -79,8 +78,39 @@ class NumbersTest(Case):
         (np.array([None]), "no numbers (dtype object)"),
     )
     def test_not_complex(self, array, got):
-        with self.assert_error(f"channel: need complex numbers; got {got}"):
-            validation.complex_array("f.npz", "channel", array)
+        with self.assert_error(f"snapshots: need complex numbers; got {got}"):
+            validation.complex_array("f.npz", "snapshots", array)
+
+    def test_real_channel_is_one_of_zeros_and_ones(self):
+        identity = validation.channel_array("f.npz", np.eye(3))
+        self.assertEqual(identity.dtype, np.complex64)
+        np.testing.assert_array_equal(identity, np.eye(3))
+        with self.assert_error(
+            "channel: need complex numbers; got real numbers (dtype float64); if they are real, "
+            "write .astype(complex)"
+        ):
+            validation.channel_array("f.npz", 0.5 * np.eye(3))
+
+    @parameterized.parameters("f4", "i1", "u1")
+    def test_codes_0_and_1_need_a_meaning(self, dtype):
+        states = np.array([[0, 1], [1, 1]], dtype)
+        with self.assert_error(
+            "codes: need reflection coefficients exp(j phase); got only 0 and 1, which look like "
+            "one-bit states; give --binary_codes=states for phases 0 and pi, or "
+            "--binary_codes=amplitudes for elements that are off and on"
+        ):
+            validation.code_array("f.npz", states)
+        amplitudes = validation.code_array("f.npz", states, "amplitudes")
+        np.testing.assert_array_equal(amplitudes, states)
+        phases = validation.code_array("f.npz", states, "states")
+        np.testing.assert_allclose(phases, np.exp(1j * np.pi * states), atol=1e-6)
+
+    def test_complex_codes_0_and_1_are_amplitudes(self):
+        states = np.eye(2, dtype="c8")
+        np.testing.assert_array_equal(validation.code_array("f.npz", states), states)
+
+    def test_codes_of_an_array_without_a_surface(self):
+        np.testing.assert_array_equal(validation.code_array("f.npz", np.ones((2, 3))), 1.0)
 
     def test_complex_is_single_precision_and_overflow_is_infinite(self):
         array = validation.complex_array("f.npz", "channel", np.array([1 + 2j, 1e300]))

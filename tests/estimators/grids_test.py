@@ -33,10 +33,10 @@ def brute_force_maxima(spectrum, shape):
 
 
 class SearchRegionTest(parameterized.TestCase):
-    @parameterized.product(name=("u_max", "w_max"), value=(0.0, 1.0, -0.3, float("nan")))
+    @parameterized.product(name=("u_max", "w_max"), value=(1.0, -0.3, float("nan")))
     def test_cosines(self, name, value):
         with self.assertRaisesRegex(
-            config_lib.ConfigError, rf"region.{name}: need 0 < value < 1; got {value!r}"
+            config_lib.ConfigError, rf"region.{name}: need 0 <= value < 1; got {value!r}"
         ):
             grids.SearchRegion(**{name: value})
 
@@ -104,7 +104,7 @@ class GridTest(absltest.TestCase):
         region, shape = grids.SearchRegion(0.8, 0.4, 0.1, 2.0), (3, 4, 5)
         space = grids.search_space(region, shape, "spherical")
         self.assertEqual(space.shape, shape)
-        np.testing.assert_array_equal(space.points, grids.grid_points(region, shape))
+        np.testing.assert_allclose(space.points, grids.grid_points(region, shape), atol=1e-6)
         np.testing.assert_array_equal(space.lower, region.lower)
         np.testing.assert_array_equal(space.upper, region.upper)
 
@@ -114,7 +114,7 @@ class GridTest(absltest.TestCase):
         space = grids.search_space(region, shape, "planar")
         self.assertEqual(space.shape, (3, 4, 1))
         directions = grids.grid_points(region, (3, 4, 1))[:, :2]
-        np.testing.assert_array_equal(space.points[:, :2], directions)
+        np.testing.assert_allclose(space.points[:, :2], directions, atol=1e-6)
         np.testing.assert_array_equal(space.points[:, 2], np.zeros(12))
         np.testing.assert_allclose(space.lower, [-0.8, -0.4, 0.0])
         np.testing.assert_allclose(space.upper, [0.8, 0.4, 0.0])

@@ -11,6 +11,7 @@ from ris_jax import arrays, scenes
 from ris_jax import config as config_lib
 from ris_jax.estimators import batches, catalogue, localization, maximum_likelihood, names
 from ris_jax.estimators.estimate import Estimate
+from ris_jax.estimators.flags import Flag
 
 SCENES = 5
 # Half a cell is their error at best; so is what is left of it by smoothing over sub-surfaces.
@@ -81,6 +82,45 @@ class Case(parameterized.TestCase):
                 maximum_likelihood, "maximum_likelihood", fake_likelihood(self.calls), create=True
             )
         )
+
+
+class FlagsTest(Case):
+    def test_eager_traced_and_in_chunks(self):
+        """Inside `jax.jit` nothing can be checked, and the flags say so; nothing else differs."""
+        measurement = make_scenes().measurement
+        localize = functools.partial(localization.localize, positions=POSITIONS, **options())
+        eager, traced = localize(measurement), jax.jit(localize)(measurement)
+        self.assertEqual(traced.flags.tolist(), [Flag.NOT_CHECKED] * SCENES)
+        self.assertEqual(eager.flags.shape, (SCENES,))
+        self.assertFalse(np.any(eager.flags & Flag.NOT_CHECKED))
+        np.testing.assert_array_equal(eager.num_sources, traced.num_sources)
+        chunks = localization.localize_in_chunks(
+            jax.device_get(measurement), POSITIONS, chunk_size=2, **options()
+        )
+        # Causes are named from all scenes of a call together; doubts are those of a scene.
+        doubts = Flag.UNITS - 1
+        np.testing.assert_array_equal(chunks.flags & doubts, eager.flags & doubts)
+
+    def test_without_a_check(self):
+        found = localization.localize(
+            make_scenes().measurement, POSITIONS, check=False, **options()
+        )
+        self.assertEqual(found.flags.tolist(), [Flag.NOT_CHECKED] * SCENES)
+
+    @parameterized.parameters(
+        ({"num_sources": None, "max_sources": 8}, "max_sources: expected less than M=8 antennas"),
+        ({"num_sources": 8, "max_sources": 9}, "num_sources: expected less than M=8 antennas"),
+    )
+    def test_independent_signals_need_more_antennas_than_sources(self, changes, message):
+        with self.assertRaisesRegex(config_lib.ConfigError, message):
+            localization.localize(
+                make_scenes("independent").measurement,
+                POSITIONS,
+                wavelength=0.3,
+                source_signal="independent",
+                **changes,
+            )
+        self.assertEmpty(self.calls)
 
 
 class OptionsTest(Case):

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from ris_jax import arrays
@@ -70,6 +71,7 @@ class SmoothTest(parameterized.TestCase):
         result = cov.dense(cov.LowRankCovariance(smoothed, jnp.zeros(2)))
         chex.assert_trees_all_close(np.asarray(result), np.mean(parts, axis=0), atol=1e-5)
 
+    @pytest.mark.full
     def test_coherent_sources(self):
         """MUSIC resolves them with smoothing, and does not without."""
         factor, azimuth, elevation = coherent()

@@ -79,23 +79,22 @@ class PredictionTest(parameterized.TestCase):
         chex.assert_shape(prediction.count_logits, (4, sources))
         chex.assert_shape(prediction.coordinates, (4, sources, 3))
         chex.assert_shape(prediction.existence, (4, sources))
-        self.assertLen(prediction.decisions, config.model.rounds + 1)
-        for decision in prediction.decisions:
-            chex.assert_shape(decision.sources, (4, sources, 3))
-            chex.assert_shape([decision.active, decision.keep], (4, sources))
-            chex.assert_shape(decision.add, (4, CANDIDATES))
-            chex.assert_shape([decision.candidates, decision.offset], (4, CANDIDATES, 3))
+        decision, rounds = prediction.decisions, config.model.rounds + 1
+        chex.assert_shape(decision.sources, (rounds, 4, sources, 3))
+        chex.assert_shape([decision.active, decision.keep], (rounds, 4, sources))
+        chex.assert_shape(decision.add, (rounds, 4, CANDIDATES))
+        chex.assert_shape([decision.candidates, decision.offset], (rounds, 4, CANDIDATES, 3))
         chex.assert_type(prediction.factor, jnp.complex64)
         chex.assert_type(jax.tree.leaves(prediction._replace(factor=())), jnp.float32)
         chex.assert_tree_all_finite(prediction)
 
     def test_starts_from_nothing_and_goes_on(self):
         prediction = predict(SMALL, drawn(SMALL).measurement)
-        first, *later = prediction.decisions
-        chex.assert_trees_all_equal(first.active, jnp.zeros_like(first.active))
-        for decision in later:  # whatever the network thinks, one candidate is tried
-            self.assertGreaterEqual(float(jnp.min(jnp.sum(decision.active, axis=1))), 1.0)
-        last = later[-1]
+        active = prediction.decisions.active
+        chex.assert_trees_all_equal(active[0], jnp.zeros_like(active[0]))
+        # Whatever the network thinks, one candidate is tried.
+        self.assertGreaterEqual(float(jnp.min(jnp.sum(active[1:], axis=2))), 1.0)
+        last = jax.tree.map(lambda leaf: leaf[-1], prediction.decisions)
         unit = situation.resolution(SMALL.system)
         chex.assert_trees_all_close(last.sources * unit, prediction.coordinates, atol=1e-5)
         chex.assert_trees_all_close(
@@ -108,7 +107,7 @@ class PredictionTest(parameterized.TestCase):
         prediction = predict(SMALL, batch)
         positions = np.asarray(arrays.element_positions(SMALL.system), float)
         for index in range(4):
-            there = np.asarray(prediction.decisions[-1].active[index]) > 0
+            there = np.asarray(prediction.decisions.active[-1, index]) > 0
             u, w, rho = np.asarray(prediction.coordinates[index], float)[there].T
             unit = np.stack([u, w, np.sqrt(1 - u**2 - w**2)], axis=-1)
             radius = 1 / np.maximum(rho, 1e-6)[:, None]  # of a plane wave

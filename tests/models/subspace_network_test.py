@@ -63,7 +63,7 @@ def test_loss_at_the_truth_is_zero_whatever_the_mixing(config, prepared):
         count_logits=1e3 * jax.nn.one_hot(target.num_sources - 1, 2),
         coordinates=target.coordinates,
         existence=target.active,
-        decisions=(),
+        decisions=None,
     )
     terms = jax.jit(subspace_network.loss_terms, static_argnums=2)(truth, target, config)
     assert set(terms) == {"subspace", "position", "count"}
@@ -100,6 +100,7 @@ def test_a_batch_does_not_look_at_its_neighbours_or_at_phases(config, state, bat
     chex.assert_tree_all_finite(whole)
 
 
+@pytest.mark.full
 def test_training_lowers_the_loss(config):
     """Some updates on one batch; a microbatch that is not finite changes nothing."""
     state = state_lib.create_train_state(config)

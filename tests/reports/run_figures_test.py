@@ -41,7 +41,7 @@ def _prediction(target):
         count_logits=np.eye(2)[target.num_sources - 1],
         coordinates=np.array([arrays.to_coordinates(*PLACES[::-1].T)] * 2),
         existence=np.array([[0.7, 0.95], [0.9, 0.95]]),
-        decisions=(),
+        decisions=None,
     )
 
 

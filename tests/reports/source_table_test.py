@@ -8,6 +8,8 @@ import pytest
 
 from ris_jax import metrics
 from ris_jax.estimators.estimate import Estimate
+from ris_jax.estimators.flags import Flag
+from ris_jax.estimators.limits import Limits
 from ris_jax.reports import source_table
 
 NUMBERS = np.array([0, 3, 4])
@@ -27,6 +29,7 @@ def make_estimate():
         num_sources=np.array([2, 0, 1]),
         covariance=covariance.astype(np.float32),
         noise_variance=np.array([0.1, 0.2, np.nan], np.float32),
+        flags=np.array([0, Flag.NOTHING_FOUND, Flag.MISFIT | Flag.ON_LIMIT], np.int32),
     )
 
 
@@ -37,6 +40,8 @@ def test_rows():
         (0, 0, 0.1 * degree, 0.0, 2.5, 0.01 * degree, 0.02 * degree, 0.5, 10.0),
         (0, 1, -0.2 * degree, 0.3 * degree, 4.0, 0.01 * degree, 0.02 * degree, 0.5, 0.0),
     ]
+    assert [row[-1] for row in rows] == ["", "", "on_limit misfit"]
+    rows = [row[:-1] for row in rows]
     np.testing.assert_allclose(rows[:2], expected, rtol=1e-6, atol=1e-6)
     scene, source, azimuth, elevation, *rest = rows[2]
     np.testing.assert_allclose((scene, source, azimuth, elevation), (4, 0, 30, -20), rtol=1e-6)
@@ -48,11 +53,34 @@ def test_csv_has_empty_cells_for_what_is_not_known():
     lines = text.splitlines()
     assert lines[0] == (
         "scene,source,azimuth_deg,elevation_deg,range_m,"
-        "azimuth_std_deg,elevation_std_deg,range_std_m,power_db"
+        "azimuth_std_deg,elevation_std_deg,range_std_m,power_db,flags"
     )
     assert lines[1].startswith("0,0,5.729578,0.0,2.5,0.5729578,")  # seven digits, as float32 has
-    assert lines[3].endswith("inf,0.5729578,,,")
+    assert lines[3].endswith("inf,0.5729578,,,,on_limit misfit")
     assert [row["scene"] for row in csv.DictReader(lines)] == ["0", "0", "4"]
+
+
+def test_scenes_of_a_folder_have_their_file():
+    estimate, files = make_estimate(), [("a.npz", 0), ("b.npz", 2)]
+    rows = source_table.source_rows(estimate, NUMBERS)
+    read = list(csv.DictReader(source_table.as_csv(rows, files).splitlines()))
+    places = [(row["scene"], row["file"], row["scene_of_file"]) for row in read]
+    assert places == [("0", "a.npz", "0"), ("0", "a.npz", "0"), ("4", "b.npz", "2")]
+    scenes = json.loads(source_table.as_json(rows, estimate, NUMBERS, {}, files))["scenes"]
+    assert [(s["file"], s["scene_of_file"]) for s in scenes] == [
+        ("a.npz", 0), ("b.npz", 1), ("b.npz", 2)
+    ]  # fmt: skip
+
+
+def test_summary_without_a_source_found():
+    """No error is known, and none is printed as NaN."""
+    estimate = make_estimate()
+    truth = metrics.Sources(
+        np.full((3, 1), -1.0), np.zeros((3, 1)), np.full((3, 1), 2.0), np.array([1, 1, 0])
+    )
+    text = source_table.truth_summary(estimate, truth)
+    assert "none, as no source was found within 5 degrees" in text
+    assert "nan" not in text
 
 
 def test_json_lists_every_scene():
@@ -65,7 +93,9 @@ def test_json_lists_every_scene():
     assert found["scenes"][1]["sources"] == []
     assert found["scenes"][2]["noise_variance"] is None
     source = found["scenes"][2]["sources"][0]
-    assert tuple(source) == source_table.HEADER[1:]
+    assert tuple(source) == source_table.HEADER[1:-1]
+    flags = [scene["flags"] for scene in found["scenes"]]
+    assert flags == [[], ["nothing_found"], ["on_limit", "misfit"]]
     assert source["range_m"] is source["range_std_m"] is source["power_db"] is None
 
 
@@ -94,3 +124,30 @@ def test_summary_by_hand():
 def test_summary_of_nothing():
     nothing = metrics.Sources(*np.zeros((3, 1, 2)), num_sources=np.array([0]))
     assert "nan% of 0 sources" in source_table.truth_summary(nothing, nothing)
+
+
+def _truth(source_range, count, azimuth=0.1):
+    places = np.full((4, 1), azimuth)
+    return metrics.Sources(
+        azimuth=places,
+        elevation=np.zeros((4, 1)),
+        source_range=np.full((4, 1), source_range),
+        num_sources=np.full(4, count),
+    )
+
+
+@pytest.mark.parametrize(
+    ("truth", "doubt"),
+    [
+        (_truth(3.0, 1), None),
+        (_truth(280.0, 1), "centimetres"),
+        (_truth(3100.0, 1), "millimetres"),
+        (_truth(3.0, 1, azimuth=1.3), "4 of 4 true sources lie outside the search limits"),
+        (_truth(3.0, 0), "+1 sources found against the true number"),
+    ],
+)
+def test_doubts_about_the_truth(truth, doubt):
+    limits = Limits(azimuth_max=1.0, elevation_max=0.5, range_min=0.5)
+    lines = source_table.truth_doubts(_truth(3.0, 1), truth, limits)
+    assert len(lines) == (doubt is not None)
+    assert doubt is None or doubt in lines[0]

@@ -28,7 +28,8 @@ from ris_jax.training import step as step_lib
 _WORKER = pathlib.Path(__file__).with_name("worker.py")
 _EPOCHS, _STEPS, _BAD = 3, 7, 5  # 21 microbatches, one of them not finite: 20 updates
 _SECONDS_TO_STOP = 60.0  # after another process was lost
-pytestmark = pytest.mark.timeout(1800)  # compiling for eight devices on a busy machine
+# Compiling for eight devices on a busy machine takes minutes.
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

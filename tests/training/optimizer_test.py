@@ -22,6 +22,22 @@ def _gradients(value: float):
     return jax.tree.map(lambda p: jnp.full(p.shape, value), _PARAMS)
 
 
+def _layout(config=None):
+    return optimizer.layout(_PARAMS, (config or _config()).method)
+
+
+def _create(config, total_updates=10):
+    """The nest on trees: packed before it, unpacked after it."""
+    layout, hyper = _layout(config), optimizer.hyperparameters(config, total_updates)
+    nest = optimizer.create_optimizer(config, layout)
+
+    def update(grads, state, params):
+        packed, state = nest.update(layout.pack(grads), state, layout.pack(params), hyper=hyper)
+        return layout.unpack(packed), state
+
+    return optax.GradientTransformation(lambda params: nest.init(layout.pack(params)), update)
+
+
 def _run(tx, gradients):
     """Parameters and state after a sequence of gradients, step by step under jit."""
 
@@ -45,7 +61,7 @@ def test_groups_follow_the_module_name():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_bad_microbatch_in_a_window_leaves_everything_bit_identical(bad):
-    tx = optimizer.create_optimizer(_config(accumulation=3), total_updates=10)
+    tx = _create(_config(accumulation=3), total_updates=10)
     with_bad = _run(tx, [_gradients(1.0), _gradients(bad), _gradients(2.0), _gradients(6.0)])
     without = _run(tx, [_gradients(1.0), _gradients(2.0), _gradients(6.0)])
     (params_before, state_before), (params_after, state_after) = with_bad[1], with_bad[2]
@@ -62,10 +78,10 @@ def test_bad_microbatch_in_a_window_leaves_everything_bit_identical(bad):
 
 def test_update_is_the_mean_of_the_window():
     accumulated = _run(
-        optimizer.create_optimizer(_config(accumulation=3), 10),
+        _create(_config(accumulation=3), 10),
         [_gradients(1.0), _gradients(2.0), _gradients(6.0)],
     )
-    at_once = _run(optimizer.create_optimizer(_config(accumulation=1), 10), [_gradients(3.0)])
+    at_once = _run(_create(_config(accumulation=1), 10), [_gradients(3.0)])
     chex.assert_trees_all_close(accumulated[-1][0], at_once[-1][0], rtol=1e-6)
 
 
@@ -77,7 +93,7 @@ def test_the_other_nesting_order_stalls():
     good = [_gradients(1.0)] * 6
     history = _run(stalls, [_gradients(np.nan), *good])
     chex.assert_trees_all_equal(history[-1][0], _PARAMS)
-    ours = optimizer.create_optimizer(_config(accumulation=2), 10)
+    ours = _create(_config(accumulation=2), 10)
     moved = _run(ours, [_gradients(np.nan), *good])[-1][0]
     assert not np.allclose(moved["blocks"]["kernel"], _PARAMS["blocks"]["kernel"])
 
@@ -87,26 +103,26 @@ def test_optax_would_apply_a_bad_update_past_its_limit():
     naive = optax.apply_if_finite(optax.sgd(0.1), max_consecutive_errors=2)
     params = _run(naive, [_gradients(np.nan)] * 3)[-1][0]
     assert np.isnan(params["blocks"]["kernel"]).all()
-    ours = optimizer.create_optimizer(_config(), 10)
+    ours = _create(_config(), 10)
     chex.assert_trees_all_equal(_run(ours, [_gradients(np.nan)] * 30)[-1][0], _PARAMS)
 
 
 def test_schedule_warms_up_from_above_zero_and_ends_low():
     config = _config(learning_rate=1.0, warmup_fraction=0.1, final_fraction=0.01)
-    schedule = optimizer.learning_rate_schedule(config, 100, "backbone")
+    hyper = optimizer.hyperparameters(config, 100)
     # Warmup of 10 updates: 0.1, 0.2, ..., 1.0; then a cosine down to 1 % of the peak.
-    rates = np.array([schedule(i) for i in range(101)])
+    rates = np.array(optimizer.learning_rate(hyper, "backbone", jnp.arange(101)))
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10, rtol=1e-5)
     np.testing.assert_allclose(rates[10 + 45], 0.01 + 0.99 * 0.5, rtol=1e-5)
     np.testing.assert_allclose(rates[100], 0.01, rtol=1e-5)
-    head = optimizer.learning_rate_schedule(config, 100, "head")
-    np.testing.assert_allclose(head(3), config.head_multiplier * rates[3], rtol=1e-6)
+    head = optimizer.learning_rate(hyper, "head", jnp.array(3))
+    np.testing.assert_allclose(head, config.head_multiplier * rates[3], rtol=1e-6)
 
 
 @pytest.mark.parametrize("total_updates", [1, 2, 3])
 def test_schedule_of_very_short_runs_is_finite_and_positive(total_updates):
-    schedule = optimizer.learning_rate_schedule(_config(), total_updates, "head")
-    rates = np.array([schedule(i) for i in range(total_updates)])
+    hyper = optimizer.hyperparameters(_config(), total_updates)
+    rates = np.array(optimizer.learning_rate(hyper, "head", jnp.arange(total_updates)))
     assert np.isfinite(rates).all()
     assert (rates > 0).all()
 
@@ -114,7 +130,7 @@ def test_schedule_of_very_short_runs_is_finite_and_positive(total_updates):
 def test_schedule_counts_updates_not_microbatches():
     """Adam's first update has size learning rate, whatever the gradient."""
     config = _config(accumulation=4, learning_rate=1.0, warmup_fraction=0.5, weight_decay=0.0)
-    tx = optimizer.create_optimizer(config, total_updates=4)
+    tx = _create(config, total_updates=4)
     history = _run(tx, [_gradients(1.0)] * 8)
     kernels = np.array([h[0]["blocks"]["kernel"][0, 0] for h in history])
     # Warmup over two updates: rates 0.5 and 1, each applied once in four microbatches.
@@ -132,14 +148,59 @@ def test_finite_gradients_that_would_overflow_their_mean_count_as_bad():
 
 def test_clip_ratio_is_that_of_the_window_mean():
     config = _config(accumulation=2, clip_norm=1.0)
-    tx = optimizer.create_optimizer(config, 10)
+    tx = _create(config, 10)
     state = _run(tx, [_gradients(1.0)])[-1][1]
     # The mean of 1 and 3 is 2 on 10 entries: norm 2 sqrt(10).
-    ratio = optimizer.clip_ratio(state, _gradients(3.0), config)
+    hyper = optimizer.hyperparameters(config, 10)
+    ratio = optimizer.clip_ratio(state, _layout().pack(_gradients(3.0)), hyper)
     np.testing.assert_allclose(ratio, 1 / (2 * np.sqrt(10)), rtol=1e-6)
 
 
 def test_group_norms():
-    norms = optimizer.group_norms(_gradients(2.0))
+    norms = optimizer.group_norms(_layout().pack(_gradients(2.0)))
     np.testing.assert_allclose(norms["head"], 2 * np.sqrt(4), rtol=1e-6)
     np.testing.assert_allclose(norms["backbone"], 2 * np.sqrt(6), rtol=1e-6)
+
+
+def test_muon_is_that_of_optax():
+    """Stacked, filled up and in loops, as `optax.contrib.muon` matrix by matrix."""
+    random = np.random.default_rng(0)
+    shapes = {
+        "head_a": {"kernel": (70, 3), "bias": (3,)},
+        "blocks": {"kernel": (2, 5, 9), "scale": (2, 5)},
+        "embed": {"kernel": (9, 5)},
+    }
+    is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
+
+    def draw():
+        return jax.tree.map(
+            lambda shape: jnp.asarray(random.normal(size=shape), "f4"), shapes, is_leaf=is_shape
+        )
+
+    def apart(tree):
+        """The stack as two matrices; vectors stay."""
+        stack = tree["blocks"]["kernel"]
+        return tree | {
+            "blocks": {"0": stack[0], "1": stack[1], "scale": tree["blocks"]["scale"].ravel()}
+        }
+
+    config = _config(method="muon", learning_rate=0.1, weight_decay=0.1, head_multiplier=1.0)
+    params = draw()
+    layout, hyper = optimizer.layout(params, "muon"), optimizer.hyperparameters(config, 10)
+    nest = optimizer.create_optimizer(config, layout)
+    rates = lambda count: optimizer.learning_rate(hyper, "backbone", count)  # noqa: E731
+    reference = optax.contrib.muon(rates, weight_decay=0.1)
+    state, reference_state = nest.init(layout.pack(params)), reference.init(apart(params))
+    for _ in range(3):
+        grads = draw()
+        packed, state = nest.update(layout.pack(grads), state, layout.pack(params), hyper=hyper)
+        expected, reference_state = reference.update(apart(grads), reference_state, apart(params))
+        updates = layout.unpack(packed)
+        chex.assert_trees_all_close(apart(updates), expected, atol=1e-5)
+        params = optax.apply_updates(params, updates)
+
+
+@pytest.mark.parametrize("method", ["muon", "adamw"])
+def test_packing_loses_nothing(method):
+    packed = optimizer.layout(_PARAMS, method).pack(_PARAMS)
+    chex.assert_trees_all_equal(optimizer.layout(_PARAMS, method).unpack(packed), _PARAMS)

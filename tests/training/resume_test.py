@@ -130,7 +130,7 @@ def test_stopped_and_started_again(config, whole, tmp_path, stop, epoch):
 
 def _signalled(monkeypatch, microbatch, number):
     """A signal comes before a microbatch of the run, counted from 1, is computed."""
-    step = step_lib.train_step
+    step = step_lib.train_step_in_place
 
     def signalling(state, batch):
         if int(state.step) == microbatch - 1:
@@ -138,7 +138,7 @@ def _signalled(monkeypatch, microbatch, number):
         return step(state, batch)
 
     monkeypatch.setattr(loop, "dead_parameters", lambda *_: [])  # it takes a step before the first
-    monkeypatch.setattr(step_lib, "train_step", signalling)
+    monkeypatch.setattr(step_lib, "train_step_in_place", signalling)
 
 
 def _train_until_signal(config, workdir, microbatch, number=signal.SIGTERM):
@@ -209,6 +209,7 @@ def test_a_damaged_one_within_an_epoch_is_told_and_the_epochs_is_used(
     assert record.read_rows(tmp_path) == record.read_rows(whole[0])
 
 
+@pytest.mark.full
 def test_clocks_that_jump_change_nothing(config, whole, tmp_path, monkeypatch):
     """Wall clocks say only when; which is the newest follows from numbers."""
     random, now = np.random.default_rng(0), [2e9]
@@ -234,6 +235,7 @@ def test_clocks_that_jump_change_nothing(config, whole, tmp_path, monkeypatch):
     assert [found[1].step for found in events] == [0, 2 * _STEPS + 1, 2 * _STEPS + 3]
 
 
+@pytest.mark.full
 def test_a_device_without_room_is_advice_and_the_checkpoint_stays(config, whole, tmp_path):
     draw = step_lib.draw_batch
 
@@ -251,6 +253,7 @@ def test_a_device_without_room_is_advice_and_the_checkpoint_stays(config, whole,
     assert record.read_rows(tmp_path) == record.read_rows(whole[0])
 
 
+@pytest.mark.full
 def test_a_full_disk_harms_nothing_and_the_run_goes_on(config, whole, tmp_path, small_disk):
     """It fills up in the middle of the run, wherever that is."""
     size = sum(path.stat().st_size for path in (whole[0] / "checkpoints" / "4").rglob("*"))
@@ -281,7 +284,7 @@ def test_a_damaged_checkpoint_is_told_and_its_epoch_runs_again(config, whole, tm
 
 def test_a_finished_run_returns_without_training(config, whole, tmp_path, monkeypatch):
     workdir = shutil.copytree(whole[0], tmp_path / "run")
-    monkeypatch.setattr(step_lib, "train_step", None)
+    monkeypatch.setattr(step_lib, "train_step_in_place", None)
     state = loop.train(config, workdir)
     assert int(state.step) == _EPOCHS * _STEPS
     _assert_same_state(state, whole[1])
@@ -311,6 +314,7 @@ def test_another_configuration_is_an_error_that_names_the_fields(config, whole):
     assert (whole[0] / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.full
 def test_early_stopping_stops_at_the_same_epoch_however_often_started(config, tmp_path, capsys):
     """With learning rate zero the first epoch is the best; two more do not change that."""
     still = config_lib.override(
@@ -407,6 +411,7 @@ def _a_figure(look):
     return {"figures/pixel": _PIXEL} if look.epoch % 2 == 0 else {}
 
 
+@pytest.mark.full
 def test_events_of_epochs_that_run_again_are_hidden(config, tmp_path):
     """Scalars and figures: the run is stopped when epoch 4 is drawn and not yet saved."""
     watching = observers.Observers(figures=_a_figure)
@@ -452,6 +457,7 @@ def _train_command(config: config_lib.Config, workdir: pathlib.Path) -> list[str
     ]
 
 
+@pytest.mark.full
 def test_killed_processes(config, whole, tmp_path):
     """SIGKILL inside a save and while training, SIGTERM; experiments/kill_soak.py does more."""
     command = _train_command(config, tmp_path / "run")

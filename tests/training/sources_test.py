@@ -76,6 +76,7 @@ class _Stopped(BaseException):
     """Not an Exception: as little can be done about it as about a kill."""
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("microbatch", "how"), [(2, _Stopped), (8, _Stopped), (9, Interrupted)])
 def test_stopped_and_started_again(config, dataset, whole, tmp_path, monkeypatch, microbatch, how):
     """Killed, the epoch is run again; asked to stop, it goes on with the next scenes."""
@@ -153,7 +154,8 @@ def test_heldout_scenes_are_the_first_of_their_split(config, dataset, count):
     chex.assert_trees_all_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.full
 def test_a_stored_run_traces_its_step_once(config, dataset, tmp_path):
     jax.clear_caches()
     loop.train(config, tmp_path, dataset)
-    assert step_lib.train_step._cache_size() == 1
+    assert step_lib.donating_step._cache_size() == 1

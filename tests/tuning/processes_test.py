@@ -112,6 +112,7 @@ def _finish(workers, commands, log):
     assert [worker.returncode for worker in workers] == [0] * len(commands), log.read_text()[-3000:]
 
 
+@pytest.mark.full
 def test_workers_killed_at_random(url, tmp_path):
     """Two workers, of which five times one is killed and started again."""
     workdir, count, epochs = tmp_path / "search", 8, 5
@@ -165,6 +166,7 @@ TINY = {
 }  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_the_trainer_itself(tmp_path):
     """A worker killed as it trains, and one asked to stop; the run is that of an unkilled one."""

@@ -51,6 +51,7 @@ def _rows(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.full
 def test_bad_trials_are_pruned_and_good_ones_found(tmp_path):
     study, found = _search(tmp_path, 25)
     assert len(found) == len(study.get_trials()) == 25
@@ -103,6 +104,7 @@ def test_the_best_is_a_configuration_and_its_trial_is_that_run(tmp_path, monkeyp
     assert float(row[RATE]) == configs[best.number].optimizer.learning_rate
 
 
+@pytest.mark.full
 def test_interruptions_do_not_change_what_is_drawn(tmp_path, monkeypatch):
     """Trials that were begun again keep their values, and those after them draw the same."""
     _, whole = _search(tmp_path / "whole", 9)
@@ -359,3 +361,38 @@ def test_optuna_reads_the_study(tmp_path):
     study = optuna.load_study(study_name="ris_jax", storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert len(study.trials) == 4
     assert study.best_trial.value is not None
+
+
+def test_compiled_programs_are_shared_and_do_not_pile_up(tmp_path, monkeypatch):
+    """Trials that differ in rates and loss weights alone keep each other's programs."""
+    cleared = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(len(trials._programs)))
+    trials._programs.clear()
+    rates = {RATE: TABLE[RATE], "loss.count": space.Range(0.1, 1.0)}
+    _search(tmp_path / "rates", 6, _plan(space=rates, pruner="none"))
+    assert (cleared, len(trials._programs)) == ([], 1)
+    widths = {"model.width": space.Choice(tuple(range(16, 17 * 16, 16)))}
+    study, _ = _search(tmp_path / "widths", 12, _plan(space=widths, pruner="none"))
+    different = len({trial.params["model.width"] for trial in study.get_trials()})
+    assert different > trials._MOST_PROGRAMS
+    assert cleared
+    assert set(cleared) == {trials._MOST_PROGRAMS}
+    assert len(trials._programs) <= trials._MOST_PROGRAMS
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shared"),
+    [
+        (RATE, 0.5, True),
+        ("optimizer.weight_decay", 0.5, True),
+        ("loss.offset", 0.7, True),
+        ("loss.offset", 0.0, False),
+        ("optimizer.method", "adamw", False),
+        ("model.depth", 1, False),
+        ("training.batch_size", 16, False),
+    ],
+)
+def test_what_makes_another_program(field, value, shared):
+    base = config_lib.Config()
+    other = config_lib.override(base, {field: value})
+    assert (trials._program(base) == trials._program(other)) == shared

@@ -1,0 +1,189 @@
+"""Arrays that a user hands to `localize`, completed and checked before any work.
+
+Every refusal is one line with the field, what was expected, what was found and what to do. Inside
+`jax.jit` values cannot be read; there only shapes and types are checked.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from ris_jax import config as config_lib
+from ris_jax import scenes
+
+# Distance of the centre from the origin, over the extent of the array, beyond which positions are
+# map coordinates: float32 phases would lose digits, and places are meant from the array.
+_FAR = 100.0
+
+
+def _refuse(field: str, expected: str, found: object, advice: str = "") -> None:
+    raise config_lib.ConfigError(
+        f"{field}: expected {expected}; found {found}" + (f"; {advice}" if advice else "")
+    )
+
+
+def _array(field: str, value: Any) -> Any:
+    """A JAX or NumPy array as it is; a list or a number as a NumPy array."""
+    if isinstance(value, (np.ndarray, jax.Array, Tracer)):
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiubc":
+        _refuse(field, "an array of numbers", type(value).__name__)
+    return array
+
+
+def code_problem(codes: np.ndarray) -> tuple[str, str] | None:
+    """Why real codes are not reflection coefficients: what was found and advice; None if they are.
+
+    Real coefficients are -1 and 1. Only 0 and 1 look like one-bit states.
+    """
+    values = codes[np.isfinite(codes)] if codes.dtype.kind == "f" else codes
+    known = np.isin(values, (-1, 0, 1))
+    if not known.all():
+        kind = "phases" if codes.dtype.kind == "f" else "states"
+        other = values[~known].flat[0]
+        advice = "exp(1j * phase)" if kind == "phases" else "exp(2j * pi * state / num_states)"
+        return f"real {other}, which looks like {kind}", f"give {advice}"
+    if not (values == -1).any() and (values == 0).any() and (values == 1).any():
+        return (
+            "only 0 and 1, which look like one-bit states",
+            "give exp(1j * pi * states) for phases 0 and pi, or complex numbers for elements that "
+            "are switched off",
+        )
+    return None
+
+
+def real_channel_accepted(channel: np.ndarray) -> bool:
+    """Whether a real channel is meant as one: antennas that are elements (an identity matrix)."""
+    return bool(np.isin(channel, (0, 1)).all())
+
+
+def prepared(measurement: scenes.Measurement, positions: Any) -> tuple[scenes.Measurement, Any]:
+    """A complete measurement and positions as arrays.
+
+    Channel and codes may be missing: an array without a surface has the channel I and codes 1.
+    They may be shared by all scenes, [M, N] and [L, N]. The noise variance may be missing, or one
+    number for all scenes.
+
+    Args:
+      measurement: `Measurement` as a user made it.
+      positions: [N, 3] array or list [m].
+
+    Returns:
+      The measurement with a batch axis in every field, and the positions.
+
+    Raises:
+      ConfigError: one line that names the field.
+    """
+    positions = _array("positions", positions)
+    if positions.ndim != 2 or positions.shape[1] != 3:
+        advice = "transpose it" if positions.ndim == 2 and positions.shape[0] == 3 else ""
+        _refuse("positions", "[N, 3]", list(positions.shape), advice)
+    if positions.dtype.kind not in "fiu":
+        _refuse("positions", "real metres", positions.dtype)
+    if not isinstance(positions, Tracer) and not np.isfinite(np.asarray(positions)).all():
+        _refuse("positions", "finite metres", "NaN or infinity")
+    snapshots = _array("snapshots", measurement.snapshots)
+    if snapshots.ndim != 3:
+        advice = "one scene is snapshots[None]" if snapshots.ndim == 2 else ""
+        _refuse("snapshots", "[B, L, M]", list(snapshots.shape), advice)
+    if snapshots.dtype.kind != "c":
+        _refuse("snapshots", "complex numbers", snapshots.dtype)
+    batch, length, antennas = snapshots.shape
+    elements = positions.shape[0]
+    channel = measurement.channel
+    if channel is None:
+        if antennas != elements:
+            _refuse("channel", f"[M, N] = [{antennas}, {elements}]", "none",
+                    "only an array whose antennas are its elements, M = N, needs none")  # fmt: skip
+        channel = np.eye(antennas, dtype=np.complex64)
+    channel = _complex_channel(_array("channel", channel))
+    codes = measurement.codes
+    if codes is None:
+        codes = np.ones((length, elements), np.complex64)
+    codes = _complex_codes(_array("codes", codes))
+    noise = measurement.noise_variance
+    noise = np.full(batch, np.nan, np.float32) if noise is None else _array("noise_variance", noise)
+    if noise.shape not in ((), (batch,)):
+        _refuse("noise_variance", f"one number or [B] = [{batch}]", list(noise.shape))
+    spread = jax.numpy if isinstance(noise, Tracer) else np
+    shared = {"channel": channel, "codes": codes}
+    for field, array in shared.items():
+        if array.ndim == 2:
+            module = jax.numpy if isinstance(array, (Tracer, jax.Array)) else np
+            shared[field] = module.broadcast_to(array, (batch, *array.shape))
+    complete: dict[str, Any] = {
+        "snapshots": snapshots,
+        **shared,
+        "noise_variance": spread.broadcast_to(noise, batch) if noise.ndim == 0 else noise,
+    }
+    return scenes.Measurement(**complete), positions
+
+
+def _complex_channel(channel: Any) -> Any:
+    if channel.dtype.kind == "c":
+        return channel
+    if isinstance(channel, Tracer) or not real_channel_accepted(np.asarray(channel)):
+        _refuse("channel", "complex numbers", channel.dtype,
+                "if it is real, use channel.astype(complex)")  # fmt: skip
+    return np.asarray(channel, np.complex64)
+
+
+def _complex_codes(codes: Any) -> Any:
+    if codes.dtype.kind == "c":
+        return codes
+    expected = "complex reflection coefficients"
+    if isinstance(codes, Tracer) or codes.dtype.kind == "b":
+        _refuse("codes", expected, codes.dtype)
+    problem = code_problem(np.asarray(codes))
+    if problem is not None:
+        _refuse("codes", expected, *problem)
+    return np.asarray(codes, np.complex64)
+
+
+def centred(positions: Any) -> tuple[Any, bool]:
+    """Positions about the origin: map coordinates are centred, in float64; others stay.
+
+    Args:
+      positions: [N, 3] [m].
+
+    Returns:
+      The positions, and whether they were moved.
+    """
+    if isinstance(positions, Tracer):
+        return positions, False
+    values = np.asarray(positions, np.float64)
+    centre = values.mean(axis=0)
+    extent = np.sqrt(np.max(np.sum((values - centre) ** 2, axis=1)))
+    if np.linalg.norm(centre) <= _FAR * extent:
+        return positions, False
+    return values - centre, True
+
+
+def check_determined(
+    antennas: int, source_signal: config_lib.SourceSignal, num_sources: Any, max_sources: int
+) -> None:
+    """Independent signals need more antennas than sources: with as many, anything fits.
+
+    Raises:
+      ConfigError: M antennas and M or more sources.
+    """
+    if source_signal != "independent" or isinstance(num_sources, Tracer):
+        return
+    if num_sources is None:
+        if antennas <= max_sources:
+            _refuse(
+                "max_sources",
+                f"less than M={antennas} antennas for independent signals",
+                max_sources,
+                f"give max_sources={antennas - 1} or less" if antennas > 1 else
+                "one antenna needs constant signals",
+            )  # fmt: skip
+    elif np.size(num_sources) and np.max(np.asarray(num_sources)) >= antennas:
+        most = np.max(np.asarray(num_sources)).item()
+        _refuse("num_sources", f"less than M={antennas} antennas for independent signals", most)

@@ -1,0 +1,273 @@
+r"""Errors of an estimator that assumes the nominal model when the hardware or the wave differs.
+
+The maximum-likelihood estimate under the assumed mean :math:`\mu(\eta)` converges to the
+pseudo-true parameters :math:`\eta_0`, which are nearest to the true mean :math:`\mu_\star`. Around
+them it has the covariance of the misspecified Cramér-Rao bound:
+
+.. math::
+  \eta_0 = \arg\min \|\mu_\star - \mu(\eta)\|^2, \quad C = A^{-1} B A^{-1}, \quad
+  B = \frac{2}{\sigma^2} \mathrm{Re}\, J^H J, \quad
+  A = B - \frac{2}{\sigma^2} \mathrm{Re} \sum_i \bar r_i \nabla^2 \mu_i
+
+with :math:`r = \mu_\star - \mu(\eta_0)` and :math:`J = \partial\mu/\partial\eta`, all by automatic
+differentiation. :math:`\eta` holds azimuth, elevation, inverse range and the complex amplitude of
+one source with a constant signal. Without mismatch C is the Cramér-Rao bound.
+
+References:
+  Fortunati, Gini, Greco and Richmond, *Performance bounds for parameter estimation under
+  misspecified models*, IEEE Signal Process. Mag. 34(6), 2017.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float
+
+from ris_jax import arrays, bound_maps, channel, codebooks, linear
+from ris_jax import config as config_lib
+
+_ITERATIONS = 30  # of the fit
+_LEAST_DAMPING, _LARGEST_DAMPING = 1e-6, 1e6
+
+# Strengths of a table that the configuration leaves at zero; jitter is in wavelengths.
+_DEFAULT_STRENGTHS = {
+    "position_jitter": 0.02,
+    "phase_error": 0.1,
+    "amplitude_error_db": 1.0,
+    "dead_fraction": 0.03,
+    "beta_min": 0.5,
+    "channel_error": 0.01,
+}
+NAMES = tuple(_DEFAULT_STRENGTHS)
+
+
+class Hardware(NamedTuple):
+    """D draws of the surface as it is, and of the channel as the base station estimates it."""
+
+    positions: Float[Array, "D N 3"]
+    codes: Complex[Array, "D L N"]
+    estimated_channel: Complex[Array, "D M N"]
+
+
+class Misspecified(NamedTuple):
+    """Errors of the estimated positions, in Cartesian coordinates."""
+
+    bias: Float[Array, "D P 3"]  #: pseudo-true less true position [m]
+    covariance: Float[Array, "D P 3 3"]  #: [m^2]
+
+
+def single_impairment(
+    name: str, impairments: config_lib.ImpairmentConfig, wavelength: float
+) -> config_lib.ImpairmentConfig:
+    """One impairment by itself, as strong as configured, or at a default strength if it is off.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    if name not in NAMES:
+        raise ValueError(f"impairment: need one of {', '.join(NAMES)}; got {name!r}")
+    ideal = config_lib.ImpairmentConfig()
+    strength = getattr(impairments, name)
+    if strength == getattr(ideal, name):
+        strength = _DEFAULT_STRENGTHS[name] * (wavelength if name == "position_jitter" else 1.0)
+    return dataclasses.replace(
+        ideal,
+        beta_phase=impairments.beta_phase,
+        beta_exponent=impairments.beta_exponent,
+        **{name: strength},
+    )
+
+
+def draw_hardware(
+    key: jax.Array,
+    surface: bound_maps.Surface,
+    impairments: config_lib.ImpairmentConfig,
+    num_draws: int,
+) -> Hardware:
+    """Draws of impaired hardware, as the simulator has them.
+
+    Args:
+      key: randomness of all draws.
+      surface: nominal; of its channels the first.
+      impairments: of full strength.
+      num_draws: D.
+    """
+
+    def draw(key):
+        jitter_key, code_key, channel_key = jax.random.split(key, 3)
+        jitter = jax.random.uniform(jitter_key, surface.positions.shape, minval=-1.0)
+        noise = channel.complex_normal(channel_key, surface.channel.shape[1:])
+        return Hardware(
+            surface.positions + impairments.position_jitter * jitter,
+            codebooks.hardware_response(code_key, surface.codes, impairments),
+            surface.channel[0] + jnp.sqrt(impairments.channel_error) * noise,
+        )
+
+    return jax.vmap(draw)(jax.random.split(key, num_draws))
+
+
+def _image(positions, codes, channel_matrix, place, wavelength, wavefront):
+    """Mean that antennas receive from azimuth, elevation and inverse range, flat."""
+    unit = arrays.direction(place[0], place[1])
+    vector = arrays.steering(unit, place[2], positions, wavelength=wavelength, wavefront=wavefront)
+    return ((codes * vector) @ channel_matrix.T).reshape(-1)
+
+
+def received(
+    surface: bound_maps.Surface,
+    hardware: Hardware,
+    places: Float[Array, "P 3"],
+    *,
+    wavefront: config_lib.Wavefront = "spherical",
+) -> Complex[Array, "D P R"]:
+    """Mean that the antennas receive from a source of unit amplitude through real hardware.
+
+    Args:
+      surface: nominal, with the true channel.
+      hardware: D draws.
+      places: [P, 3] azimuth [rad], elevation [rad], range [m].
+      wavefront: of the true wave.
+
+    Returns:
+      [D, P, R = L M] complex.
+    """
+    points = places.at[:, 2].set(1.0 / places[:, 2])
+
+    def one(positions, codes, point):
+        return _image(
+            positions, codes, surface.channel[0], point, surface.wavelength, wavefront
+        )  # fmt: skip
+
+    with jax.default_matmul_precision("highest"):  # phases of many radians
+        over_places = jax.vmap(one, in_axes=(None, None, 0))
+        return jax.vmap(over_places, in_axes=(0, 0, None))(
+            hardware.positions, hardware.codes, points
+        )
+
+
+def _cartesian(point: Float[Array, "5"]) -> Float[Array, "3"]:
+    return arrays.direction(point[0], point[1]) / point[2]
+
+
+def _model(surface, channel_matrix, wavefront):
+    def mean(point):
+        image = _image(
+            surface.positions, surface.codes, channel_matrix, point, surface.wavelength, wavefront
+        )
+        return jax.lax.complex(point[3], point[4]) * image
+
+    return mean
+
+
+def _fit(mean, target: Complex[Array, "R"], place: Float[Array, "3"]) -> Float[Array, "5"]:
+    """Nearest point of the model to a target, by damped Gauss-Newton steps from a place."""
+    point = jnp.concatenate([place.at[2].set(1.0 / place[2]), jnp.array([1.0, 0.0], place.dtype)])
+    image = mean(point)
+    amplitude = jnp.vdot(image, target) / jnp.sum(jnp.abs(image) ** 2)
+    point = point.at[3:].set(jnp.stack([amplitude.real, amplitude.imag]))
+
+    def cost(point):
+        return jnp.sum(jnp.abs(target - mean(point)) ** 2)
+
+    def step(_, state):
+        point, damping, value = state
+        slopes, residual = jax.jacfwd(mean)(point), target - mean(point)
+        matrix = jnp.real(slopes.conj().T @ slopes)
+        right = jnp.real(slopes.conj().T @ residual)
+        scale = jax.lax.rsqrt(jnp.diagonal(matrix))
+        matrix = matrix * scale[:, None] * scale + damping * jnp.eye(5, dtype=scale.dtype)
+        move = scale * linear.solve_positive(matrix, (scale * right)[:, None])[:, 0]
+        tried = point + move
+        now = cost(tried)
+        better = now < value
+        damping = jnp.clip(
+            jnp.where(better, 0.1 * damping, 10.0 * damping), _LEAST_DAMPING, _LARGEST_DAMPING
+        )
+        return jnp.where(better, tried, point), damping, jnp.where(better, now, value)
+
+    start = point, jnp.asarray(1e-3, place.dtype), cost(point)
+    return jax.lax.fori_loop(0, _ITERATIONS, step, start)[0]
+
+
+@functools.partial(jax.jit, static_argnames="wavefront")
+def fit(
+    surface: bound_maps.Surface,
+    estimated_channel: Complex[Array, "D M N"],
+    targets: Complex[Array, "D P R"],
+    places: Float[Array, "P 3"],
+    *,
+    wavefront: config_lib.Wavefront = "spherical",
+) -> Float[Array, "D P 3"]:
+    """Positions [m] that the nominal model fits to data, starting from given ones.
+
+    Of means these are the pseudo-true positions; of noisy data the maximum-likelihood estimates,
+    if the start is close enough.
+    """
+
+    def one(channel_matrix, target, place):
+        return _cartesian(_fit(_model(surface, channel_matrix, wavefront), target, place))
+
+    with jax.default_matmul_precision("highest"):
+        over_places = jax.vmap(one, in_axes=(None, 0, 0))
+        return jax.vmap(over_places, in_axes=(0, 0, None))(estimated_channel, targets, places)
+
+
+@functools.partial(jax.jit, static_argnames="wavefront")
+def misspecified_bound(
+    surface: bound_maps.Surface,
+    estimated_channel: Complex[Array, "D M N"],
+    means: Complex[Array, "D P R"],
+    places: Float[Array, "P 3"],
+    noise_variance: Float[Array, "D P"],
+    *,
+    wavefront: config_lib.Wavefront = "spherical",
+) -> Misspecified:
+    """Bias and covariance of positions estimated with the nominal model.
+
+    Args:
+      surface: nominal array and codes; its channel is not used.
+      estimated_channel: [D, M, N] what the estimator takes for the channel.
+      means: [D, P, R] true means, from `received`.
+      places: [P, 3] true azimuth [rad], elevation [rad], range [m].
+      noise_variance: [D, P] of the complex noise.
+      wavefront: that the estimator assumes; not planar, which has no range.
+
+    Raises:
+      ValueError: a planar wavefront.
+    """
+    if wavefront == "planar":
+        raise ValueError("wavefront: need one with a range; got planar")
+
+    def one(channel_matrix, target, place, variance):
+        mean = _model(surface, channel_matrix, wavefront)
+        point = _fit(mean, target, place)
+        slopes, residual = jax.jacfwd(mean)(point), target - mean(point)
+        curvature = jax.hessian(lambda at: jnp.real(jnp.vdot(residual, mean(at))))(point)
+        outer = jnp.real(slopes.conj().T @ slopes)
+        scale = jax.lax.rsqrt(jnp.diagonal(outer))
+        both = scale[:, None] * scale
+        arms = jax.jacfwd(_cartesian)(point) * scale
+        sensitivity = linear.solve_positive((outer - curvature) * both, arms.T)
+        covariance = 0.5 * variance * sensitivity.T @ (outer * both) @ sensitivity
+        truth = _cartesian(place.at[2].set(1.0 / place[2]))
+        return _cartesian(point) - truth, covariance
+
+    with jax.default_matmul_precision("highest"):
+        over_places = jax.vmap(one, in_axes=(None, 0, 0, 0))
+        over_draws = jax.vmap(over_places, in_axes=(0, 0, None, 0))
+        return Misspecified(*over_draws(estimated_channel, means, places, noise_variance))
+
+
+def root_mean_squares(found: Misspecified) -> Mapping[str, Float[Array, "P"]]:
+    """Over the draws: `bias`, `deviation` and both together, `error` [m]."""
+    bias = jnp.mean(jnp.sum(found.bias**2, axis=-1), axis=0)
+    variance = jnp.mean(jnp.trace(found.covariance, axis1=-2, axis2=-1), axis=0)
+    return {
+        "bias": jnp.sqrt(bias),
+        "deviation": jnp.sqrt(variance),
+        "error": jnp.sqrt(bias + variance),
+    }

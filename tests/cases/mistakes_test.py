@@ -1,0 +1,136 @@
+"""Mistakes of new users: each gives a flag that names the likely cause, without the SNR."""
+
+import functools
+
+import numpy as np
+import pytest
+from cases import simulator
+
+from ris_jax import scenes
+from ris_jax.estimators import localization
+from ris_jax.estimators.flags import Flag, names
+from ris_jax.estimators.limits import Limits
+
+BATCH = 4  # of every call: one program
+LIMITS = Limits(np.radians(60), np.radians(30), 0.5)
+
+
+@functools.cache
+def recording(seed=1, **options):
+    sources = simulator.random_sources(np.random.default_rng(seed), BATCH, 3)
+    return simulator.through_surface(sources, seed=seed, **options)
+
+
+def localize(found, **changes):
+    """Estimate and flags of a recording, some of its arrays replaced."""
+    arrays = {
+        name: changes.pop(name, getattr(found, name))
+        for name in ("snapshots", "channel", "codes", "positions")
+    }
+    positions = arrays.pop("positions")
+    single = {name: array.astype(np.complex64) for name, array in arrays.items()}
+    options = {"wavelength": simulator.WAVELENGTH, "limits": LIMITS} | changes
+    estimate = localization.localize(scenes.Measurement(**single), positions, **options)
+    return estimate, np.asarray(estimate.flags)
+
+
+def assert_named(flags, flag, least=BATCH):
+    count = np.count_nonzero(flags & flag)
+    assert count >= least, [names(int(value)) for value in flags]
+
+
+def test_good_scenes_have_no_flags():
+    """Chunks of the same program; the designed rate is below 0.1 % of scenes."""
+    random = np.random.default_rng(3)
+    count = 48
+    sources = simulator.random_sources(random, count, 3)
+    found = simulator.through_surface(sources, seed=3, snr_db=15.0)
+    measurement = scenes.Measurement(
+        found.snapshots.astype("c8"), found.channel.astype("c8"), found.codes.astype("c8")
+    )._replace(noise_variance=np.full(count, np.nan, np.float32))
+    estimate = localization.localize_in_chunks(
+        measurement, found.positions, chunk_size=BATCH, wavelength=simulator.WAVELENGTH,
+        limits=LIMITS,
+    )  # fmt: skip
+    assert estimate.flags.shape == (count,)
+    assert np.mean(estimate.num_sources == [len(scene) for scene in sources]) > 0.9
+    assert np.count_nonzero(estimate.flags) <= 1
+
+
+@pytest.mark.parametrize("factor", [1 / 0.3, 100, 1000], ids=["wavelengths", "cm", "mm"])
+def test_positions_in_other_units(factor):
+    found = recording()
+    assert_named(localize(found, positions=factor * found.positions)[1], Flag.UNITS)
+
+
+def test_wavelength_in_centimetres():
+    assert_named(localize(recording(), wavelength=30.0)[1], Flag.UNITS)
+
+
+def test_swapped_axes():
+    found = recording()
+    flags = localize(found, snapshots=found.snapshots.swapaxes(1, 2))[1]
+    assert_named(flags, Flag.AXES_SWAPPED)
+    assert_named(flags, Flag.NOTHING_FOUND)
+
+
+@pytest.mark.parametrize(
+    ("names", "flag"),
+    [
+        (["snapshots"], Flag.SNAPSHOTS_CONJUGATED),
+        (["channel"], Flag.CHANNEL_CONJUGATED),
+        (["codes"], Flag.CODES_CONJUGATED),
+        (["snapshots", "channel", "codes"], Flag.CONJUGATED),
+    ],
+)
+def test_conjugated(names, flag):
+    found = recording()
+    assert_named(localize(found, **{n: getattr(found, n).conj() for n in names})[1], flag)
+
+
+def test_codes_in_reverse_order():
+    found = recording()
+    assert_named(localize(found, codes=found.codes[:, ::-1])[1], Flag.CODES_REVERSED)
+
+
+def test_codes_that_are_states():
+    found = recording(bits=1)
+    states = (found.codes.real < 0).astype(complex)
+    assert_named(localize(found, codes=states)[1], Flag.CODE_STATES)
+
+
+def test_rows_and_columns_swapped():
+    found = recording()
+    swapped = found.positions.reshape(12, 12, 3).swapaxes(0, 1).reshape(-1, 3)
+    assert_named(localize(found, positions=swapped)[1], Flag.ELEMENT_ORDER)
+
+
+@pytest.mark.parametrize("axes", [[0, 2, 1], [2, 0, 1]], ids=["x-z", "y-z"])
+def test_elements_in_another_plane(axes):
+    found = recording()
+    assert_named(localize(found, positions=found.positions[:, axes])[1], Flag.ELEMENT_PLANE)
+
+
+def test_another_wavefront():
+    found = recording(wave=simulator.parabolic)
+    flags = localize(found)[1]
+    assert_named(flags, Flag.WAVEFRONT, least=3)
+
+
+def test_independent_symbols():
+    assert_named(localize(recording(independent=True))[1], Flag.INDEPENDENT_SIGNALS)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [[[20, 65, 2]], [[10, 5, 0.2]], [[-20, -60, 3], [30, 10, 2]]],
+    ids=["high", "near", "one of two"],
+)
+def test_sources_outside_the_region(places):
+    found = simulator.through_surface([places] * BATCH)
+    estimate, flags = localize(found)
+    assert_named(flags, Flag.ON_LIMIT | Flag.OUTSIDE_LIMITS)
+    present = np.arange(5) < np.asarray(estimate.num_sources)[:, None]
+    elevation = np.rad2deg(np.asarray(estimate.elevation))
+    assert np.all(np.abs(elevation[present]) <= 30 + 1e-5)
+    assert np.all(np.asarray(estimate.source_range)[present] >= 0.5)

@@ -1,0 +1,219 @@
+"""Situations that users reported: a correct result, or a flag that names the cause."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from cases import simulator
+
+from ris_jax import scenes
+from ris_jax.cli import main
+from ris_jax.data import containers
+from ris_jax.estimators import localization
+from ris_jax.estimators.limits import Limits
+
+TWO = [[20.0, 10.0, 2.0], [-30.0, -5.0, 4.0]]
+
+
+def run(capsys, folder, arrays, *flags):
+    """Status, rows and text of `localize` on a file."""
+    containers.save(folder / "data.npz", arrays)
+    out = folder / "out.csv"
+    command = ["ris-jax", "localize", f"--data={folder / 'data.npz'}", f"--out={out}", *flags]
+    status = main.main(command)
+    printed, err = capsys.readouterr()
+    rows = []
+    if out.exists():
+        with out.open() as file:
+            rows = list(csv.DictReader(file))
+    return status, rows, printed, err
+
+
+def assert_places(rows, sources, *, deviations=5.0):
+    """Every scene has its sources, each within some standard deviations."""
+    for scene, places in enumerate(sources):
+        found = [row for row in rows if row["scene"] == str(scene)]
+        assert len(found) == len(places)
+        for azimuth, elevation, source_range in places:
+            truth = {"azimuth_deg": azimuth, "elevation_deg": elevation, "range_m": source_range}
+            near = min(found, key=lambda row: abs(float(row["azimuth_deg"]) - azimuth))
+            for name, value in truth.items():
+                cell = near[name.replace("_deg", "_std_deg").replace("_m", "_std_m")]
+                if cell:
+                    assert abs(float(near[name]) - value) < deviations * float(cell), (scene, name)
+
+
+def flags_of(rows):
+    """Flags of each scene that has a row."""
+    return {row["scene"]: row["flags"].split() for row in rows}
+
+
+class TestSurface:
+    """12 x 12 elements, 16 antennas, 16 codes, four scenes: one program."""
+
+    def test_good_scenes(self, capsys, tmp_path):
+        recording = simulator.through_surface([TWO] * 4)
+        status, rows, printed, err = run(
+            capsys, tmp_path, recording.file(snr_db=np.full(4, 20.0)), "--range_max=10"
+        )
+        assert (status, err) == (0, "")
+        assert_places(rows, recording.sources)
+        assert len(printed.splitlines()) == 3  # what it does, the count and the file
+
+    def test_outside_the_view(self, capsys, tmp_path):
+        sources = [[[75, 0, 3]], [[68, 5, 3]], [[10, 5, 0.3]], [[20, 10, 2]]]
+        recording = simulator.through_surface(sources)
+        _, rows, printed, _ = run(capsys, tmp_path, recording.file())
+        flags = flags_of(rows)
+        assert all("on_limit" in flags[scene] for scene in "012")
+        assert flags["3"] == []
+        assert "on_limit, 3 of 4 scenes: a source lies on the limit of the search" in printed
+        assert all(abs(float(row["azimuth_deg"])) <= 60 for row in rows)
+        assert all(abs(float(row["elevation_deg"])) <= 30 for row in rows)
+        assert all(float(row["range_m"]) >= 0.5 for row in rows)
+
+    def test_beyond_the_largest_range(self, capsys, tmp_path):
+        sources = [[[20, 10, 2]], [[20, 10, 4]], [[-10, 5, 2.9]], [[-10, 5, 1]]]
+        recording = simulator.through_surface(sources)
+        _, rows, _, _ = run(capsys, tmp_path, recording.file(), "--range_max=3")
+        assert all(float(row["range_m"]) <= 3 for row in rows)
+        assert flags_of(rows) == {"0": [], "1": ["on_limit"], "2": [], "3": []}
+
+    def test_almost_no_noise(self, capsys, tmp_path):
+        recording = simulator.through_surface([TWO] * 4, snr_db=70.0)
+        _, rows, printed, _ = run(capsys, tmp_path, recording.file())
+        assert_places(rows, recording.sources, deviations=20.0)
+        deviations = [float(row["azimuth_std_deg"]) for row in rows]
+        assert all(1e-6 < value < 1e-2 for value in deviations)
+        assert "noise_floor, 4 of 4 scenes" in printed
+
+    def test_grating_lobes(self, capsys, tmp_path):
+        recording = simulator.through_surface(
+            [[[-30, -5, 60]]] * 4, snr_db=10.0, positions=simulator.plane(12, 12, 0.3)
+        )
+        _, rows, printed, _ = run(capsys, tmp_path, recording.file())
+        assert all("ambiguous" in flags for flags in flags_of(rows).values())
+        assert "grating lobe" in printed
+
+    def test_map_coordinates(self, capsys, tmp_path):
+        recording = simulator.through_surface([TWO] * 4)
+        moved = recording.positions + np.array([5e5, 4.5e6, 100.0])
+        _, rows, printed, _ = run(capsys, tmp_path, recording.file(element_positions=moved))
+        assert_places(rows, recording.sources)
+        assert "centred, 4 of 4 scenes" in printed
+
+    def test_other_sign(self, capsys, tmp_path):
+        recording = simulator.through_surface([[[20, 10, 30], [-30, -5, 50]]] * 4)
+        data = recording.file()
+        names = ("snapshots", "channel", "codes")
+        data |= {name: data[name].conj() for name in names}
+        _, rows, printed, _ = run(capsys, tmp_path, data)
+        assert all("conjugated" in flags for flags in flags_of(rows).values())
+        assert "conjugate snapshots, channel and codes" in printed
+
+    def test_symbols_called_constant(self, capsys, tmp_path):
+        recording = simulator.through_surface([TWO] * 4, independent=True)
+        _, _, printed, _ = run(capsys, tmp_path, recording.file())
+        assert "independent_signals, 4 of 4 scenes" in printed
+        assert "use source_signal=independent" in printed
+
+    def test_one_bit_states(self, capsys, tmp_path):
+        recording = simulator.through_surface([TWO] * 4, bits=1)
+        states = (recording.codes.real < 0).astype(np.int8)
+        status, rows, _, err = run(capsys, tmp_path, recording.file(codes=states))
+        assert status == 1
+        assert not rows
+        assert "codes 0" not in err
+        assert "look like one-bit states" in err
+        assert not (tmp_path / "out.csv").exists()
+        flag = "--binary_codes=states"
+        status, rows, _, _ = run(capsys, tmp_path, recording.file(codes=states), flag)
+        assert status == 0
+        assert_places(rows, recording.sources)
+
+    @pytest.mark.parametrize(("shift", "flag"), [(-20.0, "noise_below"), (20.0, "noise_above")])
+    def test_wrong_snr(self, capsys, tmp_path, shift, flag):
+        recording = simulator.through_surface([TWO] * 4)
+        _, rows, printed, _ = run(capsys, tmp_path, recording.file(snr_db=np.full(4, 20.0 + shift)))
+        assert all(flag in flags for flags in flags_of(rows).values())
+        assert f"{flag}, 4 of 4 scenes" in printed
+
+    def test_json(self, capsys, tmp_path):
+        recording = simulator.through_surface([[[75, 0, 3]], *[[[20, 10, 2]]] * 3])
+        containers.save(tmp_path / "data.npz", recording.file())
+        out = tmp_path / "out.json"
+        main.main(["ris-jax", "localize", f"--data={tmp_path / 'data.npz'}", f"--out={out}"])
+        capsys.readouterr()
+        scenes = json.loads(out.read_text())["scenes"]
+        assert "on_limit" in scenes[0]["flags"]
+        assert [scene["flags"] for scene in scenes[1:]] == [[], [], []]
+
+
+class TestPlainArray:
+    """Eight scenes of 16 antennas without a surface, 64 snapshots, independent signals."""
+
+    FLAGS = ("--source_signal=independent", "--max_sources=4")
+
+    def _file(self, recording):
+        """Without channel and codes: they are optional."""
+        data = recording.file()
+        return {name: data[name] for name in data if name not in ("channel", "codes")}
+
+    def test_uncalibrated_antennas(self, capsys, tmp_path):
+        random = np.random.default_rng(15)
+        gains = 1 + 0.115 * random.standard_normal(16)
+        gains = gains * np.exp(1j * np.radians(10) * random.standard_normal(16))
+        sources = [[[20, 10, 5], [-30, -15, 8]]] * 8
+        recording = simulator.plain_array(sources, simulator.plane(4, 4), gains=gains)
+        _, rows, printed, _ = run(capsys, tmp_path, self._file(recording), *self.FLAGS)
+        assert all({"coherent", "misfit"} & set(flags) for flags in flags_of(rows).values())
+        assert "not calibrated" in printed
+
+    def test_calibrated_antennas(self, capsys, tmp_path):
+        sources = [[[20, 10, 5], [-30, -15, 8]]] * 8
+        recording = simulator.plain_array(sources, simulator.plane(4, 4))
+        _, rows, printed, _ = run(capsys, tmp_path, self._file(recording), *self.FLAGS)
+        assert_places(rows, recording.sources)
+        assert len(printed.splitlines()) == 3
+
+    @pytest.mark.parametrize("flags", [(), ("--elevation_max_deg=0",)])
+    def test_linear_array(self, capsys, tmp_path, flags):
+        sources = [[[-20, 0, 3], [25, 0, 6]]] * 8
+        recording = simulator.plain_array(sources, simulator.line(16))
+        _, rows, printed, _ = run(capsys, tmp_path, self._file(recording), *self.FLAGS, *flags)
+        assert_places(rows, recording.sources)
+        assert all(float(row["elevation_deg"]) == 0 for row in rows)
+        assert all(row["elevation_std_deg"] == "" for row in rows)
+        assert all(0 < float(row["azimuth_std_deg"]) < 0.1 for row in rows)
+        assert "undetermined, 8 of 8 scenes" in printed
+
+    def test_in_python(self):
+        """Snapshots and positions are enough, and positions may be a list."""
+        sources = [[[20, 10, 5], [-30, -15, 8]]] * 8
+        recording = simulator.plain_array(sources, simulator.plane(4, 4))
+        estimate = localization.localize(
+            scenes.Measurement(recording.snapshots.astype(np.complex64)),
+            recording.positions.tolist(),
+            wavelength=0.3,
+            source_signal="independent",
+            max_sources=4,
+            limits=Limits(np.radians(60), np.radians(30), 0.5),
+        )
+        assert estimate.num_sources.tolist() == [2] * 8
+        assert estimate.flags.tolist() == [0] * 8
+        found = np.sort(np.rad2deg(estimate.azimuth[:, :2]), axis=1)
+        np.testing.assert_allclose(found, [[-30, 20]] * 8, atol=0.5)
+
+    def test_as_many_sources_as_antennas(self, capsys, tmp_path):
+        recording = simulator.plain_array([[[20, 10, 5]]] * 2, simulator.plane(2, 2))
+        status, rows, _, err = run(
+            capsys, tmp_path, self._file(recording), "--source_signal=independent"
+        )
+        assert status == 2
+        assert not rows
+        assert err.splitlines() == [
+            "ris-jax: max_sources: expected less than M=4 antennas for independent signals; found "
+            "5; give max_sources=3 or less"
+        ]
+        assert not (tmp_path / "out.csv").exists()

@@ -1,0 +1,132 @@
+"""An independent simulator, NumPy only: shares no line with the package."""
+
+import dataclasses
+
+import numpy as np
+
+WAVELENGTH = 0.3
+
+
+def plane(columns, rows, spacing=0.15):
+    """A centred grid in the x-y plane, x fastest, [N, 3] in metres."""
+    x, y = np.meshgrid(
+        (np.arange(columns) - (columns - 1) / 2) * spacing,
+        (np.arange(rows) - (rows - 1) / 2) * spacing,
+    )
+    return np.stack([x.ravel(), y.ravel(), 0 * x.ravel()], -1)
+
+
+def line(count, spacing=0.15):
+    """A centred line along x, [N, 3] in metres."""
+    return plane(count, 1, spacing)
+
+
+def directions(sources):
+    """Unit vectors of sources [K, 3]: azimuth and elevation in degrees, range in metres."""
+    azimuth, elevation = np.radians(sources[:, 0]), np.radians(sources[:, 1])
+    return np.stack(
+        [
+            np.sin(azimuth) * np.cos(elevation),
+            np.sin(elevation),
+            np.cos(azimuth) * np.cos(elevation),
+        ],
+        -1,
+    )
+
+
+def spherical(positions, sources, wavelength):
+    """Rows: spherical waves with phase 0 at the origin, unit norm and equal modulus."""
+    far = sources[:, 2:]
+    places = far * directions(sources)
+    distance = np.linalg.norm(places[:, None] - positions, axis=-1)
+    return np.exp(-2j * np.pi / wavelength * (distance - far)) / np.sqrt(len(positions))
+
+
+def parabolic(positions, sources, wavelength):
+    """Rows: the second-order wave without its cross term."""
+    square = np.sum(positions**2, axis=1) / (2 * sources[:, 2:])
+    delay = square - directions(sources) @ positions.T
+    return np.exp(-2j * np.pi / wavelength * delay) / np.sqrt(len(positions))
+
+
+@dataclasses.dataclass
+class Recording:
+    """B scenes as a user has them, and where the sources are."""
+
+    snapshots: np.ndarray
+    channel: np.ndarray
+    codes: np.ndarray
+    positions: np.ndarray
+    sources: list
+
+    def file(self, **more):
+        """Arrays of a recordings file."""
+        return {
+            "snapshots": self.snapshots,
+            "channel": self.channel,
+            "codes": self.codes,
+            "wavelength": np.array(WAVELENGTH),
+            "element_positions": self.positions,
+        } | more
+
+
+def gaussian(random, *shape):
+    """Circular complex noise of unit power."""
+    return (random.standard_normal(shape) + 1j * random.standard_normal(shape)) / np.sqrt(2)
+
+
+def received(random, field, channel, codes, snr_db):
+    """Snapshots [L, M] of aperture fields [L, N] through a surface, with noise."""
+    clean = (codes * field) @ channel.T
+    power = np.mean(np.abs(clean) ** 2) / 10 ** (snr_db / 10)
+    return clean + np.sqrt(power) * gaussian(random, *clean.shape)
+
+
+def through_surface(
+    sources, *, seed=0, snr_db=20.0, positions=None, independent=False, wave=spherical, bits=None,
+    length=16, antennas=16,
+):  # fmt: skip
+    """Scenes through a surface with random channels and codes; `bits` quantises the phases."""
+    random = np.random.default_rng(seed)
+    positions = plane(12, 12) if positions is None else positions
+    batch, elements = len(sources), len(positions)
+    channel = gaussian(random, batch, antennas, elements) / np.sqrt(antennas)
+    phases = random.random((batch, length, elements))
+    if bits is not None:
+        phases = np.floor(phases * 2**bits) / 2**bits
+    codes = np.exp(2j * np.pi * phases)
+    snapshots = []
+    for scene, h, c in zip(sources, channel, codes, strict=True):
+        places = np.asarray(scene, float)
+        signals = gaussian(random, length, len(places))
+        if not independent:
+            signals = np.repeat(np.exp(2j * np.pi * random.random((1, len(places)))), length, 0)
+        field = signals @ wave(positions, places, WAVELENGTH)
+        snapshots.append(received(random, field, h, c, snr_db))
+    return Recording(np.stack(snapshots), channel, codes, positions, sources)
+
+
+def plain_array(sources, positions, *, seed=0, snr_db=30.0, length=64, gains=None):
+    """Scenes of an array without a surface, with independent signals; `gains` are its errors."""
+    random = np.random.default_rng(seed)
+    elements = len(positions)
+    channel, codes = np.eye(elements) + 0j, np.ones((length, elements)) + 0j
+    snapshots = []
+    for scene in sources:
+        places = np.asarray(scene, float)
+        field = gaussian(random, length, len(places)) @ spherical(positions, places, WAVELENGTH)
+        snapshots.append(received(random, field, channel, codes, snr_db))
+    snapshots = np.stack(snapshots)
+    return Recording(
+        snapshots if gains is None else snapshots * gains, channel, codes, positions, sources
+    )
+
+
+def random_sources(random, batch, most):
+    """One to `most` sources for each scene, well inside the default limits."""
+    return [
+        np.stack(
+            [random.uniform(-55, 55, k), random.uniform(-25, 25, k), random.uniform(1, 6, k)], -1
+        )
+        for k in random.integers(1, most + 1, batch)
+    ]
