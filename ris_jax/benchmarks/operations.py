@@ -18,7 +18,7 @@ import numpy as np
 from jax.extend import core
 
 from ris_jax import config as config_lib
-from ris_jax.estimators import matching_pursuit
+from ris_jax.estimators import matching_pursuit, proposals
 
 _MATRIX = 1536
 _COPIED = 2**25  # float32 numbers, 128 MiB: more than caches hold
@@ -82,8 +82,8 @@ def search_operations(
     """Matrix-product operations of a scene in the likelihood's search.
 
     Steering vectors through the operator, and the grid. Growing takes a round more than there are
-    sources (no more than K_max); improving one round. Pruning, which only scenes in doubt need, is
-    not counted.
+    sources (no more than K_max); improving one round, without the changes that only some scenes
+    refine. Taking sources out again, which only scenes in doubt need, is not counted.
 
     Args:
       config: array and most sources.
@@ -98,10 +98,12 @@ def search_operations(
     matched = 8.0 * elements * math.prod(options.grid) * (1 if constant else system.num_snapshots)
     joint = 4 * most
     rounds = min(num_found + 1.0, most)
-    grow = options.candidates + joint * (options.joint_iterations + 1)
-    pairs = 52  # vectors: two for each of the 26 pairs of `proposals.propose_pair`
-    improve = most * (options.candidates + pairs) + 3 * joint * (options.final_iterations + 1)
-    return float((rounds * grow + improve) * through + (rounds + most) * matched)
+    place = 4 * options.candidates
+    grow = place + joint * (options.joint_iterations + 1)
+    # Two vectors for each pair of `proposals.propose_pair`.
+    pairs = num_found * (place + 2 * proposals.PAIRS)
+    improve = pairs + joint * (options.final_iterations + 1)
+    return float((rounds * grow + improve) * through + (rounds + num_found) * matched)
 
 
 class Timing(NamedTuple):

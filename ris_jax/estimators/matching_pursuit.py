@@ -35,6 +35,9 @@ _PRICE = 10.0
 # is so close to another, in units of resolution.
 _BEYOND_DOUBT = 30.0
 _CLOSE = 2.0
+# A change that before its refinement explains so much less than the fit, in the same unit, is not
+# refined: of 1200 that were, none below 60 came to explain more.
+_HOPELESS = 100.0
 # Instead of an alternative: the fit as it was; the one with the source that was taken out.
 _SAME, _FULLER = 3, 4
 
@@ -329,6 +332,11 @@ def propose_changes(
     # A source more is worth its while when it brings what chance alone would not.
     noise = search.noise_variance(task.observation, fit)
     dearer = jnp.where(room, _PRICE * noise, 0.0)
+    least = -_HOPELESS * noise
+    worth_moving = (places.source.gain - loss)[moved] > least
+    halved_gain = (places.pair.gain - loss)[halved]
+    lost = jnp.where(room, 0.0, jnp.min(jnp.where(present, loss, jnp.inf)))
+    worth_splitting = jnp.any(halves) & (halved_gain - lost > least)
     improving = ((stage == Stage.IMPROVE) | (stage == Stage.RETRY)) & (count > 0)
     options = search.options
     steps = jnp.where(improving, options.final_iterations, options.joint_iterations)
@@ -336,7 +344,13 @@ def propose_changes(
         jnp.stack([first, after_move, after_split]),
         jnp.stack([active, fit.active, with_second]),
         jnp.stack([jnp.zeros(()), jnp.zeros(()), dearer]),
-        jnp.stack([improving | growing | reducing, improving, improving & jnp.any(halves)]),
+        jnp.stack(
+            [
+                improving | growing | reducing,
+                improving & worth_moving,
+                improving & worth_splitting,
+            ]
+        ),
         jnp.full(3, steps),
     )
 

@@ -67,9 +67,14 @@ class Network(Protocol):
 
 
 def present(
-    opinion: Opinion, num_sources: Int[Array, "B"] | None, max_sources: int
+    opinion: Opinion, num_sources: Int[Array, "B"], max_sources: int
 ) -> tuple[Float[Array, "B K"], Float[Array, "B K 3"]]:
     """Which sources are taken, and where: the surest `num_sources`, or those that are `SURE`.
+
+    Args:
+      opinion: of the network.
+      num_sources: [B]; below zero it is not known.
+      max_sources: places for sources in the result.
 
     Returns:
       [B, max_sources] 1 or 0, and their coordinates.
@@ -79,10 +84,8 @@ def present(
     coordinates = jnp.pad(opinion.coordinates, [(0, 0), (0, missing), (0, 0)])
     surest, index = jax.lax.top_k(existence, max_sources)
     coordinates = jnp.take_along_axis(coordinates, index[..., None], axis=1)
-    if num_sources is None:
-        chosen = surest > SURE
-    else:
-        chosen = (surest > 0) & (jnp.arange(max_sources) < num_sources[:, None])
+    counted = (surest > 0) & (jnp.arange(max_sources) < num_sources[:, None])
+    chosen = jnp.where(num_sources[:, None] < 0, surest > SURE, counted)
     return chosen.astype(coordinates.dtype), coordinates
 
 
@@ -115,11 +118,12 @@ def network_start(
       An `Estimate`, and the scenes [B] that are to be searched on the grid: the network came to no
       end, found too few, or left more than noise though it knows of no impairments.
     """
+    unknown = jnp.full(len(measurement.snapshots), -1, jnp.int32)
     return _network_start(
         measurement,
         positions,
         network,
-        num_sources,
+        unknown if num_sources is None else jnp.asarray(num_sources, jnp.int32),
         jnp.asarray(wavelength, jnp.float32),
         region.limits,
         wavefront=wavefront,
@@ -133,7 +137,7 @@ def _network_start(
     measurement, positions, network, num_sources, wavelength, limits,
     *, wavefront, source_signal, max_sources,
 ):  # fmt: skip
-    """`network_start` with all numbers as arrays."""
+    """`network_start` with all numbers as arrays; below zero a number of sources is unknown."""
     wave = {"wavelength": wavelength, "wavefront": wavefront}
     snapshots, antennas = measurement.snapshots.shape[-2:]
     amplitudes = 1 if source_signal == "constant" else snapshots
@@ -155,9 +159,7 @@ def _network_start(
     too_much = residual_test.inconsistent(estimate, measurement, amplitudes)
     # A network that has learned impairments knows why there is more than noise.
     nominal = network.config.impairments == config_lib.ImpairmentConfig()
-    if num_sources is None:
-        # Where nothing was received there is nothing to be found.
-        missing = opinion.doubt & jnp.any(measurement.snapshots != 0.0, axis=(1, 2))
-    else:
-        missing = estimate.num_sources < num_sources
+    # Where nothing was received there is nothing to be found.
+    doubt = opinion.doubt & jnp.any(measurement.snapshots != 0.0, axis=(1, 2))
+    missing = jnp.where(num_sources < 0, doubt, estimate.num_sources < num_sources)
     return estimate, missing | (too_much & nominal)

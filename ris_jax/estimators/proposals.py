@@ -19,12 +19,11 @@ from ris_jax.estimators.refinement import Background, Setting, projected_product
 _DAMPING = 0.05
 # A peak within this many units of resolution of a source is that source.
 _SAME = 1.5
-# Half distances, in units of resolution, at which the halves of a source are tried.
-_HALF_DISTANCES = (0.6, 1.2)
+# Half distance, in units of resolution, at which the halves of a source are tried.
+_HALF_DISTANCE = 0.75
 _OPPOSITE = np.array([d for d in itertools.product((-1, 0, 1), repeat=3) if d > (0, 0, 0)], float)
-_OFFSETS = np.concatenate(
-    [h * _OPPOSITE / np.linalg.norm(_OPPOSITE, axis=1, keepdims=True) for h in _HALF_DISTANCES]
-)
+_OFFSETS = _HALF_DISTANCE * _OPPOSITE / np.linalg.norm(_OPPOSITE, axis=1, keepdims=True)
+PAIRS = len(_OFFSETS)  # of places for the halves of a source
 
 
 @dataclasses.dataclass(frozen=True)
