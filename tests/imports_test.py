@@ -9,7 +9,7 @@ import ris_jax
 
 ROOT = pathlib.Path(ris_jax.__file__).parent
 ROOMS = (
-    "errors", "_environment", "config", "config_files", "presets", "linear", "arrays", "codebooks",
+    "errors", "_environment", "config", "config_files", "presets", "linear", "arrays", "draws", "codebooks",
     "channel", "scenes", "measurement", "covariance", "bounds", "estimators", "losses",
     "statistics", "counts", "metrics", "models", "data", "training", "networks", "reports",
     "benchmarks", "tuning", "cli", "__main__",
