@@ -27,13 +27,14 @@ report of the problem, not from this script.
   second batch size                  28.3
   second wavelength                  28.3
 
-After, with the same other work on the cores (`--only=localize,localize_network,python,train,doctor`):
+After, with other work on the cores too; `tune`, `simulate`, `import` were not measured again:
 
                           CPU s, no cache   CPU s, cache   first line
   localize                            9.2            4.2        0.1 s
   localize_network                   13.0            5.0        0.1 s
   train                              53.9           24.2        0.1 s
   doctor                             32.5            9.2        0.1 s
+  report                             28.2           16.5        0.1 s
   first batch                         8.0
   second batch size                   0.5
   second wavelength                   0.6
