@@ -40,7 +40,7 @@ class Problem(NamedTuple):
 
     #: H times the steering vector and its derivatives in metres, over elements n.
     responses: Complex[Array, "N P 4 M"]
-    level: Float[Array, "P"]  #: |g|^2 over the noise variance
+    level: Float[Array, "P"]  #: ``|g|^2`` over the noise variance
 
 
 class Descent(NamedTuple):
