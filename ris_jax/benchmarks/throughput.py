@@ -144,8 +144,9 @@ def _batch(case: Case) -> scenes.Scene:
 
 
 def _training(case: Case, plan: Plan) -> Built:
-    state, batch = state_lib.create_train_state(case.config), _batch(case)
-    compiled, cost, spent = _compiled(step_lib.donating_step, step_lib.for_program(state), batch)
+    state = step_lib.for_program(state_lib.create_train_state(case.config))
+    batch = _batch(case)
+    compiled, cost, spent = _compiled(step_lib.donating_step, state, batch)
 
     def call():
         nonlocal state  # which is donated
