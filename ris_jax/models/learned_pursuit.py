@@ -191,7 +191,7 @@ class LearnedPursuit(nnx.Module):
         """Takes every scene as far as it needs: until the network leaves it as it is.
 
         After a first round of all, the scenes that change are worked off as a queue, as in
-        `matching_pursuit.work_off`.
+        `matching_pursuit.in_turn`.
 
         Returns:
           A `Pursuit`; scenes whose plan changes them still never came to rest.
