@@ -118,7 +118,7 @@ cost(8, 0.31)
 
 
 class Cost(NamedTuple):
-    """Of one process."""
+    """Cost of one process."""
 
     cpu: float  # user and system [s]
     first_line: float  # wall time [s]; infinite where nothing is printed
