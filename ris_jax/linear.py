@@ -4,11 +4,20 @@ JAX sends `solve` and `cholesky` to LAPACK on the CPU, one call a matrix; batche
 program are slow there and can deadlock (`ris_jax._environment`). The matrices of the estimators
 have a few dozen rows: elimination written as array operations runs over the whole batch at once, on
 any device.
+
+Products of physics and estimation are `matmul` and `einsum` of this module: their precision is that
+of the numbers. JAX's default on a GPU or a TPU is TF32 or bfloat16, which phases of many radians
+and differences of nearly equal energies do not survive.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Inexact
+
+matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 # A pivot below this share of its diagonal entry is rounding; it is raised to it.
 _LEAST_PIVOT = 1e-7
@@ -30,7 +39,7 @@ def product(
     Gflop/s on a core where this ran at 85.
     """
     rows, columns = left.shape[-2], right_parts.shape[-1] // 2
-    both = jnp.concatenate([left.real, left.imag], axis=-2) @ right_parts
+    both = matmul(jnp.concatenate([left.real, left.imag], axis=-2), right_parts)
     upper, lower = both[..., :rows, :], both[..., rows:, :]
     return jax.lax.complex(
         upper[..., :columns] - lower[..., columns:], upper[..., columns:] + lower[..., :columns]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from ris_jax import config as config_lib
-from ris_jax import scenes
+from ris_jax import linear, scenes
 
 # A signal power below this share of the received power is not told from noise.
 _LEAST_SIGNAL_SHARE = 0.05
@@ -31,18 +31,18 @@ def _column_products(rows: Complex[Array, "R N"]) -> Complex[Array, "N N"]:
     """
     real, imaginary = rows.real, rows.imag
     both = jnp.concatenate([real, imaginary])
-    cross = real.T @ imaginary
-    return jax.lax.complex(both.T @ both, cross - cross.T)
+    cross = linear.matmul(real.T, imaginary)
+    return jax.lax.complex(linear.matmul(both.T, both), cross - cross.T)
 
 
-def gram(measurement: scenes.Measurement) -> Complex[Array, "N N"]:
+def gram(channel: Complex[Array, "M N"], codes: Complex[Array, "L N"]) -> Complex[Array, "N N"]:
     r""":math:`\Phi^H\Phi = (H^H H) \circ (C^H C)`, without forming Phi."""
-    return _column_products(measurement.channel) * _column_products(measurement.codes)
+    return _column_products(channel) * _column_products(codes)
 
 
 def adjoint(measurement: scenes.Measurement) -> Complex[Array, "N"]:
     r""":math:`\Phi^H y`, [N]."""
-    back = measurement.snapshots @ measurement.channel.conj()
+    back = linear.matmul(measurement.snapshots, measurement.channel.conj())
     return jnp.sum(measurement.codes.conj() * back, axis=0)
 
 
@@ -88,7 +88,7 @@ def aperture_field(measurement: scenes.Measurement) -> Complex[Array, "N"]:
     """
     gain = _field_power(measurement)
     loading = gain / jnp.maximum(signal_to_noise(measurement), 1e-12)
-    matrix = gram(measurement)
+    matrix = gram(measurement.channel, measurement.codes)
     # A relative floor keeps the Cholesky factor finite when Phi has no full column rank.
     floor = 1e-6 * jnp.trace(matrix).real / matrix.shape[0]
     matrix = matrix + (loading + floor) * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
@@ -103,12 +103,12 @@ def snapshot_fields(measurement: scenes.Measurement) -> Complex[Array, "N L"]:
     """
     channel, codes = measurement.channel, measurement.codes
     loading = _field_power(measurement) / jnp.maximum(signal_to_noise(measurement), 1e-12)
-    matrix = channel @ channel.conj().T
+    matrix = linear.matmul(channel, channel.conj().T)
     floor = 1e-6 * jnp.trace(matrix).real / matrix.shape[0]
     matrix = matrix + (loading + floor) * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
     factor = jnp.linalg.cholesky(matrix)
     weights = jax.scipy.linalg.cho_solve((factor, True), measurement.snapshots.T)
-    return codes.conj().T * (channel.conj().T @ weights)
+    return codes.conj().T * linear.matmul(channel.conj().T, weights)
 
 
 def field_estimates(

@@ -1,7 +1,7 @@
 """Batches of a few fixed sizes, so that a process compiles few programs.
 
-A batch is split into parts and each part filled up to one of `SIZES`. Scenes that fill up have no
-snapshots and no sources: the search leaves them at once, and they are cut off again.
+A batch is split into parts, and each part is padded to one of `SIZES`. The padding has no signal
+and no sources, so that the search skips it, and is cut off again.
 """
 
 import functools
@@ -13,27 +13,44 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Int
 
+from ris_jax import config as config_lib
 from ris_jax import scenes
 
 SIZES = (1, 8, 64)
+# Bytes that the observation operators of one part may take.
+_PART_BYTES = 1 << 29
 
 Result = TypeVar("Result")
 Counts = Int[Array, "B"] | None
+
+
+def largest(measurement: scenes.Measurement, source_signal: config_lib.SourceSignal) -> int:
+    """Largest of `SIZES` whose observation operators fit into memory; any if scenes share one."""
+    if len(measurement.channel) == len(measurement.codes) == 1:
+        return SIZES[-1]
+    (length, antennas), elements = measurement.snapshots.shape[1:], measurement.channel.shape[-1]
+    samples = length * antennas
+    rows = min(elements, samples) if source_signal == "constant" else samples
+    room = _PART_BYTES // (8 * elements * rows)
+    return max((size for size in SIZES if size <= room), default=1)
 
 
 def in_sizes(
     compute: Callable[[scenes.Measurement, Counts], Result],
     measurement: scenes.Measurement,
     counts: Any,
+    *,
+    largest: int = SIZES[-1],
 ) -> Result:
     """Apply a function of a batch to parts of it, each of a size in `SIZES`.
 
-    While `jax` traces, sizes are those of the caller's program: the function is called as it is.
+    While JAX traces, sizes are those of the caller's program: the function gets the whole batch.
 
     Args:
       compute: of a measurement [S, ...] and counts [S] or None; returns arrays [S, ...].
-      measurement: [B, ...].
+      measurement: [B, ...]; channel and codes may be [1, ...], shared by all scenes.
       counts: [B], one number for all, or None.
+      largest: of `SIZES` that is used.
 
     Returns:
       Arrays [B, ...].
@@ -42,33 +59,37 @@ def in_sizes(
     if counts is not None:
         counts = jnp.broadcast_to(jnp.asarray(counts, jnp.int32), (total,))
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((measurement, counts)))
-    if traced or total in SIZES:
+    if traced or (total in SIZES and total <= largest):
         return compute(measurement, counts)
     parts = []
-    for start in range(0, total, SIZES[-1]):
-        part = jax.tree.map(lambda leaf, s=start: leaf[s : s + SIZES[-1]], (measurement, counts))
+    for start in range(0, total, largest):
+        part = jax.tree.map(
+            lambda leaf, s=start: leaf if len(leaf) == 1 else leaf[s : s + largest],
+            (measurement, counts),
+        )
         size = next(size for size in SIZES if size >= len(part[0].snapshots))
-        parts.append(compute(*_filled_up(*part, size)))
+        parts.append(compute(*_padded(*part, size)))
     return _joined(parts, total)
 
 
 @functools.partial(jax.jit, static_argnames="size")
-def _filled_up(
+def _padded(
     measurement: scenes.Measurement, counts: Counts, size: int
 ) -> tuple[scenes.Measurement, Counts]:
-    """A part with silent copies of its last scene up to a size."""
+    """A part with silent copies of its last scene up to a size; shared arrays stay as they are."""
     number = jnp.arange(size)
     count = len(measurement.snapshots)
     there = number < count
-    filled, counts = jax.tree.map(
-        lambda leaf: leaf[jnp.minimum(number, count - 1)], (measurement, counts)
+    padded, counts = jax.tree.map(
+        lambda leaf: leaf if len(leaf) < count else leaf[jnp.minimum(number, count - 1)],
+        (measurement, counts),
     )
-    silent = jnp.where(there[:, None, None], filled.snapshots, 0.0)
+    silent = jnp.where(there[:, None, None], padded.snapshots, 0.0)
     counts = None if counts is None else jnp.where(there, counts, 0)
-    return filled._replace(snapshots=silent), counts
+    return padded._replace(snapshots=silent), counts
 
 
 @functools.partial(jax.jit, static_argnames="total")
 def _joined(parts: list[Any], total: int) -> Any:
-    """Parts one after the other, without what filled up the last."""
+    """Parts one after the other, without the padding."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:total], *parts)

@@ -68,8 +68,8 @@ def check_scenes(
     batch, length, antennas = snapshots.shape
     elements = positions.shape[0]
     for name, array, shape in (
-        ("channel", channel, (batch, antennas, elements)),
-        ("codes", codes, (batch, length, elements)),
+        ("channel", channel, (1 if len(channel) == 1 else batch, antennas, elements)),
+        ("codes", codes, (1 if len(codes) == 1 else batch, length, elements)),
         ("positions", positions, (elements, 3)),
     ):
         require(array.shape == shape, name, f"{list(shape)}", list(array.shape))

@@ -1,18 +1,26 @@
-"""Where to look: the region of search, its grid in (u, w, 1/r), and peaks on it."""
+"""The search region, its grid in (u, w, 1/r), and peaks on the grid."""
 
 import dataclasses
 import functools
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from ris_jax import config as config_lib
 
-# Width of a cell of the natural grid, in units of resolution.
+# Width of a cell of the network's grid, in units of resolution.
 _CELL = 0.9
+# Width of the cells of the search grid in 1/r, over that in u and w.
+_DEPTH = 1.2
+_MOST_CELLS = 1 << 26
+# Corners of a field of view, and the greatest sine to boresight at which an array of some depth is
+# resolved in full.
+_CORNERS = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+_STEEPEST = 0.95
 
 
 class Box(Protocol):
@@ -116,8 +124,13 @@ class SearchSpace(NamedTuple):
 
     @property
     def visible(self) -> Bool[Array, "G"]:
-        """Which points are above the horizon."""
-        return jnp.sum(self.points[:, :2] ** 2, axis=1) < 1.0
+        """Points above the horizon."""
+        return visible(self.points)
+
+
+def visible(points: Float[Array, "... 3"]) -> Bool[Array, "..."]:
+    """Points (u, w, 1/r) above the horizon, whose directions exist."""
+    return jnp.sum(points[..., :2] ** 2, axis=-1) < 1.0
 
 
 def search_space(
@@ -176,11 +189,22 @@ def resolution(
     From the spread of positions and of half their squared distances over the aperture (the
     Fresnel form at boresight); infinite along a coordinate that the array does not resolve.
     """
+    return _turn(positions, np.zeros(2), wavelength, wavefront)
+
+
+def _turn(
+    positions: Float[np.ndarray, "N 3"],
+    direction: Float[np.ndarray, "2"],
+    wavelength: float,
+    wavefront: config_lib.Wavefront,
+) -> np.ndarray:
+    """`resolution` at a direction (u, w): depth z of an array adds ``-z u / sqrt(1-u^2-w^2)``."""
     centred = positions - positions.mean(axis=0)
+    tilt = direction / np.sqrt(1.0 - np.sum(direction**2))
     spread = np.array(
         [
-            centred[:, 0].std(),
-            centred[:, 1].std(),
+            np.std(centred[:, 0] - centred[:, 2] * tilt[0]),
+            np.std(centred[:, 1] - centred[:, 2] * tilt[1]),
             0.0 if wavefront == "planar" else 0.5 * np.sum(centred**2, axis=1).std(),
         ]
     )
@@ -189,6 +213,61 @@ def resolution(
 
 
 def natural_shape(region: SearchRegion, unit: Float[np.ndarray, "3"]) -> tuple[int, int, int]:
-    """Cells of a grid fine enough that no source is far from one, for a `resolution`."""
+    """Cells of the grid of network features, for a `resolution`."""
     u, w, rho = np.maximum(np.ceil((region.upper - region.lower) / (_CELL * unit)), 1).astype(int)
     return int(u), int(w), int(rho)
+
+
+def search_shape(
+    positions: Float[Any, "N 3"],
+    region: SearchRegion,
+    *,
+    wavelength: float,
+    wavefront: config_lib.Wavefront,
+    cell: float,
+) -> tuple[int, int, int]:
+    """Cells of a search grid on which no source is far from a point, for any array.
+
+    At `cell` = 0.75, the median squared correlation of a source with its best cell is 0.89 to 0.91
+    for 12 x 12, 64 x 4 and 64 x 64 elements, a ring and a spiral 47 wavelengths wide, and in 90 %
+    of places it is above 0.8.
+
+    Counts above 16 are rounded up to three significant bits, so that arrays and wavelengths that
+    differ little share a compiled program.
+
+    Args:
+      positions: [N, 3] elements [m], concrete.
+      region: limits of the search.
+      wavelength: [m], concrete.
+      wavefront: of the steering vectors.
+      cell: width of a cell in u and w in units of resolution; cells in 1/r are 1.2 times as wide.
+
+    Raises:
+      ConfigError: traced positions or wavelength, or more than 2^26 cells.
+    """
+    if isinstance(positions, Tracer) or isinstance(wavelength, Tracer):
+        raise config_lib.ConfigError(
+            "positions: expected concrete positions and wavelength inside jax.jit, because the"
+            " search grid follows the array; found a tracer; close over them or give"
+            " SearchOptions(grid=...)"
+        )
+    positions = np.asarray(positions, float)
+    edges = np.array([region.u_max, region.w_max])
+    edges = edges * min(1.0, _STEEPEST / max(np.linalg.norm(edges), 1e-9))
+    tilted = [_turn(positions, sign * edges, wavelength, wavefront) for sign in _CORNERS]
+    unit = np.min([_turn(positions, np.zeros(2), wavelength, wavefront), *tilted], axis=0)
+    width = cell * np.array([1.0, 1.0, _DEPTH]) * unit
+    counts = np.maximum(np.ceil((region.upper - region.lower) / width), 1.0)
+    if np.prod(counts) > _MOST_CELLS:
+        raise config_lib.ConfigError(
+            f"region: expected at most {_MOST_CELLS} cells of the array's resolution; found"
+            f" {counts[0]:.0f} x {counts[1]:.0f} x {counts[2]:.0f}; narrow the field of view, raise"
+            " the least range, or check that positions and wavelength are in metres"
+        )
+    u, w, rho = (_rounded(int(count)) for count in counts)
+    return u, w, rho
+
+
+def _rounded(count: int) -> int:
+    step = 1 << max(count.bit_length() - 4, 0) if count > 16 else 1
+    return -(-count // step) * step

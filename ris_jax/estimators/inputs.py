@@ -1,6 +1,6 @@
-"""Arrays that a user hands to `localize`, completed and checked before any work.
+"""Completion and checks of the arrays that `localize` is called with.
 
-Every refusal is one line with the field, what was expected, what was found and what to do. Inside
+Every error is one line with the field, what was expected, what was found and what to do. Inside
 `jax.jit` values cannot be read; there only shapes and types are checked.
 """
 
@@ -67,15 +67,16 @@ def prepared(measurement: scenes.Measurement, positions: Any) -> tuple[scenes.Me
     """A complete measurement and positions as arrays.
 
     Channel and codes may be missing: an array without a surface has the channel I and codes 1.
-    They may be shared by all scenes, [M, N] and [L, N]. The noise variance may be missing, or one
-    number for all scenes.
+    They may be shared by all scenes, [M, N] and [L, N]; arrays [B, ...] that are alike in all
+    scenes count as shared. The noise variance may be missing, or one number for all scenes.
 
     Args:
       measurement: `Measurement` as a user made it.
       positions: [N, 3] array or list [m].
 
     Returns:
-      The measurement with a batch axis in every field, and the positions.
+      The measurement with a batch axis in every field, and the positions. If all scenes share the
+      channel and the codes, theirs are [1, M, N] and [1, L, N].
 
     Raises:
       ConfigError: one line that names the field.
@@ -113,16 +114,49 @@ def prepared(measurement: scenes.Measurement, positions: Any) -> tuple[scenes.Me
         _refuse("noise_variance", f"one number or [B] = [{batch}]", list(noise.shape))
     spread = jax.numpy if isinstance(noise, Tracer) else np
     shared = {"channel": channel, "codes": codes}
-    for field, array in shared.items():
-        if array.ndim == 2:
-            module = jax.numpy if isinstance(array, (Tracer, jax.Array)) else np
-            shared[field] = module.broadcast_to(array, (batch, *array.shape))
+    shared = {field: _one_if_alike(array) for field, array in shared.items()}
+    if any(len(array) > 1 for array in shared.values()):
+        shared = {field: _for_each(array, batch) for field, array in shared.items()}
     complete: dict[str, Any] = {
         "snapshots": snapshots,
         **shared,
         "noise_variance": spread.broadcast_to(noise, batch) if noise.ndim == 0 else noise,
     }
     return scenes.Measurement(**complete), positions
+
+
+def _one_if_alike(array: Any) -> Any:
+    """[1, ...] of an array without scene axis, or of one that is alike in all scenes."""
+    if array.ndim == 2:
+        return array[None]
+    if array.ndim != 3 or len(array) < 2 or isinstance(array, Tracer):
+        return array
+    values = np.asarray(array)
+    # Scenes mostly differ in the first numbers already.
+    alike = (values[:, :1, :1] == values[:1, :1, :1]).all() and (values == values[:1]).all()
+    return array[:1] if alike else array
+
+
+def _for_each(array: Any, batch: int) -> Any:
+    """[B, ...] of an array that is shared, [1, ...]."""
+    if len(array) != 1:
+        return array
+    module = jax.numpy if isinstance(array, (Tracer, jax.Array)) else np
+    return module.broadcast_to(array, (batch, *array.shape[1:]))
+
+
+def for_each_scene(measurement: scenes.Measurement) -> scenes.Measurement:
+    """A measurement whose channel and codes are repeated for every scene, [B, ...]."""
+    batch = len(measurement.snapshots)
+    return measurement._replace(
+        channel=_for_each(measurement.channel, batch), codes=_for_each(measurement.codes, batch)
+    )
+
+
+def as_canonical(array: Any) -> jax.Array:
+    """A JAX array of JAX's default precision: 32 bits, or 64 with ``JAX_ENABLE_X64``."""
+    kind = jax.numpy.complex128 if jax.numpy.iscomplexobj(array) else jax.numpy.float64
+    return jax.numpy.asarray(array, jax.dtypes.canonicalize_dtype(kind))
 
 
 def _complex_channel(channel: Any) -> Any:

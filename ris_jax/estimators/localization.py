@@ -171,13 +171,14 @@ def localize(
         )
         return _unscaled(estimate, scale)
 
-    estimate = batches.in_sizes(search, measurement, num_sources)
+    largest = batches.largest(measurement, source_signal)
+    estimate = batches.in_sizes(search, measurement, num_sources, largest=largest)
     notes = Flag.CENTRED * moved | Flag.UNDETERMINED * (undetermined is not None)
     if traced or not check:
         notes = jnp.full(len(measurement.snapshots), int(notes | Flag.NOT_CHECKED), jnp.int32)
         return estimate._replace(flags=notes)
     problem = model_check.Problem(
-        measurement=jax.tree.map(np.asarray, measurement),
+        measurement=jax.tree.map(np.asarray, inputs.for_each_scene(measurement)),
         positions=np.asarray(positions),
         wavelength=wavelength,
         wavefront=wavefront,
@@ -264,7 +265,7 @@ def _localize_scaled(
         fit = likelihood_fit(measurement, num_sources)
         counts = fit.num_sources if counts is None and network is None else counts
         noise = jnp.where(jnp.isnan(jnp.asarray(noise)), fit.noise_variance, noise)
-    known = measurement._replace(noise_variance=noise)
+    known = inputs.for_each_scene(measurement._replace(noise_variance=noise))
     if estimator == "network":
         assert network is not None  # `localize` has checked it
         estimate, unsure = network_start.network_start(

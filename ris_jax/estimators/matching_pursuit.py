@@ -1,15 +1,16 @@
 r"""Maximum likelihood by matching pursuit with joint refinement.
 
-Sources are added one by one where the residual says, and after each all are refined together.
-When none is to be added, each in turn is taken out and sought elsewhere, or split in two; what
-explains the data better is kept. The number of sources is the caller's, or grows for as long as
-the test of `model_order` holds; where there is doubt, the weakest must pass it again in the end.
+Sources are added one by one at the strongest peaks of the residual's spectrum, and all are refined
+jointly after each addition. Then each source in turn is taken out and sought elsewhere, or split in
+two; a change that explains more energy is kept. The number of sources is given, or grows while the
+test of `model_order` is significant. If the result is ambiguous, the weakest source is tested again
+at the end.
 
-Every scene of a batch is at a stage of its own (`Stage`). A round first looks for places of sources
-that may be missing, one job for each source that is taken out; then it refines the alternatives
-that come of these, one job each; then every scene decides. Jobs of all scenes make one queue
-(`in_turn`), so that a scene costs what it needs and not what the hardest of its batch needs, and
-the compiled program has each component once.
+Every scene of a batch has its own `Stage`. One round of the search has three parts: propose places
+for missing sources, one job for each source that is taken out; refine the resulting alternatives,
+one job each; decide, scene by scene. The jobs of all scenes form one queue (`in_turn`). A scene
+therefore costs what it needs, not what the hardest scene of its batch needs, and the compiled
+program contains each component once.
 """
 
 import dataclasses
@@ -25,62 +26,77 @@ from jaxtyping import Array, Bool, Float, Int
 from ris_jax.estimators import likelihood, model_order, proposals, refinement
 from ris_jax.estimators.refinement import Fit
 
-# An improvement below this share of the noise's energy in one sample is none.
+# Smallest improvement, as a fraction of the noise's energy in one sample.
 _TOLERANCE = 0.01
-# Of the energy, what float32 cannot tell: 60 dB below the sources there is nothing to count.
+# Rounding of float32, as a fraction of the energy: nothing is counted 60 dB below the sources.
 _ROUNDING = 1e-6
-# What a source more has to bring to be preferred to a change without one, in the same unit.
+# Energy by which another source must beat a change without one, in the same unit.
 _PRICE = 10.0
-# A source that explains so much that the others do not is not doubted, in the same unit, unless it
-# is so close to another, in units of resolution.
+# A source that alone explains this energy is not tested again, in the same unit, unless another is
+# this close, in units of resolution.
 _BEYOND_DOUBT = 30.0
 _CLOSE = 2.0
-# A change that before its refinement explains so much less than the fit, in the same unit, is not
-# refined: of 1200 that were, none below 60 came to explain more.
+# A change that explains this much less than the fit before its refinement, in the same unit, is not
+# refined: of 1200 that were, none below 60 improved the fit.
 _HOPELESS = 100.0
-# Instead of an alternative: the fit as it was; the one with the source that was taken out.
+# Values of a decision other than an alternative: the fit before; the fit with the source that was
+# taken out.
 _SAME, _FULLER = 3, 4
+# Bytes of observation operators that a queue may copy.
+_QUEUE_BYTES = 1 << 28
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
-    """How hard to look.
+    """Search effort: grid, candidates, iterations. `EFFORTS` has named ones.
 
     With the defaults, the likelihood reached is that of a start at the truth or better in 98 % of
     scenes of five sources with constant signals, 99.7 % of fewer, from 10 dB on
     (experiments/at_the_bound.py).
     """
 
-    grid: tuple[int, int, int] = (28, 16, 9)  #: cells in u, w, 1/r
+    #: Cells in u, w, 1/r; None derives them from the array's resolution, see `grids.search_shape`.
+    grid: tuple[int, int, int] | None = None
+    cell: float = 0.75  #: width of the derived cells in units of resolution
     candidates: int = 6  #: peaks of the grid that are compared
     joint_iterations: int = 4
     final_iterations: int = 6
-    attempts: int = 6  #: exchanges and splits a scene may try
-    passes: int = 3  #: over growing and improving
-    queue: int = 16  #: jobs that are done at once
+    attempts: int = 6  #: exchanges and splits per scene
+    passes: int = 3  #: passes over growing and improving
+    queue: int = 16  #: jobs that run at once
+
+
+#: Search efforts by name, for `localize(search=...)` and ``--search``.
+EFFORTS = {
+    "fast": SearchOptions(cell=0.95, candidates=3, attempts=2, passes=2),
+    "normal": SearchOptions(),
+    "thorough": SearchOptions(
+        cell=0.55, candidates=12, joint_iterations=8, final_iterations=12, attempts=16, passes=5
+    ),
+}
 
 
 class Stage(enum.IntEnum):
-    """What a scene does next."""
+    """Next step of a scene."""
 
     GROW = 0  #: add a source
     IMPROVE = 1  #: refine the sources; move one; split one
-    SETTLE = 2  #: reduce if a source is doubtful, else rest
+    SETTLE = 2  #: reduce if a source is ambiguous, else rest
     REDUCE = 3  #: take the weakest source out
-    RETRY = 4  #: improve without it, then have it back if it is significant
-    REST = 5  #: go through it all again if anything has changed
+    RETRY = 4  #: improve without it, then restore it if it is significant
+    REST = 5  #: start another pass if anything has changed
     DONE = 6
 
 
 class Task(NamedTuple):
-    """A scene, what is asked of it and how far it is."""
+    """State of the search in one scene."""
 
-    observation: likelihood.Observation
+    observation: likelihood.Observation  #: without its operator, which the tasks may share
     least: Int[Array, ""]  #: sources
     most: Int[Array, ""]
     stage: Int[Array, ""]
     fit: Fit
-    fuller: Fit  #: while it tries with a source less: the fit with it
+    fuller: Fit  #: the fit before its weakest source was taken out
     attempts: Int[Array, ""]  #: improvements tried
     passes: Int[Array, ""]
     changed: Bool[Array, ""]  #: whether this pass has changed anything after growing
@@ -93,14 +109,14 @@ class Task(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What all scenes of a call share."""
+    """Constants shared by all scenes of a call."""
 
     setting: refinement.Setting
     grid: proposals.Grid
     volumes: Float[Array, "4"]
     false_alarm_rate: Float[Array, ""]
     samples: int
-    amplitudes: int  #: free complex ones of a source
+    amplitudes: int  #: free complex amplitudes of a source
     options: SearchOptions
 
     def significant(
@@ -110,13 +126,13 @@ class Search:
         before: Float[Array, ""],
         after: Float[Array, ""],
     ) -> Bool[Array, ""]:
-        """Whether there is good reason for a source more.
+        """Test whether another source is significant.
 
         Args:
           energy: of the scene.
           count: sources before.
-          before: energy that these explain.
-          after: energy that is explained with one more.
+          before: energy explained by these.
+          after: energy explained with another one.
         """
         statistic = model_order.statistic(
             jnp.maximum(energy - before, 0.0) + _ROUNDING * energy,
@@ -140,12 +156,12 @@ def begin(
     most: Int[Array, ""],
     max_sources: int,
 ) -> Task:
-    """A scene without any source yet; done at once if none is asked for or nothing was received."""
+    """Initial state of a scene: no sources; done if none are wanted or nothing was received."""
     fit = refinement.no_sources(observation, max_sources)
-    # What is not finite leaves a residual that is no number.
+    # Non-finite data make the noise variance NaN.
     size = jnp.sum(jnp.abs(observation.operator)) + jnp.sum(jnp.abs(observation.data))
     energy = jnp.where(jnp.isfinite(size), observation.energy, jnp.nan)
-    observation = observation._replace(energy=energy)
+    observation = observation.replace(energy=energy, operator=None)
     zero = jnp.zeros((), jnp.int32)
     idle = (most == 0) | ~jnp.isfinite(energy) | ((energy == 0.0) & (least == 0))
     stage = jnp.where(idle, Stage.DONE, Stage.GROW).astype(jnp.int32)
@@ -162,16 +178,16 @@ def in_turn(
     ranks: int,
     size: int,
 ) -> Any:
-    """Applies a function to the jobs that are wanted, `size` at a time.
+    """Apply a function to the wanted jobs of a queue, `size` at a time.
 
     Args:
       function: of the numbers of `size` jobs; returns arrays [size, ...].
-      rank: of each job, those of a low rank first; `ranks` and more are not wanted.
-      ranks: see there.
-      size: jobs at a time, no more than J are.
+      rank: of each job; lower ranks run first, and jobs of rank `ranks` or more do not run.
+      ranks: number of ranks that run.
+      size: jobs at a time, at most J.
 
     Returns:
-      Arrays [J, ...]; of jobs that are not wanted, anything.
+      Arrays [J, ...]; entries of jobs that did not run are arbitrary.
     """
     total = rank.shape[0]
     size = min(size, total)
@@ -199,16 +215,16 @@ def in_turn(
 
 
 def lost_without(observation: likelihood.Observation, fit: Fit) -> Float[Array, "K"]:
-    """The energy that each source explains beyond the others in their places; absent: infinite."""
+    """Energy that each source alone explains, the others held; infinite for absent sources."""
     variances = refinement.variances(refinement.background(observation, fit))
     losses = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2 / variances, axis=0)
     return jnp.where(fit.active > 0, losses, jnp.inf)
 
 
 def doubtful(search: Search, task: Task, losses: Float[Array, "K"]) -> Bool[Array, ""]:
-    """Whether a source may be one too many: it is weak, or two are close to each other."""
+    """Test whether a source may be a false alarm: it is weak, or two are close together."""
     fit = task.fit
-    # Noise explains its variance for every amplitude.
+    # A fitted amplitude explains the noise variance even without a source.
     least = _BEYOND_DOUBT + 2.0 * (search.amplitudes - 1)
     weak = jnp.min(losses) < least * search.noise_variance(task.observation, fit)
     apart = (fit.coordinates[:, None] - fit.coordinates) / search.grid.unit
@@ -219,7 +235,7 @@ def doubtful(search: Search, task: Task, losses: Float[Array, "K"]) -> Bool[Arra
 
 
 def review(search: Search, task: Task, losses: Float[Array, "K"]) -> Task:
-    """Where a scene goes on that has come to the end of improving."""
+    """Next stage of a scene that cannot be improved further."""
     settles = task.stage == Stage.SETTLE
     doubt = settles & doubtful(search, task, losses)
     rests = (settles & ~doubt) | (task.stage == Stage.REST)
@@ -233,17 +249,23 @@ def review(search: Search, task: Task, losses: Float[Array, "K"]) -> Task:
 
 
 class Places(NamedTuple):
-    """Where sources may be missing if one of those present is taken out, or none."""
+    """Places for a missing source when one of the fitted sources, or none, is taken out."""
 
     source: proposals.Proposal  #: [...] one
-    pair: proposals.Proposal  #: two around the place of the one that was taken out
-    explained: Float[Array, "..."]  #: energy that the others explain
+    pair: proposals.Proposal  #: two around the place of the source that was taken out
+    explained: Float[Array, "..."]  #: energy explained by the others
 
 
-def find_places(search: Search, tasks: Task) -> Places:
-    """Places for the sources of all scenes, [B, K]: with each source that is present taken out.
+def _queue_size(search: Search, operator: Float[Array, "S T N 2R"]) -> int:
+    """Jobs that run at once: fewer if each copies the large operator of its scene."""
+    copies = 1 if operator.shape[0] == 1 else operator[0].nbytes
+    return max(1, min(search.options.queue, _QUEUE_BYTES // copies))
 
-    Of a scene that grows, the first one is that for a source more.
+
+def find_places(search: Search, operator: Float[Array, "S T N 2R"], tasks: Task) -> Places:
+    """Places for the sources of all scenes, [B, K], with each fitted source taken out.
+
+    In a scene that grows, the first one is the place of another source.
     """
     options, setting, grid = search.options, search.setting, search.grid
     batch, sources = tasks.fit.active.shape
@@ -253,35 +275,38 @@ def find_places(search: Search, tasks: Task) -> Places:
     rank = jnp.where(growing[:, None] & first, 1, 2)
     rank = jnp.where(changing[:, None] & (tasks.fit.active > 0), 0, rank)
 
-    def look(jobs):
+    def propose(jobs):
         scene, source = jobs // sources, jobs % sources
         task = jax.tree.map(lambda leaf: leaf[scene], tasks)
+        observation = likelihood.of_scenes(operator, tasks.observation, scene)
         adds = growing[scene]
         held = jax.vmap(refinement.background)(
             task.observation, task.fit, jnp.where(adds, -1, source)
         )
         place = task.fit.coordinates[jnp.arange(len(jobs)), source]
+        away_from = jnp.where(adds[:, None], jnp.inf, place)
+        fields = likelihood.over_scenes(likelihood.matched_fields, observation, held.residual)
+        points = proposals.find_peaks(grid, fields, options.candidates)
+        found = likelihood.over_scenes(
+            lambda *scene: proposals.propose_source(setting, grid, *scene),
+            observation, held, away_from, points,
+        )  # fmt: skip
 
-        def one(observation, held, away_from):
-            return proposals.propose_source(
-                setting, grid, observation, held, away_from, candidates=options.candidates
+        def split(_):
+            return likelihood.over_scenes(
+                functools.partial(proposals.propose_pair, setting, grid), observation, held, place
             )
 
-        def two(_):
-            propose = functools.partial(proposals.propose_pair, setting, grid)
-            return jax.vmap(propose)(task.observation, held, place)
-
-        found = jax.vmap(one)(task.observation, held, jnp.where(adds[:, None], jnp.inf, place))
-        nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(two, None))
-        pair = jax.lax.cond(jnp.any(~adds), two, lambda _: nothing, None)
+        nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(split, None))
+        pair = jax.lax.cond(jnp.any(~adds), split, lambda _: nothing, None)
         return Places(found, pair, held.value)
 
-    found = in_turn(look, rank.ravel(), 2, options.queue)
+    found = in_turn(propose, rank.ravel(), 2, _queue_size(search, operator))
     return jax.tree.map(lambda leaf: leaf.reshape(batch, sources, *leaf.shape[1:]), found)
 
 
 class Change(NamedTuple):
-    """Alternatives to a fit, A = 3 of them: sources, and what they cost beside their energy."""
+    """Three alternatives to a fit, A = 3, with a price that their energy must exceed."""
 
     coordinates: Float[Array, "A K 3"]
     active: Float[Array, "A K"]
@@ -293,11 +318,11 @@ class Change(NamedTuple):
 def propose_changes(
     search: Search, task: Task, losses: Float[Array, "K"], places: Places
 ) -> Change:
-    """What a scene wants refined.
+    """Alternatives of a scene that are to be refined.
 
-    Growing: its sources and one more. Reducing: all but the weakest. Else the present sources; one
-    of them elsewhere; and one of them as two. The second half of a split source takes a free place
-    while there may be more sources, else that of the weakest one.
+    Growing: its sources and another one. Reducing: all except the weakest. Otherwise: its sources;
+    one of them moved; one of them split in two. The second half of a split source takes a free slot
+    if there may be more sources, else the slot of the weakest one.
     """
     fit, stage = task.fit, task.stage
     index = jnp.arange(fit.active.shape[0])
@@ -308,7 +333,7 @@ def propose_changes(
     growing, reducing = stage == Stage.GROW, stage == Stage.REDUCE
 
     after_growth = jnp.where(is_next[:, None], places.source.coordinates[0], fit.coordinates)
-    # The last one takes the slot of the weakest: those that are present come first.
+    # The last source takes the slot of the weakest, so that fitted sources stay first.
     left = jnp.maximum(count - 1, 0)
     weakest = column == jnp.argmin(losses)
     after_loss = jnp.where(weakest, fit.coordinates[left], fit.coordinates)
@@ -329,7 +354,7 @@ def propose_changes(
     reduced = (index < left).astype(fit.active.dtype)
     active = jnp.where(growing, grown, jnp.where(reducing, reduced, fit.active))
     with_second = jnp.where(index == second, 1.0, fit.active)
-    # A source more is worth its while when it brings what chance alone would not.
+    # Another source must explain more than chance alone would.
     noise = search.noise_variance(task.observation, fit)
     dearer = jnp.where(room, _PRICE * noise, 0.0)
     least = -_HOPELESS * noise
@@ -343,7 +368,7 @@ def propose_changes(
     return Change(
         jnp.stack([first, after_move, after_split]),
         jnp.stack([active, fit.active, with_second]),
-        jnp.stack([jnp.zeros(()), jnp.zeros(()), dearer]),
+        jnp.stack([jnp.zeros_like(dearer), jnp.zeros_like(dearer), dearer]),
         jnp.stack(
             [
                 improving | growing | reducing,
@@ -355,8 +380,10 @@ def propose_changes(
     )
 
 
-def refine_changes(search: Search, tasks: Task, changes: Change) -> Fit:
-    """Fits of all alternatives that are wanted, [B A]."""
+def refine_changes(
+    search: Search, operator: Float[Array, "S T N 2R"], tasks: Task, changes: Change
+) -> Fit:
+    """Fits of all wanted alternatives, [B A]."""
     options = search.options
     alternatives = changes.wanted.shape[1]
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), changes)
@@ -364,7 +391,7 @@ def refine_changes(search: Search, tasks: Task, changes: Change) -> Fit:
     rank = jnp.where(flat.wanted, jnp.where(long, 0, 1), 2)
 
     def refine(jobs):
-        observation = jax.tree.map(lambda leaf: leaf[jobs // alternatives], tasks.observation)
+        observation = likelihood.of_scenes(operator, tasks.observation, jobs // alternatives)
         coordinates, active, _, wanted, most = jax.tree.map(lambda leaf: leaf[jobs], flat)
         longest = jnp.max(jnp.where(wanted, most, 0))
 
@@ -373,19 +400,19 @@ def refine_changes(search: Search, tasks: Task, changes: Change) -> Fit:
                 search.setting, observation, coordinates, active, longest, most=most
             )
 
-        return jax.vmap(one)(observation, coordinates, active, most)
+        return likelihood.over_scenes(one, observation, coordinates, active, most)
 
-    return in_turn(refine, rank, 2, options.queue)
+    return in_turn(refine, rank, 2, _queue_size(search, operator))
 
 
 def decide(
     search: Search, task: Task, change: Change, values: Float[Array, "A"]
 ) -> tuple[Task, Int[Array, ""]]:
-    """What a scene makes of the energies that its alternatives explain.
+    """Choose among the alternatives of a scene by the energy that they explain.
 
     Returns:
-      The task as it goes on, but for its fit; and which that is to be: the alternative of this
-      number, or `_SAME` or `_FULLER`.
+      The new state, except its fit; and the number of the alternative that becomes its fit, or
+      `_SAME` or `_FULLER`.
     """
     stage, count = task.stage, task.count
     growing, improving, reducing, retrying = (
@@ -396,7 +423,7 @@ def decide(
     same, found = values[0], values[best]
     tolerance = _TOLERANCE * search.noise_variance(task.observation, task.fit)
     better = found > same + tolerance
-    # Of a source that was taken out, given what the others explain by now.
+    # Retrying: the source that was taken out is tested against the improved others.
     before = jnp.where(retrying, jnp.where(better, found, same), task.fit.local.value)
     after = jnp.where(retrying, task.fuller.local.value, jnp.where(growing, same, found))
     significant = search.significant(task.observation.energy, count, before, after)
@@ -427,16 +454,23 @@ def decide(
     return task, take
 
 
-def solve(search: Search, tasks: Task) -> Task:
-    """Takes every scene of a batch through its stages."""
+def solve(search: Search, operator: Float[Array, "S T N 2R"], tasks: Task) -> Task:
+    """Take every scene of a batch through its stages.
+
+    Args:
+      search: of the call.
+      operator: `likelihood.Observation.operator` of every scene, or one that all share.
+      tasks: [B, ...], see `begin`.
+    """
     batch = tasks.stage.shape[0]
 
-    def one_round(tasks):
+    def one_round(before):
+        tasks = before
         losses = jax.vmap(lambda task: lost_without(task.observation, task.fit))(tasks)
         tasks = jax.vmap(functools.partial(review, search))(tasks, losses)
-        places = find_places(search, tasks)
+        places = find_places(search, operator, tasks)
         changes = jax.vmap(functools.partial(propose_changes, search))(tasks, losses, places)
-        fits = refine_changes(search, tasks, changes)
+        fits = refine_changes(search, operator, tasks, changes)
         values = fits.local.value.reshape(batch, -1)
         old, fuller = tasks.fit, tasks.fuller
         tasks, take = jax.vmap(functools.partial(decide, search))(tasks, changes, values)
@@ -444,6 +478,8 @@ def solve(search: Search, tasks: Task) -> Task:
         place = alternatives * jnp.arange(batch) + jnp.minimum(take, alternatives - 1)
         new = jax.tree.map(lambda leaf: leaf[place], fits)
         new = jax.vmap(_where)(take == _SAME, old, new)
-        return tasks._replace(fit=jax.vmap(_where)(take == _FULLER, fuller, new))
+        tasks = tasks._replace(fit=jax.vmap(_where)(take == _FULLER, fuller, new))
+        # Python integers are int64 where JAX is set to 64 bits.
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), tasks, before)
 
     return jax.lax.while_loop(lambda t: jnp.any(t.stage != Stage.DONE), one_round, tasks)

@@ -1,6 +1,6 @@
-r"""The maximum-likelihood estimator: how many sources, where, and how sure.
+r"""The maximum-likelihood estimator: number of sources, positions and error bars.
 
-`matching_pursuit` searches; here are its set-up, the error bars and the function that users call.
+`matching_pursuit` has the search; this module sets it up and adds the error bars.
 """
 
 import functools
@@ -18,15 +18,17 @@ from ris_jax.estimators import (
     compilation,
     error_bars,
     grids,
+    inputs,
     likelihood,
     model_order,
     proposals,
     refinement,
+    snapshot_groups,
 )  # fmt: skip
 from ris_jax.estimators.estimate import Estimate
 from ris_jax.estimators.matching_pursuit import Search, SearchOptions, begin, solve
 
-# Places in u, w and 1/r at which the metric of the steering vectors is taken.
+# Points in u, w and 1/r at which the metric of the steering vectors is evaluated.
 _METRIC_GRID = (8, 6, 4)
 
 
@@ -34,25 +36,37 @@ def prepare(
     positions: Float[Array, "N 3"],
     region: grids.Box,
     options: SearchOptions,
+    shape: tuple[int, int, int],
     samples: int,
     amplitudes: int,
     false_alarm_rate: float | Float[Array, ""],
-    source_signal: config_lib.SourceSignal,
     *,
     wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront,
 ) -> Search:
-    """What all scenes of a call share: grid, metric and limits; for the caller to search with."""
+    """Constants of a search: grid, metric and limits.
+
+    Args:
+      positions: [N, 3] elements [m].
+      region: limits of the search.
+      options: search effort.
+      shape: cells of the grid, see `grids.search_shape`.
+      samples: L M.
+      amplitudes: free complex amplitudes of a source: 1, or one for each snapshot.
+      false_alarm_rate: of the test for another source.
+      wavelength: [m].
+      wavefront: of the steering vectors.
+    """
     wave: dict[str, Any] = {"wavelength": wavelength, "wavefront": wavefront}
     jet = functools.partial(arrays.steering_jet, positions=positions, **wave)
-    space = grids.search_space(region, options.grid, wavefront)
-    # The metric changes slowly: a few places tell it.
+    space = grids.search_space(region, shape, wavefront)
+    # The metric changes slowly: a few points suffice.
     places = grids.search_space(region, _METRIC_GRID, wavefront).points
     metric = model_order.metric_tensor(jet(places))
     scale = jnp.mean(jnp.diagonal(metric, axis1=1, axis2=2), axis=0)
     unit = jax.lax.rsqrt(jnp.maximum(scale, jnp.finfo(scale.dtype).tiny))
     return Search(
-        setting=refinement.Setting(jet, space.lower, space.upper, source_signal),
+        setting=refinement.Setting(jet, space.lower, space.upper),
         grid=proposals.grid_of(space, unit, positions, **wave),
         volumes=model_order.intrinsic_volumes(metric, space.upper - space.lower),
         false_alarm_rate=jnp.asarray(false_alarm_rate),
@@ -65,12 +79,12 @@ def prepare(
 def as_estimate(
     search: Search, observation: likelihood.Observation, fit: refinement.Fit,
     measurement: scenes.Measurement, positions: Float[Array, "N 3"], wave: dict[str, Any],
+    source_signal: config_lib.SourceSignal,
 ) -> Estimate:  # fmt: skip
     """Physical coordinates, strongest first, with error bars from the bound at the estimate."""
     noise_variance = search.noise_variance(observation, fit)
-    if search.setting.source_signal == "constant":
+    if source_signal == "constant":
         held = refinement.background(observation, fit)
-        # Noise makes fitted amplitudes stronger than the sources are.
         power = refinement.signal_power(observation, fit, noise_variance, held)
         variances = refinement.variances(held)[0]
         covariance = error_bars.covariance(fit, power, variances, noise_variance)
@@ -78,7 +92,7 @@ def as_estimate(
         fit = refinement.integrate_amplitudes(
             search.setting, observation, fit, noise_variance, search.options.final_iterations
         )
-        power = jnp.mean(jnp.abs(fit.local.amplitudes) ** 2, axis=0)
+        power = refinement.mean_power(observation, fit)
         covariance = _bound(
             fit, measurement._replace(noise_variance=noise_variance), positions, wave
         )
@@ -109,33 +123,43 @@ def _bound(fit: refinement.Fit, measurement, positions, wave) -> Float[Array, "K
     ).covariance  # fmt: skip
 
 
-@compilation.program(static_argnames=("wavefront", "source_signal", "max_sources", "options"))
+@compilation.program(
+    static_argnames=("wavefront", "source_signal", "max_sources", "options", "shape", "snapshots")
+)
 def _maximum_likelihood(
-    measurement, positions, least, most, false_alarm_rate, wavelength, limits,
-    *, wavefront, source_signal, max_sources, options,
+    measurement, weights, positions, least, most, false_alarm_rate, wavelength, limits,
+    *, wavefront, source_signal, max_sources, options, shape, snapshots,
 ):  # fmt: skip
     """`maximum_likelihood` with limits on the number of sources instead of a number or None."""
     wave = {"wavelength": wavelength, "wavefront": wavefront}
-    snapshots, antennas = measurement.snapshots.shape[-2:]
-    with jax.default_matmul_precision("highest"):
-        search = prepare(
-            positions,
-            limits,
-            options,
-            snapshots * antennas,
-            1 if source_signal == "constant" else snapshots,
-            false_alarm_rate,
-            source_signal,
-            **wave,
-        )
-        observations = likelihood.observe_batch(measurement, source_signal)
-        start = functools.partial(begin, max_sources=max_sources)
-        tasks = solve(search, jax.vmap(start)(observations, least, most))
-        return jax.vmap(
-            lambda task, scene: as_estimate(
-                search, task.observation, task.fit, scene, positions, wave
-            )
-        )(tasks, measurement)
+    search = prepare(
+        positions,
+        limits,
+        options,
+        shape,
+        snapshots * measurement.snapshots.shape[-1],
+        1 if source_signal == "constant" else snapshots,
+        false_alarm_rate,
+        **wave,
+    )
+    observations = likelihood.observe_batch(measurement, source_signal)
+    if weights is not None:
+        weights = jnp.broadcast_to(weights, observations.weights.shape)
+        observations = observations.replace(weights=weights)
+    start = functools.partial(begin, max_sources=max_sources)
+    tasks = likelihood.over_scenes(start, observations, least, most)
+    tasks = solve(search, observations.operator, tasks)
+    observations = observations.replace(energy=tasks.observation.energy)
+    batch = len(measurement.snapshots)
+    scene = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape[1:])), measurement)
+    return likelihood.over_scenes(
+        lambda observation, fit, scene: as_estimate(
+            search, observation, fit, scene, positions, wave, source_signal
+        ),
+        observations,
+        tasks.fit,
+        scene,
+    )
 
 
 def maximum_likelihood(
@@ -151,27 +175,32 @@ def maximum_likelihood(
     region: grids.SearchRegion | None = None,
     options: SearchOptions | None = None,
 ) -> Estimate:
-    r"""How many sources there are and where, at the maximum of the likelihood.
+    r"""Number of sources and their positions at the maximum of the likelihood.
 
-    Numbers of sources, false-alarm rates, wavelengths and regions share one compiled program, and
-    so do numbers of scenes up to 8, up to 64 and beyond, see `batches`.
+    Numbers of sources, false-alarm rates, wavelengths and regions share one compiled program as
+    long as the search grid has the same shape. Batches are padded to a few sizes, see `batches`.
 
     Args:
-      measurement: a batch of scenes: snapshots [B, L, M], channel [B, M, N], codes [B, L, N]. Its
-        noise variance is not used; it is estimated.
-      positions: [N, 3] elements [m].
-      wavelength: [m].
-      wavefront: spherical, fresnel, parabolic or planar; planar ones have no range: infinity.
-      source_signal: constant, one amplitude a source for all snapshots; or independent.
-      num_sources: how many there are, [B] or one number for all; None counts them.
+      measurement: a batch of scenes: snapshots [B, L, M], channel [B, M, N] and codes [B, L, N], or
+        [1, M, N] and [1, L, N] if all scenes share them. Its noise variance is not used; it is
+        estimated.
+      positions: [N, 3] elements [m]. Concrete also inside `jax.jit`, unless `options.grid` is
+        given: the grid follows the array.
+      wavelength: [m]; concrete likewise.
+      wavefront: spherical, spherical_phase, fresnel, parabolic or planar; planar ones have no
+        range: infinity.
+      source_signal: constant, one amplitude a source for all snapshots; or independent. For
+        independent signals, snapshots with the same code are replaced by as many as there are
+        antennas, without loss: see `snapshot_groups`.
+      num_sources: given number of sources, [B] or one for all; None counts them.
       max_sources: most sources that are sought.
-      false_alarm_rate: probability of a source too many in a scene, when they are counted.
-      region: where sources are sought; default `SearchRegion()`.
-      options: how hard they are sought.
+      false_alarm_rate: probability of a false source in a scene, if they are counted.
+      region: search region; default `SearchRegion()`.
+      options: search effort; default `SearchOptions()`.
 
     Returns:
-      An `Estimate`, [B, max_sources]. A scene that is not finite has no sources and a noise
-      variance that is NaN.
+      An `Estimate`, [B, max_sources]. For a scene with non-finite data, `num_sources` is 0 and
+      `noise_variance` is NaN.
 
     Raises:
       ConfigError: shapes that do not fit each other, or a number out of its domain.
@@ -190,21 +219,35 @@ def maximum_likelihood(
         num_sources, max_sources, false_alarm_rate, batch=len(measurement.snapshots)
     )
 
+    options, region = options or SearchOptions(), region or grids.SearchRegion()
+    shape = options.grid or grids.search_shape(
+        positions, region, wavelength=wavelength, wavefront=wavefront, cell=options.cell
+    )
+    snapshots = measurement.snapshots.shape[1]
+    weights = None
+    if source_signal == "independent":
+        measurement, weights = snapshot_groups.compress(measurement)
+
     def search(measurement, counts):
         least, most = (0, max_sources) if counts is None else (counts, counts)
         batch = len(measurement.snapshots)
+        real, number = jnp.zeros(()).dtype, functools.partial(jnp.asarray, dtype=jnp.int32)
         return _maximum_likelihood(
-            measurement,
-            jnp.asarray(positions, jnp.float32),
-            jnp.broadcast_to(jnp.asarray(least, jnp.int32), batch),
-            jnp.broadcast_to(jnp.asarray(most, jnp.int32), batch),
-            jnp.asarray(false_alarm_rate, jnp.float32),
-            jnp.asarray(wavelength, jnp.float32),
-            (region or grids.SearchRegion()).limits,
+            jax.tree.map(inputs.as_canonical, measurement),
+            None if weights is None else jnp.asarray(weights, real),
+            jnp.asarray(positions, real),
+            jnp.broadcast_to(number(least), batch),
+            jnp.broadcast_to(number(most), batch),
+            jnp.asarray(false_alarm_rate, real),
+            jnp.asarray(wavelength, real),
+            region.limits,
             wavefront=wavefront,
             source_signal=source_signal,
             max_sources=max_sources,
-            options=options or SearchOptions(),
+            options=options,
+            shape=shape,
+            snapshots=snapshots,
         )
 
-    return batches.in_sizes(search, measurement, num_sources)
+    largest = batches.largest(measurement, source_signal)
+    return batches.in_sizes(search, measurement, num_sources, largest=largest)

@@ -63,7 +63,7 @@ def false_alarm_probability(
       amplitudes: free complex amplitudes of a source: 1, or one for each snapshot.
       volumes: [4] `intrinsic_volumes` of the region.
     """
-    degrees = 2 * amplitudes
+    degrees = 2.0 * amplitudes  # a float: its square overflows int32 for long recordings
     level = 2.0 * jnp.maximum(statistic, 1e-3)
     # Of the chi-squared density with `degrees` degrees of freedom, up to u^-1/2 (Worsley, 1994).
     log_scale = (degrees / 2 - 1) * np.log(2.0) + jax.scipy.special.gammaln(degrees / 2)

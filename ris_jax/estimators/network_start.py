@@ -147,13 +147,15 @@ def _network_start(
         opinion = network.opinion(observation, measurement.noise_variance)
         active, coordinates = present(opinion, num_sources, max_sources)
         search = maximum_likelihood.prepare(
-            positions, limits, matching_pursuit.SearchOptions(), samples, amplitudes, 1.0,
-            source_signal, **wave,
+            positions, limits, matching_pursuit.SearchOptions(), (1, 1, 1), samples, amplitudes,
+            1.0, **wave,
         )  # fmt: skip
 
         def polish(scene, observation, start, active):
             fit = refinement.refine(search.setting, observation, start, active, _POLISHING)
-            return maximum_likelihood.as_estimate(search, observation, fit, scene, positions, wave)
+            return maximum_likelihood.as_estimate(
+                search, observation, fit, scene, positions, wave, source_signal
+            )
 
         estimate = jax.vmap(polish)(measurement, observation, coordinates, active)
     too_much = residual_test.inconsistent(estimate, measurement, amplitudes)

@@ -101,7 +101,7 @@ def orthogonal_matching_pursuit(
     def one_scene(task):
         scene, count = task
         observation = likelihood.observe(scene, source_signal)
-        seen = likelihood.images(observation, atoms.vectors, source_signal)
+        seen = likelihood.images(observation, atoms.vectors)
         return pursue(seen, observation.data, count, max_sources)
 
     with jax.default_matmul_precision("highest"):

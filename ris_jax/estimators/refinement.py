@@ -1,28 +1,27 @@
-"""Sources of one scene, refined together on the likelihood, and what is left without one."""
+"""Joint refinement of the sources of one scene on the likelihood, and its residual."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Int
 
-from ris_jax import config as config_lib
 from ris_jax import linear
 from ris_jax.estimators import levenberg_marquardt, likelihood
 
-# Of the power of fitted amplitudes, at least this share is signal, whatever noise adds to it.
+# Least fraction of the power of fitted amplitudes that counts as signal, not noise.
 _LEAST_POWER_SHARE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What all scenes of a call share; closed over by the functions of one scene."""
+    """Steering vectors and limits that all scenes of a call share."""
 
     jet: Callable[[Float[Array, "... 3"]], Complex[Array, "... 4 N"]]  #: see arrays.steering_jet
     lower: Float[Array, "3"]  #: limits of (u, w, 1/r)
     upper: Float[Array, "3"]
-    source_signal: config_lib.SourceSignal
 
 
 class Fit(NamedTuple):
@@ -70,7 +69,7 @@ def refine(
     def evaluate(flat):
         jets = setting.jet(flat.reshape(3, sources).T) * active[:, None, None]
         vectors = jnp.swapaxes(jets, 0, 1).reshape(4 * sources, -1)
-        seen = likelihood.images(observation, vectors, setting.source_signal)
+        seen = likelihood.images(observation, vectors)
         gram = likelihood.inner_products(seen.left, seen.right)
         matched = likelihood.against(seen.left, observation.data)
         alone = likelihood.Images(seen.left[:, :sources], seen.right[:, :sources])
@@ -84,7 +83,7 @@ def refine(
         iterations,
         most,
     )
-    explained = jnp.einsum("tk,tkr->tr", local.amplitudes, seen.right)
+    explained = linear.einsum("tk,tkr->tr", local.amplitudes, seen.right)
     return Fit(flat.reshape(3, sources).T, active, local, seen, observation.data - explained)
 
 
@@ -92,28 +91,29 @@ def no_sources(observation: likelihood.Observation, sources: int) -> Fit:
     """The fit of a scene in which none of `sources` places is taken."""
     groups, rows = observation.data.shape
     nothing = jnp.zeros((groups, sources, rows), observation.data.dtype)
+    zeros = functools.partial(jnp.zeros, dtype=observation.energy.dtype)
     local = likelihood.Concentrated(
-        value=jnp.zeros(()),
-        gradient=jnp.zeros(3 * sources),
-        curvature=jnp.zeros((3 * sources, 3 * sources)),
+        value=zeros(()),
+        gradient=zeros(3 * sources),
+        curvature=zeros((3 * sources, 3 * sources)),
         amplitudes=nothing[:, :, 0],
     )
     images = likelihood.Images(nothing, nothing)
-    return Fit(jnp.zeros((sources, 3)), jnp.zeros(sources), local, images, observation.data)
+    return Fit(zeros((sources, 3)), zeros(sources), local, images, observation.data)
 
 
 def background(
     observation: likelihood.Observation, fit: Fit, left_out: Int[Array, ""] | int = -1
 ) -> Background:
-    """The fitted sources but one, their amplitudes fitted anew; -1 leaves none out."""
+    """Fitted sources except one, with refitted amplitudes; -1 leaves none out."""
     active = fit.active * (jnp.arange(fit.active.shape[0]) != left_out)
     left, right = (part * active[:, None] for part in fit.images)
     gram = likelihood.regular_gram(likelihood.inner_products(left, right), active)
     inverse = linear.inverse_positive(gram)
     matched = likelihood.against(left, observation.data)
-    amplitudes = jnp.einsum("tkl,tl->tk", inverse, matched)
+    amplitudes = linear.einsum("tkl,tl->tk", inverse, matched)
     value = jnp.sum((matched.conj() * amplitudes).real)
-    residual = observation.data - jnp.einsum("tk,tkr->tr", amplitudes, right)
+    residual = observation.data - linear.einsum("tk,tkr->tr", amplitudes, right)
     return Background(likelihood.Images(left, right), inverse, residual, value)
 
 
@@ -123,7 +123,8 @@ def projected_products(
     """Inner products among new images, and with the data, the held sources projected out."""
     cross = likelihood.inner_products(held.images.left, new.right)
     gram = likelihood.inner_products(new.left, new.right)
-    gram = gram - jnp.swapaxes(cross.conj(), -1, -2) @ (held.inverse_gram @ cross)
+    solved = linear.matmul(held.inverse_gram, cross)
+    gram = gram - linear.matmul(jnp.swapaxes(cross.conj(), -1, -2), solved)
     return gram, likelihood.against(new.left, held.residual)
 
 
@@ -132,28 +133,36 @@ def variances(held: Background) -> Float[Array, "T K"]:
     return jnp.diagonal(held.inverse_gram, axis1=1, axis2=2).real
 
 
+def mean_power(observation: likelihood.Observation, fit: Fit) -> Float[Array, "K"]:
+    """Mean power of the fitted amplitudes of each source over the snapshots."""
+    power = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2, axis=0)
+    return power / jnp.sum(observation.weights)
+
+
 def signal_power(
     observation: likelihood.Observation,
     fit: Fit,
     noise_variance: Float[Array, ""],
     held: Background | None = None,
 ) -> Float[Array, "K"]:
-    r"""Power of each source, the mean over t of :math:`|\hat s_{kt}|^2` less what noise adds to it.
+    r"""Power of each source: the mean of :math:`|\hat s_{kt}|^2` over the snapshots, less noise.
 
     .. math:: \frac1T\sum_t |\hat s_{kt}|^2 - \sigma^2 [(B_t^H B_t)^{-1}]_{kk}
 
-    is without bias where the places are right, but may be negative: it is floored at a tenth of
-    the first term. Absent sources have none.
+    is unbiased at the true positions, but may be negative: its floor is a tenth of the first term.
+    Absent sources have no power.
 
     Args:
       observation: one scene.
       fit: its sources, amplitudes fitted without a prior.
       noise_variance: :math:`\sigma^2`.
-      held: `background` of the fit, if it is at hand.
+      held: `background` of the fit, if already computed.
     """
     held = background(observation, fit) if held is None else held
-    fitted = jnp.mean(jnp.abs(fit.local.amplitudes) ** 2, axis=0)
-    excess = noise_variance * jnp.mean(variances(held), axis=0)
+    weights = observation.weights[:, None]
+    snapshots = jnp.sum(weights)
+    fitted = mean_power(observation, fit)
+    excess = noise_variance * jnp.sum(weights * variances(held), axis=0) / snapshots
     return jnp.maximum(fitted - excess, _LEAST_POWER_SHARE * fitted)
 
 
@@ -169,7 +178,7 @@ def integrate_amplitudes(
     The powers of the prior are those of `signal_power`.
     """
     power = signal_power(observation, fit, noise_variance)
-    # A source without any power says nothing, whatever is believed of it.
+    # A source without power must not divide by zero.
     power = jnp.where((fit.active > 0) & (power > 0), power, 1.0)
-    prior = likelihood.Prior(power, noise_variance)
+    prior = likelihood.Prior(power, noise_variance, observation.weights)
     return refine(setting, observation, fit.coordinates, fit.active, iterations, prior)

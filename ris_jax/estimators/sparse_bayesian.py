@@ -64,12 +64,12 @@ def _whiten(
     """Constant signals: min(N, LM) coordinates of all snapshots; else each snapshot's antennas."""
     if source_signal == "independent":
         seen = likelihood.observe(scene, source_signal)
-        images = likelihood.images(seen, atoms.vectors, source_signal)
+        images = likelihood.images(seen, atoms.vectors)
         return _Whitened(images.right, seen.data[:, None])
     if scene.snapshots.size <= scene.channel.shape[-1]:
         operator = measurement_lib.operator(scene)
         return _Whitened((atoms.vectors @ operator.T)[None], scene.snapshots.reshape(1, 1, -1))
-    gram = measurement_lib.gram(scene)
+    gram = measurement_lib.gram(scene.channel, scene.codes)
     ridge = _RIDGE * jnp.trace(gram).real / gram.shape[0]
     root = jnp.linalg.cholesky(gram + ridge * jnp.eye(gram.shape[0], dtype=gram.dtype))
     data = jax.lax.linalg.triangular_solve(

@@ -88,7 +88,7 @@ def _surroundings(config: config_lib.Config) -> Surroundings:
 
     constant = system.source_signal == "constant"
     return Surroundings(
-        setting=refinement.Setting(jet, space.lower, space.upper, system.source_signal),
+        setting=refinement.Setting(jet, space.lower, space.upper),
         grid=proposals.grid_of(space, jnp.asarray(unit), positions, **wave),
         samples=system.num_snapshots * system.num_antennas,
         amplitudes=1 if constant else system.num_snapshots,
@@ -129,8 +129,8 @@ def _residual_peaks(
 ) -> tuple[Float[Array, "P 3"], Complex[Array, "P 26"]]:
     """Highest peaks of the residual's matched filter, and its outputs around them over theirs."""
     grid = around.grid
-    fields = likelihood.matched_fields(observation, held.residual, around.setting.source_signal)
-    cube = fields @ grid.conjugates.T
+    fields = likelihood.matched_fields(observation, held.residual)
+    cube = grid.matched(fields)
     _, index = grids.highest_peaks(
         jnp.sum(jnp.abs(cube) ** 2, axis=0), grid.shape, around.candidates
     )
@@ -226,7 +226,7 @@ def describe(
     noise = jnp.maximum(noise_variance, floor + jnp.finfo(floor.dtype).tiny)
     residual = jnp.maximum(observation.energy - held.value, 0.0)
     points, neighbours = _residual_peaks(around, observation, held)
-    seen = likelihood.images(observation, setting.jet(points)[:, 0], setting.source_signal)
+    seen = likelihood.images(observation, setting.jet(points)[:, 0])
     both = likelihood.Images(
         jnp.concatenate([held.images.left, seen.left], axis=1),
         jnp.concatenate([held.images.right, seen.right], axis=1),

@@ -148,9 +148,8 @@ class SubspaceNetwork(nnx.Module):
         fields = subspace.compress(nothing, input_columns(self.config)).factor
         power = jnp.mean(jnp.sum(jnp.abs(fields) ** 2, axis=2), axis=1)
         fields = fields * jax.lax.rsqrt(power + _TINY)[:, None, None]
-        image = jnp.einsum(
-            "gn,bnc->bcg", situation.surroundings(self.config).grid.conjugates, fields
-        )
+        grid = situation.surroundings(self.config).grid
+        image = jax.vmap(lambda columns: grid.matched(columns.T))(fields)
         # A covariance knows no phases of its columns: the highest place of each is made real.
         highest = jnp.argmax(jnp.abs(image), axis=-1, keepdims=True)
         highest = jnp.take_along_axis(image, highest, axis=-1)
