@@ -52,13 +52,13 @@ import ris_jax  # noqa: F401  Before jax: it sets threads that JAX reads when it
 
 # isort: split
 import jax
-import jax.numpy as jnp
+import known_truth
 import numpy as np
 from absl import app, flags
 
 from ris_jax import arrays, bounds, metrics, scenes, statistics
 from ris_jax import config as config_lib
-from ris_jax.estimators import grids, likelihood, localization, refinement
+from ris_jax.estimators import grids, localization
 from ris_jax.reports import provenance, tables
 
 _NUM_SCENES = flags.DEFINE_integer("num_scenes", 400, "scenes a cell", lower_bound=1)
@@ -67,8 +67,6 @@ _SNRS_DB = flags.DEFINE_list("snrs_db", ["0", "10", "20"], "SNRs [dB]")
 _SIGNALS = flags.DEFINE_list("signals", ["constant", "independent"], "source signals")
 _SEED = flags.DEFINE_integer("seed", 1, "root of all randomness")
 _BATCH = flags.DEFINE_integer("batch", 80, "scenes estimated at once")
-_REFERENCE_STEPS = 25
-_SAME = 0.02  # of log-likelihood
 _HEADER = (
     "signal",
     "K",
@@ -83,56 +81,6 @@ _HEADER = (
     "resolved",
     "scenes/s",
 )
-
-
-@functools.partial(jax.jit, static_argnames=("config", "count"))
-def draw(key, sources, snr_db, *, config: config_lib.Config, count: int) -> scenes.Scene:
-    """`count` scenes of so many sources at this SNR; one compilation for all cells of a signal.
-
-    The configuration draws all `max_sources`; those past `sources` are silenced.
-    """
-
-    def one(key):
-        truth_key, measurement_key = jax.random.split(key)
-        truth = scenes.sample_truth(truth_key, config.scene)
-        present = jnp.arange(config.scene.max_sources) < sources
-        truth = truth._replace(
-            amplitude=jnp.where(present, truth.amplitude, 0.0), num_sources=sources, snr_db=snr_db
-        )
-        return scenes.simulate(measurement_key, truth, config)
-
-    with jax.default_matmul_precision("highest"):
-        return jax.vmap(one)(jax.random.split(key, count))
-
-
-@functools.partial(jax.jit, static_argnames=("system", "region"))
-def energies(measurement, truth, estimate, positions, *, system, region):
-    """Energy explained after refinement from the truth, and from the estimate, and the noise."""
-    jet = functools.partial(
-        arrays.steering_jet,
-        positions=positions,
-        wavelength=system.wavelength,
-        wavefront=system.wavefront,
-    )
-    setting = refinement.Setting(jet, region.lower, region.upper, system.source_signal)
-
-    def one(measurement, truth, estimate):
-        observation = likelihood.observe(measurement, system.source_signal)
-
-        def reach(sources):
-            start = arrays.to_coordinates(sources.azimuth, sources.elevation, sources.source_range)
-            present = jnp.arange(start.shape[0]) < truth.num_sources
-            start = jnp.clip(start, region.lower, region.upper)
-            fit = refinement.refine(
-                setting, observation, start, present.astype(jnp.float32), _REFERENCE_STEPS
-            )
-            return fit.local.value
-
-        from_truth, from_estimate = reach(truth), reach(estimate)
-        noise = (observation.energy - from_truth) / measurement.snapshots.size
-        return from_truth, from_estimate, noise
-
-    return jax.vmap(one)(measurement, truth, estimate)
 
 
 def localise(scene: scenes.Scene, positions, system, sources: int, batch: int):
@@ -157,7 +105,7 @@ def cell(config: config_lib.Config, sources: int, snr_db: float, count: int, bat
     system = config.system
     positions = arrays.element_positions(system)
     key = scenes.stream_key(config.training.seed, f"bound-{sources}-{snr_db}")
-    scene = draw(key, sources, snr_db, config=config, count=count)
+    scene = known_truth.draw(key, sources, snr_db, config=config, count=count)
     estimate, speed = localise(scene, positions, system, sources, batch)
     deviation = np.asarray(
         bounds.standard_deviations(bounds.scene_bound(scene, positions, system))
@@ -175,7 +123,7 @@ def cell(config: config_lib.Config, sources: int, snr_db: float, count: int, bat
     ]
     from_truth, reached, noise = map(
         np.asarray,
-        energies(
+        known_truth.energies(
             scene.measurement, scene.truth, estimate, positions,
             system=system, region=grids.SearchRegion(),
         ),
@@ -199,8 +147,8 @@ def cell(config: config_lib.Config, sources: int, snr_db: float, count: int, bat
         sources,
         f"{snr_db:g}",
         *map(float, medians),
-        float(np.mean(gain > -_SAME)),
-        float(np.mean(gain > _SAME)),
+        float(np.mean(gain > -known_truth.SAME)),
+        float(np.mean(gain > known_truth.SAME)),
         *inside,
         int(resolved.sum()),
         f"{speed:.0f}",

@@ -93,6 +93,13 @@ flags.DEFINE_float(
 flags.DEFINE_float("range_min", _LIMITS.range_min, "no source is nearer [m]", flag_values=FLAGS)
 flags.DEFINE_float("range_max", math.inf, "no source is farther [m]", flag_values=FLAGS)
 flags.DEFINE_enum(
+    "search",
+    "normal",
+    ("fast", "normal", "thorough"),
+    "effort of the search on a grid: cells, candidates and iterations",
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
     "binary_codes",
     None,
     ("amplitudes", "states"),
@@ -167,6 +174,7 @@ def _options(recordings: "Recordings") -> dict[str, Any]:
         "max_sources": FLAGS.max_sources,
         "false_alarm_rate": FLAGS.false_alarm_rate,
         "limits": within,
+        "search": FLAGS.search,
     }
 
 

@@ -1,4 +1,4 @@
-"""The table of estimators: what each works on, and what calls it.
+"""The table of estimators: the data and the search of each.
 
 `ris_jax.estimators.localization.localize` takes any of them by name; whoever compares estimators
 loops over `METHODS`.
@@ -31,7 +31,9 @@ class Method(NamedTuple):
     architecture: config_lib.Architecture | None = None  # of that network; None: any that is there
     search: Callable[..., Estimate] | None = None  # of a baseline; None: `localize` knows how
     counts: bool = False  # finds the number of sources itself
-    mirrored: bool = False  # works on centred grids of elements only, and is told the layout
+    mirrored: bool = False  # works on centred grids of elements only, and needs the layout
+    cell: float = 0.75  # width of the cells of its search grid, see `grids.search_shape`
+    least_grid: tuple[int, int, int] = (1, 1, 1)  # fewest cells
 
 
 METHODS = {
@@ -40,15 +42,24 @@ METHODS = {
     "music": Method("covariance", "allowed", search=subspace.music),
     "mvdr": Method("covariance", "allowed", search=subspace.mvdr),
     "modified_music": Method(
-        "covariance", "allowed", search=modified_music.modified_music, mirrored=True
+        "covariance",
+        "allowed",
+        search=modified_music.modified_music,
+        mirrored=True,
+        least_grid=modified_music.LEAST_GRID,
     ),
     "reduced_dimension_music": Method(
-        "covariance", "allowed", search=modified_music.reduced_dimension_music, mirrored=True
+        "covariance",
+        "allowed",
+        search=modified_music.reduced_dimension_music,
+        mirrored=True,
+        least_grid=modified_music.LEAST_GRID,
     ),
     "orthogonal_matching_pursuit": Method(
         "measurement",
         "unused",
         search=orthogonal_matching_pursuit.orthogonal_matching_pursuit,
+        cell=orthogonal_matching_pursuit.CELL,
     ),
     "sparse_bayesian_learning": Method(
         "measurement", "unused", search=sparse_bayesian.sparse_bayesian_learning

@@ -6,6 +6,7 @@ are constant, one for each snapshot where they are independent (`ris_jax.estimat
 Sources are found at points of the grid, half a cell off the truth at best.
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from ris_jax.estimators import estimate, grids, likelihood
 
 # Scenes whose dictionaries are in memory at a time.
 AT_A_TIME = 4
+_MOST_NUMBERS = 1 << 27
 
 
 class Atoms(NamedTuple):
@@ -46,9 +48,17 @@ def atoms_of(
 
     Raises:
       ValueError: a grid without cells.
+      ConfigError: a dictionary that does not fit into memory.
     """
     if len(grid) != 3 or min(grid) < 1:
         raise ValueError(f"need a grid of three counts, 1 or more; got {grid}")
+    numbers = len(positions) * math.prod(grid)
+    if numbers > _MOST_NUMBERS:
+        raise config_lib.ConfigError(
+            f"estimator: expected at most {_MOST_NUMBERS} numbers in the dictionary of a sparse"
+            f" method; found {numbers}, {len(positions)} elements at {math.prod(grid)} points; use"
+            " maximum_likelihood, which stores none"
+        )
     space = grids.search_space(region, grid, wavefront)
     vectors = arrays.steering_at(
         space.points, positions, wavelength=wavelength, wavefront=wavefront

@@ -220,11 +220,11 @@ def natural_shape(region: SearchRegion, unit: Float[np.ndarray, "3"]) -> tuple[i
 
 def search_shape(
     positions: Float[Any, "N 3"],
-    region: SearchRegion,
+    region: Box,
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront,
-    cell: float,
+    cell: float = 0.75,
 ) -> tuple[int, int, int]:
     """Cells of a search grid on which no source is far from a point, for any array.
 
@@ -245,19 +245,19 @@ def search_shape(
     Raises:
       ConfigError: traced positions or wavelength, or more than 2^26 cells.
     """
-    if isinstance(positions, Tracer) or isinstance(wavelength, Tracer):
+    if any(isinstance(value, Tracer) for value in (positions, wavelength, region.upper)):
         raise config_lib.ConfigError(
-            "positions: expected concrete positions and wavelength inside jax.jit, because the"
-            " search grid follows the array; found a tracer; close over them or give"
-            " SearchOptions(grid=...)"
+            "positions: expected concrete positions, wavelength and region inside jax.jit, because"
+            " the search grid follows the array; found a tracer; close over them or give the grid"
         )
     positions = np.asarray(positions, float)
-    edges = np.array([region.u_max, region.w_max])
+    lower, upper = np.asarray(region.lower, float), np.asarray(region.upper, float)
+    edges = np.maximum(np.abs(lower), np.abs(upper))[:2]
     edges = edges * min(1.0, _STEEPEST / max(np.linalg.norm(edges), 1e-9))
     tilted = [_turn(positions, sign * edges, wavelength, wavefront) for sign in _CORNERS]
     unit = np.min([_turn(positions, np.zeros(2), wavelength, wavefront), *tilted], axis=0)
     width = cell * np.array([1.0, 1.0, _DEPTH]) * unit
-    counts = np.maximum(np.ceil((region.upper - region.lower) / width), 1.0)
+    counts = np.maximum(np.ceil((upper - lower) / width), 1.0)
     if np.prod(counts) > _MOST_CELLS:
         raise config_lib.ConfigError(
             f"region: expected at most {_MOST_CELLS} cells of the array's resolution; found"

@@ -21,6 +21,7 @@ from ris_jax.estimators import (
     compilation,
     grids,
     inputs,
+    matching_pursuit,
     maximum_likelihood,
     model_check,
     model_order,
@@ -80,6 +81,7 @@ def localize(
     region: grids.SearchRegion | None = None,
     limits: Limits | None = None,
     network: network_start.Network | None = None,
+    search: str | matching_pursuit.SearchOptions = "normal",
     check: bool = True,
 ) -> Estimate:
     """Sources of a batch of scenes, by the estimator of that name.
@@ -112,6 +114,7 @@ def localize(
         trained to.
       limits: where sources may be reported; it also sets `region` if that is not given.
       network: a trained one, from `ris_jax.load_pretrained` or `networks.from_run`.
+      search: effort of the search on a grid: fast, normal, thorough, or `SearchOptions`.
       check: whether the model check runs. It costs a few milliseconds of the host for each scene,
         and does not run inside `jax.jit`.
 
@@ -133,6 +136,7 @@ def localize(
         false_alarm_rate=false_alarm_rate,
         batch=len(measurement.snapshots),
     )
+    effort = matching_pursuit.effort(search)
     positions, moved = inputs.centred(positions)
     traced = any(isinstance(leaf, Tracer) for leaf in (*measurement, positions))
     undetermined = None
@@ -154,7 +158,7 @@ def localize(
     if network is not None:
         network = network.for_array(measurement, positions, wavelength, wavefront, source_signal)
 
-    def search(measurement, counts):
+    def run(measurement, counts):
         scaled, scale = _scaled(measurement)
         estimate = _localize_scaled(
             scaled,
@@ -168,11 +172,12 @@ def localize(
             max_sources=max_sources,
             region=region,
             network=network,
+            effort=effort,
         )
         return _unscaled(estimate, scale)
 
     largest = batches.largest(measurement, source_signal)
-    estimate = batches.in_sizes(search, measurement, num_sources, largest=largest)
+    estimate = batches.in_sizes(run, measurement, num_sources, largest=largest)
     notes = Flag.CENTRED * moved | Flag.UNDETERMINED * (undetermined is not None)
     if traced or not check:
         notes = jnp.full(len(measurement.snapshots), int(notes | Flag.NOT_CHECKED), jnp.int32)
@@ -234,9 +239,10 @@ def _localize_scaled(
     source_signal: config_lib.SourceSignal,
     false_alarm_rate: float,
     network: network_start.Network | None,
+    effort: matching_pursuit.SearchOptions,
     **common: Any,
 ) -> Estimate:
-    """`localize`, its options checked, of numbers near one."""
+    """`localize` with checked options, of numbers near one."""
 
     def likelihood_fit(measurement, num_sources):
         return maximum_likelihood.maximum_likelihood(
@@ -245,6 +251,7 @@ def _localize_scaled(
             source_signal=source_signal,
             num_sources=num_sources,
             false_alarm_rate=false_alarm_rate,
+            options=effort,
             **common,
         )
 
@@ -273,6 +280,10 @@ def _localize_scaled(
         )
         return _searched_again(estimate, unsure, known, counts, likelihood_fit)
     search = _jitted(method)
+    cell = method.cell * effort.cell / matching_pursuit.SearchOptions.cell
+    wave = {name: common[name] for name in ("wavelength", "wavefront")}
+    grid = effort.grid or grids.search_shape(positions, common["region"], cell=cell, **wave)
+    common["grid"] = tuple(map(max, grid, method.least_grid))
     if not method.mirrored:
         common = common | {
             "wavelength": jnp.asarray(common["wavelength"], jnp.float32),
@@ -296,7 +307,7 @@ def _jitted(method: Method) -> Callable[..., Estimate]:
     A mirrored method has as many aliases as wavelength, region and spacing say, so it has a program
     for each.
     """
-    static = {"wavefront", "max_sources", "source_signal", "layout", "sub_surface"}
+    static = {"wavefront", "max_sources", "source_signal", "layout", "sub_surface", "grid"}
     if method.mirrored:
         static |= {"wavelength", "region"}
     assert method.search is not None  # the others have been dealt with

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ris_jax import config as config_lib
 from ris_jax.estimators import likelihood, model_order, proposals, refinement
 from ris_jax.estimators.refinement import Fit
 
@@ -74,6 +75,21 @@ EFFORTS = {
         cell=0.55, candidates=12, joint_iterations=8, final_iterations=12, attempts=16, passes=5
     ),
 }
+
+
+def effort(search: str | SearchOptions) -> SearchOptions:
+    """Search options by name, or as they are.
+
+    Raises:
+      ConfigError: an unknown name.
+    """
+    if isinstance(search, SearchOptions):
+        return search
+    if search not in EFFORTS:
+        raise config_lib.ConfigError(
+            f"search: expected one of {', '.join(EFFORTS)} or SearchOptions; found {search!r}"
+        )
+    return EFFORTS[search]
 
 
 class Stage(enum.IntEnum):

@@ -59,6 +59,7 @@ from ris_jax.estimators import estimate, grids, smoothing, spectral_search, subs
 from ris_jax.estimators.symmetric_arrays import Layout, aliases, one_period
 
 _EVERYWHERE = grids.SearchRegion()
+LEAST_GRID = (48, 32, 48)  # cells in u, w (of one period) and 1/r
 # Scenes that are searched at a time.
 _AT_A_TIME = 8
 # Halvings of the step around a peak of a grid: it ends at 1/256 of a cell.
@@ -301,7 +302,7 @@ def modified_music(
     max_sources: int = 5,
     region: grids.SearchRegion = _EVERYWHERE,
     sub_surface: tuple[int, int] | None = None,
-    grid: tuple[int, int, int] = (48, 32, 48),
+    grid: tuple[int, int, int] = LEAST_GRID,
 ) -> estimate.Estimate:
     """Directions from the smoothed anti-diagonal of the covariance, ranges along them.
 
@@ -343,7 +344,7 @@ def reduced_dimension_music(
     max_sources: int = 5,
     region: grids.SearchRegion = _EVERYWHERE,
     sub_surface: tuple[int, int] | None = None,
-    grid: tuple[int, int, int] = (48, 32, 48),
+    grid: tuple[int, int, int] = LEAST_GRID,
 ) -> estimate.Estimate:
     """Directions by a rank reduction over mirror pairs, ranges along them.
 

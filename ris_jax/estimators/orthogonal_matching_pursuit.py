@@ -20,6 +20,7 @@ from ris_jax import scenes
 from ris_jax.estimators import estimate, grid_dictionary, grids, likelihood
 
 _EVERYWHERE = grids.SearchRegion()
+CELL = 0.53  # width of a cell in units of resolution: what it finds is a point of the grid
 
 
 def pursue(
@@ -71,7 +72,7 @@ def orthogonal_matching_pursuit(
     source_signal: config_lib.SourceSignal = "constant",
     max_sources: int = 5,
     region: grids.Box = _EVERYWHERE,
-    grid: tuple[int, int, int] = (40, 24, 12),
+    grid: tuple[int, int, int] | None = None,
 ) -> estimate.Estimate:
     """Sources at the grid points that orthogonal matching pursuit chooses.
 
@@ -84,7 +85,7 @@ def orthogonal_matching_pursuit(
       source_signal: "constant" fits an amplitude for all snapshots, "independent" one for each.
       max_sources: K, the width of the result.
       region: where to search.
-      grid: cells in u, w and 1/r.
+      grid: cells in u, w and 1/r; None derives them from the array's resolution.
 
     Returns:
       An `Estimate` [B, K] with infinite error bars.
@@ -93,6 +94,9 @@ def orthogonal_matching_pursuit(
       ValueError: shapes that do not agree, `max_sources` below 1, or a grid without cells.
     """
     grid_dictionary.check(measurement, num_sources, positions, max_sources)
+    grid = grid or grids.search_shape(
+        positions, region, wavelength=wavelength, wavefront=wavefront, cell=CELL
+    )
     atoms = grid_dictionary.atoms_of(
         positions, region, grid, wavelength=wavelength, wavefront=wavefront
     )

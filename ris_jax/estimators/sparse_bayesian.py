@@ -147,7 +147,7 @@ def sparse_bayesian_learning(
     source_signal: config_lib.SourceSignal = "constant",
     max_sources: int = 5,
     region: grids.Box = _EVERYWHERE,
-    grid: tuple[int, int, int] = (28, 16, 9),
+    grid: tuple[int, int, int] | None = None,
     steps: Steps | None = None,
 ) -> estimate.Estimate:
     """Sources at the highest peaks of the powers on a grid; their powers by least squares.
@@ -161,7 +161,7 @@ def sparse_bayesian_learning(
       source_signal: "constant" has an amplitude for all snapshots, "independent" one for each.
       max_sources: K, the width of the result.
       region: where to search.
-      grid: cells in u, w and 1/r.
+      grid: cells in u, w and 1/r; None derives them from the array's resolution.
       steps: how long to iterate.
 
     Returns:
@@ -172,6 +172,7 @@ def sparse_bayesian_learning(
       ValueError: shapes that do not agree, `max_sources` below 1, or a grid without cells.
     """
     grid_dictionary.check(measurement, num_sources, positions, max_sources)
+    grid = grid or grids.search_shape(positions, region, wavelength=wavelength, wavefront=wavefront)
     atoms = grid_dictionary.atoms_of(
         positions, region, grid, wavelength=wavelength, wavefront=wavefront
     )

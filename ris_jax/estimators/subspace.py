@@ -205,6 +205,8 @@ def _sources_at_peaks(
     ridge_of, power_of, columns, covariance, num_sources, positions, max_sources, grid, **where
 ) -> estimate.Estimate:
     """What MUSIC and MVDR share: the ridge of the strongest `columns`, its peaks, their powers."""
+    wave = {name: where[name] for name in ("wavelength", "wavefront")}
+    grid = grid or grids.search_shape(positions, where["region"], **wave)
     check(covariance, num_sources, positions, max_sources, grid)
     with jax.default_matmul_precision("highest"):
         unit, covariance = unit_power(compress(covariance, columns))
@@ -227,7 +229,7 @@ def music(
     wavefront: config_lib.Wavefront = "spherical",
     max_sources: int = 5,
     region: grids.Box = _EVERYWHERE,
-    grid: tuple[int, int, int] = (28, 16, 9),
+    grid: tuple[int, int, int] | None = None,
 ) -> estimate.Estimate:
     """Sources at the highest distinct peaks of the MUSIC spectrum; powers by least squares.
 
@@ -240,7 +242,8 @@ def music(
       wavefront: spherical, fresnel, parabolic or planar; planar ones have no range: infinity.
       max_sources: K, the width of the result.
       region: where to search.
-      grid: cells in u, w and 1/r, of which u and w have K + 3 or more.
+      grid: cells in u, w and 1/r, of which u and w have K + 3 or more; None derives them from the
+        array's resolution.
 
     Returns:
       An `Estimate` [B, K] with infinite error bars. Where fewer distinct peaks than `num_sources`
@@ -265,7 +268,7 @@ def mvdr(
     wavefront: config_lib.Wavefront = "spherical",
     max_sources: int = 5,
     region: grids.Box = _EVERYWHERE,
-    grid: tuple[int, int, int] = (28, 16, 9),
+    grid: tuple[int, int, int] | None = None,
 ) -> estimate.Estimate:
     """Sources at the highest distinct peaks of the MVDR spectrum.
 

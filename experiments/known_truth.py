@@ -1,0 +1,62 @@
+"""Scenes with a given number of sources and SNR, and the likelihood that a search could reach."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from ris_jax import arrays, scenes
+from ris_jax import config as config_lib
+from ris_jax.estimators import likelihood, refinement
+
+_REFERENCE_STEPS = 25
+SAME = 0.02  # differences of the log-likelihood up to this are none
+
+
+@functools.partial(jax.jit, static_argnames=("config", "count"))
+def draw(key, sources, snr_db, *, config: config_lib.Config, count: int) -> scenes.Scene:
+    """`count` scenes of so many sources at this SNR; one compilation for all cells of a signal.
+
+    The configuration draws all `max_sources`; those past `sources` are silenced.
+    """
+
+    def one(key):
+        truth_key, measurement_key = jax.random.split(key)
+        truth = scenes.sample_truth(truth_key, config.scene)
+        present = jnp.arange(config.scene.max_sources) < sources
+        truth = truth._replace(
+            amplitude=jnp.where(present, truth.amplitude, 0.0), num_sources=sources, snr_db=snr_db
+        )
+        return scenes.simulate(measurement_key, truth, config)
+
+    return jax.vmap(one)(jax.random.split(key, count))
+
+
+@functools.partial(jax.jit, static_argnames=("system", "region"))
+def energies(measurement, truth, estimate, positions, *, system, region):
+    """Energy explained after refinement from the truth, and from the estimate, and the noise."""
+    jet = functools.partial(
+        arrays.steering_jet,
+        positions=positions,
+        wavelength=system.wavelength,
+        wavefront=system.wavefront,
+    )
+    setting = refinement.Setting(jet, region.lower, region.upper)
+
+    def one(measurement, truth, estimate):
+        observation = likelihood.observe(measurement, system.source_signal)
+
+        def reach(sources):
+            start = arrays.to_coordinates(sources.azimuth, sources.elevation, sources.source_range)
+            present = jnp.arange(start.shape[0]) < truth.num_sources
+            start = jnp.clip(start, region.lower, region.upper)
+            fit = refinement.refine(
+                setting, observation, start, present.astype(jnp.float32), _REFERENCE_STEPS
+            )
+            return fit.local.value
+
+        from_truth, from_estimate = reach(truth), reach(estimate)
+        noise = (observation.energy - from_truth) / measurement.snapshots.size
+        return from_truth, from_estimate, noise
+
+    return jax.vmap(one)(measurement, truth, estimate)
