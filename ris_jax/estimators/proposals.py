@@ -28,7 +28,7 @@ PAIRS = len(_OFFSETS)  # of places for the halves of a source
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A grid of steering vectors to match residuals with."""
+    """A grid of unit-norm steering vectors to match residuals with."""
 
     points: Float[Array, "G 3"]
     #: `linear.parts` of the conjugate steering vectors, transposed; zero beyond the horizon.
@@ -54,11 +54,11 @@ def grid_of(
     wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront,
 ) -> Grid:
-    """The steering vectors of a search space, in units of a resolution."""
+    """Unit-norm steering vectors of a search space, in units of a resolution."""
     vectors = arrays.steering_at(
         space.points, positions, wavelength=wavelength, wavefront=wavefront
     )
-    conjugates = vectors.conj() * space.visible[:, None]
+    conjugates = arrays.normalized(vectors).conj() * space.visible[:, None]
     return Grid(space.points, linear.parts(conjugates.T), space.shape, unit)
 
 
