@@ -114,17 +114,21 @@ def path_difference(
     if wavefront == "fresnel":
         return -along + 0.5 * rho * (square - along**2)
     if wavefront in ("spherical", "spherical_phase"):
-        return (rho * square - 2.0 * along) / (_relative_distance(along, rho, square) + 1.0)
+        return (rho * square - 2.0 * along) / (_relative_distance(unit, rho, positions) + 1.0)
     raise ValueError(
         f"wavefront: need one of {', '.join(get_args(config_lib.Wavefront))}; got {wavefront!r}"
     )
 
 
 def _relative_distance(
-    along: Float[Array, "... N"], rho: Float[Array, "... 1"], square: Float[Array, "N"]
+    unit: Float[Array, "... 3"], rho: Float[Array, "... 1"], positions: Float[Array, "N 3"]
 ) -> Float[Array, "... N"]:
-    r"""Return :math:`\|\hat u - \rho q\| = d/r`, at least 0.001."""
-    return jnp.sqrt(jnp.maximum(1.0 - 2.0 * rho * along + rho**2 * square, _LEAST_SQUARE))
+    r"""Return :math:`\|\hat u - \rho q\| = d/r`, at least 0.001.
+
+    Differences are squared, not subtracted from squares: float32 is accurate close to an element.
+    """
+    x, y, z = (unit[..., axis, None] - rho * positions[:, axis] for axis in range(3))
+    return jnp.sqrt(jnp.maximum(x**2 + y**2 + z**2, _LEAST_SQUARE))
 
 
 def relative_amplitude(
@@ -141,11 +145,9 @@ def relative_amplitude(
     It is 1 for all other wavefronts and for :math:`\rho = 0`. The distance is at least
     0.001 r, so that a source on an element has finite values. Arguments as for `path_difference`.
     """
-    along = jnp.einsum("...c,nc->...n", unit, positions)
-    if wavefront != "spherical":
-        return jnp.ones_like(along)
-    square = jnp.sum(jnp.asarray(positions) ** 2, axis=-1)
-    return 1.0 / _relative_distance(along, jnp.asarray(inverse_range)[..., None], square)
+    unit, inverse_range, positions = map(jnp.asarray, (unit, inverse_range, positions))
+    distance = _relative_distance(unit, inverse_range[..., None], positions)
+    return 1.0 / distance if wavefront == "spherical" else jnp.ones_like(distance)
 
 
 def squared_norm(
@@ -319,24 +321,23 @@ def steering_jet(
         ],
         axis=-2,
     )
-    along = jnp.einsum("...c,nc->...n", unit, positions)
     moved = jnp.einsum("...ac,nc->...an", turns, positions)
 
     def slopes(with_along, with_rho):
         turned = moved * with_along[..., None, :]
         return jnp.concatenate([turned, with_rho[..., None, :]], axis=-2)
 
-    path = slopes(*_path_slopes(along, rho[..., None], positions, wavefront))
+    path = slopes(*_path_slopes(unit, rho[..., None], positions, wavefront))
     growth = jnp.zeros_like(path)
     if wavefront == "spherical":
-        growth = slopes(*_amplitude_slopes(along, rho[..., None], positions))
+        growth = slopes(*_amplitude_slopes(unit, rho[..., None], positions))
     vector = steering(unit, rho, positions, wavelength=wavelength, wavefront=wavefront)
     turning = jax.lax.complex(growth, -(2.0 * jnp.pi / wavelength) * path)
     return jnp.concatenate([vector[..., None, :], turning * vector[..., None, :]], axis=-2)
 
 
 def _path_slopes(
-    along: Float[Array, "... N"],
+    unit: Float[Array, "... 3"],
     rho: Float[Array, "... 1"],
     positions: Float[Array, "N 3"],
     wavefront: config_lib.Wavefront,
@@ -348,6 +349,7 @@ def _path_slopes(
         \frac{\partial\delta}{\partial\rho} = \frac{\|q\|^2 + a\delta}{d(d + 1)},\quad
         d = \|\hat u - \rho q\|
     """
+    along = jnp.einsum("...c,nc->...n", unit, positions)
     square = jnp.sum(positions**2, axis=-1)
     if wavefront == "planar":
         return -jnp.ones_like(along), jnp.zeros_like(along)
@@ -355,23 +357,24 @@ def _path_slopes(
         return -jnp.ones_like(along), jnp.broadcast_to(0.5 * square, along.shape)
     if wavefront == "fresnel":
         return -1.0 - rho * along, 0.5 * (square - along**2)
-    distance = _relative_distance(along, rho, square)
+    distance = _relative_distance(unit, rho, positions)
     difference = (rho * square - 2.0 * along) / (distance + 1.0)
     return -1.0 / distance, (square + along * difference) / (distance * (distance + 1.0))
 
 
 def _amplitude_slopes(
-    along: Float[Array, "... N"], rho: Float[Array, "... 1"], positions: Float[Array, "N 3"]
+    unit: Float[Array, "... 3"], rho: Float[Array, "... 1"], positions: Float[Array, "N 3"]
 ) -> tuple[Float[Array, "... N"], Float[Array, "... N"]]:
-    r"""Derivatives of :math:`-\log d`, the log-amplitude of `spherical`, in `along` and in 1/r.
+    r"""Derivatives of :math:`-\log d`, the log-amplitude of `spherical`, in a and in 1/r.
 
     .. math::
       \frac{\partial(-\log d)}{\partial a} = \frac{\rho}{d^2},\quad
       \frac{\partial(-\log d)}{\partial\rho} = \frac{a - \rho\|q\|^2}{d^2},\quad
       d = \|\hat u - \rho q\|
     """
+    along = jnp.einsum("...c,nc->...n", unit, positions)
     square = jnp.sum(positions**2, axis=-1)
-    distance = _relative_distance(along, rho, square)
+    distance = _relative_distance(unit, rho, positions)
     # At the least distance the amplitude is constant.
     inverse = jnp.where(distance**2 > 1.0001 * _LEAST_SQUARE, distance**-2, 0.0)
     return rho * inverse, (along - rho * square) * inverse

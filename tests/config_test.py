@@ -112,7 +112,8 @@ class ValidationTest(parameterized.TestCase):
 
     def test_choices_are_listed(self):
         with self.assertRaisesRegex(
-            config_lib.ConfigError, "need one of spherical, fresnel, parabolic, planar; got 'cubic'"
+            config_lib.ConfigError,
+            "need one of spherical, spherical_phase, fresnel, .*; got 'cubic'",
         ):
             config_lib.override(config_lib.Config(), {"system.wavefront": "cubic"})
 

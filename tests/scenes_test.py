@@ -82,7 +82,8 @@ def steering_oracle(truth, positions):
     )
     distance = np.linalg.norm(points[:, None] - positions[None], axis=-1)
     phase = -2 * np.pi / WAVELENGTH * (distance - radius)
-    return (np.asarray(truth.amplitude)[:, None] * np.exp(1j * phase)).T / len(positions) ** 0.5
+    amplitude = np.asarray(truth.amplitude)[:, None] * radius / distance
+    return (amplitude * np.exp(1j * phase)).T / len(positions) ** 0.5
 
 
 def assert_same(found, expected):

@@ -33,8 +33,9 @@ def steering(
     """
     u, w, rho = np.moveaxis(np.asarray(coordinates, float), -1, 0)[..., None]
     unit = np.concatenate([u, w, np.sqrt(np.maximum(1.0 - u**2 - w**2, 0.0))], axis=-1)
-    along = unit @ np.asarray(positions, float).T
-    square = np.sum(np.asarray(positions, float) ** 2, axis=-1)
+    positions = np.asarray(positions, float)
+    along = unit @ positions.T
+    square = np.sum(positions**2, axis=-1)
     amplitude = 1.0
     if wavefront == "planar":
         difference = -along
@@ -43,7 +44,8 @@ def steering(
     elif wavefront == "fresnel":
         difference = -along + 0.5 * rho * (square - along**2)
     elif wavefront in ("spherical", "spherical_phase"):
-        relative = np.sqrt(np.maximum(1.0 - 2.0 * rho * along + rho**2 * square, _LEAST_SQUARE))
+        distances = np.sum((unit[:, None] - rho[..., None] * positions) ** 2, axis=-1)
+        relative = np.sqrt(np.maximum(distances, _LEAST_SQUARE))
         difference = (rho * square - 2.0 * along) / (relative + 1.0)
         if wavefront == "spherical":
             amplitude = 1.0 / relative

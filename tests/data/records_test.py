@@ -78,7 +78,7 @@ def test_every_flipped_bit_of_the_index_is_noticed(folder):
         (b"[" * 100_000, "damaged: not JSON"),
         (b"[1]", "format: need 'ris_jax records'; got 'list'"),
         (b'{"format": "tfds"}', "format: need 'ris_jax records'; got 'tfds'"),
-        (b'{"format": "ris_jax records", "version": 9}', "version: need 1; got 9"),
+        (b'{"format": "ris_jax records", "version": 9}', "version: need 2; got 9"),
         (b'{"format": "ris_jax records", "version": 1}', "damaged: its content"),
     ],
 )

@@ -65,14 +65,20 @@ def describe(config=SMALL, measurement=None, active=(1, 1, 1), points=POINTS):
 
 
 def steering(points):
-    """exp(-j k (|p - q| - r)) / sqrt(N) of the 4 x 4 array, [K, N]."""
+    """r / |p - q| exp(-j k (|p - q| - r)) / sqrt(N) of the 4 x 4 array, [K, N]."""
     axis = 0.15 * (np.arange(4) - 1.5)
     positions = np.array([(x, y, 0.0) for y in axis for x in axis])
     u, w, inverse_range = np.asarray(points, float).T
     unit = np.stack([u, w, np.sqrt(1 - u**2 - w**2)], axis=-1)
     distance = np.linalg.norm((unit / inverse_range[:, None])[:, None] - positions, axis=-1)
     phase = -2 * np.pi / 0.3 * (distance - 1 / inverse_range[:, None])
-    return np.exp(1j * phase) / 4.0
+    return np.exp(1j * phase) / (distance * inverse_range[:, None]) / 4.0
+
+
+def unit_steering(points):
+    """`steering` scaled to norm one."""
+    vectors = steering(points)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 class Scene:
@@ -139,7 +145,7 @@ class FeaturesTest(parameterized.TestCase):
         low, high = np.array([-0.8988, -0.5393, 0.0]), np.array([0.8988, 0.5393, 2.2])
         grid = situation.surroundings(SMALL).grid
         for scene, seen, points, _ in self.cases(source_signal):
-            spectrum = energy_by_column(scene.fields(points) @ steering(grid.points).conj().T)
+            spectrum = energy_by_column(scene.fields(points) @ unit_steering(grid.points).conj().T)
             chex.assert_trees_all_equal(seen.candidates[0], grid.points[np.argmax(spectrum)])
             features = seen.candidate_features
             places = (seen.candidates - (low + high) / 2) / ((high - low) / 2)
@@ -163,7 +169,7 @@ class FeaturesTest(parameterized.TestCase):
         self.assertEqual(grid.shape[2], 1)  # so that there are none along 1/r
         offsets = [np.array(d) - 1 for d in np.ndindex(3, 3, 3) if d != (1, 1, 1)]
         for scene, seen, points, _ in self.cases(source_signal):
-            matched = scene.fields(points) @ steering(grid.points).conj().T
+            matched = scene.fields(points) @ unit_steering(grid.points).conj().T
             for candidate, row in zip(seen.candidates, seen.candidate_features, strict=True):
                 own = int(np.argmin(np.linalg.norm(grid.points - candidate, axis=1)))
                 wanted = np.zeros(26, complex)
