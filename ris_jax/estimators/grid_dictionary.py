@@ -43,7 +43,8 @@ def atoms_of(
       region: where sources may be.
       grid: cells in u, w and 1/r.
       wavelength: [m].
-      wavefront: spherical, fresnel, parabolic or planar; planar ones have a single 1/r of zero.
+      wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
+        planar ones have a single 1/r of zero.
 
     Raises:
       ValueError: a grid without cells.

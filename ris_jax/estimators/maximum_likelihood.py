@@ -161,7 +161,8 @@ def maximum_likelihood(
         noise variance is not used; it is estimated.
       positions: [N, 3] elements [m].
       wavelength: [m].
-      wavefront: spherical, fresnel, parabolic or planar; planar ones have no range: infinity.
+      wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
+        planar ones have no range: infinity.
       source_signal: constant, one amplitude a source for all snapshots; or independent.
       num_sources: how many there are, [B] or one number for all; None counts them.
       max_sources: most sources that are sought.

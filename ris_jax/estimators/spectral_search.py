@@ -192,7 +192,7 @@ def search(
       num_sources: [B] int, peaks wanted.
       positions: [N, 3] float [m].
       wavelength: [m].
-      wavefront: spherical, fresnel, parabolic or planar; see `grids.search_space`.
+      wavefront: spherical, spherical_phase, fresnel, parabolic or planar; see `grids.search_space`.
       max_sources: K, the width of the result.
       region: where to search.
       grid: cells in u, w and 1/r; at least `least_cells` in u and w.

@@ -238,7 +238,8 @@ def music(
       num_sources: [B] int, dimension of the signal subspace and number of peaks wanted.
       positions: [N, 3] float [m].
       wavelength: [m].
-      wavefront: spherical, fresnel, parabolic or planar; planar ones have no range: infinity.
+      wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
+        planar ones have no range: infinity.
       max_sources: K, the width of the result.
       region: where to search.
       grid: cells in u, w and 1/r, of which u and w have K + 3 or more.
