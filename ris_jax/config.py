@@ -422,7 +422,7 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
 
     Their spherical waves had the same modulus on all elements: `spherical_phase`.
     """
-    system = values.get("system")
+    system = values.get("system", {})
     if not isinstance(system, dict) or system.get("wavefront", "spherical") != "spherical":
         return values
     return values | {"system": system | {"wavefront": "spherical_phase"}}

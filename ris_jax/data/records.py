@@ -173,9 +173,9 @@ def identity(index: Index, shards: list[Shard]) -> str:
 
     Records of version 1 keep theirs: runs that use them can be resumed.
     """
-    config = index.config
-    if config["system"].get("wavefront") == "spherical_phase":  # its name in version 1
-        config = config | {"system": config["system"] | {"wavefront": "spherical"}}
+    config, system = index.config, index.config.get("system", {})
+    if system.get("wavefront") == "spherical_phase":  # "spherical" in version 1
+        config = config | {"system": system | {"wavefront": "spherical"}}
     return _checksum({"shards": [dataclasses.asdict(shard) for shard in shards]} | config)
 
 
