@@ -8,6 +8,24 @@ the far field; standard deviations of `spherical` over those of `spherical_phase
 error of an estimator that assumes `spherical_phase` on spherical waves, over the bound, at a
 received SNR of 20 dB.
 
+Two CPU cores, about a minute:
+
+  azimuth_deg  elevation_deg  range_m  power  azimuth_ratio  elevation_ratio  range_ratio  misfit
+  -----------------------------------------------------------------------------------------------
+            0              0      0.7  0.534          1.470            1.475        1.321   1.133
+            0              0        1  0.682          1.275            1.277        1.198   1.027
+            0              0        2  0.887          1.083            1.084        1.071   1.003
+            0              0        4  0.968          1.022            1.023        1.020   1.000
+            0              0        8  0.992          1.006            1.006        1.005   1.000
+           40             15      0.7  0.677          1.151            1.255        1.065   2.372
+           40             15        1  0.843          1.084            1.121        1.002   1.890
+           40             15        2  0.976          1.032            1.010        0.979   1.524
+           40             15        4  0.996          1.011            0.998        0.988   1.234
+           40             15        8  0.999          1.004            1.000        0.993   1.098
+
+At the same power of the source, the surface receives less at boresight, where all elements are
+farther than the origin. The amplitude over the surface itself tells little of the place. An
+estimator that leaves it out is biased; off boresight the bias is a tenth of the bound at 8 m.
 """
 
 import ris_jax  # noqa: F401  Before jax: it sets threads that JAX reads when it starts.

@@ -62,7 +62,7 @@ def test_exact_waves(draw):
 
 
 def test_equal_modulus_sees_false_sources():
-    """The same scenes under the model without the amplitude: it must matter."""
+    """The same scenes under the model without the amplitude, which matters up to 8 m."""
     recording = simulator.through_surface(one_source(np.random.default_rng(0)), snr_db=20.0)
     found = localize(recording, "spherical_phase")
-    assert (found.num_sources[:3] > 1).all()
+    assert (found.num_sources > 1).all()
