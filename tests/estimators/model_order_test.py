@@ -60,7 +60,7 @@ class MetricTest(parameterized.TestCase):
             )
             vectors = np.asarray(jets)[:, 0]
             self.assertGreater(np.abs(np.linalg.norm(vectors, axis=1) - 1).min(), 5e-4)
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         lost = 1 - np.abs(vectors[1:].conj() @ vectors[0]) ** 2
         np.testing.assert_allclose(lost.mean(), move @ metric @ move, rtol=1e-4)
 
