@@ -45,7 +45,12 @@ class Configurations(fuzz_cases.Surface):
                 "training.fixed_scenes": 512,
             },
         )
-        self._wholes = [everything, config_lib.to_dict(odd), {"training": everything["training"]}]
+        self._wholes = [
+            everything,
+            config_lib.to_stored(odd),
+            config_lib.to_dict(odd),
+            {"training": everything["training"]},
+        ]
         self._spaces = [
             space_lib.to_dict(space_lib.DEFAULT),
             {
@@ -130,7 +135,7 @@ def _written_json(
 def _config_problem(config: config_lib.Config) -> str:
     """A configuration can be kept, read back, and is one of JAX's static arguments."""
     hash(config)
-    if config_lib.from_dict(json.loads(config_files.text(config))) != config:
+    if config_lib.from_stored(json.loads(config_files.text(config))) != config:
         return "a configuration that is another one when read back"
     return ""
 

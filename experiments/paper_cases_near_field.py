@@ -34,15 +34,15 @@ Case 3
     fresnel       1000    0           MUSIC    1.0000         0.0237  0.0240     0.0022  0.0024
     fresnel       1000    0        modified    1.0000         0.1190  0.0240     0.0023  0.0024
     fresnel       1000    0  reduced-dimen.    1.0000         0.0243  0.0240     0.0022  0.0024
-  spherical        100  -10           MUSIC    1.0000         0.2638  0.2478     0.0256  0.0248
-  spherical        100  -10        modified    0.8100         0.8565  0.2470     0.0311  0.0248
-  spherical        100  -10  reduced-dimen.    0.9900         0.5355  0.2479     0.0283  0.0248
-  spherical        100    0           MUSIC    1.0000         0.0803  0.0784     0.0079  0.0079
-  spherical        100    0        modified    1.0000         0.4780  0.0784     0.0141  0.0079
-  spherical        100    0  reduced-dimen.    1.0000         0.4526  0.0784     0.0156  0.0079
-  spherical        100   10           MUSIC    1.0000         0.0253  0.0248     0.0025  0.0025
-  spherical        100   10        modified    1.0000         0.4415  0.0248     0.0114  0.0025
-  spherical        100   10  reduced-dimen.    1.0000         0.4471  0.0248     0.0136  0.0025
+  spher. phase     100  -10           MUSIC    1.0000         0.2638  0.2478     0.0256  0.0248
+  spher. phase     100  -10        modified    0.8100         0.8565  0.2470     0.0311  0.0248
+  spher. phase     100  -10  reduced-dimen.    0.9900         0.5355  0.2479     0.0283  0.0248
+  spher. phase     100    0           MUSIC    1.0000         0.0803  0.0784     0.0079  0.0079
+  spher. phase     100    0        modified    1.0000         0.4780  0.0784     0.0141  0.0079
+  spher. phase     100    0  reduced-dimen.    1.0000         0.4526  0.0784     0.0156  0.0079
+  spher. phase     100   10           MUSIC    1.0000         0.0253  0.0248     0.0025  0.0025
+  spher. phase     100   10        modified    1.0000         0.4415  0.0248     0.0114  0.0025
+  spher. phase     100   10  reduced-dimen.    1.0000         0.4471  0.0248     0.0136  0.0025
     fresnel          1   10           MUSIC    0.7200         0.8294  0.2546     0.0732  0.0251
     fresnel          1   10        modified    0.1400         1.0643  0.2506     0.0729  0.0251
     fresnel          1   10  reduced-dimen.    0.5950         0.8519  0.2533     0.0725  0.0250
@@ -57,8 +57,8 @@ directions. Why:
   little noise there is: at 0 dB 0.357 degrees with 100 snapshots, 0.119 with 1000, a third. On
   exact covariances it peaks at the truth (tests/estimators/modified_music_test.py). MUSIC and the
   rank reduction see a subspace, which does not care.
-- Mirror pairs of spherical waves keep odd orders past the first: 0.45 degrees of bias here, also
-  for the rank reduction.
+- Mirror pairs of spherical waves (`spherical_phase`: the papers have unit modulus) keep odd orders
+  past the first: 0.45 degrees of bias here, also for the rank reduction.
 - Smoothing a single snapshot gives the covariance its rank but leaves correlation, and blurs what
   is near: sub-surfaces up to 0.3 m apart see a source at 2 m under angles some 8 degrees apart.
   None of the three is near the bound then, more power does not help, and the anti-diagonal, which
@@ -263,7 +263,7 @@ _HEADER = (
 _SURFACE: tuple[tuple[config_lib.Wavefront, int, tuple[float, ...]], ...] = (
     ("fresnel", 100, (-10.0, 0.0, 10.0)),
     ("fresnel", 1000, (0.0,)),
-    ("spherical", 100, (-10.0, 0.0, 10.0)),
+    ("spherical_phase", 100, (-10.0, 0.0, 10.0)),
     ("fresnel", 1, (10.0, 20.0, 30.0)),
 )
 

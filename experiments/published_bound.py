@@ -80,13 +80,10 @@ def position_error_bounds(seed: int, ranges: np.ndarray) -> np.ndarray:
     )
     diagonal = np.array([np.pi / 4, np.arcsin(3.0**-0.5), 0.0])
     places = diagonal + np.outer(ranges, [0.0, 0.0, 1.0])
-    unit = bound_maps.unit_bounds(surface, places, wavefront=UNIT_MODULUS)
+    unit = bound_maps.unit_bounds(surface, places, wavefront="spherical_phase")
     edge = ranges / 3.0**0.5
     snr = POWER_OVER_NOISE * patch_gain(edge, edge, edge) * SIDE**2 * unit.gain
     return bound_maps.deviations(unit, snr, places).position_error
-
-
-UNIT_MODULUS: config_lib.Wavefront = "spherical"
 
 
 def main(_):

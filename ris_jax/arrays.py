@@ -18,6 +18,9 @@ from ris_jax import config as config_lib
 
 # Least squared cosine to boresight: 0.06 degrees above the horizon.
 _HORIZON = 1e-6
+# Least squared distance of source and element over that of source and origin: a source on an
+# element has finite values. Float32 rounds these squares to about 1e-7.
+_LEAST_SQUARE = 1e-6
 
 
 def planar_array(
@@ -72,22 +75,23 @@ def path_difference(
     *,
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Float[Array, "... N"]:
-    r"""How much longer the way from a source to each element is than to the origin [m].
+    r"""Return the path from a source to each element less that to the origin [m].
 
     .. math::
-      \text{spherical: } \|p - q\| - r
+      \text{spherical, spherical\_phase: } \|p - q\| - r
         = \frac{\rho\|q\|^2 - 2\hat u^T q}{\|\hat u - \rho q\| + 1}, \quad
       \text{fresnel: } -\hat u^T q + \tfrac{\rho}{2}(\|q\|^2 - (\hat u^T q)^2)
 
     with :math:`\rho = 1/r`. The quotient form has no difference of large numbers, so float32 keeps
     its accuracy at any range, and :math:`\rho = 0` is the plane wave itself. `parabolic` drops
     the :math:`(\hat u^T q)^2` term, as the reference does; `planar` drops :math:`\rho`.
+    `spherical` and `spherical_phase` have the same paths and differ in `relative_amplitude`.
 
     Args:
       unit: [..., 3] unit vectors towards the sources.
       inverse_range: [...] :math:`1/r` [1/m], zero allowed.
       positions: [N, 3] element positions [m].
-      wavefront: spherical, fresnel, parabolic or planar.
+      wavefront: spherical, spherical_phase, fresnel, parabolic or planar.
 
     Returns:
       [..., N] float [m].
@@ -109,12 +113,62 @@ def path_difference(
         return -along + 0.5 * rho * square
     if wavefront == "fresnel":
         return -along + 0.5 * rho * (square - along**2)
-    if wavefront == "spherical":
-        relative_distance = jnp.sqrt(1.0 - 2.0 * rho * along + rho**2 * square)
-        return (rho * square - 2.0 * along) / (relative_distance + 1.0)
+    if wavefront in ("spherical", "spherical_phase"):
+        return (rho * square - 2.0 * along) / (_relative_distance(unit, rho, positions) + 1.0)
     raise ValueError(
         f"wavefront: need one of {', '.join(get_args(config_lib.Wavefront))}; got {wavefront!r}"
     )
+
+
+def _relative_distance(
+    unit: Float[Array, "... 3"], rho: Float[Array, "... 1"], positions: Float[Array, "N 3"]
+) -> Float[Array, "... N"]:
+    r"""Return :math:`\|\hat u - \rho q\| = d/r`, at least 0.001.
+
+    Differences are squared, not subtracted from squares: float32 is accurate close to an element.
+    """
+    x, y, z = (unit[..., axis, None] - rho * positions[:, axis] for axis in range(3))
+    return jnp.sqrt(jnp.maximum(x**2 + y**2 + z**2, _LEAST_SQUARE))
+
+
+def relative_amplitude(
+    unit: Float[Array, "... 3"],
+    inverse_range: Float[Array, "..."],
+    positions: Float[Array, "N 3"],
+    *,
+    wavefront: config_lib.Wavefront = "spherical",
+) -> Float[Array, "... N"]:
+    r"""Return the amplitude of a wave at each element over that at the origin.
+
+    .. math:: \text{spherical: } r / \|p - q\| = 1 / \|\hat u - \rho q\|
+
+    It is 1 for all other wavefronts and for :math:`\rho = 0`. The distance is at least
+    0.001 r, so that a source on an element has finite values. Arguments as for `path_difference`.
+    """
+    unit, inverse_range, positions = map(jnp.asarray, (unit, inverse_range, positions))
+    distance = _relative_distance(unit, inverse_range[..., None], positions)
+    return 1.0 / distance if wavefront == "spherical" else jnp.ones_like(distance)
+
+
+def squared_norm(
+    coordinates: Float[Array, "... 3"],
+    positions: Float[Array, "N 3"],
+    *,
+    wavefront: config_lib.Wavefront = "spherical",
+) -> Float[Array, "..."]:
+    """Return the squared norm of the steering vectors at (u, w, 1/r), 1 in the far field.
+
+    A fitted amplitude of the unit-norm vector has the power of the source times this.
+    """
+    unit = unit_from_cosines(coordinates[..., 0], coordinates[..., 1])
+    amplitude = relative_amplitude(unit, coordinates[..., 2], positions, wavefront=wavefront)
+    return jnp.mean(amplitude**2, axis=-1)
+
+
+def normalized(vectors: Complex[Array, "... N"]) -> Complex[Array, "... N"]:
+    """Return the vectors divided by their norms; a zero vector stays zero."""
+    square = jnp.sum(vectors.real**2 + vectors.imag**2, axis=-1, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.where(square > 0.0, square, 1.0))
 
 
 def steering(
@@ -125,17 +179,20 @@ def steering(
     wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Complex[Array, "... N"]:
-    """Unit-norm steering vector of a direction and an inverse range; zero is a plane wave.
+    """Return the steering vector of a direction and an inverse range; zero is a plane wave.
 
-    The one place in which a steering vector is made: `steering_vector`, `steering_at` and
-    `steering_jet` only name the source in other coordinates. Arguments as for `path_difference`.
+    `steering_vector`, `steering_at` and `steering_jet` take the source in other coordinates.
+    Arguments as for `path_difference`.
 
     Returns:
-      [..., N] complex, unit norm.
+      [..., N] complex. The norm is 1, except for `spherical`, where it is 1 in the far field.
     """
+    unit, inverse_range, positions = map(jnp.asarray, (unit, inverse_range, positions))
     wavenumber = 2.0 * jnp.pi / wavelength
     phase = wavenumber * path_difference(unit, inverse_range, positions, wavefront=wavefront)
-    modulus = 1.0 / jnp.sqrt(float(jnp.shape(positions)[0]))
+    modulus = 1.0 / jnp.sqrt(float(positions.shape[0]))
+    if wavefront == "spherical":
+        modulus *= relative_amplitude(unit, inverse_range, positions, wavefront=wavefront)
     return jax.lax.complex(modulus * jnp.cos(phase), -modulus * jnp.sin(phase))
 
 
@@ -148,9 +205,13 @@ def steering_vector(
     wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Complex[Array, "... N"]:
-    r"""Unit-norm steering vector, phase-referenced to the array origin.
+    r"""Return the steering vector; amplitude and phase are relative to the array's origin.
 
-    .. math:: a_n = N^{-1/2} \exp\{-j 2\pi (\|p - q_n\| - r) / \lambda\}
+    .. math:: a_n = \frac{r}{d_n} N^{-1/2} \exp\{-j 2\pi (d_n - r) / \lambda\},
+              \quad d_n = \|p - q_n\|
+
+    Its norm is 1 in the far field. `spherical_phase` omits the factor :math:`r/d_n`: all elements
+    have the same modulus.
 
     Args:
       azimuth: [...] :math:`\varphi` [rad].
@@ -158,10 +219,11 @@ def steering_vector(
       source_range: [...] :math:`r` [m]; infinity is a plane wave.
       positions: [N, 3] element positions :math:`q_n` [m].
       wavelength: :math:`\lambda` [m].
-      wavefront: spherical (exact), fresnel, parabolic or planar; see `path_difference`.
+      wavefront: spherical (exact), spherical_phase (exact in phase), fresnel, parabolic or
+        planar; see `path_difference`.
 
     Returns:
-      [..., N] complex, unit norm.
+      [..., N] complex. The norm is 1, except for `spherical`, where it is 1 in the far field.
 
     Raises:
       ValueError: an unknown wavefront, or a last axis of the positions that is not 3.
@@ -171,7 +233,7 @@ def steering_vector(
       >>> a = steering_vector(
       ...     jnp.array(0.0), jnp.array(0.0), jnp.array(4.0), positions, wavelength=4.0)
       >>> [f"{z:.2f}" for z in (a * 2**0.5).tolist()]
-      ['1.00+0.00j', '-0.00-1.00j']
+      ['1.00+0.00j', '-0.00-0.80j']
 
     References:
       Sherman, *Properties of focused apertures in the Fresnel region*, IRE Trans. Antennas
@@ -216,7 +278,7 @@ def steering_at(
     wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Complex[Array, "... N"]:
-    """Unit-norm steering vectors at (u, w, 1/r), [..., N]; arguments as for `steering_jet`."""
+    """Return steering vectors at (u, w, 1/r), [..., N]; arguments as for `steering_jet`."""
     unit = unit_from_cosines(coordinates[..., 0], coordinates[..., 1])
     return steering(
         unit, coordinates[..., 2], positions, wavelength=wavelength, wavefront=wavefront
@@ -239,7 +301,7 @@ def steering_jet(
       coordinates: [..., 3] direction cosines u and w, inverse range [1/m].
       positions: [N, 3] element positions [m].
       wavelength: [m].
-      wavefront: spherical, fresnel, parabolic or planar.
+      wavefront: spherical, spherical_phase, fresnel, parabolic or planar.
 
     Returns:
       [..., 4, N] complex: :math:`a, \partial a/\partial u, \partial a/\partial w,
@@ -259,17 +321,23 @@ def steering_jet(
         ],
         axis=-2,
     )
-    along = jnp.einsum("...c,nc->...n", unit, positions)
-    with_along, with_rho = _path_slopes(along, rho[..., None], positions, wavefront)
-    turned = jnp.einsum("...ac,nc->...an", turns, positions) * with_along[..., None, :]
-    slopes = jnp.concatenate([turned, with_rho[..., None, :]], axis=-2)
+    moved = jnp.einsum("...ac,nc->...an", turns, positions)
+
+    def slopes(with_along, with_rho):
+        turned = moved * with_along[..., None, :]
+        return jnp.concatenate([turned, with_rho[..., None, :]], axis=-2)
+
+    path = slopes(*_path_slopes(unit, rho[..., None], positions, wavefront))
+    growth = jnp.zeros_like(path)
+    if wavefront == "spherical":
+        growth = slopes(*_amplitude_slopes(unit, rho[..., None], positions))
     vector = steering(unit, rho, positions, wavelength=wavelength, wavefront=wavefront)
-    turning = jax.lax.complex(jnp.zeros_like(slopes), -(2.0 * jnp.pi / wavelength) * slopes)
+    turning = jax.lax.complex(growth, -(2.0 * jnp.pi / wavelength) * path)
     return jnp.concatenate([vector[..., None, :], turning * vector[..., None, :]], axis=-2)
 
 
 def _path_slopes(
-    along: Float[Array, "... N"],
+    unit: Float[Array, "... 3"],
     rho: Float[Array, "... 1"],
     positions: Float[Array, "N 3"],
     wavefront: config_lib.Wavefront,
@@ -281,6 +349,7 @@ def _path_slopes(
         \frac{\partial\delta}{\partial\rho} = \frac{\|q\|^2 + a\delta}{d(d + 1)},\quad
         d = \|\hat u - \rho q\|
     """
+    along = jnp.einsum("...c,nc->...n", unit, positions)
     square = jnp.sum(positions**2, axis=-1)
     if wavefront == "planar":
         return -jnp.ones_like(along), jnp.zeros_like(along)
@@ -288,9 +357,27 @@ def _path_slopes(
         return -jnp.ones_like(along), jnp.broadcast_to(0.5 * square, along.shape)
     if wavefront == "fresnel":
         return -1.0 - rho * along, 0.5 * (square - along**2)
-    distance = jnp.sqrt(1.0 - 2.0 * rho * along + rho**2 * square)
+    distance = _relative_distance(unit, rho, positions)
     difference = (rho * square - 2.0 * along) / (distance + 1.0)
     return -1.0 / distance, (square + along * difference) / (distance * (distance + 1.0))
+
+
+def _amplitude_slopes(
+    unit: Float[Array, "... 3"], rho: Float[Array, "... 1"], positions: Float[Array, "N 3"]
+) -> tuple[Float[Array, "... N"], Float[Array, "... N"]]:
+    r"""Derivatives of :math:`-\log d`, the log-amplitude of `spherical`, in a and in 1/r.
+
+    .. math::
+      \frac{\partial(-\log d)}{\partial a} = \frac{\rho}{d^2},\quad
+      \frac{\partial(-\log d)}{\partial\rho} = \frac{a - \rho\|q\|^2}{d^2},\quad
+      d = \|\hat u - \rho q\|
+    """
+    along = jnp.einsum("...c,nc->...n", unit, positions)
+    square = jnp.sum(positions**2, axis=-1)
+    distance = _relative_distance(unit, rho, positions)
+    # At the least distance the amplitude is constant.
+    inverse = jnp.where(distance**2 > 1.0001 * _LEAST_SQUARE, distance**-2, 0.0)
+    return rho * inverse, (along - rho * square) * inverse
 
 
 def to_coordinates(

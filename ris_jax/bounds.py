@@ -180,7 +180,8 @@ def cramer_rao_bound(
         is padding: it influences no other, and its positions may be anything, NaN too.
       positions: [N, 3] element positions [m].
       wavelength: [m].
-      wavefront: spherical, fresnel, parabolic or planar; planar waves tell no range.
+      wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
+        planar waves tell no range.
       source_signal: constant or independent.
 
     Returns:

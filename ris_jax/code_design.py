@@ -70,7 +70,8 @@ def make_problem(
       channel: [M, N].
       wavelength: [m].
       places: [P, 3] azimuth [rad], elevation [rad], range [m].
-      level: [P] power of a unit-norm steering vector over the noise variance.
+      level: [P] power of the source over the noise variance, the steering vector being of norm 1
+        in the far field.
       wavefront: see `arrays.path_difference`.
     """
 

@@ -15,13 +15,17 @@ import dacite
 
 from ris_jax import errors
 
-Wavefront = Literal["spherical", "fresnel", "parabolic", "planar"]
+# "spherical" is exact; "spherical_phase" has its phases and the same modulus on all elements.
+Wavefront = Literal["spherical", "spherical_phase", "fresnel", "parabolic", "planar"]
 SourceSignal = Literal["constant", "independent"]
 CodebookName = Literal["dft2d", "dft1d", "random", "hadamard", "mixed"]
 PathLoss = Literal["inverse_square", "none"]
 ComputeDtype = Literal["float32", "bfloat16"]
 OptimizerMethod = Literal["muon", "adamw"]
 Architecture = Literal["learned_pursuit", "subspace_network"]
+
+# Version of configurations in files. In version 1, "spherical" meant what "spherical_phase" does.
+FORMAT_VERSION = 2
 
 # Of a blind count, scenes with a source too many: it costs weak sources little and keeps counts
 # right. Here because the commands name it, too, which start without JAX.
@@ -388,6 +392,40 @@ def from_dict(values: dict[str, Any]) -> Config:
         raise ConfigError(f"configuration: {errors.brief(error)}") from error
     except dacite.DaciteError as error:
         raise ConfigError(f"configuration: {errors.brief(error)}") from error
+
+
+def to_stored(config: Config) -> dict[str, Any]:
+    """Return the configuration as `from_stored` reads it from a file: `to_dict` and a version."""
+    return {"format_version": FORMAT_VERSION} | to_dict(config)
+
+
+def from_stored(values: dict[str, Any]) -> Config:
+    """Build a configuration from the content of a file.
+
+    Files of format version 1 are read with `upgraded`. They have no `format_version`, but all
+    sections; a file without either was written by hand and uses the present terms.
+
+    Raises:
+      ConfigError: an unknown version, or as `from_dict`.
+    """
+    _require(isinstance(values, dict), "configuration", "an object of sections", values)
+    values = dict(values)
+    complete = all(field.name in values for field in dataclasses.fields(Config))
+    version = values.pop("format_version", 1 if complete else FORMAT_VERSION)
+    known = not isinstance(version, bool) and version in (1, FORMAT_VERSION)
+    _require(known, "format_version", f"{FORMAT_VERSION} or 1", version)
+    return from_dict(upgraded(values) if version == 1 else values)
+
+
+def upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """Return sections of format version 1 in present terms.
+
+    Their spherical waves had the same modulus on all elements: `spherical_phase`.
+    """
+    system = values.get("system", {})
+    if not isinstance(system, dict) or system.get("wavefront", "spherical") != "spherical":
+        return values
+    return values | {"system": system | {"wavefront": "spherical_phase"}}
 
 
 def _suggestion(name: str) -> str:

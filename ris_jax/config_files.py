@@ -24,11 +24,11 @@ def read(path: pathlib.Path) -> config_lib.Config:
     if not isinstance(values, dict):
         raise config_lib.ConfigError(f"{path}: need a JSON object; got {type(values).__name__}")
     try:
-        return config_lib.from_dict(values)
+        return config_lib.from_stored(values)
     except config_lib.ConfigError as error:
         raise config_lib.ConfigError(f"{path}: {error}") from error
 
 
 def text(config: config_lib.Config) -> str:
     """What `read` reads."""
-    return json.dumps(config_lib.to_dict(config), indent=2) + "\n"
+    return json.dumps(config_lib.to_stored(config), indent=2) + "\n"

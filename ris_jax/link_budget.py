@@ -52,9 +52,10 @@ def received_snr(
 
     Args:
       budget: P, n, :math:`L_s` and the noise.
-      gain: [D, P] received power of a source of unit amplitude with a unit-norm steering vector.
+      gain: [D, P] received power of a source of unit amplitude, whose steering vector has norm 1
+        in the far field.
       source_range: [P] r [m].
-      num_elements: N, since the steering vector has unit norm over the whole surface.
+      num_elements: N, since the steering vector has norm 1 over the whole surface.
       channel_power: mean power of an entry of H, which the loss replaces.
       wavelength: [m].
     """

@@ -83,7 +83,7 @@ class Network:
         """Why it cannot serve the array of a configuration, by what differs; nothing if it can.
 
         A learned pursuit serves any. A subspace network stays before its own; antennas and codes
-        may be others.
+        may be others. `spherical` and `spherical_phase` have the same phases and count as one.
         """
         if self.config.model.architecture != "subspace_network":
             return ""
@@ -95,7 +95,9 @@ class Network:
         compared = {
             "wavelength": (math.isclose(own.wavelength, given.wavelength, rel_tol=1e-6),
                            own.wavelength, given.wavelength),
-            "wavefront": (own.wavefront == given.wavefront, own.wavefront, given.wavefront),
+            "wavefront": (own.wavefront.removesuffix("_phase")
+                          == given.wavefront.removesuffix("_phase"),
+                          own.wavefront, given.wavefront),
             "source_signal": (own.source_signal == given.source_signal,
                               own.source_signal, given.source_signal),
             "positions": (same_places, f"the {own.num_elements} of its training",
@@ -195,7 +197,7 @@ def load_pretrained(name: str) -> Network:
 
 def read(folder: pathlib.Path) -> Network:
     """A network as `write` left it."""
-    config = config_lib.from_dict(json.loads((folder / _CONFIG).read_text()))
+    config = config_lib.from_stored(json.loads((folder / _CONFIG).read_text()))
     card = (folder / _CARD).read_text()
     template = state_lib.parameter_shapes(config)
     with np.load(folder / _PARAMETERS, allow_pickle=False) as stored:
@@ -208,6 +210,7 @@ def write(network: Network, folder: pathlib.Path) -> None:
     """Keeps a network: config.json, parameters.npz and card.json."""
     folder.mkdir(parents=True, exist_ok=True)
     flat = jax.tree_util.tree_leaves_with_path(jax.device_get(network.params))
-    (folder / _CONFIG).write_text(json.dumps(config_lib.to_dict(network.config), indent=1) + "\n")
+    stored = json.dumps(config_lib.to_stored(network.config), indent=1)
+    (folder / _CONFIG).write_text(stored + "\n")
     (folder / _CARD).write_text(network.card)
     np.savez(folder / _PARAMETERS, **{jax.tree_util.keystr(path): leaf for path, leaf in flat})

@@ -16,7 +16,7 @@ from ris_jax import arrays
 from ris_jax import config as config_lib
 
 WAVELENGTH = 0.3
-WAVEFRONTS = ("spherical", "fresnel", "parabolic", "planar")
+WAVEFRONTS = ("spherical", "spherical_phase", "fresnel", "parabolic", "planar")
 
 
 def grid_oracle(rows=12, columns=12, spacing=0.15, centered=True):
@@ -29,7 +29,10 @@ def grid_oracle(rows=12, columns=12, spacing=0.15, centered=True):
 
 
 def steering_oracle(azimuth, elevation, source_range, positions, wavefront):
-    """exp(-j k (distance - r)) / sqrt(N) for one source, float64, from the definition."""
+    """r / d exp(-j k (d - r)) / sqrt(N) for one source, float64, from the definition.
+
+    Only `spherical` has the factor r / d.
+    """
     unit = np.array(
         [
             np.sin(azimuth) * np.cos(elevation),
@@ -38,13 +41,16 @@ def steering_oracle(azimuth, elevation, source_range, positions, wavefront):
         ]
     )
     along, square = positions @ unit, np.sum(positions**2, axis=1)
+    distance = np.linalg.norm(source_range * unit - positions, axis=1)
+    amplitude = source_range / distance if wavefront == "spherical" else 1.0
     difference = {
-        "spherical": np.linalg.norm(source_range * unit - positions, axis=1) - source_range,
+        "spherical": distance - source_range,
+        "spherical_phase": distance - source_range,
         "fresnel": -along + square / (2 * source_range) - along**2 / (2 * source_range),
         "parabolic": -along + square / (2 * source_range),
         "planar": -along,
     }[wavefront]
-    return np.exp(-2j * np.pi / WAVELENGTH * difference) / np.sqrt(len(positions))
+    return amplitude * np.exp(-2j * np.pi / WAVELENGTH * difference) / np.sqrt(len(positions))
 
 
 def field_of_view(count, seed=0):
@@ -129,7 +135,10 @@ class SteeringVectorTest(parameterized.TestCase):
         result = steer(*map(jnp.asarray, sources), jnp.asarray(positions), wavefront=wavefront)
         expected = np.array([steering_oracle(*s, positions, wavefront) for s in sources.T])
         chex.assert_trees_all_close(np.asarray(result), expected, atol=1e-5, rtol=0)
-        chex.assert_trees_all_close(np.linalg.norm(result, axis=-1), np.ones(100), atol=1e-5)
+        norms = np.linalg.norm(expected, axis=-1)
+        chex.assert_trees_all_close(np.linalg.norm(result, axis=-1), norms, rtol=1e-5)
+        if wavefront != "spherical":
+            chex.assert_trees_all_close(norms, np.ones(100), atol=1e-9)
 
     def test_batch_axes(self):
         positions = jnp.asarray(grid_oracle(2, 3))
@@ -156,16 +165,49 @@ class SteeringVectorTest(parameterized.TestCase):
 
     @parameterized.parameters((0.5, 0.30), (1.0, 0.58), (2.0, 0.86), (5.0, 0.98))
     def test_parabolic_differs_near(self, source_range, median):
-        """Median |a^H a'| of the exact and the parabolic vector over the field of view.
+        """Median |a^H a'| of exact and parabolic phases over the field of view.
 
         The numbers are those of a sketch that was there before this package and shares no code.
         """
         azimuth, elevation, _ = map(jnp.asarray, field_of_view(2000))
         source_ranges, positions = jnp.full(2000, source_range), jnp.asarray(grid_oracle())
-        exact = steer(azimuth, elevation, source_ranges, positions)
+        exact = steer(azimuth, elevation, source_ranges, positions, wavefront="spherical_phase")
         parabolic = steer(azimuth, elevation, source_ranges, positions, wavefront="parabolic")
         correlation = jnp.abs(jnp.sum(exact.conj() * parabolic, axis=-1))
         self.assertAlmostEqual(float(jnp.median(correlation)), median, delta=0.03)
+
+    def test_amplitude(self):
+        """4 m ahead of a 3 m offset the distance is 5 m: 4/5 of the amplitude at the origin."""
+        positions = jnp.array([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+        source = jnp.array(0.0), jnp.array(0.0), jnp.array(4.0)
+        for wavefront, expected in (("spherical", 0.8), ("spherical_phase", 1.0)):
+            moduli = np.sqrt(2) * np.abs(steer(*source, positions, wavefront=wavefront))
+            chex.assert_trees_all_close(moduli, np.array([1.0, expected]), atol=1e-6)
+
+    def test_source_on_an_element(self):
+        """Vector, jet and derivatives are finite there; the modulus stops at 1000."""
+        positions = jnp.asarray(grid_oracle())
+        x, y, _ = grid_oracle()[5]
+        source_range = np.hypot(x, y)
+        point = jnp.asarray([x / source_range, y / source_range, 1 / source_range])
+        jet = steering_jet(point, positions)
+        chex.assert_tree_all_finite(jet)
+        self.assertAlmostEqual(float(np.abs(jet[0]).max()) * 12, 1000.0, delta=0.1)
+        slopes = jax.jit(jax.jacfwd(lambda point: steering_jet(point, positions)[0]))(point)
+        chex.assert_tree_all_finite(slopes)
+
+    @parameterized.parameters(*WAVEFRONTS)
+    def test_norm(self, wavefront):
+        points, positions = jnp.asarray(search_points(20)), jnp.asarray(grid_oracle())
+        vectors = steering_jet(points, positions, wavefront=wavefront)[:, 0]
+        found = arrays.squared_norm(points, positions, wavefront=wavefront)
+        chex.assert_trees_all_close(found, np.sum(np.abs(vectors) ** 2, axis=1), rtol=1e-5)
+        unit = np.linalg.norm(arrays.normalized(vectors), axis=1)
+        chex.assert_trees_all_close(unit, np.ones(20, "f4"), rtol=1e-5)
+        self.assertAlmostEqual(float(found[0]), 1.0, delta=1e-5)
+        chex.assert_trees_all_close(
+            arrays.normalized(jnp.zeros((2, 3), "c8")), np.zeros((2, 3), "c8")
+        )
 
     @parameterized.parameters(*WAVEFRONTS)
     def test_gradients(self, wavefront):
@@ -281,7 +323,11 @@ class SteeringJetTest(parameterized.TestCase):
         points[:4, :2] = [[1.0, 0.0], [0.0, -1.0], [0.6, 0.8], [np.sqrt(1 - 1e-6), 0.0]]
         jet = steering_jet(jnp.asarray(points, "f4"), jnp.asarray(grid_oracle(3, 3)))
         chex.assert_tree_all_finite(jet)
-        chex.assert_trees_all_close(np.linalg.norm(jet[:, 0], axis=-1), np.ones(50), atol=1e-5)
+        phases = steering_jet(
+            jnp.asarray(points, "f4"), jnp.asarray(grid_oracle(3, 3)), wavefront="spherical_phase"
+        )
+        chex.assert_tree_all_finite(phases)
+        chex.assert_trees_all_close(np.linalg.norm(phases[:, 0], axis=-1), np.ones(50), atol=1e-5)
 
 
 class ReferenceShardsTest(absltest.TestCase):
@@ -334,9 +380,13 @@ class ReferenceShardsTest(absltest.TestCase):
         self.assertGreater(np.median(correlations), 0.99)
 
     def test_other_geometries_are_worse(self):
-        """Measured medians: centred 0.78, fresnel 0.79, spherical 0.75, planar 0.24."""
+        """Measured medians: centred 0.78, fresnel 0.79, spherical phases 0.75, planar 0.24.
+
+        The reference has the same modulus on all elements.
+        """
         for wavefront, centered in (
-            ("parabolic", True), ("fresnel", False), ("spherical", False), ("planar", False)
+            ("parabolic", True), ("fresnel", False), ("spherical_phase", False),
+            ("planar", False),
         ):  # fmt: skip
             with self.subTest(wavefront=wavefront, centered=centered):
                 energies, correlations = self.compare(wavefront, centered)

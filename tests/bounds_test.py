@@ -10,7 +10,7 @@ from ris_jax import arrays, bounds, scenes
 from ris_jax import config as config_lib
 
 WAVELENGTH = 0.3
-WAVEFRONTS = ("spherical", "fresnel", "parabolic", "planar")
+WAVEFRONTS = ("spherical", "spherical_phase", "fresnel", "parabolic", "planar")
 SIGNALS = ("constant", "independent")
 
 
@@ -77,6 +77,7 @@ def path_oracle(unit, source_range, positions, wavefront):
     along, square = positions @ unit, np.sum(positions**2, axis=1)
     return {
         "spherical": np.linalg.norm(source_range * unit - positions, axis=1) - source_range,
+        "spherical_phase": np.linalg.norm(source_range * unit - positions, axis=1) - source_range,
         "fresnel": -along + (square - along**2) / (2 * source_range),
         "parabolic": -along + square / (2 * source_range),
         "planar": -along,
@@ -110,8 +111,11 @@ def covariance_oracle(scene, wavefront, source_signal):
                     np.cos(azimuth) * np.cos(elevation),
                 ]
             )
-            path = path_oracle(unit, (source_range or [1.0])[0], scene["positions"], wavefront)
+            radius = (source_range or [1.0])[0]
+            path = path_oracle(unit, radius, scene["positions"], wavefront)
             vector = np.exp(-2j * np.pi / WAVELENGTH * path) / len(path) ** 0.5
+            if wavefront == "spherical":
+                vector = vector * radius / (radius + path)
             signal = scene["signals"][:, k] * (real + 1j * imaginary)[:, k]
             received = received + signal[:, None] * ((scene["codes"] * vector) @ scene["channel"].T)
         return received.ravel()

@@ -112,7 +112,8 @@ class ValidationTest(parameterized.TestCase):
 
     def test_choices_are_listed(self):
         with self.assertRaisesRegex(
-            config_lib.ConfigError, "need one of spherical, fresnel, parabolic, planar; got 'cubic'"
+            config_lib.ConfigError,
+            "need one of spherical, spherical_phase, fresnel, .*; got 'cubic'",
         ):
             config_lib.override(config_lib.Config(), {"system.wavefront": "cubic"})
 
@@ -203,6 +204,30 @@ class DictionariesTest(parameterized.TestCase):
         self.assertEqual(restored, config)
         self.assertEqual(hash(restored), hash(config))
         self.assertIsInstance(config.loss.count, float)
+
+    def test_files_keep_their_meaning(self):
+        """Until format version 1, spherical waves had the same modulus on all elements."""
+        new = config_lib.to_stored(config_lib.Config())
+        self.assertEqual(new["format_version"], 2)
+        self.assertEqual(config_lib.from_stored(new), config_lib.Config())
+        old = {name: section for name, section in new.items() if name != "format_version"}
+        for values in (old, old | {"format_version": 1}, old | {"system": {}}):
+            found = config_lib.from_stored(values)
+            self.assertEqual(found.system.wavefront, "spherical_phase")
+            self.assertEqual(config_lib.from_stored(config_lib.to_stored(found)), found)
+        self.assertEqual(old["system"]["wavefront"], "spherical")  # not changed in place
+        fresnel = old | {"system": old["system"] | {"wavefront": "fresnel"}}
+        self.assertEqual(config_lib.from_stored(fresnel).system.wavefront, "fresnel")
+
+    @parameterized.parameters({}, {"system": {"wavefront": "spherical"}}, {"model": {"width": 32}})
+    def test_files_written_by_hand_use_present_terms(self, **values):
+        """They have no format version and not all sections."""
+        self.assertEqual(config_lib.from_stored(values).system.wavefront, "spherical")
+
+    @parameterized.parameters(3, "2", True, None, 1.5)
+    def test_unknown_format_version(self, version):
+        with self.assertRaisesRegex(config_lib.ConfigError, "format_version: need 2 or 1; got"):
+            config_lib.from_stored({"format_version": version})
 
     def test_absent_keys_are_defaults(self):
         self.assertEqual(config_lib.from_dict({}), config_lib.Config())

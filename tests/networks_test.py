@@ -46,6 +46,27 @@ class KeepTest(absltest.TestCase):
         self.assertEqual((back.config, back.card), (network.config, network.card))
         chex.assert_trees_all_equal(back.params, network.params)
 
+    def test_a_network_of_format_version_1_keeps_its_waves(self):
+        """And the same parameters serve the exact waves."""
+        config = config_lib.override(CONFIG, {"model.width": 16, "model.depth": 1})
+        network = networks.Network(config, state_lib.create_train_state(config).params)
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder)
+            networks.write(network, path)
+            stored = json.loads((path / "config.json").read_text())
+            self.assertEqual(stored.pop("format_version"), 2)
+            (path / "config.json").write_text(json.dumps(stored))
+            old = networks.read(path)
+        self.assertEqual(old.config.system.wavefront, "spherical_phase")
+        measurement = jax.tree.map(
+            lambda leaf: np.zeros(leaf, np.complex64), ((2, 16, 16), (2, 16, 144), (2, 16, 144)),
+            is_leaf=lambda leaf: isinstance(leaf[0], int),
+        )  # fmt: skip
+        moved = old.for_array(
+            scenes.Measurement(*measurement), POSITIONS, 0.3, "spherical", "constant"
+        )
+        self.assertEqual(moved.config.system.wavefront, "spherical")
+
     def test_unknown_name(self):
         with self.assertRaisesRegex(config_lib.ConfigError, "pretrained: need one of .*got 'x'"):
             networks.load_pretrained("x")

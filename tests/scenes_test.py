@@ -82,7 +82,8 @@ def steering_oracle(truth, positions):
     )
     distance = np.linalg.norm(points[:, None] - positions[None], axis=-1)
     phase = -2 * np.pi / WAVELENGTH * (distance - radius)
-    return (np.asarray(truth.amplitude)[:, None] * np.exp(1j * phase)).T / len(positions) ** 0.5
+    amplitude = np.asarray(truth.amplitude)[:, None] * radius / distance
+    return (amplitude * np.exp(1j * phase)).T / len(positions) ** 0.5
 
 
 def assert_same(found, expected):
@@ -118,7 +119,7 @@ class TruthTest(parameterized.TestCase):
         self.assertGreater(padding.sum(), 0)
         self.assertEqual(np.abs(truth.amplitude[padding]).max(), 0.0)
         chex.assert_tree_all_finite(truth)
-        system = SMALL.system
+        system = dataclasses.replace(SMALL.system, wavefront="spherical_phase")  # norm 1
         matrix = scenes.steering_matrix(truth, arrays.element_positions(system), system)
         columns = np.asarray(matrix).swapaxes(1, 2)
         self.assertEqual(np.abs(columns[padding]).max(), 0.0)

@@ -31,7 +31,9 @@ def relevant(config: config_lib.Config) -> dict[str, Any]:
     kept = {
         name: part for name, part in values.items() if name not in (*_TRAINING_ONLY, "training")
     }
-    return config_lib.flatten(kept) | {"seed": config.training.seed}
+    # Cells of another format version had another meaning of "spherical".
+    versioned = {"seed": config.training.seed, "format_version": config_lib.FORMAT_VERSION}
+    return config_lib.flatten(kept) | versioned
 
 
 @dataclasses.dataclass(frozen=True)

@@ -154,6 +154,7 @@ def _share_of_peaks(batch: scenes.Scene, system: config_lib.SystemConfig) -> jax
         wavelength=system.wavelength,
         wavefront=system.wavefront,
     )
+    steering = arrays.normalized(steering)
     spectrum = jnp.abs(jnp.einsum("cbgn,bn->cbg", steering.conj(), fields))
     return jnp.min(jnp.mean(jnp.argmax(spectrum, axis=2) == _SCAN // 2, axis=1))
 

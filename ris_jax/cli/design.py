@@ -129,7 +129,7 @@ class _Designer:
         self.state: dict[str, np.ndarray] = {}
 
     def level(self, places: np.ndarray) -> Float[np.ndarray, "P"]:
-        """Power of a unit-norm steering vector over the noise variance."""
+        """Power of the source over the noise variance; its steering vector has norm 1 far away."""
         from ris_jax import link_budget
 
         power = float(np.mean(np.abs(self.channel) ** 2))

@@ -10,6 +10,8 @@ from jaxtyping import Complex, Float
 
 from ris_jax import config as config_lib
 
+_LEAST_SQUARE = 1e-6  # as in `ris_jax.arrays`
+
 
 def steering(
     coordinates: Float[np.ndarray, "P 3"],
@@ -18,7 +20,7 @@ def steering(
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Complex[np.ndarray, "P N"]:
-    """Unit-norm steering vectors; see `ris_jax.arrays.steering_at`.
+    """Return steering vectors; see `ris_jax.arrays.steering_at`.
 
     Args:
       coordinates: direction cosines u and w with u^2 + w^2 < 1, and inverse range [1/m].
@@ -31,22 +33,27 @@ def steering(
     """
     u, w, rho = np.moveaxis(np.asarray(coordinates, float), -1, 0)[..., None]
     unit = np.concatenate([u, w, np.sqrt(np.maximum(1.0 - u**2 - w**2, 0.0))], axis=-1)
-    along = unit @ np.asarray(positions, float).T
-    square = np.sum(np.asarray(positions, float) ** 2, axis=-1)
+    positions = np.asarray(positions, float)
+    along = unit @ positions.T
+    square = np.sum(positions**2, axis=-1)
+    amplitude = 1.0
     if wavefront == "planar":
         difference = -along
     elif wavefront == "parabolic":
         difference = -along + 0.5 * rho * square
     elif wavefront == "fresnel":
         difference = -along + 0.5 * rho * (square - along**2)
-    elif wavefront == "spherical":
-        relative = np.sqrt(1.0 - 2.0 * rho * along + rho**2 * square)
+    elif wavefront in ("spherical", "spherical_phase"):
+        distances = np.sum((unit[:, None] - rho[..., None] * positions) ** 2, axis=-1)
+        relative = np.sqrt(np.maximum(distances, _LEAST_SQUARE))
         difference = (rho * square - 2.0 * along) / (relative + 1.0)
+        if wavefront == "spherical":
+            amplitude = 1.0 / relative
     else:
         known = ", ".join(get_args(config_lib.Wavefront))
         raise ValueError(f"wavefront: need one of {known}; got {wavefront!r}")
     phase = 2.0 * np.pi / wavelength * difference
-    return np.exp(-1j * phase) / np.sqrt(len(positions))
+    return amplitude * np.exp(-1j * phase) / np.sqrt(len(positions))
 
 
 def coordinates_of(

@@ -30,7 +30,8 @@ from ris_jax import errors
 from ris_jax.data import containers, files, npy
 
 INDEX_NAME = "index.json"
-FORMAT, VERSION = "ris_jax records", 1
+FORMAT, VERSION = "ris_jax records", 2
+_FIRST_VERSION = 1  # read as `config.upgraded` says
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 PARTS = ("scenes", "codes", "digests")  # the files of a shard
@@ -168,8 +169,14 @@ def _checksum(values: Mapping[str, Any]) -> str:
 
 
 def identity(index: Index, shards: list[Shard]) -> str:
-    """A hash of the scenes of some shards and of their order."""
-    return _checksum({"shards": [dataclasses.asdict(shard) for shard in shards]} | index.config)
+    """A hash of the scenes of some shards and of their order.
+
+    Records of version 1 keep theirs: runs that use them can be resumed.
+    """
+    config, system = index.config, index.config.get("system", {})
+    if system.get("wavefront") == "spherical_phase":  # "spherical" in version 1
+        config = config | {"system": system | {"wavefront": "spherical"}}
+    return _checksum({"shards": [dataclasses.asdict(shard) for shard in shards]} | config)
 
 
 def write_index(folder: pathlib.Path, index: Index) -> None:
@@ -196,12 +203,14 @@ def read_index(folder: pathlib.Path) -> Index | None:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         got = values.get("format") if isinstance(values, dict) else type(values).__name__
         raise errors.RunError(f"{path}: format: need {FORMAT!r}; got {str(got)[:40]!r}")
-    if values.get("version") != VERSION:
-        got = str(values.get("version"))[:40]
-        raise errors.RunError(f"{path}: version: need {VERSION}; got {got}")
+    version = values.get("version")
+    if isinstance(version, bool) or version not in (_FIRST_VERSION, VERSION):
+        raise errors.RunError(f"{path}: version: need {VERSION}; got {str(version)[:40]}")
     if values.pop("sha256", None) != _checksum(values):
         raise errors.RunError(f"{path}: damaged: its content is not what its sha256 says")
     del values["format"], values["version"]
+    if version == _FIRST_VERSION and isinstance(values.get("config"), dict):
+        values["config"] = config_lib.upgraded(values["config"])
     try:
         index = dacite.from_dict(Index, values, dacite.Config(strict=True, cast=[tuple]))
         configuration(index)

@@ -29,7 +29,7 @@ _SMALLER = 0.85
 _TIE = 0.8
 # Refinement of a cell: points a coordinate and halvings.
 _HALVINGS = 8
-# Wavefronts that are tried; the others differ from these by less than data tell.
+# Wavefronts that are tried; the data hardly distinguish the others from these.
 _WAVEFRONTS = ("spherical", "spherical_phase", "parabolic")
 
 #: Steering vectors [P, N] at (u, w, 1/r) [P, 3], for element positions [N, 3] and a wavefront.

@@ -14,7 +14,9 @@ class Estimate(NamedTuple):
     azimuth: Float[Array, "... K"]  #: [rad]; padding 0
     elevation: Float[Array, "... K"]  #: [rad]; padding 0
     source_range: Float[Array, "... K"]  #: [m]; infinity is a plane wave; padding infinity
-    power: Float[Array, "... K"]  #: mean ``|g_k s_k|^2`` over the snapshots; padding 0
+    #: Mean ``|g_k s_k|^2`` over the snapshots, of steering vectors with norm 1 in the far field;
+    #: padding 0.
+    power: Float[Array, "... K"]
     num_sources: Int[Array, "..."]
     #: Of (azimuth, elevation, range), the Cramer-Rao bound at the estimate [rad^2, rad m, m^2]:
     #: infinite on the diagonal where the scene does not determine a parameter, and in padding.

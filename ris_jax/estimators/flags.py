@@ -90,7 +90,8 @@ _SENTENCES = {
     Flag.ELEMENT_ORDER: "the data fit better with rows and columns of the element positions "
     "swapped",
     Flag.ELEMENT_PLANE: "the data fit better with the elements in the x-y plane",
-    Flag.WAVEFRONT: "the data fit better with another wavefront",
+    Flag.WAVEFRONT: "the data fit better with another wavefront (spherical, spherical_phase or "
+    "parabolic)",
     Flag.OUTSIDE_LIMITS: "a source outside the search limits explains the data better: widen the "
     "limits",
 }

@@ -26,6 +26,7 @@ class Atoms(NamedTuple):
 
     points: Float[Array, "G 3"]  # (u, w, 1/r), 1/r fastest
     vectors: Complex[Array, "G N"]  # of norm one; zero beyond the horizon
+    squared_norms: Float[Array, "G"]  # before they were made so, see `arrays.squared_norm`
     shape: tuple[int, int, int]
 
 
@@ -37,14 +38,15 @@ def atoms_of(
     wavelength: float,
     wavefront: config_lib.Wavefront,
 ) -> Atoms:
-    """The steering vectors at the points of a region's grid.
+    """Unit-norm steering vectors at the points of a region's grid.
 
     Args:
       positions: [N, 3] float [m].
       region: where sources may be.
       grid: cells in u, w and 1/r.
       wavelength: [m].
-      wavefront: spherical, fresnel, parabolic or planar; planar ones have a single 1/r of zero.
+      wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
+        planar ones have a single 1/r of zero.
 
     Raises:
       ValueError: a grid without cells.
@@ -63,7 +65,9 @@ def atoms_of(
     vectors = arrays.steering_at(
         space.points, positions, wavelength=wavelength, wavefront=wavefront
     )
-    return Atoms(space.points, vectors * space.visible[:, None], space.shape)
+    norms = arrays.squared_norm(space.points, positions, wavefront=wavefront)
+    vectors = arrays.normalized(vectors) * space.visible[:, None]
+    return Atoms(space.points, vectors, norms, space.shape)
 
 
 def check(
@@ -113,5 +117,5 @@ def as_estimate(
     noise_variance: Float[Array, "B"],
 ) -> estimate.Estimate:
     """Sources at points of the grid; their power is the mean over the groups."""
-    power = jnp.mean(jnp.abs(amplitudes) ** 2, axis=1)
+    power = jnp.mean(jnp.abs(amplitudes) ** 2, axis=1) / atoms.squared_norms[indices]
     return estimate.without_error_bars(atoms.points[indices], power, active, noise_variance)

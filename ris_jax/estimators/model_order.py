@@ -20,17 +20,18 @@ DEFAULT_FALSE_ALARM_RATE = config_lib.DEFAULT_FALSE_ALARM_RATE
 
 
 def metric_tensor(jets: Complex[Array, "... 4 N"]) -> Float[Array, "... 3 3"]:
-    r"""How fast a steering vector turns away from itself.
+    r"""How fast a steering vector turns away from itself, whatever its norm.
 
-    .. math:: g_{ij} = \mathrm{Re}\{\partial_i a^H (I - a a^H)\,\partial_j a\},\quad \|a\| = 1
+    .. math:: g_{ij} = \mathrm{Re}\{\partial_i a^H (I - a a^H / \|a\|^2)\,\partial_j a\} / \|a\|^2
 
     Args:
       jets: [..., 4, N] steering vectors and derivatives, see `arrays.steering_jet`.
     """
     vector, slopes = jets[..., :1, :], jets[..., 1:, :]
-    along = jnp.sum(vector.conj() * slopes, axis=-1)
-    across = slopes - along[..., None] * vector
-    return jnp.einsum("...in,...jn->...ij", across.conj(), across).real
+    square = jnp.sum(vector.real**2 + vector.imag**2, axis=-1, keepdims=True)
+    along = jnp.sum(vector.conj() * slopes, axis=-1, keepdims=True)
+    across = slopes - along / square * vector
+    return jnp.einsum("...in,...jn->...ij", across.conj(), across).real / square
 
 
 def intrinsic_volumes(

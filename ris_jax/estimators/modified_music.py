@@ -28,11 +28,12 @@ entry of it, or the determinant; all are infinite at the same places):
 
 .. math:: \mathrm{tr}\,(I - W^HW)^{-1}
 
-**What they ask for.** Fresnel waves (exact ones leave odd orders beyond the first in the pairs,
-which biases near sources), a centred grid, and sources whose signals are uncorrelated. Where these
-are constant, the covariance has rank one and its anti-diagonal has cross terms; then the covariance
-is smoothed over sub-surfaces first (`ris_jax.estimators.smoothing`), at the price of aperture and
-of a blur, as a source is seen under another angle from each sub-surface.
+**What they ask for.** Fresnel waves (exact ones leave odd orders beyond the first in the pairs, and
+their amplitudes are not symmetric; both bias near sources), a centred grid, and sources whose
+signals are uncorrelated. Where these are constant, the covariance has rank one and its
+anti-diagonal has cross terms; then the covariance is smoothed over sub-surfaces first
+(`ris_jax.estimators.smoothing`), at the price of aperture and of a blur, as a source is seen under
+another angle from each sub-surface.
 
 Directions repeat themselves with the period :math:`\lambda/2d`. The papers space elements by a
 quarter of a wavelength, or narrow the field of view; here, of the directions of a period that are
@@ -84,7 +85,9 @@ class _Aperture(NamedTuple):
 class _Setting:
     """What all scenes of a call share."""
 
-    vectors: Callable[[Float[Array, "... 3"]], Complex[Array, "... N"]]  # of (u, w, 1/r)
+    vectors: Callable[
+        [Float[Array, "... 3"]], Complex[Array, "... N"]
+    ]  # of norm one, at (u, w, 1/r)
     lower: Float[Array, "3"]  # limits of (u, w, 1/r)
     upper: Float[Array, "3"]
     period: grids.SearchSpace  # grid of directions
@@ -176,9 +179,10 @@ def _setting_of(positions, layout, wavelength, wavefront, max_sources, region, g
     # The ends of the region are ranges, too: infinity is one.
     ranges = jnp.linspace(space.lower[2], space.upper[2], space.shape[2])
 
-    vectors = functools.partial(
-        arrays.steering_at, positions=positions, wavelength=wavelength, wavefront=wavefront
-    )
+    def vectors(points):
+        found = arrays.steering_at(points, positions, wavelength=wavelength, wavefront=wavefront)
+        return arrays.normalized(found)
+
     return _Setting(
         vectors, space.lower, space.upper, period, ranges,
         aliases(region, layout, wavelength), max_sources,
@@ -240,6 +244,9 @@ def _search(
         # Of the energy of a unit-norm steering vector a sub-surface has its share of the elements.
         unit_power = unit * len(positions) / len(aperture.positions)
         power = subspace.least_squares_powers(peaks.vectors, peaks.active, aperture.factor)
+        power = power / arrays.squared_norm(
+            peaks.coordinates, aperture.positions, wavefront=wavefront
+        )
         return estimate.without_error_bars(
             peaks.coordinates, unit_power[:, None] * power, peaks.active, unit * covariance.loading
         )

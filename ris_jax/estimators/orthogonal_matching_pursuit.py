@@ -81,7 +81,8 @@ def orthogonal_matching_pursuit(
       num_sources: [B] int, columns to choose.
       positions: [N, 3] float [m].
       wavelength: [m].
-      wavefront: spherical, fresnel, parabolic or planar; planar ones have no range: infinity.
+      wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
+        planar ones have no range: infinity.
       source_signal: "constant" fits an amplitude for all snapshots, "independent" one for each.
       max_sources: K, the width of the result.
       region: where to search.

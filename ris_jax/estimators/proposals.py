@@ -61,9 +61,8 @@ class Grid:
         vectors = arrays.steering_at(
             points, self.positions, wavelength=self.wavelength, wavefront=self.wavefront
         )
-        norm = jnp.sqrt(jnp.sum(vectors.real**2 + vectors.imag**2, axis=1))
-        scale = grids.visible(points) / norm
-        return linear.parts((vectors.conj() * scale[:, None]).T)
+        conjugates = arrays.normalized(vectors).conj() * grids.visible(points)[:, None]
+        return linear.parts(conjugates.T)
 
     @property
     def conjugates(self) -> Complex[Array, "G N"]:

@@ -157,7 +157,8 @@ def sparse_bayesian_learning(
       num_sources: [B] int, peaks wanted.
       positions: [N, 3] float [m].
       wavelength: [m].
-      wavefront: spherical, fresnel, parabolic or planar; planar ones have no range: infinity.
+      wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
+        planar ones have no range: infinity.
       source_signal: "constant" has an amplitude for all snapshots, "independent" one for each.
       max_sources: K, the width of the result.
       region: where to search.

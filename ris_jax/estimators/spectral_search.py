@@ -46,7 +46,7 @@ class Peaks(NamedTuple):
     """Sources of one scene or a batch, best first; those that are not active are padding."""
 
     coordinates: Float[Array, "... K 3"]
-    vectors: Complex[Array, "... K N"]
+    vectors: Complex[Array, "... K N"]  # of norm one
     unexplained: Float[Array, "... K"]
     active: Float[Array, "... K"]
 
@@ -76,7 +76,7 @@ class _Setting:
     lower: Float[Array, "3"]  # limits of (u, w, 1/r)
     upper: Float[Array, "3"]
     points: Float[Array, "G 3"]
-    conjugates: Complex[Array, "G N"]  # of the steering vectors
+    conjugates: Complex[Array, "G N"]  # of the unit-norm steering vectors
     visible: Bool[Array, "G"]  # above the horizon
     shape: tuple[int, int, int]
     max_sources: int
@@ -96,10 +96,11 @@ def _evaluate(ridge, jet, point):
     """What a scene's covariance leaves of the steering vector at a point.
 
     The ridge regression's own residual, a sum of squares, keeps the digits that ``1 - explained``
-    loses at a peak. Slopes are freed of their part along the vector, a turn of its phase that
-    means nothing.
+    loses at a peak. The vector is taken at norm one. Slopes are freed of their part along it: a
+    turn of its phase and a change of its norm, which mean nothing.
     """
-    vector, slopes = jnp.split(jet(point), [1])
+    jets = jet(point)
+    vector, slopes = jnp.split(jets * jax.lax.rsqrt(jnp.sum(jnp.abs(jets[0]) ** 2)), [1])
     slopes = slopes - jnp.sum(vector.conj() * slopes, axis=-1, keepdims=True) * vector
     rows = jnp.concatenate([vector, slopes])
     solution = rows @ ridge.factor.conj() @ ridge.inverse.T
@@ -191,7 +192,7 @@ def search(
       num_sources: [B] int, peaks wanted.
       positions: [N, 3] float [m].
       wavelength: [m].
-      wavefront: spherical, fresnel, parabolic or planar; see `grids.search_space`.
+      wavefront: spherical, spherical_phase, fresnel, parabolic or planar; see `grids.search_space`.
       max_sources: K, the width of the result.
       region: where to search.
       grid: cells in u, w and 1/r; at least `least_cells` in u and w.
@@ -208,7 +209,7 @@ def search(
         lower=space.lower,
         upper=space.upper,
         points=space.points,
-        conjugates=vectors.conj(),
+        conjugates=arrays.normalized(vectors).conj(),
         visible=space.visible,
         shape=space.shape,
         max_sources=max_sources,

@@ -1,7 +1,7 @@
 r"""MUSIC and MVDR in (u, w, 1/r), on any covariance that is given by a factor.
 
 Both ask how much of a steering vector the covariance :math:`R = FF^H + \epsilon I` leaves
-unexplained (a of norm one). It is the least of a ridge regression,
+unexplained (a scaled to norm one). It is the least of a ridge regression,
 
 .. math:: \nu(a) = \min_x \|a - Fx\|^2 + \lambda\|x\|^2 = 1 - a^H F Q F^H a,\quad x = Q F^H a
 
@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Int
 
+from ris_jax import arrays, linear
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
-from ris_jax import linear
 from ris_jax.estimators import estimate, grids, spectral_search
 
 _EVERYWHERE = grids.SearchRegion()
@@ -104,7 +104,7 @@ def _unexplained(
     ridge: spectral_search.Ridge, steering: Complex[Array, "G N"]
 ) -> Float[Array, "... G"]:
     """The share of each steering vector that the covariance leaves, within rounding of (0, 1]."""
-    inner = steering.conj() @ ridge.factor
+    inner = arrays.normalized(steering).conj() @ ridge.factor
     return jnp.maximum(1.0 - spectral_search.explained(ridge, inner), spectral_search.ROUNDING)
 
 
@@ -116,7 +116,7 @@ def music_spectrum(
     Args:
       covariance: factor [..., N, r]; its loading changes nothing.
       rank: [...] int, dimension of the signal subspace; what the factor does not hold is left out.
-      steering: [G, N] complex, unit norm.
+      steering: [G, N] complex, any norm.
 
     Returns:
       [..., G], at least 1 up to rounding.
@@ -133,7 +133,7 @@ def mvdr_spectrum(
     Args:
       covariance: factor [..., N, r]. A loading below 1e-5 of the mean power is raised to it, so
         that R can be inverted.
-      steering: [G, N] complex, unit norm.
+      steering: [G, N] complex, any norm; the spectrum is that of the unit-norm vectors.
 
     Returns:
       [..., G], in the units of the covariance.
@@ -214,7 +214,8 @@ def _sources_at_peaks(
         peaks = spectral_search.search(
             ridge, num_sources, positions, max_sources=max_sources, grid=grid, **where
         )
-        power = unit[:, None] * power_of(peaks, ridge)
+        norms = arrays.squared_norm(peaks.coordinates, positions, wavefront=where["wavefront"])
+        power = unit[:, None] * power_of(peaks, ridge) / norms
         return estimate.without_error_bars(
             peaks.coordinates, power, peaks.active, unit * covariance.loading
         )
@@ -239,7 +240,8 @@ def music(
       num_sources: [B] int, dimension of the signal subspace and number of peaks wanted.
       positions: [N, 3] float [m].
       wavelength: [m].
-      wavefront: spherical, fresnel, parabolic or planar; planar ones have no range: infinity.
+      wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
+        planar ones have no range: infinity.
       max_sources: K, the width of the result.
       region: where to search.
       grid: cells in u, w and 1/r, of which u and w have K + 3 or more; None derives them from the

@@ -28,9 +28,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Complex, Float, Int
 
+from ris_jax import arrays, losses, scenes
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
-from ris_jax import losses, scenes
 from ris_jax import measurement as measurement_lib
 from ris_jax.estimators import differentiable_music, subspace
 from ris_jax.models import situation
@@ -222,7 +222,7 @@ def peaks_of(
             factor,
             count,
             around.grid,
-            lambda points: setting.jet(points)[:, 0],
+            lambda points: arrays.normalized(setting.jet(points)[:, 0]),
             (setting.lower, setting.upper),
             config.scene.max_sources,
         )

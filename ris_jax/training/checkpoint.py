@@ -148,7 +148,7 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(_arrays(state)),
             progress=ocp.args.JsonSave(progress),
-            config=ocp.args.JsonSave(config_lib.to_dict(state.config)),
+            config=ocp.args.JsonSave(config_lib.to_stored(state.config)),
         )
         try:
             with _one_report_of_failure():
@@ -217,7 +217,7 @@ class Checkpoints:
             return None, problem
         items = self._read(epoch, config=ocp.args.JsonRestore(), progress=ocp.args.JsonRestore())
         try:
-            saved_config = config_lib.from_dict(items.config)
+            saved_config = config_lib.from_stored(items.config)
         except config_lib.ConfigError as error:
             raise errors.RunError(
                 f"{self._named(epoch)} in {self._root} is whole but of another version or "

@@ -17,6 +17,15 @@ Objective = Literal["val_nmse", "val_loss", "val_count_accuracy"]
 Pruner = Literal["median", "none"]
 
 
+def in_present_terms(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return `Plan.to_dict` of an earlier version as this one writes it, where it can be read."""
+    try:
+        base = config_lib.from_stored(stored["base"])
+    except (KeyError, config_lib.ConfigError):
+        return stored
+    return stored | {"base": config_lib.to_stored(base)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """A search."""
@@ -51,7 +60,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        plain["base"] = config_lib.to_dict(self.base)
+        plain["base"] = config_lib.to_stored(self.base)
         plain["space"] = space_lib.to_dict(self.space)
         return json.loads(json.dumps(plain))
 

@@ -125,7 +125,7 @@ def _study(
                 f"--study: {plan.study!r} in {shown(url)} was not made by `tune`; need another name"
             )
         study.set_user_attr(_PLAN, plan.to_dict())
-    there = study.user_attrs[_PLAN]
+    there = plan_lib.in_present_terms(study.user_attrs[_PLAN])
     if there != plan.to_dict():
         raise config_lib.ConfigError(
             f"study {plan.study!r} in {shown(url)} is another search; here: "

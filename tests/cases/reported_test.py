@@ -62,6 +62,30 @@ class TestSurface:
         lines = [line for line in printed.splitlines() if not line.startswith("compiled in")]
         assert len(lines) == 3  # what it does, the count and the file
 
+    def test_near_field_amplitude(self, capsys, tmp_path):
+        """Close to the surface the wave weakens over it; no false source, no flag."""
+        sources = [[[20, 10, source_range]] for source_range in (1, 2, 3, 3)]
+        recording = simulator.through_surface(sources, seed=1, snr_db=25.0)
+        status, rows, _, err = run(
+            capsys, tmp_path, recording.file(snr_db=np.full(4, 25.0)), "--range_max=10"
+        )
+        assert (status, err) == (0, "")
+        assert_places(rows, recording.sources)
+        assert flags_of(rows) == {scene: [] for scene in "0123"}
+
+    def test_equal_modulus(self, capsys, tmp_path):
+        """Data of a simulator without that amplitude: named, and right if it is said."""
+        sources = [[[20, 10, source_range]] for source_range in (1, 1.2, 1.4, 1.6)]
+        recording = simulator.through_surface(
+            sources, seed=1, snr_db=25.0, wave=simulator.spherical_phase
+        )
+        _, rows, printed, _ = run(capsys, tmp_path, recording.file(), "--max_sources=1")
+        assert all("wavefront" in flags for flags in flags_of(rows).values())
+        assert "spherical_phase" in printed
+        _, rows, _, _ = run(capsys, tmp_path, recording.file(), "--wavefront=spherical_phase")
+        assert_places(rows, recording.sources)
+        assert flags_of(rows) == {scene: [] for scene in "0123"}
+
     def test_outside_the_view(self, capsys, tmp_path):
         sources = [[[75, 0, 3]], [[68, 5, 3]], [[10, 5, 0.3]], [[20, 10, 2]]]
         recording = simulator.through_surface(sources)

@@ -35,7 +35,15 @@ def directions(sources):
 
 
 def spherical(positions, sources, wavelength):
-    """Rows: spherical waves with phase 0 at the origin, unit norm and equal modulus."""
+    """Rows: spherical waves with phase 0 at the origin; they weaken as 1/distance."""
+    far = sources[:, 2:]
+    places = far * directions(sources)
+    distance = np.linalg.norm(places[:, None] - positions, axis=-1)
+    return far / distance * spherical_phase(positions, sources, wavelength)
+
+
+def spherical_phase(positions, sources, wavelength):
+    """Rows: the phases of spherical waves, unit norm and equal modulus."""
     far = sources[:, 2:]
     places = far * directions(sources)
     distance = np.linalg.norm(places[:, None] - positions, axis=-1)

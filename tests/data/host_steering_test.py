@@ -20,6 +20,8 @@ def _places():
 def test_is_that_of_the_package(wavefront):
     positions = np.random.default_rng(1).uniform(-0.5, 0.5, (7, 3))
     points = host_steering.coordinates_of(*_places())
+    points[0] = [0.6, 0.0, 2.0]  # 0.1 m from the last element
+    positions[-1] = [0.4, 0.0, 0.4]
     options = {"wavelength": 0.3, "wavefront": wavefront}
     found = host_steering.steering(points, positions, **options)
     expected = arrays.steering_at(points.astype("f4"), positions.astype("f4"), **options)

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from ris_jax import config as config_lib
 from ris_jax import errors
 from ris_jax.data import record_writer, records
 
@@ -34,6 +35,30 @@ def test_round_trip(folder, small_config):
     assert (index.num_scenes("train"), index.num_scenes("test")) == (5, 0)
     records.write_index(folder, index)
     assert records.read_index(folder) == index
+
+
+def test_records_of_version_1_keep_their_meaning(folder, small_config):
+    """Their spherical waves have the same modulus on all elements."""
+    new = records.require_index(folder)
+    assert new.config["system"]["wavefront"] == "spherical"
+    _rewrite(folder, version=1)
+    old = records.require_index(folder)
+    assert records.configuration(old).system.wavefront == "spherical_phase"
+    # Runs that use them can be resumed: their identity is what version 1 computed.
+    assert records.identity(old, old.shards) == records.identity(new, new.shards)
+    with (
+        pytest.raises(
+            config_lib.ConfigError,
+            match=r"system\.wavefront='spherical' \(there 'spherical_phase'\)",
+        ),
+        record_writer.writing(folder, small_config, {"command": "test"}),
+    ):
+        pass
+    same = config_lib.override(small_config, {"system.wavefront": "spherical_phase"})
+    with record_writer.writing(folder, same, {"command": "test"}) as writer:
+        writer.finish()
+    assert json.loads((folder / "index.json").read_text())["version"] == 2
+    assert records.require_index(folder) == old
 
 
 @pytest.mark.parametrize(
@@ -78,7 +103,7 @@ def test_every_flipped_bit_of_the_index_is_noticed(folder):
         (b"[" * 100_000, "damaged: not JSON"),
         (b"[1]", "format: need 'ris_jax records'; got 'list'"),
         (b'{"format": "tfds"}', "format: need 'ris_jax records'; got 'tfds'"),
-        (b'{"format": "ris_jax records", "version": 9}', "version: need 1; got 9"),
+        (b'{"format": "ris_jax records", "version": 9}', "version: need 2; got 9"),
         (b'{"format": "ris_jax records", "version": 1}', "damaged: its content"),
     ],
 )

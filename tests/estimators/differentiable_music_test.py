@@ -22,13 +22,14 @@ TRUTH = np.array([[-0.41, 0.13, 0.9], [0.37, -0.22, 0.35], [0.05, 0.31, 1.6]])
 
 
 def steering(points):
-    """[P, N] in the precision of the points."""
-    return arrays.steering(
+    """Unit-norm vectors [P, N] in the precision of the points."""
+    vectors = arrays.steering(
         arrays.unit_from_cosines(points[:, 0], points[:, 1]),
         points[:, 2],
         jnp.asarray(POSITIONS, points.dtype),
         wavelength=WAVELENGTH,
     )
+    return arrays.normalized(vectors)
 
 
 @functools.cache

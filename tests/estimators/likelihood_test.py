@@ -47,13 +47,13 @@ def case(seed=0):
 
 
 def steering(made, points):
-    """exp(-j k (|p - q| - r)) / sqrt(N), [N, K], in NumPy."""
+    """r / |p - q| exp(-j k (|p - q| - r)) / sqrt(N), [N, K], in NumPy."""
     u, w, inverse_range = points.T
     unit = np.stack([u, w, np.sqrt(1 - u**2 - w**2)], axis=-1)
     places = unit / inverse_range[:, None]
     distance = np.linalg.norm(places[None] - made.positions[:, None], axis=-1)
     phase = -2 * np.pi / WAVELENGTH * (distance - 1 / inverse_range)
-    return np.exp(1j * phase) / np.sqrt(ELEMENTS)
+    return np.exp(1j * phase) / (distance * inverse_range) / np.sqrt(ELEMENTS)
 
 
 def snapshot_images(made, points):

@@ -41,18 +41,19 @@ def complex_normal(random, *shape):
 
 
 def steering(points, wavefront="spherical"):
-    """exp(-j k difference of paths) / sqrt(N), [..., N], in NumPy."""
+    """exp(-j k difference of paths) / sqrt(N), spherical over d / r; [..., N], in NumPy."""
     u, w, rho = np.moveaxis(np.asarray(points, float), -1, 0)[..., None]
     x, y, _ = POSITIONS.T
     along, square = u * x + w * y, x**2 + y**2
+    distance = np.sqrt(1 - 2 * rho * along + rho**2 * square)
+    amplitude = 1 / distance if wavefront == "spherical" else 1.0
     path = {
-        "spherical": (rho * square - 2 * along)
-        / (np.sqrt(1 - 2 * rho * along + rho**2 * square) + 1),
+        "spherical": (rho * square - 2 * along) / (distance + 1),
         "fresnel": -along + 0.5 * rho * (square - along**2),
         "parabolic": -along + 0.5 * rho * square,
         "planar": -along + 0 * rho,
     }[wavefront]
-    return np.exp(-2j * np.pi / WAVELENGTH * path) / np.sqrt(ELEMENTS)
+    return amplitude * np.exp(-2j * np.pi / WAVELENGTH * path) / np.sqrt(ELEMENTS)
 
 
 def draw(seed, num_sources, equal=True, nearest=0.55):

@@ -28,7 +28,7 @@ statistic = jax.jit(model_order.statistic, static_argnames=("samples", "amplitud
 
 
 class MetricTest(parameterized.TestCase):
-    @parameterized.parameters("spherical", "fresnel", "parabolic", "planar")
+    @parameterized.parameters("spherical", "spherical_phase", "fresnel", "parabolic", "planar")
     def test_linear_array(self, wavefront):
         """At boresight the phases are k x u and -k x^2 / 2r: their covariances over the array."""
         x = np.array([-0.4, -0.1, 0.05, 0.3, 0.45])
@@ -48,7 +48,7 @@ class MetricTest(parameterized.TestCase):
         np.testing.assert_allclose(found, np.broadcast_to(wanted, (5, 3, 3)), rtol=1e-3, atol=1e-3)
 
     def test_is_the_loss_of_correlation(self):
-        """1 - |a(p)^H a(p + d)|^2 = d^T g d + O(d^3), in float64."""
+        """1 - |a(p)^H a(p + d)|^2 = d^T g d + O(d^3) for unit vectors, in float64."""
         with jax.enable_x64(True):
             random = np.random.default_rng(1)
             positions = jnp.asarray(random.uniform(-0.4, 0.4, (8, 3)))
@@ -59,6 +59,8 @@ class MetricTest(parameterized.TestCase):
                 points, positions
             )
             vectors = np.asarray(jets)[:, 0]
+            self.assertGreater(np.abs(np.linalg.norm(vectors, axis=1) - 1).min(), 5e-4)
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         lost = 1 - np.abs(vectors[1:].conj() @ vectors[0]) ** 2
         np.testing.assert_allclose(lost.mean(), move @ metric @ move, rtol=1e-4)
 
@@ -133,10 +135,10 @@ class FalseAlarmTest(parameterized.TestCase):
         unit = np.stack([u, w, np.sqrt(1 - u**2 - w**2)], axis=-1)
         relative = unit - inverse_range[:, None] * positions[:, None]  # |p - q| / r, [N, G, 3]
         square = np.sum(positions**2, axis=1)[:, None]
-        path = (inverse_range * square - 2 * positions @ unit.T) / (
-            np.linalg.norm(relative, axis=-1) + 1
-        )
-        vectors = (np.exp(-1j * WAVENUMBER * path) / 4).astype("c8")
+        distance = np.linalg.norm(relative, axis=-1)
+        path = (inverse_range * square - 2 * positions @ unit.T) / (distance + 1)
+        vectors = np.exp(-1j * WAVENUMBER * path) / distance
+        vectors = (vectors / np.linalg.norm(vectors, axis=0)).astype("c8")
         random = np.random.default_rng(4)
         highest = np.empty(draws)
         for first in range(0, draws, 1000):

@@ -33,7 +33,8 @@ def on_the_grid(signal, wavefront="spherical", seed=0):
     """Noiseless scenes of one to three sources at grid points that are not neighbours."""
     random = np.random.default_rng(seed)
     atoms = grid_dictionary.atoms_of(POSITIONS, REGION, GRID, wavelength=0.3, wavefront=wavefront)
-    vectors, points = np.asarray(atoms.vectors), np.asarray(atoms.points)
+    points = np.asarray(atoms.points)
+    vectors = np.asarray(atoms.vectors * jnp.sqrt(atoms.squared_norms)[:, None])
     cube = np.arange(len(points)).reshape(atoms.shape)
     snapshots, antennas, elements = 12, 10, ROWS * COLUMNS
     channel = complex_normal(random, BATCH, antennas, elements)

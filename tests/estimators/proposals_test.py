@@ -26,14 +26,17 @@ def complex_normal(random, *shape):
 
 
 def steering(points):
-    """exp(-j k (|p - q| - r)) / sqrt(N), [..., N], in NumPy."""
+    """r / |p - q| exp(-j k (|p - q| - r)) / sqrt(N), [..., N], in NumPy."""
     u, w, inverse_range = np.moveaxis(points, -1, 0)
     inverse_range = np.maximum(inverse_range, 1e-6)  # of a plane wave
+    square = u**2 + w**2  # below the horizon: just above it
+    shrink = np.sqrt(np.minimum(1.0, (1.0 - 1e-6) / np.maximum(square, 1e-6)))
+    u, w = u * shrink, w * shrink
     unit = np.stack([u, w, np.sqrt(1 - u**2 - w**2)], axis=-1)
     places = unit / inverse_range[..., None]
     distance = np.linalg.norm(places[..., None, :] - POSITIONS, axis=-1)
     phase = -2 * np.pi / WAVELENGTH * (distance - 1 / inverse_range[..., None])
-    return np.exp(1j * phase) / np.sqrt(ELEMENTS)
+    return np.exp(1j * phase) / (distance * inverse_range[..., None]) / np.sqrt(ELEMENTS)
 
 
 def observe(points, source_signal, seed=0, noise_variance=0.0):

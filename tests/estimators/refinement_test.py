@@ -28,14 +28,14 @@ def complex_normal(random, *shape):
 
 
 def steering(points):
-    """exp(-j k (|p - q| - r)) / sqrt(N), [K, N], in NumPy."""
+    """r / |p - q| exp(-j k (|p - q| - r)) / sqrt(N), [K, N], in NumPy."""
     u, w, inverse_range = points.T
     inverse_range = np.maximum(inverse_range, 1e-6)  # of a plane wave
     unit = np.stack([u, w, np.sqrt(1 - u**2 - w**2)], axis=-1)
     places = unit / inverse_range[:, None]
     distance = np.linalg.norm(places[:, None] - POSITIONS, axis=-1)
     phase = -2 * np.pi / WAVELENGTH * (distance - 1 / inverse_range[:, None])
-    return np.exp(1j * phase) / np.sqrt(ELEMENTS)
+    return np.exp(1j * phase) / (distance * inverse_range[:, None]) / np.sqrt(ELEMENTS)
 
 
 @functools.cache

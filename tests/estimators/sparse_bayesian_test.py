@@ -91,7 +91,8 @@ def on_the_grid(signal, snapshots, antennas):
     atoms = grid_dictionary.atoms_of(
         POSITIONS, grids.SearchRegion(), GRID, wavelength=0.3, wavefront="spherical"
     )
-    vectors, points = np.asarray(atoms.vectors), np.asarray(atoms.points)
+    points = np.asarray(atoms.points)
+    vectors = np.asarray(atoms.vectors * jnp.sqrt(atoms.squared_norms)[:, None])
     cube = np.arange(len(points)).reshape(atoms.shape)
     channel = complex_normal(random, BATCH, antennas, ROWS * COLUMNS)
     codes = np.exp(2j * np.pi * random.random((BATCH, snapshots, ROWS * COLUMNS))).astype("c8")

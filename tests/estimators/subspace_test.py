@@ -97,9 +97,10 @@ def complex_normal(*shape, seed=0):
 
 
 def steering_grid():
+    """Unit-norm steering vectors of a grid, and its points."""
     points = grids.grid_points(REGION, (9, 5, 3))
     points = points[np.sum(points[:, :2] ** 2, axis=1) < 1]
-    return np.asarray(jax.jit(jets)(points))[:, 0], points
+    return np.asarray(arrays.normalized(jax.jit(jets)(points)[:, 0])), points
 
 
 def jets(points):

@@ -113,6 +113,7 @@ class PredictionTest(parameterized.TestCase):
             radius = 1 / np.maximum(rho, 1e-6)[:, None]  # of a plane wave
             distance = np.linalg.norm((radius * unit)[:, None] - positions, axis=-1)
             vectors = np.exp(-2j * np.pi / 0.3 * (distance - radius)) / 4.0  # [K, N]
+            vectors *= radius / distance
             operator = np.einsum(
                 "mn,ln->lmn", np.asarray(batch.channel[index]), np.asarray(batch.codes[index])
             ).reshape(-1, 16)

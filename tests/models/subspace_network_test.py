@@ -129,6 +129,8 @@ def test_serves_its_own_array_only(config, state, batch):
     found = localization.localize(batch.measurement, positions, estimator="auto", **options)
     by_music = localization.localize(batch.measurement, positions, estimator="music", **options)
     chex.assert_trees_all_equal(found, by_music)
+    phases = options | {"wavefront": "spherical_phase"}  # near enough to be served
+    localization.localize(batch.measurement, positions, estimator="auto", **phases)
     refused = {
         "positions: need the 25 of its training": {"positions": positions[:, [1, 0, 2]] * 1.5},
         "wavelength: need 0.3": {"wavelength": 0.2},

@@ -374,6 +374,13 @@ class TestConfigFile:
         assert checkpoint.load_config(tmp_path) == config
         assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
+    def test_a_run_of_format_version_1_keeps_its_waves(self, config, tmp_path):
+        values = config_lib.to_dict(config)
+        assert values["system"]["wavefront"] == "spherical"
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        expected = config_lib.override(config, {"system.wavefront": "spherical_phase"})
+        assert checkpoint.load_config(tmp_path) == expected
+
     @pytest.mark.parametrize(
         ("content", "problem"),
         [

@@ -56,6 +56,21 @@ def test_a_study_is_made_once_and_found_again(tmp_path):
     assert not _open(tmp_path / "a.db", study="other").get_trials()
 
 
+def test_a_study_of_format_version_1_keeps_its_waves(tmp_path):
+    """It goes on with spherical_phase, and not with what is spherical now."""
+    phases = config_lib.override(config_lib.Config(), {"system.wavefront": "spherical_phase"})
+    stored = _plan().to_dict()
+    assert stored["base"].pop("format_version") == 2
+    assert plan_lib.in_present_terms(stored) == _plan(base=phases).to_dict()
+    study = _open(tmp_path / "a.db")
+    study.set_user_attr("ris_jax_plan", stored)
+    _open(tmp_path / "a.db", base=phases)
+    with pytest.raises(
+        config_lib.ConfigError, match=r"wavefront='spherical' \(there 'spherical_ph"
+    ):
+        _open(tmp_path / "a.db")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
