@@ -254,7 +254,7 @@ class OptimizerConfig:
     final_fraction: float = 0.01  #: of the peak, at the end of the cosine
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
-    accumulation: int = 1  #: microbatches an update
+    accumulation: int = 1  #: microbatches an update; the last update of an epoch may have fewer
     ema_decay: float = 0.999
     max_consecutive_nonfinite: int = 20
 
@@ -328,11 +328,10 @@ class Config:
         self._require_own_losses()
 
         training, accumulation = self.training, self.optimizer.accumulation
-        microbatches = training.epochs * training.steps_per_epoch
         _require(
-            accumulation <= microbatches,
+            accumulation <= training.steps_per_epoch,
             "optimizer.accumulation",
-            f"at most the microbatches of the run, {microbatches}",
+            f"at most steps_per_epoch={training.steps_per_epoch}",
             accumulation,
         )
         on_training = training.validate_on_training_scenes and training.fixed_scenes > 0
@@ -360,8 +359,8 @@ class Config:
     @property
     def total_updates(self) -> int:
         """Optimizer updates of a whole run, the schedule's length."""
-        microbatches = self.training.epochs * self.training.steps_per_epoch
-        return microbatches // self.optimizer.accumulation
+        windows = math.ceil(self.training.steps_per_epoch / self.optimizer.accumulation)
+        return self.training.epochs * windows
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -80,14 +80,20 @@ class Network:
         return self.opinion(observation, measurement.noise_variance)
 
     def refuses(self, config: config_lib.Config) -> str:
-        """Why it cannot serve the array of a configuration, by what differs; nothing if it can.
+        """Return why the network cannot serve a configuration; empty if it can.
 
-        A learned pursuit serves any. A subspace network stays before its own; antennas and codes
-        may be others. `spherical` and `spherical_phase` have the same phases and count as one.
+        A learned pursuit serves any array with the source signal of its training. A subspace
+        network serves its own array only; antennas and codes may differ. `spherical` and
+        `spherical_phase` have the same phases and count as one.
         """
-        if self.config.model.architecture != "subspace_network":
-            return ""
         own, given = self.config.system, config.system
+        if self.config.model.architecture != "subspace_network":
+            if own.source_signal == given.source_signal:
+                return ""
+            return (
+                f"source_signal: need {own.source_signal}, which is what the network was trained "
+                f"for; got {given.source_signal}"
+            )
         with jax.ensure_compile_time_eval():
             places = [np.asarray(arrays.element_positions(system)) for system in (own, given)]
         same_places = places[0].shape == places[1].shape and np.allclose(*places, atol=1e-6)
@@ -134,7 +140,8 @@ class Network:
           source_signal: whether the sources sent the same in all snapshots.
 
         Raises:
-          ConfigError: a subspace network, and the array, its waves or the signals are others.
+          ConfigError: the signals are others than in training; or, for a subspace network, the
+            array or its waves.
         """
         system = self.config.system
         _, snapshots, antennas = measurement.snapshots.shape

@@ -162,9 +162,9 @@ class PropertiesTest(parameterized.TestCase):
         system = config_lib.SystemConfig(element_positions=POSITIONS, num_snapshots=2)
         self.assertEqual(system.num_elements, 2)
 
-    @parameterized.parameters((10, 1, 30), (10, 4, 7), (1, 3, 1))
+    @parameterized.parameters((10, 1, 30), (10, 4, 9), (7, 4, 6), (3, 3, 3))
     def test_total_updates(self, steps, accumulation, updates):
-        """3 epochs of `steps` microbatches; a last window that is not full makes no update."""
+        """3 epochs of `steps` microbatches; a partial window at an epoch's end is an update."""
         config = config_lib.override(
             config_lib.Config(),
             {
@@ -177,7 +177,7 @@ class PropertiesTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ({"training.epochs": 1, "training.steps_per_epoch": 3, "optimizer.accumulation": 4},
-         "optimizer.accumulation: need at most the microbatches of the run, 3; got 4"),
+         "optimizer.accumulation: need at most steps_per_epoch=3; got 4"),
         ({"training.fixed_scenes": 64, "training.validate_on_training_scenes": True},
          "training.validation_scenes: need at most fixed_scenes=64"),
         ({"loss.count": 10**400}, "loss.count: need a finite number"),

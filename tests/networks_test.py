@@ -13,7 +13,7 @@ from absl.testing import absltest, parameterized
 
 from ris_jax import arrays, metrics, networks, scenes
 from ris_jax import config as config_lib
-from ris_jax.estimators import localization
+from ris_jax.estimators import flags, localization
 from ris_jax.training import evaluation
 from ris_jax.training import state as state_lib
 
@@ -21,6 +21,19 @@ WEIGHTS = pathlib.Path(networks.__file__).parent / "weights"
 CONFIG = config_lib.Config()
 POSITIONS = np.asarray(arrays.element_positions(CONFIG.system))
 SCENES = 64
+# Compiles in seconds.
+_SMALL = {
+    "system.rows": 4,
+    "system.columns": 4,
+    "system.num_antennas": 4,
+    "system.num_snapshots": 6,
+    "model.rounds": 1,
+    "model.candidates": 4,
+    "model.iterations": 1,
+    "model.width": 16,
+    "model.depth": 1,
+    "model.num_heads": 2,
+}
 
 
 def draw(**changes):
@@ -222,6 +235,43 @@ class EstimatorTest(parameterized.TestCase):
         )
         detected = metrics.detection_rate(metrics.detection(found, scene.truth))
         self.assertGreater(detected, 0.9)
+
+    @parameterized.named_parameters(
+        ("constant", "independent", "constant", "network"),
+        ("independent", "constant", "independent", "network"),
+        ("auto", "constant", "independent", "auto"),
+        ("music", "constant", "independent", "music"),
+    )
+    def test_signals_it_was_not_trained_on(self, trained, signal, estimator):
+        """The search without the network takes its place, and every scene has the flag."""
+        config = config_lib.override(
+            CONFIG,
+            {"system.source_signal": trained, "scene.max_sources": 3} | _SMALL,
+        )
+        network = networks.Network(config, state_lib.create_train_state(config).params)
+        drawn = config_lib.override(config, {"system.source_signal": signal})
+        scene = jax.device_get(scenes.sample_scenes(jax.random.key(0), drawn, 8))
+        positions = np.asarray(arrays.element_positions(config.system))
+        options = {"source_signal": signal, "max_sources": 3, "check": False}
+        found = localize(
+            scene.measurement, positions, estimator=estimator, network=network, **options
+        )
+        alone = "music" if estimator == "music" else "maximum_likelihood"
+        expected = localize(scene.measurement, positions, estimator=alone, network=None, **options)
+        flag = flags.Flag.NETWORK_NOT_USED
+        self.assertTrue(np.all(found.flags & flag))
+        self.assertFalse(np.any(expected.flags & flag))
+        chex.assert_trees_all_equal(found._replace(flags=None), expected._replace(flags=None))
+
+    def test_signals_it_was_trained_on_raise_no_flag(self):
+        found = localize(draw().measurement, check=False)
+        self.assertFalse(np.any(found.flags & flags.Flag.NETWORK_NOT_USED))
+
+    def test_no_array_makes_it_serve_other_signals(self):
+        network = networks.load_pretrained("robust")
+        need = "source_signal: need constant, which is what the network was trained for"
+        with self.assertRaisesRegex(config_lib.ConfigError, need):
+            network.for_array(draw().measurement, POSITIONS, 0.3, "spherical", "independent")
 
     def test_network_wanted(self):
         with self.assertRaisesRegex(config_lib.ConfigError, "network: need one"):

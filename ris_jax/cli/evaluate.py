@@ -157,6 +157,7 @@ def _estimator_case() -> tuple[config_lib.Config, cases.Case]:
 
 
 def _evaluate_estimator() -> int:
+    from ris_jax.estimators import flags as flags_lib
     from ris_jax.estimators import localization
     from ris_jax.reports import localization_scores, provenance
 
@@ -180,6 +181,8 @@ def _evaluate_estimator() -> int:
             network=network,
             **case.options,
         )
+    for line in flags_lib.summary(estimate.flags, flags_lib.Flag.NETWORK_NOT_USED):
+        print(f"note: {line}")
     scores = localization_scores.score(
         estimate, case.truth, snr_db=case.snr_db, bound_covariance=case.bound
     )

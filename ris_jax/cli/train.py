@@ -48,7 +48,12 @@ settings.define_config(FLAGS)
 flags.DEFINE_integer("epochs", None, "epochs", flag_values=FLAGS)
 flags.DEFINE_integer("steps_per_epoch", None, "microbatches an epoch", flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", None, "scenes a microbatch", flag_values=FLAGS)
-flags.DEFINE_integer("accumulation", None, "microbatches an update", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "accumulation",
+    None,
+    "microbatches an update; the last update of an epoch is the mean of those left",
+    flag_values=FLAGS,
+)
 flags.DEFINE_float("learning_rate", None, "peak rate of the backbone", flag_values=FLAGS)
 flags.DEFINE_float("dropout", None, "dropout of the network", flag_values=FLAGS)
 flags.DEFINE_integer("seed", None, "root of all randomness", flag_values=FLAGS)

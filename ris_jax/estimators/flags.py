@@ -40,6 +40,7 @@ class Flag(enum.IntFlag):
     ELEMENT_PLANE = 1 << 23
     WAVEFRONT = 1 << 24
     OUTSIDE_LIMITS = 1 << 25
+    NETWORK_NOT_USED = 1 << 26
 
     @property
     def sentence(self) -> str:
@@ -48,7 +49,7 @@ class Flag(enum.IntFlag):
 
 
 #: Notes: the estimate is valid as it is.
-NOTES = Flag.NOT_CHECKED | Flag.CENTRED | Flag.UNDETERMINED
+NOTES = Flag.NOT_CHECKED | Flag.CENTRED | Flag.UNDETERMINED | Flag.NETWORK_NOT_USED
 
 _SENTENCES = {
     Flag.NOT_CHECKED: "the model check needs values and does not run inside jax.jit",
@@ -94,6 +95,8 @@ _SENTENCES = {
     "parabolic)",
     Flag.OUTSIDE_LIMITS: "a source outside the search limits explains the data better: widen the "
     "limits",
+    Flag.NETWORK_NOT_USED: "the network was trained on another source_signal than that of the "
+    "data: the search without a network took its place",
 }
 
 
@@ -102,11 +105,12 @@ def names(flags: int) -> list[str]:
     return [str(flag.name).lower() for flag in Flag if flags & flag]
 
 
-def summary(flags: Int[Any, "B"] | None) -> list[str]:
+def summary(flags: Int[Any, "B"] | None, among: Flag | None = None) -> list[str]:
     """One line for each flag that any scene has: number of scenes and the sentence.
 
     Args:
       flags: [B] bit masks, or None.
+      among: flags to list; all by default.
 
     Example:
       >>> summary(np.array([0, Flag.CENTRED]))[0].split(":")[0]
@@ -115,7 +119,8 @@ def summary(flags: Int[Any, "B"] | None) -> list[str]:
     if flags is None:
         return []
     values = np.atleast_1d(np.asarray(flags))
-    counts = {flag: int(np.count_nonzero(values & flag)) for flag in Flag}
+    listed = tuple(Flag) if among is None else tuple(among)
+    counts = {flag: int(np.count_nonzero(values & flag)) for flag in listed}
     return [
         f"{names(flag)[0]}, {count} of {values.size} scenes: {flag.sentence}"
         for flag, count in counts.items()

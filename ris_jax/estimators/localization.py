@@ -113,7 +113,9 @@ def localize(
       region: where to look; by default that of `grids.SearchRegion`. A network looks where it was
         trained to.
       limits: where sources may be reported; it also sets `region` if that is not given.
-      network: a trained one, from `ris_jax.load_pretrained` or `networks.from_run`.
+      network: a trained one, from `ris_jax.load_pretrained` or `networks.from_run`. A learned
+        pursuit that was trained on another `source_signal` is not used: "network" is then maximum
+        likelihood, covariances are those of the snapshots, and `flags` has NETWORK_NOT_USED.
       search: effort of the search on a grid: fast, normal, thorough, or `SearchOptions`.
       check: whether the model check runs. It costs a few milliseconds of the host for each scene,
         and does not run inside `jax.jit`.
@@ -155,6 +157,8 @@ def localize(
         checks.require(kind == needed, "network", f"a {needed} for this estimator", kind)
     if method.network == "unused" and method.search is not None:
         checks.require(network is None, "network", "none for this estimator", "one")
+    estimator, serving = network_start.for_signal(estimator, network, source_signal)
+    network_not_used, network = serving is not network, serving
     if network is not None:
         network = network.for_array(measurement, positions, wavelength, wavefront, source_signal)
 
@@ -179,6 +183,7 @@ def localize(
     largest = batches.largest(measurement, source_signal)
     estimate = batches.in_sizes(run, measurement, num_sources, largest=largest)
     notes = Flag.CENTRED * moved | Flag.UNDETERMINED * (undetermined is not None)
+    notes |= Flag.NETWORK_NOT_USED * network_not_used
     if traced or not check:
         notes = jnp.full(len(measurement.snapshots), int(notes | Flag.NOT_CHECKED), jnp.int32)
         return estimate._replace(flags=notes)

@@ -66,6 +66,23 @@ class Network(Protocol):
     ) -> "Network": ...
 
 
+def for_signal(
+    estimator: str, network: Network | None, source_signal: config_lib.SourceSignal
+) -> tuple[str, Network | None]:
+    """Estimator and network that serve signals of a kind.
+
+    A learned pursuit that was trained on the other kind of signals miscounts without a warning.
+    Maximum likelihood then replaces the estimator "network", and the others work without one.
+    """
+    if (
+        network is None
+        or network.config.model.architecture != "learned_pursuit"
+        or network.config.system.source_signal == source_signal
+    ):
+        return estimator, network
+    return "maximum_likelihood" if estimator == "network" else estimator, None
+
+
 def present(
     opinion: Opinion, num_sources: Int[Array, "B"], max_sources: int
 ) -> tuple[Float[Array, "B K"], Float[Array, "B K 3"]]:

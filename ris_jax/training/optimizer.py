@@ -3,7 +3,8 @@
 ::
 
   apply_if_finite(            a microbatch whose gradients are not finite changes nothing at all,
-    MultiSteps(               the mean of `accumulation` finite microbatches,
+    MultiSteps(               the mean of `accumulation` finite microbatches, or of those left
+                              at the end of an epoch,
       chain(
         clip by the global norm,
         partition(backbone, head: muon(schedule)))))
@@ -48,6 +49,7 @@ class Hyperparameters(NamedTuple):
 
     learning_rate: _Scalar  #: peak, of the backbone
     head_multiplier: _Scalar
+    accumulation: _Scalar
     warmup_updates: _Scalar
     total_updates: _Scalar
     final_fraction: _Scalar
@@ -62,6 +64,7 @@ def hyperparameters(config: config_lib.OptimizerConfig, total_updates: int) -> H
     return Hyperparameters(
         learning_rate=np.float32(config.learning_rate),
         head_multiplier=np.float32(config.head_multiplier),
+        accumulation=np.int32(config.accumulation),
         warmup_updates=np.int32(warmup),
         total_updates=np.int32(total_updates),
         final_fraction=np.float32(config.final_fraction),
@@ -183,13 +186,21 @@ def create_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """The nest of this module's docstring.
 
-    Its `init` and `update` take what `packed.pack` returns, and `update` the argument `hyper`,
-    `Hyperparameters`. Of the configuration it reads `method` and `accumulation`.
+    Its `init` and `update` take what `packed.pack` returns. `update` also takes `hyper`, the
+    `Hyperparameters`, and `epoch_ends`, True for the last microbatch of an epoch: a window that is
+    not full is then applied as the mean of its microbatches. Of the configuration, it reads
+    `method`.
     """
     method = {"muon": _muon, "adamw": _adamw}[config.method]
     inner = optax.chain(_clip(), _of_parts({group: method(packed, group) for group in GROUPS}))
-    multi: Any = optax.MultiSteps(inner, config.accumulation)
-    accumulated = optax.GradientTransformationExtraArgs(multi.init, multi.update)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
+        window = extra["hyper"].accumulation
+        if "epoch_ends" in extra:
+            window = jnp.where(extra.pop("epoch_ends"), state.mini_step + 1, window)
+        return optax.MultiSteps(inner, lambda _: window).update(updates, state, params, **extra)
+
+    accumulated = optax.GradientTransformationExtraArgs(optax.MultiSteps(inner, 1).init, update)
     return optax.with_extra_args_support(optax.apply_if_finite(accumulated, _NEVER))
 
 

@@ -23,6 +23,7 @@ class Hyperparameters(NamedTuple):
 
     optimizer: optimizer.Hyperparameters
     loss: dict[str, Array | np.float32]  #: weights of the terms that are not zero
+    steps_per_epoch: Any  #: microbatches, [], an array or a number of NumPy
     seed: Any  #: 32 bits, [], an array or a number of NumPy
 
 
@@ -46,16 +47,13 @@ def program_config(config: config_lib.Config) -> config_lib.Config:
 
     That is data (`Hyperparameters`), or of the loop, or of how scenes are drawn.
     """
-    optimizer_config, loss = config.optimizer, dataclasses.asdict(config.loss)
-    accumulation = optimizer_config.accumulation
+    loss = dataclasses.asdict(config.loss)
     return dataclasses.replace(
         config,
         impairments=config_lib.ImpairmentConfig(),
         loss=config_lib.LossConfig(**{name: float(weight > 0) for name, weight in loss.items()}),
-        optimizer=config_lib.OptimizerConfig(
-            method=optimizer_config.method, accumulation=accumulation
-        ),
-        training=config_lib.TrainingConfig(steps_per_epoch=accumulation),
+        optimizer=config_lib.OptimizerConfig(method=config.optimizer.method),
+        training=config_lib.TrainingConfig(),
     )
 
 
@@ -65,6 +63,7 @@ def hyperparameters(config: config_lib.Config) -> Hyperparameters:
     return Hyperparameters(
         optimizer.hyperparameters(config.optimizer, config.total_updates),
         {name: np.float32(weight) for name, weight in weights.items() if weight > 0},
+        np.int32(config.training.steps_per_epoch),
         np.uint32(config.training.seed),
     )
 

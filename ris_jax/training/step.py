@@ -124,6 +124,9 @@ def train_step(
     A microbatch whose loss or gradients are not finite leaves parameters, moments, counts and the
     gradient accumulator bit-identical; its loss is returned and counted as skipped all the same.
 
+    An update is the mean of `optimizer.accumulation` microbatches. Every
+    `training.steps_per_epoch` microbatches an epoch ends, and with it a window that is not full.
+
     Args:
       state: from `create_train_state` or from a step.
       batch: scenes with leading axis B.
@@ -172,9 +175,10 @@ def _microbatch(
     before = optimizer.counters(state.opt_state)
     # What we call not finite, optax must see as such.
     marked = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), grads)
+    epoch_ends = (state.step + 1) % state.hyper.steps_per_epoch == 0
     updates: Any
     updates, opt_state = state.tx.update(
-        marked, state.opt_state, packed.pack(state.params), hyper=hyper
+        marked, state.opt_state, packed.pack(state.params), hyper=hyper, epoch_ends=epoch_ends
     )
     params = optax.apply_updates(state.params, packed.unpack(updates))
     after = optimizer.counters(opt_state)

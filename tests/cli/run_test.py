@@ -282,6 +282,17 @@ def _refused(capsys, out, *parts):
     assert not out.exists()
 
 
+@pytest.mark.full
+def test_other_signals_than_those_of_the_training_are_searched(
+    workdir, recordings, tmp_path, capsys
+):
+    out = tmp_path / "positions.csv"
+    assert _localize(recordings, out, f"--workdir={workdir}", "--source_signal=independent") == 0
+    assert "\nnetwork_not_used, 4 of 4 scenes: the network was" in capsys.readouterr().out
+    with out.open() as file:
+        assert all("network_not_used" in row["flags"] for row in csv.DictReader(file))
+
+
 @pytest.mark.parametrize("flag", ["azimuth_max_deg", "elevation_max_deg", "range_min"])
 def test_a_network_has_its_own_field_of_view(workdir, recordings, tmp_path, capsys, flag):
     out = tmp_path / "positions.csv"

@@ -30,6 +30,10 @@ class FlagsTest(absltest.TestCase):
                 f"units, 1 of 3 scenes: {Flag.UNITS.sentence}",
             ],
         )
+        self.assertEqual(
+            flags.summary(np.array([Flag.MISFIT | Flag.UNITS]), Flag.UNITS),
+            [f"units, 1 of 1 scenes: {Flag.UNITS.sentence}"],
+        )
         self.assertEqual(flags.summary(None), [])
         self.assertEqual(flags.summary(np.zeros(3, int)), [])
 

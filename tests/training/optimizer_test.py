@@ -31,25 +31,32 @@ def _create(config, total_updates=10):
     layout, hyper = _layout(config), optimizer.hyperparameters(config, total_updates)
     nest = optimizer.create_optimizer(config, layout)
 
-    def update(grads, state, params):
-        packed, state = nest.update(layout.pack(grads), state, layout.pack(params), hyper=hyper)
+    def update(grads, state, params, **extra):
+        grads, params = layout.pack(grads), layout.pack(params)
+        packed, state = nest.update(grads, state, params, hyper=hyper, **extra)
         return layout.unpack(packed), state
 
-    return optax.GradientTransformation(lambda params: nest.init(layout.pack(params)), update)
+    return optax.GradientTransformationExtraArgs(
+        lambda params: nest.init(layout.pack(params)), update
+    )
 
 
-def _run(tx, gradients):
-    """Parameters and state after a sequence of gradients, step by step under jit."""
+def _run(tx, gradients, **extra):
+    """Parameters and state after a sequence of gradients, step by step under jit.
+
+    Every other argument of the update is a sequence, too.
+    """
 
     @jax.jit
-    def step(params, state, grads):
-        updates, state = tx.update(grads, state, params)
+    def step(params, state, grads, extra):
+        updates, state = tx.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state
 
     params, state = _PARAMS, tx.init(_PARAMS)
     history = [(params, state)]
-    for grads in gradients:
-        params, state = step(params, state, grads)
+    for number, grads in enumerate(gradients):
+        now = {name: values[number] for name, values in extra.items()}
+        params, state = step(params, state, grads, now)
         history.append((params, state))
     return history
 
@@ -83,6 +90,33 @@ def test_update_is_the_mean_of_the_window():
     )
     at_once = _run(_create(_config(accumulation=1), 10), [_gradients(3.0)])
     chex.assert_trees_all_close(accumulated[-1][0], at_once[-1][0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_partial_window_is_the_mean_of_its_microbatches(method):
+    """7 microbatches with accumulation 4 make two updates, as their two means do."""
+    tx = _create(_config(method=method, accumulation=4), 10)
+    values = [1.0, 5.0, 2.0, 4.0, 1.0, 2.0, 6.0]
+    history = _run(tx, map(_gradients, values), epoch_ends=[False] * 6 + [True])
+    updates = [int(optimizer.counters(state).updates) for _, state in history]
+    assert updates == [0, 0, 0, 0, 1, 1, 1, 2]
+    means = _run(_create(_config(method=method), 10), [_gradients(3.0), _gradients(3.0)])
+    chex.assert_trees_all_close(history[4][0], means[1][0], rtol=1e-6)
+    chex.assert_trees_all_close(history[7][0], means[2][0], rtol=1e-6)
+    # The next window starts empty.
+    multi = history[7][1].inner_state
+    assert int(multi.mini_step) == 0
+    chex.assert_trees_all_equal(multi.acc_grads, jax.tree.map(jnp.zeros_like, multi.acc_grads))
+
+
+def test_partial_window_stays_open_if_the_last_microbatch_is_not_finite():
+    tx = _create(_config(accumulation=3), 10)
+    gradients = [_gradients(value) for value in (1.0, np.nan, 2.0, 6.0)]
+    history = _run(tx, gradients, epoch_ends=[False, True, False, False])
+    chex.assert_trees_all_equal(history[2][1].inner_state, history[1][1].inner_state)
+    whole = _run(tx, [gradients[0], *gradients[2:]], epoch_ends=[False] * 3)
+    chex.assert_trees_all_equal(history[-1][0], whole[-1][0])
+    assert int(optimizer.counters(history[-1][1]).updates) == 1
 
 
 def test_the_other_nesting_order_stalls():

@@ -28,7 +28,7 @@ _EPOCHS, _STEPS = 4, 3
 
 @pytest.fixture(scope="module")
 def config(tiny_config) -> config_lib.Config:
-    """Accumulation does not divide an epoch: a checkpoint holds a half-filled window."""
+    """Accumulation does not divide an epoch: its last window is partial."""
     return config_lib.override(
         tiny_config,
         {
@@ -169,6 +169,23 @@ def test_signals_end_a_run_after_the_microbatch_and_it_goes_on_from_there(config
     assert record.read_rows(tmp_path) == record.read_rows(whole[0])
     _assert_same_state(state, whole[1])
     assert not (tmp_path / "interrupted").exists()
+
+
+@pytest.mark.parametrize("microbatch", [6, 7, 13])
+def test_stopped_within_the_partial_window_of_an_epoch(config, tmp_path, microbatch):
+    """7 microbatches with accumulation 4: windows of 4 and of 3 in each epoch."""
+    changes = {
+        "optimizer.accumulation": 4, "training.steps_per_epoch": 7, "training.epochs": 2,
+    }  # fmt: skip
+    config = config_lib.override(config, changes)
+    without = loop.train(config, tmp_path / "without")
+    assert [row["updates"] for row in record.epoch_rows(tmp_path / "without")] == [2, 2]
+    (tmp_path / "with").mkdir()
+    _train_until_signal(config, tmp_path / "with", microbatch)
+    assert _saved_within(tmp_path / "with")[0] == str(microbatch)
+    state = loop.train(config, tmp_path / "with")
+    _assert_same_state(state, without)
+    assert record.read_rows(tmp_path / "with") == record.read_rows(tmp_path / "without")
 
 
 def _signal_at_once(monkeypatch, name):

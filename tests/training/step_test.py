@@ -150,6 +150,33 @@ def test_four_microbatches_of_32_are_one_batch_of_128(tiny_config, method):
     chex.assert_trees_all_close(state.params, one.params, atol=2e-5)
 
 
+def test_last_window_of_an_epoch_is_the_mean_of_its_microbatches(tiny_config):
+    """7 microbatches of 8 scenes with accumulation 4: the second update is that of 24 scenes."""
+    config = _with(
+        tiny_config,
+        optimizer__accumulation=4,
+        optimizer__learning_rate=1e-3,
+        training__steps_per_epoch=7,
+    )
+    state = state_lib.create_train_state(config)
+    parts = [_batch(config, number) for number in range(7)]
+    rows, after_first = [], state
+    for number, part in enumerate(parts):
+        state, metrics = step_lib.train_step(state, part)
+        rows.append(jax.device_get(metrics))
+        after_first = state if number == 3 else after_first
+    assert [int(row["update"]) for row in rows] == [0, 0, 0, 1, 1, 1, 2]
+    assert rows[-1]["lr_backbone"] == pytest.approx(
+        float(optimizer.learning_rate(state.hyper.optimizer, "backbone", jnp.asarray(1)))
+    )
+    whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts[4:])
+    # The same state before a microbatch that is the last of its epoch.
+    expected, metrics = step_lib.train_step(after_first.replace(step=jnp.asarray(6)), whole)
+    assert bool(metrics["update_applied"])
+    chex.assert_trees_all_close(state.params, expected.params, atol=2e-5)
+    chex.assert_trees_all_close(state.ema_params, expected.ema_params, atol=2e-5)
+
+
 def test_average_moves_with_updates_only(tiny_config):
     config = _with(tiny_config, optimizer__accumulation=2)
     start = state_lib.create_train_state(config)
