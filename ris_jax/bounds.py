@@ -200,7 +200,7 @@ def cramer_rao_bound(
       ...     jnp.full((1, 1), 12.0 + 0.0j), grid, wavelength=0.3)
       >>> azimuth, elevation, metres = standard_deviations(bound)[0]
       >>> f"{jnp.rad2deg(azimuth):.4f} degrees, {metres:.4f} m"
-      '0.0999 degrees, 0.1374 m'
+      '0.1014 degrees, 0.1391 m'
 
     References:
       As `conditional_bound`; in the near field, Grosicki, Abed-Meraim and Hua, *A weighted linear
