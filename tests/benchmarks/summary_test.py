@@ -82,7 +82,7 @@ def test_every_kind_of_figure_has_the_bound_and_every_table_intervals(name, tmp_
         assert any("above\nthe bound [dB]" in text for text in texts)
     else:
         assert any("Cramér-Rao bound" in text for text in texts)
-        assert any("music, K told" in text for text in texts)
+        assert any("music, K known" in text for text in texts)
     paths = bundle.write_suite(tmp_path, suite, rows, "seed: 3\nmachine: mine")
     assert {path.suffix for path in paths} == {".csv", ".tex", ".png", ".pdf"}
     for path in paths[:2]:

@@ -434,7 +434,7 @@ class TestForReal:
         assert rows
         assert all(np.isfinite(float(row["azimuth_deg"])) for row in rows)
         if estimator == "maximum_likelihood":
-            assert "count right in 100.0%" in printed
+            assert "number correct in 100.0%" in printed
             assert "100.0% of" in printed
             assert all(float(row["azimuth_std_deg"]) < 5 for row in rows)
         else:

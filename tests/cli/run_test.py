@@ -65,7 +65,7 @@ def test_train_ends_with_a_page(workdir):
         "<td>model.width</td><td>16</td><td>64</td>",  # here, and in the nearest preset
         "<td>K = 2</td>",
         "Where the time went",
-        "(the one that is used)",
+        "(in use)",
         f"ris-jax localize --data=recordings.npz --out=positions.csv --workdir={workdir}",
     ):
         assert part in text
@@ -90,7 +90,7 @@ def test_train_profile(workdir):
 
 
 def test_report_of_a_run_that_has_troubles(workdir, tmp_path, capsys):
-    """Started again, an epoch behind, a microbatch skipped, a damaged checkpoint, a rude name."""
+    """Resumed, an epoch behind, a microbatch skipped, a damaged checkpoint, a rude name."""
     copy = shutil.copytree(workdir, tmp_path / "<b>&'run'")
     shutil.rmtree(copy / "profile")
     rows = (copy / "metrics.jsonl").read_text().splitlines()
@@ -110,8 +110,8 @@ def test_report_of_a_run_that_has_troubles(workdir, tmp_path, capsys):
     for part in (
         "ris_jax run &lt;b&gt;&amp;&#x27;run&#x27;",
         "Not finished: 1 of 2 epochs.",
-        "3 of 30 microbatches were not finite and were skipped.",
-        "Started again 1 times, after epochs 1.",
+        "3 of 30 microbatches were non-finite and were skipped.",
+        "Resumed 1 times, after epochs 1.",
         "2026-01-01T00:00:01+00:00: warning: &lt;i&gt;the disk&lt;/i&gt; is slow",
         "no usable checkpoint in",
         "it was cut short while it was written",

@@ -32,7 +32,7 @@ def _refused(capsys, *arguments):
         ("--heartbeat=0", "heartbeat"),
         ("--retries=-1", "retries"),
         ("--set=model.widht=3", "unknown configuration key: model.widht"),
-        ("--preset=large", "model.width=32 cannot be: model.num_heads"),
+        ("--preset=large", "model.width=32 is not possible: model.num_heads"),
         ("--config=/nonexistent.json", "/nonexistent.json"),
     ],
 )

@@ -106,7 +106,7 @@ def test_the_best_is_a_configuration_and_its_trial_is_that_run(tmp_path, monkeyp
 
 @pytest.mark.full
 def test_interruptions_do_not_change_what_is_drawn(tmp_path, monkeypatch):
-    """Trials that were begun again keep their values, and those after them draw the same."""
+    """Restarted trials keep their values, and those after them draw the same."""
     _, whole = _search(tmp_path / "whole", 9)
     train, calls = loop.train, []
 
@@ -219,7 +219,7 @@ class TestFailures:
     def test_of_values_that_do_not_go_together(self, tmp_path):
         """Each is right beside the base's other, the pair is not."""
         table = {"model.width": space.Choice((36,)), "model.num_heads": space.Choice((8,))}
-        with pytest.raises(errors.RunError, match="none was completed; the last failed: model"):
+        with pytest.raises(errors.RunError, match="no trial is complete; the last one failed: m"):
             search.require_best(*_search(tmp_path, 2, _plan(space=table)))
         assert not (tmp_path / "best.json").exists()
         assert not (tmp_path / "trials").exists()
@@ -254,7 +254,7 @@ class TestOtherWorkers:
         assert [(p.number, p.last.number) for p in found] == [(0, 0), (1, 2)]
 
     def test_that_died_are_replaced_by_those_that_wait(self, tmp_path):
-        """One before it drew values, one after; neither gave a sign of life."""
+        """One before it drew values, one after; neither sent a heartbeat."""
         plan = _plan()
         study = _open(tmp_path, plan)
         study.ask()

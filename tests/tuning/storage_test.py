@@ -149,8 +149,8 @@ class TestPlan:
             ({"objective": "nmse"}, "--objective: need one of val_nmse, .*; got 'nmse'"),
             ({"pruner": "all"}, "--pruner: need one of median, none; got 'all'"),
             ({"objective": "val_loss", "space": {"loss.count": space.Range(0.1, 1.0)}},
-             "--objective: val_loss of trials with unlike loss.count cannot be compared"),
-            ({"space": {"model.width": space.Choice((63,))}}, "model.width=63 cannot be"),
+             "--objective: val_loss cannot be compared between trials with different loss.count"),
+            ({"space": {"model.width": space.Choice((63,))}}, "model.width=63 is not possible"),
         ],
     )  # fmt: skip
     def test_refused(self, changes, message):
