@@ -70,7 +70,7 @@ def _parts(suite: Suite, rows: list[dict[str, Any]]) -> Iterator[tuple[str, list
             else tables.significant(row[name])
             for name, both in zip(columns, beside, strict=True)
         ]
-        return [row["label"], row["estimator"], "told" if row["told"] else "counted", *values]
+        return [row["label"], row["estimator"], "known" if row["told"] else "estimated", *values]
 
     first = [*summary.SHARES, *summary.MEANS]
     if suite.figure == "runtime":

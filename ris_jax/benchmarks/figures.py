@@ -39,8 +39,8 @@ def _series(rows: Rows) -> Iterator[tuple[int, str, Rows]]:
     for number, name in enumerate(dict.fromkeys(row["estimator"] for row in rows)):
         own = [row for row in rows if row["estimator"] == name]
         # If both cases are present, the axis names them.
-        told = all(row["told"] for row in own)
-        yield number, f"{name}, K known" if told else name, own
+        known = all(row["told"] for row in own)
+        yield number, f"{name}, K known" if known else name, own
 
 
 def _style(number: int, name: str) -> dict[str, Any]:

@@ -180,9 +180,9 @@ def _estimator(case: Case, plan: Plan) -> Built:
         )
     else:
         counts = np.asarray(drawn.truth.num_sources)
-        told = {"estimator": case.stage, "num_sources": counts}
-        told["network"] = plan.network_of(case.stage)
-        function = jax.jit(lambda m: localization.localize(m, positions, **told, **options))
+        arguments = {"estimator": case.stage, "num_sources": counts}
+        arguments["network"] = plan.network_of(case.stage)
+        function = jax.jit(lambda m: localization.localize(m, positions, **arguments, **options))
     compiled, cost, spent = _compiled(function, measurement)
     return Built(lambda: compiled(measurement), cost, spent)
 

@@ -132,18 +132,22 @@ class _Bounds:
         self.source, self.budget, self.second = source, budget, second
         self.surface = source.surface()
 
-    def unit(self, surface: "Surface", places: np.ndarray, told=lambda count: None) -> "UnitBound":
+    def unit(
+        self, surface: "Surface", places: np.ndarray, advance=lambda count: None
+    ) -> "UnitBound":
         from ris_jax import bound_maps
 
         second = None if self.second is None else np.broadcast_to(self.second, places.shape)
-        return bound_maps.unit_bounds(surface, places, second, progress=told, **self.source.waves)
+        return bound_maps.unit_bounds(
+            surface, places, second, progress=advance, **self.source.waves
+        )
 
-    def columns(self, places: np.ndarray, told=lambda count: None) -> np.ndarray:
+    def columns(self, places: np.ndarray, advance=lambda count: None) -> np.ndarray:
         """Columns of a table, of positions [P, 3]."""
         from ris_jax import bound_maps
         from ris_jax.reports import bound_tables
 
-        unit = self.unit(self.surface, places, told)
+        unit = self.unit(self.surface, places, advance)
         snr = surfaces.power(FLAGS, self.surface, self.budget)(places, unit)
         found = bound_maps.deviations(unit, snr, places)
         return bound_tables.columns(places, snr.mean(axis=0), found)
@@ -191,8 +195,8 @@ def _maps(folder: pathlib.Path, bound: _Bounds, title: str) -> None:
     for name, grid, draw, where in drawn:
         there = np.isfinite(grid).all(axis=-1)
         numbers = np.full((*grid.shape[:2], len(bound_tables.HEADER)), np.nan)
-        with settings.progress(int(there.sum()), name.replace("_", " "), "position") as told:
-            numbers[there] = bound.columns(grid[there], told)
+        with settings.progress(int(there.sum()), name.replace("_", " "), "position") as advance:
+            numbers[there] = bound.columns(grid[there], advance)
         figure = draw(numbers, f"Cramér-Rao bound, {where}: {title}", second)
         _write(folder, name, bound_tables.as_csv(numbers[there]), figure)
 
@@ -232,12 +236,12 @@ def _sweep(folder: pathlib.Path, bound: _Bounds, name: str, values, places: np.n
     from ris_jax.reports import bound_figures, bound_tables, tables
 
     used, found = [], []
-    with settings.progress(len(values), f"sweep of {name}", "value") as told:
+    with settings.progress(len(values), f"sweep of {name}", "value") as advance:
         for value in values:
             swept, numbers = _swept(bound, name, value, places)
             used.append(swept)
             found.append(numbers)
-            told(1)
+            advance(1)
     numbers = np.stack(found)  # [V, P, 11]
     rows = [
         [value, *row] for value, table in zip(used, found, strict=True)
@@ -321,7 +325,7 @@ def _rank(folder: pathlib.Path, bound: _Bounds, places: np.ndarray) -> None:
     draw = jax.jit(mismatch.draw_hardware, static_argnums=(2, 3))
     names = [name for name in _impairments() if name != waves]
     rows, costs = [], {}
-    with settings.progress(len(names), "impairments", "impairment") as told:
+    with settings.progress(len(names), "impairments", "impairment") as advance:
         for name in names:
             one, assumed, strength = config_lib.ImpairmentConfig(), waves, None
             if name in mismatch.NAMES:
@@ -341,7 +345,7 @@ def _rank(folder: pathlib.Path, bound: _Bounds, places: np.ndarray) -> None:
             for place, numbers in zip(places, metres, strict=True):
                 where = [*np.rad2deg(place[:2]).tolist(), float(place[2])]
                 rows.append([label, strength, *where, *numbers.tolist(), costs[label]])
-            told(1)
+            advance(1)
     rows.sort(key=lambda row: np.nan_to_num(-row[-1], nan=np.inf))
     rows = [[None if isinstance(c, float) and not np.isfinite(c) else c for c in r] for r in rows]
     header = (

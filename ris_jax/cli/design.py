@@ -204,8 +204,8 @@ class _Designer:
         arrays = (*self.surface, self.places, self.level(self.places))
         parts = [np.ascontiguousarray(array).tobytes() for array in arrays]
         names = ("steps", "starts", "sweeps", "seed", "num_codes")
-        told = self.options | self.waves | {name: getattr(FLAGS, name) for name in names}
-        return hashlib.sha256(b"".join([*parts, json.dumps(told).encode()])).hexdigest()
+        inputs = self.options | self.waves | {name: getattr(FLAGS, name) for name in names}
+        return hashlib.sha256(b"".join([*parts, json.dumps(inputs).encode()])).hexdigest()
 
     def load(self) -> None:
         """Reads the state of the same command, if there is one.
@@ -249,15 +249,15 @@ class _Designer:
             names = [f"descent_{number}_{index}" for index in range(len(leaves))]
             if names[0] in self.state:
                 descent = jax.tree.unflatten(structure, [self.state[name] for name in names])
-            with settings.progress(FLAGS.steps, f"descent {number + 1}", "step") as told:
-                told(int(descent.step))
+            with settings.progress(FLAGS.steps, f"descent {number + 1}", "step") as advance:
+                advance(int(descent.step))
                 while (left := FLAGS.steps - int(descent.step)) > 0:
                     descent = code_design.descend(
                         self.problem, descent, num_steps=FLAGS.steps, steps=min(left, _SEGMENT),
                         **self.options,
                     )  # fmt: skip
                     self.save(**dict(zip(names, jax.tree.leaves(descent), strict=True)))
-                    told(min(left, _SEGMENT))
+                    advance(min(left, _SEGMENT))
             for found in (np.exp(1j * np.asarray(descent.best_phases)), codes):
                 found = found.astype(np.complex64)
                 if (value := self.value(found)) < best_value:
@@ -279,13 +279,13 @@ class _Designer:
         )
         every = np.indices(found.shape).reshape(2, -1).T
         generator = np.random.default_rng([FLAGS.seed, bits])
-        with settings.progress(FLAGS.sweeps, f"{bits} bits", "sweep") as told:
+        with settings.progress(FLAGS.sweeps, f"{bits} bits", "sweep") as advance:
             for _ in range(FLAGS.sweeps):
                 order = generator.permutation(every)
                 found = code_design.improve_quantised(
                     self.problem, found, order, bits=bits, **self.options
                 )
-                told(1)
+                advance(1)
         before, after = self.value(rounded), self.value(found)
         print(f"{bits} bits: {before:.4g} m rounded, {after:.4g} m improved", flush=True)
         self.save(**{name: found})

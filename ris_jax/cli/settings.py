@@ -138,8 +138,10 @@ def dataset(values: flags.FlagValues) -> "Dataset":
 
     folder = pathlib.Path(values.data)
     total = records.require_index(folder).num_bytes
-    with progress(total, "checking records", "B") as told:
-        found = record_dataset.open_dataset(folder, skip_damaged=values.skip_damaged, progress=told)
+    with progress(total, "checking records", "B") as advance:
+        found = record_dataset.open_dataset(
+            folder, skip_damaged=values.skip_damaged, progress=advance
+        )
     for problem in found.skipped:
         print(f"skipped: {problem}", file=sys.stderr)
     counts = ", ".join(f"{len(split)} {name}" for name, split in found.splits.items())

@@ -66,14 +66,14 @@ def recover(
     return accounts.places(study.get_trials(deepcopy=False), count, retries)
 
 
-def _wait(found: Sequence[accounts.Place], plan: plan_lib.Plan, told: float) -> float:
+def _wait(found: Sequence[accounts.Place], plan: plan_lib.Plan, last_line: float) -> float:
     """Sleep while other workers train; return the time of the last printed line."""
     now = time.monotonic()
-    if now - told > _SECONDS_BETWEEN_LINES:
-        told = now
+    if now - last_line > _SECONDS_BETWEEN_LINES:
+        last_line = now
         print(f"waiting for other workers; {accounts.summary(found)}", flush=True)
     time.sleep(min(_MOST_SECONDS_BETWEEN_LOOKS, plan.heartbeat))
-    return told
+    return last_line
 
 
 def _run_one(
@@ -129,14 +129,14 @@ def work(
       RunError: a run cannot be written; the next worker starts its place again.
     """
     watch = pulse.Watch(pulse.MISSED_BEATS * plan.heartbeat)
-    told = -_SECONDS_BETWEEN_LINES
+    last_line = -_SECONDS_BETWEEN_LINES
     while True:
         found = recover(study, watch, count, retries)
         waiting = any(place.outcome == "waiting" for place in found)
         if len(found) == count and not waiting:
             if all(place.outcome in accounts.SETTLED for place in found):
                 return found
-            told = _wait(found, plan, told)
+            last_line = _wait(found, plan, last_line)
             continue
         _run_one(study, plan, workdir, count, retries)
         found = accounts.places(study.get_trials(deepcopy=False), count, retries)

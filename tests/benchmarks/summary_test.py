@@ -102,4 +102,4 @@ def test_distance_from_bound():
     assert f"at most {max(worst, 0.0):.2f} dB" in said
     for row in rows:
         row["resolved"] = 0.9
-    assert "no more than 90%" in bundle.distance_from_bound(rows, "music")
+    assert "at most 90%" in bundle.distance_from_bound(rows, "music")

@@ -224,7 +224,7 @@ class FormatsTest(Case):
 
 
 class NotAFormatTest(Case):
-    """Every way in which a file is not what its name says."""
+    """Every way in which a file does not match its name says."""
 
     def bytes_of(self, kind):
         arrays, buffer = {"one": np.ones(3)}, io.BytesIO()

@@ -203,7 +203,7 @@ def test_a_second_writer_is_refused(small_config, tmp_path):
 
 @pytest.mark.parametrize(
     ("spoil", "named"),
-    [("flip", "sha256: need .* cannot go on from it"), ("lose", "cannot be read")],
+    [("flip", "sha256: need .* cannot be continued from it"), ("lose", "cannot be read")],
 )
 def test_going_on_from_damage_is_refused(small_config, make_scenes, tmp_path, spoil, named):
     _write(tmp_path, small_config, make_scenes)

@@ -159,7 +159,7 @@ class ReadTest(Case):
             recordings.read(self.folder / "a.h5")
 
     def test_missing(self):
-        with self.assert_one_line("nosuch: no such file or folder"):
+        with self.assert_one_line("nosuch: no such file or directory"):
             recordings.read(self.folder / "nosuch")
 
 

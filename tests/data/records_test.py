@@ -41,8 +41,12 @@ def test_round_trip(folder, small_config):
     [
         ("x", [], "got nothing of that name; `ris-jax simulate` and"),
         ("x", ["x/"], "got an empty folder$"),
-        ("x.npz", ["x.npz"], "got a file of recordings, which `ris-jax import` makes records of$"),
-        ("x.h5", ["x.h5"], "got a file of recordings, which `ris-jax import` makes records of$"),
+        (
+            "x.npz",
+            ["x.npz"],
+            "got a file of recordings, which `ris-jax import` converts to records$",
+        ),
+        ("x.h5", ["x.h5"], "got a file of recordings, which `ris-jax import` converts to records$"),
         ("x.txt", ["x.txt"], "got a file$"),
         ("x", ["x/", "x/a.npz"], "got a folder of .npz files, which `ris-jax import` makes"),
         ("x", ["x/", "x/a.txt"], "got a folder of other files$"),
