@@ -275,7 +275,7 @@ def files_of(path: pathlib.Path) -> list[pathlib.Path]:
     # Names with a leading dot are temporary files, or metadata of macOS.
     files = sorted(file for file in path.glob("*.npz") if not file.name.startswith("."))
     if not files:
-        raise errors.RunError(f"{path}: need a folder of .npz recordings; got one without any")
+        raise errors.RunError(f"{path}: need a directory of .npz recordings; got one without any")
     return files
 
 

@@ -223,7 +223,7 @@ def require_index(folder: pathlib.Path) -> Index:
     index = read_index(folder)
     if index is None:
         raise errors.RunError(
-            f"{folder}: need a folder of records, which has an {INDEX_NAME}; got {_kind(folder)}"
+            f"{folder}: need a directory of records, which has an {INDEX_NAME}; got {_kind(folder)}"
         )
     if not index.complete:
         raise errors.RunError(
@@ -242,10 +242,10 @@ def _kind(path: pathlib.Path) -> str:
         recorded = path.suffix.lower() in containers.ENDINGS
         return f"a file of recordings, {become}" if recorded else "a file"
     if any(path.glob("*.npz")):
-        return f"a folder of .npz files, {become}"
+        return f"a directory of .npz files, {become}"
     if any((path / split).is_dir() for split in SPLITS):
         return "shards without one: give the command that writes them again"
-    return "a folder of other files" if any(path.iterdir()) else "an empty folder"
+    return "a directory of other files" if any(path.iterdir()) else "an empty directory"
 
 
 def file_of(path: pathlib.Path) -> File:

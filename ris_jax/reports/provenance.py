@@ -59,9 +59,9 @@ def require_folder(flag: str, path: pathlib.Path) -> None:
       RunError: the directory does not exist, or the path is a directory.
     """
     if not path.parent.is_dir():
-        raise errors.RunError(f"{flag}: need a folder that exists; got {path.parent}")
+        raise errors.RunError(f"{flag}: need a directory that exists; got {path.parent}")
     if path.is_dir():
-        raise errors.RunError(f"{flag}: need the name of a file; got the folder {path}")
+        raise errors.RunError(f"{flag}: need the name of a file; got the directory {path}")
 
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:

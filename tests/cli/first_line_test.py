@@ -76,5 +76,5 @@ def test_doctor_checks_its_arguments_first(capsys, tmp_path):
     assert main.main(["ris-jax", "doctor", f"--workdir={workdir}"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"ris-jax: --workdir: need the folder of a run; got {str(workdir)!r}\n"
+    assert err == f"ris-jax: --workdir: need the directory of a run; got {str(workdir)!r}\n"
     assert not pathlib.Path(workdir).exists()

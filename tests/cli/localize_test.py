@@ -140,7 +140,7 @@ class TestOutput:
         assert float(rows[0]["azimuth_std_deg"]) == pytest.approx(np.rad2deg(0.01), rel=1e-5)
         assert rows[0]["range_std_m"] == ""
         assert float(rows[0]["power_db"]) == 20.0
-        assert "3 sources in 2 scenes; 1 scenes with nothing found, 0 skipped" in printed
+        assert "3 sources in 2 scenes; 1 scenes without sources, 0 skipped" in printed
         assert "against the truth" in printed
         assert f"written: {out}" in printed
         assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, data.name]

@@ -44,7 +44,7 @@ def test_refuses(flag, part, tmp_path, capsys):
 
 
 def test_needs_a_workdir(capsys):
-    assert "--workdir: need the folder of the search" in _refused(capsys)[1]
+    assert "--workdir: need the directory of the search" in _refused(capsys)[1]
 
 
 def test_names_the_field_of_a_space(tmp_path, capsys):
@@ -74,7 +74,7 @@ def test_that_is_interrupted_goes_on(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(tune, "run", interrupted)
     assert (
-        "interrupted; the same command goes on where it stopped"
+        "interrupted; the same command resumes where it stopped"
         in _refused(capsys, f"--workdir={tmp_path}")[1]
     )
 
@@ -87,7 +87,7 @@ class TestGate:
         monkeypatch.setattr(checks, "learning", lambda config: iter(findings))
         _, err = _refused(capsys, f"--workdir={tmp_path / 'search'}")
         assert err == (
-            "ris-jax: nothing is tuned, for training itself fails: 32 scenes are learned: "
+            "ris-jax: the search does not start because training fails: 32 scenes are learned: "
             "NMSE 0.9; `ris-jax doctor` checks more\n"
         )
         assert not (tmp_path / "search").exists()

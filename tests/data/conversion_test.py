@@ -215,5 +215,5 @@ def test_nothing_readable(tmp_path):
     with pytest.raises(errors.RunError, match=r"a\.npz"):
         conversion.convert(tmp_path, tmp_path / "out", CONFIG, HALF, skip_damaged=True)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(errors.RunError, match=r"need a folder of \.npz recordings"):
+    with pytest.raises(errors.RunError, match=r"need a directory of \.npz recordings"):
         conversion.convert(tmp_path / "empty", tmp_path / "out", CONFIG, HALF)

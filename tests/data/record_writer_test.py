@@ -186,7 +186,7 @@ def test_another_request_is_refused_and_named(small_config, make_scenes, tmp_pat
 def test_a_folder_of_something_else_is_refused(small_config, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with (
-        pytest.raises(errors.RunError, match=r"an empty folder, or one of records; got 'thesis"),
+        pytest.raises(errors.RunError, match=r"an empty directory, or one of records; got 'thesis"),
         record_writer.writing(tmp_path, small_config, REQUEST),
     ):
         pass

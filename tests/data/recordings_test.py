@@ -393,7 +393,7 @@ class ShardsTest(Case):
 
     def test_folder_without_recordings(self):
         (self.folder / "a.txt").write_text("nothing")
-        with self.assert_one_line(f"{self.folder}: need a folder of .npz recordings"):
+        with self.assert_one_line(f"{self.folder}: need a directory of .npz recordings"):
             recordings.read(self.folder)
 
 

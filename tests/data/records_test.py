@@ -40,7 +40,7 @@ def test_round_trip(folder, small_config):
     ("name", "written", "got"),
     [
         ("x", [], "got nothing of that name; `ris-jax simulate` and"),
-        ("x", ["x/"], "got an empty folder$"),
+        ("x", ["x/"], "got an empty directory$"),
         (
             "x.npz",
             ["x.npz"],
@@ -48,8 +48,8 @@ def test_round_trip(folder, small_config):
         ),
         ("x.h5", ["x.h5"], "got a file of recordings, which `ris-jax import` converts to records$"),
         ("x.txt", ["x.txt"], "got a file$"),
-        ("x", ["x/", "x/a.npz"], "got a folder of .npz files, which `ris-jax import` makes"),
-        ("x", ["x/", "x/a.txt"], "got a folder of other files$"),
+        ("x", ["x/", "x/a.npz"], "got a directory of .npz files, which `ris-jax import`"),
+        ("x", ["x/", "x/a.txt"], "got a directory of other files$"),
         ("x", ["x/", "x/train/"], "got shards without one: give the command .* again$"),
     ],
 )
@@ -57,7 +57,7 @@ def test_what_stands_in_the_place_of_records(tmp_path, name, written, got):
     for entry in written:
         path = tmp_path / entry
         path.mkdir() if entry.endswith("/") else path.write_bytes(b"x")
-    with pytest.raises(errors.RunError, match=rf"{name}: need a folder of records, .* {got}"):
+    with pytest.raises(errors.RunError, match=rf"{name}: need a directory of records, .* {got}"):
         records.require_index(tmp_path / name)
 
 
@@ -117,7 +117,7 @@ def test_what_is_not_complete(folder):
     with pytest.raises(errors.RunError, match="need all records; got 1 shards of an unfinished"):
         records.require_index(folder)
     for nothing in (folder / "train", folder / "nowhere", folder / "index.json"):
-        with pytest.raises(errors.RunError, match=rf"{nothing}: need a folder of records"):
+        with pytest.raises(errors.RunError, match=rf"{nothing}: need a directory of records"):
             records.require_index(nothing)
 
 
