@@ -146,7 +146,8 @@ def writing(
             foreign = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
             if set(foreign) - set(records.SPLITS):
                 raise errors.RunError(
-                    f"{folder}: need an empty directory, or one of records; got {sorted(foreign)[0]!r}"
+                    f"{folder}: need an empty directory, or one of records; got "
+                    f"{sorted(foreign)[0]!r}"
                 )
             index = new
         elif (index.made_from, index.config) != (new.made_from, new.config):

@@ -66,5 +66,5 @@ def test_require_folder(tmp_path):
     with pytest.raises(errors.RunError, match=r"--out: need a directory that exists; got .*none"):
         provenance.require_folder("--out", tmp_path / "none" / "new.csv")
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(errors.RunError, match=r"--out: need the name of a file; got the folder"):
+    with pytest.raises(errors.RunError, match=r"--out: need the name of a file; got the directory"):
         provenance.require_folder("--out", tmp_path / "folder.csv")
