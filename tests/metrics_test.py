@@ -100,7 +100,7 @@ class SourcesTest(parameterized.TestCase):
             metrics.sources(given)
 
     def test_batches_must_agree(self):
-        with self.assertRaisesRegex(ValueError, "as many scenes; got 60 and 1"):
+        with self.assertRaisesRegex(ValueError, "equal numbers of scenes; got 60 and 1"):
             metrics.gospa(random_scenes(0), scene())
 
 

@@ -67,10 +67,10 @@ def _parameter(outcome: Outcome, index: int) -> dict[str, float]:
     name, unit, factor = PARAMETERS[index]
     errors = outcome.scores.errors[..., index] * factor
     deviations = outcome.scores.deviations[..., index] * factor
-    judged = np.isfinite(errors) & np.isfinite(deviations)
-    square = np.sum(np.where(judged, errors, 0.0) ** 2, axis=1)
-    variance = np.sum(np.where(judged, deviations, 0.0) ** 2, axis=1)
-    number = judged.sum(axis=1)
+    valid = np.isfinite(errors) & np.isfinite(deviations)
+    square = np.sum(np.where(valid, errors, 0.0) ** 2, axis=1)
+    variance = np.sum(np.where(valid, deviations, 0.0) ** 2, axis=1)
+    number = valid.sum(axis=1)
     mean_square = statistics.share(square.sum(), number.sum())
     interval = statistics.bootstrap_interval(square, number)
     above = statistics.bootstrap_interval(square, variance)

@@ -113,7 +113,10 @@ def _replace_frequency(name: str, arrays: dict[str, np.ndarray]) -> None:
     wavelength = validation.wavelength(name, arrays["wavelength"])
     if not math.isclose(wavelength, implied, rel_tol=_SAME_WAVELENGTH):
         validation.fail(
-            name, "wavelength", f"{implied:.6g} m as frequency={value:g} Hz says", f"{wavelength:g}"
+            name,
+            "wavelength",
+            f"{implied:.6g} m as frequency={value:g} Hz implies",
+            f"{wavelength:g}",
         )
 
 
