@@ -120,11 +120,11 @@ def labels(decision: Decision, target: Target) -> Labels:
     away = target.coordinates[..., :, None, :] - decision.candidates[..., None, :, :]
     distance = jnp.linalg.norm(away, axis=-1)
     nearest = jnp.arange(distance.shape[-1]) == jnp.argmin(distance, axis=-1)[..., None]
-    stands = nearest & (distance < REACH) & missing[..., None]
+    chosen = nearest & (distance < REACH) & missing[..., None]
     # If two missing sources share a candidate, it moves to the nearer one.
-    first = jnp.argmin(jnp.where(stands, distance, jnp.inf), axis=-2)
+    first = jnp.argmin(jnp.where(chosen, distance, jnp.inf), axis=-2)
     offset = jnp.take_along_axis(away, first[..., None, :, None], axis=-3)[..., 0, :, :]
-    return Labels(real.astype(jnp.float32), jnp.any(stands, axis=-2).astype(jnp.float32), offset)
+    return Labels(real.astype(jnp.float32), jnp.any(chosen, axis=-2).astype(jnp.float32), offset)
 
 
 def existence_cross_entropy(decision: Decision, label: Labels) -> Float[Array, "..."]:

@@ -189,7 +189,7 @@ def _draw(recordings: "Recordings", estimate: "Estimate", index: int, ending: st
 
 
 def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of a JSON file beside the scenes."""
+    """Return the further entries of a JSON file."""
     from ris_jax.reports import provenance
 
     return {

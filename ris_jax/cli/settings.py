@@ -66,7 +66,7 @@ def define_estimator(values: flags.FlagValues, default: str | None, text: str) -
     Args:
       values: of the command.
       default: name, or None.
-      text: further values beside the names of the estimators.
+      text: values allowed in addition to the names of estimators.
     """
     flags.DEFINE(
         _EstimatorParser(),

@@ -88,7 +88,7 @@ def _join_parts(name: str, arrays: dict[str, np.ndarray]) -> None:
                 continue
             if len(given) == 1:
                 (other,) = set(pair) - set(given)
-                validation.fail(name, given[0], f"{other} beside it", "one part only")
+                validation.fail(name, given[0], f"{other} as well", "one part only")
             if field in arrays:
                 validation.fail(name, field, f"either it or {pair[0]} and {pair[1]}", "both")
             real, imaginary = (arrays.pop(key) for key in pair)
@@ -151,7 +151,7 @@ def _codes_of_states(name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
     """``coefficients[states]``, [L, N] or [B, L, N]."""
     states = arrays.pop("states")
     if "coefficients" not in arrays:
-        validation.fail(name, "states", "coefficients [num_states] beside them", "none")
+        validation.fail(name, "states", "coefficients [num_states] as well", "none")
     table = _table(name, arrays.pop("coefficients"))
     if states.dtype.kind != "b":
         states = validation.real_array(name, "states", states)

@@ -212,16 +212,16 @@ def _parameter(scores: Scores, group: _Group, index: int) -> dict[str, float]:
     unit = PARAMETERS[index][2]
     errors = scores.errors[..., index][group.sources] * unit
     deviations = scores.deviations[..., index][group.sources] * unit
-    beside = np.where(np.isfinite(errors) & np.isfinite(deviations), deviations, np.nan)
+    bounds = np.where(np.isfinite(errors) & np.isfinite(deviations), deviations, np.nan)
     # An estimate at infinite range has no squared error; it counts in the medians.
     finite = np.where(np.isfinite(errors), errors, np.nan)
     result = statistics.efficiency(errors, deviations**2)
     return {
         "rmse": statistics.root_mean_square(finite),
-        "rms_bound": statistics.root_mean_square(beside),
+        "rms_bound": statistics.root_mean_square(bounds),
         "median": statistics.median_absolute(errors),
-        "efficient_median": statistics.efficient_median(beside),
-        "median_bound": statistics.median_absolute(beside),
+        "efficient_median": statistics.efficient_median(bounds),
+        "median_bound": statistics.median_absolute(bounds),
         "efficiency": result.ratio,
         "efficiency_lower": result.ratio_interval[0],
         "efficiency_upper": result.ratio_interval[1],

@@ -107,7 +107,7 @@ def _parse_field(name: str, values: Any, whole: bool | None) -> Range | Choice:
     if "choices" not in values:
         _require(whole is not None, name, "choices, because it is no number", ", ".join(values))
         return _parse_range(name, values, bool(whole))
-    _require(len(values) == 1, name, "nothing beside choices", ", ".join(sorted(values)))
+    _require(len(values) == 1, name, "choices only", ", ".join(sorted(values)))
     choices = values["choices"]
     _require(isinstance(choices, list) and choices != [], name, "a list of choices", choices)
     plain = all(value is None or isinstance(value, (bool, int, float, str)) for value in choices)

@@ -87,7 +87,7 @@ def test_draws_lie_within_and_have_the_field_s_type():
         ({RATE: {"choices": []}}, r"need a list of choices; got \[\]"),
         ({RATE: {"choices": 3}}, "need a list of choices; got 3"),
         ({RATE: {"choices": [[1]]}}, "need choices that are numbers, text"),
-        ({RATE: {"choices": [1], "log": True}}, "need nothing beside choices; got 'choices, log'"),
+        ({RATE: {"choices": [1], "log": True}}, "need choices only; got 'choices, log'"),
     ],
 )
 def test_refused(values, message):
