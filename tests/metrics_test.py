@@ -62,7 +62,7 @@ def positions(batch):
 
 
 class SourcesTest(parameterized.TestCase):
-    def test_of_a_simulated_truth(self):
+    def test_simulated_truth(self):
         zeros = jnp.zeros((2, 3))
         truth = scenes.Truth(zeros, zeros, zeros + 2, zeros, jnp.array([1, 3]), jnp.zeros(2))
         result = metrics.sources(truth)

@@ -51,7 +51,7 @@ def test_missed_sources_count():
     assert row["gospa_m_lower"] < row["gospa_m"] < row["gospa_m_upper"]
 
 
-def test_nothing_found_is_no_number():
+def test_no_sources_found_gives_nan():
     row = summary.summarise(outcome([0.0] * 4, missed=4))
     assert np.isnan(row["azimuth_rmse_deg"])
     assert np.isnan(row["azimuth_above_bound_db_lower"])

@@ -53,7 +53,7 @@ def test_needs_no_jax(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
-def test_is_printed_before_the_command_runs(capsys, monkeypatch, tmp_path):
+def test_printed_before_the_command_runs(capsys, monkeypatch, tmp_path):
     seen = []
 
     def run():

@@ -318,9 +318,7 @@ class TestBadFlags:
             (["--nosuch=1"], ["nosuch"]),
         ],
     )
-    def test_is_one_line_and_nothing_is_written(
-        self, capsys, monkeypatch, data, tmp_path, flags, parts
-    ):
+    def test_one_line_and_no_output_file(self, capsys, monkeypatch, data, tmp_path, flags, parts):
         if {"--max_sources=36", "--estimator=network"} & set(flags):
             monkeypatch.undo()  # what the estimators themselves refuse
         (tmp_path / "folder.csv").mkdir()

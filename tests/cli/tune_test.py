@@ -68,7 +68,7 @@ def test_says_that_optuna_is_missing(tmp_path, capsys, monkeypatch):
     assert "pip install 'ris-jax[tune]'" in _refused(capsys, f"--workdir={tmp_path}")[1]
 
 
-def test_that_is_interrupted_goes_on(tmp_path, capsys, monkeypatch):
+def test_interrupted_trial_resumes(tmp_path, capsys, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
@@ -82,7 +82,7 @@ def test_that_is_interrupted_goes_on(tmp_path, capsys, monkeypatch):
 class TestGate:
     """Whether a small network learns; what `doctor` measures is its own test's affair."""
 
-    def test_that_fails_stops_the_search_with_one_line(self, tmp_path, capsys, monkeypatch):
+    def test_failure_stops_the_search_with_one_line(self, tmp_path, capsys, monkeypatch):
         findings = [("gradients alive", True, "all"), ("32 scenes are learned", False, "NMSE 0.9")]
         monkeypatch.setattr(checks, "learning", lambda config: iter(findings))
         _, err = _refused(capsys, f"--workdir={tmp_path / 'search'}")
@@ -92,7 +92,7 @@ class TestGate:
         )
         assert not (tmp_path / "search").exists()
 
-    def test_that_passes_is_remembered_for_this_installation(self, tmp_path, monkeypatch):
+    def test_success_is_stored_for_this_installation(self, tmp_path, monkeypatch):
         calls = []
         findings = [("32 scenes are learned", True, "NMSE 0.03")]
         monkeypatch.setattr(

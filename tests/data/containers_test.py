@@ -217,7 +217,7 @@ class FormatsTest(Case):
         self.assertEqual(os.listdir(self.folder), ["a.h5"])
 
     @parameterized.parameters("a.mat", "a.csv", "a")
-    def test_no_other_format_is_written(self, name):
+    def test_unsupported_suffix(self, name):
         with self.assert_one_line(name, ".npz, .h5 or .hdf5"):
             containers.save(self.folder / name, {})
         self.assertEmpty(list(self.folder.iterdir()))

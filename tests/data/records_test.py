@@ -53,7 +53,7 @@ def test_round_trip(folder, small_config):
         ("x", ["x/", "x/train/"], "got shards without one: give the command .* again$"),
     ],
 )
-def test_what_stands_in_the_place_of_records(tmp_path, name, written, got):
+def test_path_without_records(tmp_path, name, written, got):
     for entry in written:
         path = tmp_path / entry
         path.mkdir() if entry.endswith("/") else path.write_bytes(b"x")
@@ -86,7 +86,7 @@ def test_every_flipped_bit_of_the_index_is_noticed(folder):
         (b'{"format": "ris_jax records", "version": 1}', "damaged: its content"),
     ],
 )
-def test_what_is_no_index(folder, content, named):
+def test_invalid_index(folder, content, named):
     (folder / "index.json").write_bytes(content)
     with pytest.raises(errors.RunError, match=rf"index\.json: {named}"):
         records.read_index(folder)
@@ -112,7 +112,7 @@ def test_an_index_of_another_writer(folder, changes, named):
         records.read_index(folder)
 
 
-def test_what_is_not_complete(folder):
+def test_incomplete_records(folder):
     _rewrite(folder, complete=False)
     with pytest.raises(errors.RunError, match="need all records; got 1 shards of an unfinished"):
         records.require_index(folder)

@@ -166,7 +166,7 @@ class NumbersTest(Case):
         ("0.3", "real numbers; got no numbers (dtype <U3)"),
         (0.3j, "real numbers; got complex numbers (dtype complex128)"),
     )
-    def test_no_wavelength(self, value, expected):
+    def test_invalid_wavelength(self, value, expected):
         with self.assert_error(f"wavelength: need {expected}"):
             validation.wavelength("f.npz", np.asarray(value))
 

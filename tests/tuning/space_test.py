@@ -22,7 +22,7 @@ def test_the_default_is_frozen_and_fits_every_preset_of_its_heads():
         space.check(space.DEFAULT, presets.preset(name))
 
 
-def test_what_is_written_is_read():
+def test_round_trip():
     again = {}
     for name, values in space.to_dict(space.DEFAULT).items():
         again[name] = {key: value for key, value in values.items() if value is not None}

@@ -109,7 +109,7 @@ def test_a_server_that_is_not_there():
         (sqlalchemy.exc.OperationalError("q", {}, Exception("locked")), errors.RunError, "locked$"),
     ],
 )
-def test_what_optuna_raises(tmp_path, monkeypatch, error, kind, message):
+def test_optuna_exceptions(tmp_path, monkeypatch, error, kind, message):
     def failing(*_, **__):
         raise error
 
@@ -157,6 +157,6 @@ class TestPlan:
         with pytest.raises(config_lib.ConfigError, match=message):
             _plan(**changes)
 
-    def test_of_losses_that_can_be_compared(self):
+    def test_loss_objective_with_fixed_weights(self):
         assert _plan(objective="val_loss").direction == "minimize"
         assert _plan(objective="val_count_accuracy").direction == "maximize"
