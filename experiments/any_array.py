@@ -94,7 +94,7 @@ def row(name: str, blind: bool) -> tuple:
         | {"scene.min_sources": config_lib.SceneConfig.max_sources},
     )
     if name == "line":
-        config = config_lib.override(config, {"scene.elevation_max_deg": 0.0})
+        config = config_lib.override(config, {"scene.elevation_max_deg": 1e-3})
     system, count = config.system, _NUM_SCENES.value
     positions = np.asarray(arrays.element_positions(system))
     scene = known_truth.draw(

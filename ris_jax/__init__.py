@@ -1,6 +1,6 @@
 """Near-field localisation of radio sources through a reconfigurable intelligent surface.
 
-Pure functions, arrays in and arrays out, importable from here; see README for an example.
+Pure functions that take and return arrays; see README for an example.
 """
 
 import importlib
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 configure_environment()
 
-# Where each public name lives; loaded on first use, so that `ris-jax --help` needs no JAX.
+# Module of each public name; loaded on first use, so that `ris-jax --help` needs no JAX.
 _EXPORTS = {
     "Config": "config",
     "enable_compilation_cache": "compilation_cache",

@@ -1,33 +1,33 @@
-"""Process settings that must stand before JAX starts its CPU backend.
+"""Process settings that must be made before JAX starts its CPU backend.
 
-Set by ``ris_jax/__init__.py``; import `ris_jax` before `jax`. A variable that the user has set is
-left alone.
+Set by ``ris_jax/__init__.py``; import `ris_jax` before `jax`. Variables that the user has set are
+not changed.
 """
 
 import os
 import re
 
-# JAX calls LAPACK through SciPy's OpenBLAS, whose threads spin against each other inside every
-# small matrix: one thread per call is 2-4 times faster idle and thousands of times faster loaded.
-# OpenBLAS reads it when JAX loads it.
+# JAX calls LAPACK through SciPy's OpenBLAS, whose threads compete inside every small matrix. One
+# thread per call is 2-4 times faster on an idle machine and thousands of times on a loaded one.
+# OpenBLAS reads the variable when JAX loads it.
 _BLAS_THREADS = "1"
-# With a pool of two threads, two batched LAPACK calls of one program can each wait for the other
-# on jaxlib 0.10 (`ParallelBatchMap`), for ever. XLA sizes the pool by NPROC at its first use.
+# With a pool of two threads, two batched LAPACK calls of one program can deadlock on jaxlib 0.10
+# (`ParallelBatchMap`). XLA sizes the pool by NPROC at its first use.
 _MIN_POOL_THREADS = 4
-# Devices that XLA makes of one processor wait for each other on threads of that pool, too.
+# Devices that XLA emulates on one processor also wait for each other on threads of that pool.
 _THREADS_A_FAKE_DEVICE = 3
 _FAKE_DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def configure_environment() -> None:
-    """Sets ``OPENBLAS_NUM_THREADS`` and, on machines of few cores, ``NPROC``."""
+    """Set ``OPENBLAS_NUM_THREADS`` and, on machines with few cores, ``NPROC``."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", _BLAS_THREADS)
     fake = _FAKE_DEVICES.findall(os.environ.get("XLA_FLAGS", ""))
     threads = max([_MIN_POOL_THREADS, *(_THREADS_A_FAKE_DEVICE * int(number) for number in fake)])
@@ -39,6 +39,6 @@ def silence_xla() -> None:
     """Keep XLA's own log off standard error, if JAX is not imported yet.
 
     XLA logs a compilation of two minutes as an error ("Very slow compile?"), and a lost process of
-    a job on several pages. Failures that matter reach Python as exceptions.
+    a job on several pages. Relevant failures reach Python as exceptions.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -1,12 +1,12 @@
-r"""The Cramér-Rao bound at many positions of one surface: maps, range limit, resolution.
+r"""Cramér-Rao bound at many positions of one surface: maps, range limit, resolution.
 
-All covariances are for a received signal-to-noise ratio of one (0 dB): the bound is proportional to
-1/SNR, so one evaluation serves every SNR and every link budget. The SNR is that of the source by
-itself, mean over antennas and codes of its clean power over the noise power.
+All covariances are for a received signal-to-noise ratio of one (0 dB). The bound is proportional to
+1/SNR, so one evaluation is valid for every SNR and link budget. The SNR is that of a single source:
+clean power over noise power, mean over antennas and codes.
 
-A second source changes the bound of the first by its position only, never by its power. With
-`constant` signals the relative phase of the two matters; phases are spread evenly over half a turn,
-after which the bound repeats, and are one axis of the draws.
+A second source changes the bound of the first by its position only, not by its power. With
+`constant` signals the relative phase of the two matters. The phases are spread evenly over half a
+turn, after which the bound repeats, and are one axis of the draws.
 """
 
 import functools
@@ -22,14 +22,14 @@ from ris_jax import arrays, bounds, scenes
 from ris_jax import config as config_lib
 
 _PHASES = 4  # relative phases of two sources with constant signals
-_CHUNK_BYTES = 1 << 26  # of the codes times steering vectors and slopes of one call
+_CHUNK_BYTES = 1 << 26  # size of codes times steering vectors and slopes in one call
 _LARGEST_CHUNK = 128  # positions
-_RANGES = 64  # of a search for the range limit, geometric
-_SEPARATIONS = 48  # of a search for the resolution, geometric
+_RANGES = 64  # geometric steps of a search for the range limit
+_SEPARATIONS = 48  # geometric steps of a search for the resolution
 
 
 class Surface(NamedTuple):
-    """What the bound needs to know of a set-up: array, codes and one or several channels."""
+    """Inputs of the bound: array, codes and one or several channels."""
 
     positions: Float[Array, "N 3"]  #: [m]
     codes: Complex[Array, "L N"]
@@ -38,7 +38,7 @@ class Surface(NamedTuple):
 
 
 class UnitBound(NamedTuple):
-    """Bound at a received SNR of one, of D draws (channels times phases) and P positions."""
+    """Bound at a received SNR of one, for D draws (channels times phases) and P positions."""
 
     covariance: Float[np.ndarray, "D P 3 3"]  #: of azimuth [rad], elevation [rad], range [m]
     identifiable: Bool[np.ndarray, "D P 3"]
@@ -55,7 +55,7 @@ class Deviations(NamedTuple):
 def signal_draws(
     num_snapshots: int, num_sources: int, source_signal: config_lib.SourceSignal
 ) -> Complex[np.ndarray, "S L K"]:
-    """Signals of unit modulus for one or two sources.
+    """Return signals of unit modulus for one or two sources.
 
     Args:
       num_snapshots: L.
@@ -109,7 +109,7 @@ def _chunk_bounds(
     wavefront: config_lib.Wavefront,
     source_signal: config_lib.SourceSignal,
 ) -> list[Array]:
-    """Fields of a `UnitBound` of one chunk."""
+    """Return the fields of a `UnitBound` for one chunk."""
     one = functools.partial(
         _first_source, surface, wavefront=wavefront, source_signal=source_signal
     )
@@ -121,7 +121,7 @@ def _chunk_bounds(
 
 
 def _chunk_size(surface: Surface, num_draws: int, num_sources: int) -> int:
-    """Positions of one call: a power of two, so that the codes times vectors fit in memory."""
+    """Return the positions per call: a power of two that limits memory."""
     values = num_draws * num_sources * 4 * surface.codes.size
     most = max(_CHUNK_BYTES // (values * surface.codes.dtype.itemsize), 1)
     return min(1 << (most.bit_length() - 1), _LARGEST_CHUNK)
@@ -136,15 +136,15 @@ def unit_bounds(
     source_signal: config_lib.SourceSignal = "constant",
     progress: Callable[[int], object] = lambda count: None,
 ) -> UnitBound:
-    """Bound of a source at each of P positions, at a received SNR of one.
+    """Compute the bound of a source at each of P positions, at a received SNR of one.
 
-    One small program is compiled and called for chunks of positions, so that memory is limited
-    and calls with other positions compile nothing.
+    One small program is compiled and called for chunks of positions. This limits memory, and other
+    positions need no compilation.
 
     Args:
       surface: array, codes and channels.
       places: [P, 3] azimuth [rad], elevation [rad], range [m].
-      second: [P, 3] position of another source in the same scene; None: the source is alone.
+      second: [P, 3] position of another source in the same scene; None: a single source.
       wavefront: see `arrays.path_difference`.
       source_signal: constant or independent.
       progress: called with the number of positions done in each chunk.
@@ -154,7 +154,7 @@ def unit_bounds(
       have constant signals.
 
     Raises:
-      ValueError: no positions, or arrays that do not fit.
+      ValueError: there are no positions, or arrays do not fit.
     """
     if not len(places):
         raise ValueError("places: need at least one position; got none")
@@ -180,11 +180,11 @@ def deviations(
     snr: Float[np.ndarray, "D P"] | Float[np.ndarray, "P"] | float,
     places: Float[np.ndarray, "P 3"],
 ) -> Deviations:
-    """Bounds at a received SNR: root mean square over the draws.
+    """Scale bounds to a received SNR, root mean square over the draws.
 
     Args:
       unit: of P positions.
-      snr: linear, of the source by itself; a number for all, or one a position, or one a draw and
+      snr: linear, of a single source; one number, or one per position, or one per draw and
         position.
       places: [P, 3] azimuth [rad], elevation [rad], range [m].
     """
@@ -200,9 +200,9 @@ def deviations(
 
 
 def crossing(places: Float[np.ndarray, "J"], ratio: Float[np.ndarray, "J"]) -> float:
-    """Last place at which a ratio grows past one, between points by its logarithm.
+    """Return the last point at which a ratio grows past one, interpolated in its logarithm.
 
-    Infinity if the ratio ends below one; zero if it is above one throughout.
+    Infinity if the ratio ends below one; zero if it is always above one.
     """
     within = np.flatnonzero(ratio <= 1.0)
     if not within.size:
@@ -218,7 +218,7 @@ def crossing(places: Float[np.ndarray, "J"], ratio: Float[np.ndarray, "J"]) -> f
 
 
 def fraunhofer_distance(positions: Float[np.ndarray, "N 3"], wavelength: float) -> float:
-    """Twice the square of the aperture over the wavelength [m]."""
+    """Return twice the square of the aperture over the wavelength [m]."""
     extent = np.ptp(np.asarray(positions, float), axis=0)
     return float(2.0 * np.sum(extent**2) / wavelength)
 
@@ -231,7 +231,7 @@ def range_limits(
     wavefront: config_lib.Wavefront = "spherical",
     source_signal: config_lib.SourceSignal = "constant",
 ) -> Float[np.ndarray, "Q"]:
-    """Range beyond which the near field carries no range information, for each direction [m].
+    """Find the range beyond which the near field has no range information, per direction [m].
 
     At this range the bound on the standard deviation of the range equals the range itself.
     Infinity if it is beyond 1000 Fraunhofer distances, zero if there is none.
@@ -262,11 +262,11 @@ def resolutions(
     wavefront: config_lib.Wavefront = "spherical",
     source_signal: config_lib.SourceSignal = "constant",
 ) -> Float[np.ndarray, "P 3"]:
-    """Separation at which the bound equals half the distance of two sources around a position.
+    """Find the separation of two sources at which the bound equals half of it, per position.
 
-    The sources stand half the separation to both sides of the position, in azimuth [rad],
-    elevation [rad] or range [m]; of the two bounds the larger one counts. Infinity if no
-    separation within a right angle, or twice the range, suffices.
+    The sources are half the separation on either side of the position, in azimuth [rad], elevation
+    [rad] or range [m]; the larger of the two bounds is used. Infinity if no separation within a
+    right angle, or twice the range, is sufficient.
 
     Args:
       surface: array, codes and channels.
@@ -279,11 +279,11 @@ def resolutions(
       Smith, *Statistical resolution limits and the complexified Cramer-Rao bound*, IEEE Trans.
       Signal Process. 53(5), 2005.
     """
-    centres = np.repeat(np.asarray(places, float), 3, axis=0)  # one search a place and axis
+    centres = np.repeat(np.asarray(places, float), 3, axis=0)  # one search per place and axis
     axes = np.tile(np.arange(3), len(places))
     widest = np.where(axes == 2, 0.99 * 2.0 * centres[:, 2], 0.99 * np.pi / 2)
     low, high = 1e-4 * widest, widest
-    for _ in range(2):  # coarse, then around what was found
+    for _ in range(2):  # coarse, then refined around the result
         widths = np.geomspace(high, low, _SEPARATIONS, axis=1)
         offsets = 0.5 * widths[..., None] * np.eye(3)[axes][:, None, :]
         above, below = (centres[:, None] + sign * offsets for sign in (1.0, -1.0))
@@ -295,7 +295,7 @@ def resolutions(
         found = deviations(unit, snr(firsts, unit), firsts).parameters
         found = found.reshape(2, len(axes), _SEPARATIONS, 3).max(axis=0)
         found = np.take_along_axis(found, axes[:, None, None], axis=2)[..., 0]
-        # From wide to narrow the ratio of the bound to half the separation grows past one.
+        # From large to small separations, the ratio of bound to half the separation grows past one.
         pairs = zip(widths, found / (widths / 2.0), strict=True)
         limits = np.array([crossing(width, ratio) for width, ratio in pairs])
         limits = np.where(np.isinf(limits), low, limits)

@@ -1,4 +1,4 @@
-"""The channel from the surface to the base station."""
+"""Channel from the surface to the base station."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,17 @@ from jaxtyping import Array, Complex, Float
 
 from ris_jax import arrays, draws
 
-_ANGLES = 4  # of departure (2) and arrival, and the phase
+_ANGLES = 4  # two of departure, one of arrival, and the phase
 
 
 def complex_normal(key: jax.Array, shape: tuple[int, ...]) -> Complex[Array, "..."]:
-    """Circular complex Gaussian of unit variance."""
+    """Draw circular complex Gaussian numbers of unit variance."""
     (entries,) = draws.draw(key, (2, *shape))
     return draws.complex_normal(entries)
 
 
 def channel_draws(num_antennas: int, num_elements: int) -> list[tuple[int, ...]]:
-    """Shapes of the draws that `channel_of` takes."""
+    """Return the shapes of the draws that `channel_of` needs."""
     return [(_ANGLES,), (2, num_antennas, num_elements)]
 
 
@@ -29,7 +29,7 @@ def channel_of(
     wavelength: float,
     rician_factor: Float[Array, ""],
 ) -> Complex[Array, "M N"]:
-    """`rician_channel` of draws from `draws.draw`, with the shapes of `channel_draws`."""
+    """Compute `rician_channel` from draws of `draws.draw` with the shapes of `channel_draws`."""
     angles, scatter = entries
     limits = jnp.deg2rad(jnp.array([60.0, 30.0, 60.0, 180.0]))
     azimuth, elevation, arrival, phase = limits * angles
@@ -57,7 +57,7 @@ def rician_channel(
     wavelength: float,
     rician_factor: Float[Array, ""],
 ) -> Complex[Array, "M N"]:
-    r"""Rician channel of unit mean power with a line of sight of rank one.
+    r"""Draw a Rician channel of unit mean power with a line of sight of rank one.
 
     .. math:: H = \sqrt{\tfrac{\kappa}{\kappa+1}} e^{j\psi} b\,\bar a^T
               + \sqrt{\tfrac{1}{\kappa+1}} W

@@ -1,4 +1,4 @@
-r"""Codes from the literature at equal power, to compare designed ones with.
+r"""Codes from the literature at equal power, for comparison with designed codes.
 
 References:
   Abu-Shaban, Keykhosravi, Keskin, Alexandropoulos, Seco-Granados and Wymeersch, *Near-field
@@ -21,13 +21,13 @@ _POWER_STEPS = 1000  # of the descent on the covariance of the four beams
 
 
 def random_codes(seed: int, num_codes: int, num_elements: int) -> Complex[np.ndarray, "L N"]:
-    """Phases uniform over a turn."""
+    """Draw phases uniformly over a turn."""
     turns = np.random.default_rng(seed).random((num_codes, num_elements))
     return np.exp(2j * np.pi * turns).astype(np.complex64)
 
 
 def best_combination(channel: Complex[np.ndarray, "M N"]) -> Complex[np.ndarray, "N"]:
-    """The row of weights of the antennas' strongest combination, u^H H, [N]."""
+    """Return the strongest combination of the antennas, u^H H, [N]."""
     left, _, _ = np.linalg.svd(channel, full_matrices=False)
     return left[:, 0].conj() @ channel
 
@@ -35,7 +35,7 @@ def best_combination(channel: Complex[np.ndarray, "M N"]) -> Complex[np.ndarray,
 def beams(
     channel: Complex[np.ndarray, "M N"], vectors: Complex[np.ndarray, "L N"]
 ) -> Complex[np.ndarray, "L N"]:
-    """Codes of unit modulus that add the entries of steering vectors in phase at the antennas."""
+    """Return unit-modulus codes that add steering vectors in phase at the antennas."""
     phase = np.angle(best_combination(channel) * vectors)
     return np.exp(-1j * phase).astype(np.complex64)
 
@@ -49,7 +49,7 @@ def pointed_codes(
     places: Float[np.ndarray, "P 3"],
     wavefront: config_lib.Wavefront,
 ) -> Complex[np.ndarray, "L N"]:
-    """Beams at positions drawn from those of interest.
+    """Return beams at random positions out of the given ones.
 
     Args:
       seed: of the draw.
@@ -70,7 +70,7 @@ def pointed_codes(
 
 
 def _beam_vectors(problem: code_design.Problem, channel) -> Complex[np.ndarray, "N 4"]:
-    """What the antennas' best combination receives from one position, and its derivatives."""
+    """Return the best combination's response to one position, and its derivatives."""
     left, _, _ = np.linalg.svd(channel, full_matrices=False)
     return np.asarray(problem.responses)[:, 0] @ left[:, 0].conj()
 
@@ -78,10 +78,10 @@ def _beam_vectors(problem: code_design.Problem, channel) -> Complex[np.ndarray, 
 def _orthonormal_beams(
     problem: code_design.Problem, channel: Complex[np.ndarray, "M N"]
 ) -> Complex[np.ndarray, "4 N"]:
-    """Weights that receive one position, and its derivatives as far as they are orthogonal to it.
+    """Return orthonormal weights that receive one position and its derivatives.
 
     Raises:
-      ValueError: another number of positions.
+      ValueError: there is not exactly one position.
     """
     if problem.responses.shape[1] != 1:
         raise ValueError(f"need 1 position; got {problem.responses.shape[1]}")
@@ -95,13 +95,13 @@ def four_beams(
     num_codes: int,
     source_signal: config_lib.SourceSignal,
 ) -> Complex[np.ndarray, "L N"]:
-    """Codes of unit modulus for one known position: the beam and its three derivatives, shared.
+    """Return unit-modulus codes for one known position: the beam and its three derivatives.
 
-    Each code has the phases of one of the four; each code after the fourth is the one that lowers
-    the position error bound most.
+    Each code has the phases of one of the four beams. Each code after the fourth is the one that
+    lowers the position error bound most.
 
     Raises:
-      ValueError: another number of positions, or fewer than four codes.
+      ValueError: there is not exactly one position, or there are fewer than four codes.
     """
     if num_codes < 4:
         raise ValueError(f"need 4 codes or more; got {num_codes}")
@@ -121,11 +121,11 @@ def four_beams(
 def four_beams_bound(
     problem: code_design.Problem, channel: Complex[np.ndarray, "M N"], num_codes: int
 ) -> float:
-    """Position error bound [m] of the optimal codes of any amplitude for one known position.
+    """Compute the position error bound [m] of optimal codes of any amplitude, for one position.
 
-    The optimal codes are combinations of the beam and its three derivatives. Their covariance is
-    found by descent at the total power of L codes of unit modulus; the problem is convex. With one
-    antenna no codes of unit modulus have a lower bound. Constant signals.
+    The optimal codes are combinations of the beam and its three derivatives. A descent finds their
+    covariance at the total power of L unit-modulus codes; the problem is convex. With one antenna,
+    no unit-modulus codes have a lower bound. Constant signals.
     """
     basis = jnp.asarray(_orthonormal_beams(problem, channel), jnp.complex64)
     images = jnp.einsum("ln,npvm->lpvm", basis, problem.responses)

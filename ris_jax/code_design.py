@@ -1,12 +1,12 @@
 r"""Codes of the surface that minimise the position error bound of a source at given positions.
 
-The phases of all codes descend by gradient; then each phase in turn takes the best of its
-quantised values, which never increases the objective. Transmit power and noise are fixed, so that
-codes are compared at equal power.
+Gradient descent optimises the phases of all codes. Then each phase in turn takes the best of its
+quantised values, which never increases the objective. Transmit power and noise are constant, so
+that codes are compared at equal power.
 
-The bound is that of `ris_jax.bounds`, from Gram matrices instead of residuals: the same number, to
-float32 accuracy, for one source, at a fraction of the cost. With :math:`G_l` the Gram matrix of the
-image and its three derivatives, in metres along azimuth, elevation and range,
+The bound equals that of `ris_jax.bounds` to float32 accuracy, for one source. It uses Gram matrices
+instead of residuals, at a fraction of the cost. With :math:`G_l` the Gram matrix of the image and
+its three derivatives, in metres along azimuth, elevation and range,
 
 .. math:: F = 2 \frac{|g|^2}{\sigma^2} \mathrm{Re} \sum_t \Big(G_{t,DD} - \frac{G_{t,Da}
           G_{t,aD}}{G_{t,aa}}\Big), \quad \mathrm{PEB} = \sqrt{\mathrm{tr} F^{-1}} ,
@@ -28,15 +28,15 @@ from ris_jax import config as config_lib
 
 Goal = Literal["mean", "worst", "quantile"]
 
-_STEP = 0.2  # of the descent at its start [rad]
+_STEP = 0.2  # initial step of the descent [rad]
 _SHARPNESS = 12.0  # exponent of the smooth maximum
 _BAND = 0.1  # width of the smooth quantile, in log error
 _ROUNDING = 1e-6  # of a Gram matrix, and of the determinant of a correlation matrix
-_COORDINATES = 2048  # of one call of the coordinate descent
+_COORDINATES = 2048  # per call of the coordinate descent
 
 
 class Problem(NamedTuple):
-    """Positions to design for, as what codes multiply."""
+    """Positions to design for, as responses that the codes multiply."""
 
     #: H times the steering vector and its derivatives in metres, over elements n.
     responses: Complex[Array, "N P 4 M"]
@@ -63,7 +63,7 @@ def make_problem(
     *,
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Problem:
-    """Responses of positions.
+    """Compute the responses of positions.
 
     Args:
       positions: [N, 3] of the elements [m].
@@ -91,14 +91,14 @@ def make_problem(
 
 
 def grams_of(images: Complex[Array, "... 4 M"]) -> Complex[Array, "... 4 4"]:
-    """Gram matrix of an image and its derivatives at the antennas."""
+    """Return the Gram matrix of an image and its derivatives at the antennas."""
     return jnp.einsum("...im,...jm->...ij", images.conj(), images)
 
 
 def _information(grams: Complex[Array, "... 4 4"]) -> Float[Array, "... 3 3"]:
-    """Of three derivatives, the amplitude of the vector before them being unknown.
+    """Return the information of three derivatives, with the amplitude of the image unknown.
 
-    What a derivative has beyond the vector is raised to the rounding of their Gram matrix.
+    The residual of a derivative is raised to the rounding error of its Gram matrix.
     """
     power = jnp.maximum(grams[..., 0, 0].real, jnp.finfo(grams.real.dtype).tiny)
     across = grams[..., 1:, :1] * grams[..., :1, 1:] / power[..., None, None]
@@ -110,7 +110,7 @@ def _information(grams: Complex[Array, "... 4 4"]) -> Float[Array, "... 3 3"]:
 
 
 def _trace_of_inverse(matrix: Float[Array, "... 3 3"]) -> Float[Array, "..."]:
-    """By cofactors of the correlation matrix; large and finite where the matrix is singular."""
+    """Compute the trace by cofactors of the correlation matrix; large if it is singular."""
     diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
     diagonal = jnp.maximum(diagonal, jnp.finfo(matrix.dtype).tiny * 1e9)
     scale = jax.lax.rsqrt(diagonal)
@@ -130,21 +130,21 @@ def position_errors(
     codes: Complex[Array, "L N"],
     source_signal: config_lib.SourceSignal = "constant",
 ) -> Float[Array, "P"]:
-    """Position error bound of a source at each position [m]; large where not identifiable."""
+    """Return the position error bound of a source at each position [m]; large if unidentifiable."""
     images = jnp.einsum("ln,npvm->lpvm", codes, problem.responses)
     total = jnp.sum(_shares(grams_of(images), source_signal), axis=0)
     return errors_of_total(total, problem.level, source_signal)
 
 
 def _shares(grams: Complex[Array, "... 4 4"], source_signal: config_lib.SourceSignal) -> Array:
-    """What the codes add up: Gram matrices, or the information of codes of their own amplitude."""
+    """Return the summands of the codes: Gram matrices, or information per code."""
     return grams if source_signal == "constant" else _information(grams)
 
 
 def errors_of_total(
     total: Array, level: Float[Array, "P"], source_signal: config_lib.SourceSignal = "constant"
 ) -> Float[Array, "... P"]:
-    """Position error bound [m] from what the codes add up to: see `position_errors`."""
+    """Return the position error bound [m] from the sum over codes; see `position_errors`."""
     information = _information(total) if source_signal == "constant" else total
     return jnp.sqrt(_trace_of_inverse(information) / (2.0 * level))
 
@@ -152,10 +152,10 @@ def errors_of_total(
 def objective(
     errors: Float[Array, "... P"], goal: Goal = "mean", quantile: float = 0.9
 ) -> Float[Array, "..."]:
-    """Mean, largest value or a quantile of the errors.
+    """Return the mean, the largest value or a quantile of the errors.
 
     Raises:
-      ValueError: an unknown goal.
+      ValueError: the goal is unknown.
     """
     if goal == "mean":
         return jnp.mean(errors, axis=-1)
@@ -167,7 +167,7 @@ def objective(
 
 
 def _smooth(errors: Float[Array, "P"], goal: Goal, quantile: float) -> Float[Array, ""]:
-    """Logarithm of the objective, with a gradient that more than one position has a part in."""
+    """Return the logarithm of a smooth objective, whose gradient depends on several positions."""
     logs = jnp.log(errors)
     if goal == "mean":
         return jnp.log(jnp.mean(errors))
@@ -183,7 +183,7 @@ def _optimizer(num_steps: int) -> optax.GradientTransformation:
 
 
 def start_descent(codes: Complex[np.ndarray, "L N"], num_steps: int) -> Descent:
-    """A descent of `num_steps` steps from given codes."""
+    """Start a descent of `num_steps` steps from given codes."""
     phases = jnp.angle(jnp.asarray(codes))
     state = _optimizer(num_steps).init(phases)
     best = jnp.asarray(jnp.inf, phases.dtype)
@@ -203,7 +203,7 @@ def descend(
     num_steps: int,
     steps: int,
 ) -> Descent:
-    """The next steps of a descent; the best phases met are kept.
+    """Run the next steps of a descent; the best phases are kept.
 
     Args:
       problem: positions.
@@ -211,7 +211,7 @@ def descend(
       source_signal: constant or independent.
       goal: mean, worst or quantile.
       quantile: 0 to 1.
-      num_steps: of the whole descent, which its step size follows.
+      num_steps: of the whole descent; defines the step size.
       steps: of this call.
     """
 
@@ -240,12 +240,12 @@ class _Sweep(NamedTuple):
     codes: Complex[Array, "L N"]
     images: Complex[Array, "L P 4 M"]
     grams: Complex[Array, "L P 4 4"]
-    total: Array  # sum of the shares of all codes
+    total: Array  # sum over all codes
 
 
 @functools.partial(jax.jit, static_argnames=("bits", "source_signal", "goal", "quantile"))
 def _coordinates(problem, codes, order, *, bits, source_signal, goal, quantile):
-    """Gives the phases of a list of (code, element) pairs in turn the best of their levels."""
+    """Set the phases of (code, element) pairs, in turn, to the best of their levels."""
     levels = jnp.exp(2j * jnp.pi * jnp.arange(2**bits) / 2**bits).astype(codes.dtype)
     images = jnp.einsum("ln,npvm->lpvm", codes, problem.responses)
     grams = grams_of(images)
@@ -283,7 +283,7 @@ def value_of(
     goal: Goal,
     quantile: float,
 ) -> Float[Array, ""]:
-    """The objective of codes [m]."""
+    """Return the objective of codes [m]."""
     return objective(position_errors(problem, codes, source_signal), goal, quantile)
 
 
@@ -297,19 +297,19 @@ def improve_quantised(
     goal: Goal,
     quantile: float,
 ) -> Complex[np.ndarray, "L N"]:
-    """One sweep of coordinate descent; the objective never increases.
+    """Run one sweep of coordinate descent; the objective never increases.
 
     Args:
       problem: positions.
       codes: [L, N] of `2**bits` phases.
-      order: [C, 2] code and element of each phase, as they are visited.
+      order: [C, 2] code and element of each phase, in the order of the sweep.
       bits: of the phases.
       source_signal: constant or independent.
       goal: mean, worst or quantile.
       quantile: 0 to 1.
 
     Returns:
-      [L, N] codes of the same phases; those given if rounding has spoilt the sweep.
+      [L, N] codes of the same phases; the given ones if rounding increased the objective.
     """
     options = {"source_signal": source_signal, "goal": goal, "quantile": quantile}
     value = float(value_of(problem, codes, **options))

@@ -1,4 +1,4 @@
-"""Phase codes of the surface, their quantisation, and what real hardware makes of them."""
+"""Phase codes of the surface, their quantisation, and the response of real hardware."""
 
 import pathlib
 import zipfile
@@ -15,7 +15,7 @@ from ris_jax import draws, errors
 
 
 def quantize_phase(codes: Complex[Array, "..."], phase_bits: int | None) -> Complex[Array, "..."]:
-    """Unit-modulus codes with phases rounded to ``2**phase_bits`` levels; None leaves them."""
+    """Round phases to ``2**phase_bits`` levels at unit modulus; None leaves them unchanged."""
     phase = jnp.angle(codes)
     if phase_bits is not None:
         step = 2.0 * jnp.pi / 2**phase_bits
@@ -24,12 +24,12 @@ def quantize_phase(codes: Complex[Array, "..."], phase_bits: int | None) -> Comp
 
 
 def _spread(count: int, total: int) -> np.ndarray:
-    """``count`` indices spread evenly over ``range(total)``."""
+    """Return ``count`` indices spread evenly over ``range(total)``."""
     return np.arange(count) * total // count
 
 
 def _beams_per_axis(num_codes: int, rows: int, columns: int) -> tuple[int, int]:
-    """Beams along y and x: the pair nearest to the array's own shape that gives enough beams."""
+    """Return beams along y and x: enough beams, in the ratio closest to the array's shape."""
     choices = [
         (down, -(-num_codes // down))
         for down in range(1, num_codes + 1)
@@ -39,7 +39,7 @@ def _beams_per_axis(num_codes: int, rows: int, columns: int) -> tuple[int, int]:
 
 
 def _dft2d(num_codes: int, rows: int, columns: int) -> np.ndarray:
-    """Beams at evenly spread spatial frequencies of both axes, so that both are covered."""
+    """Return beams at evenly spread spatial frequencies of both axes."""
     down, across = _beams_per_axis(num_codes, rows, columns)
     vertical = np.exp(-2j * np.pi * np.outer(_spread(down, rows), np.arange(rows)) / rows)
     horizontal = np.exp(
@@ -61,16 +61,16 @@ def _random(num_codes: int, num_elements: int) -> np.ndarray:
 
 def _hadamard(num_codes: int, num_elements: int) -> np.ndarray:
     order = 1 << (max(num_codes, num_elements) - 1).bit_length()
-    # Rows in an even stride would be constant over blocks of elements: draw them, once for all.
+    # Evenly strided rows would be constant over blocks of elements, so a fixed draw selects them.
     rows = np.random.default_rng(0).permutation(order)[:num_codes]
     return scipy.linalg.hadamard(order)[rows, :num_elements].astype(complex)
 
 
 def read_codes(path: str | pathlib.Path) -> Complex[np.ndarray, "L N"]:
-    """Codes of a file: the array `codes` [L, N] of an .npz, what else is in it is not read.
+    """Read codes from a file: the array `codes` [L, N] of an .npz; other arrays are ignored.
 
     Raises:
-      RunError: the file cannot be read, or has no codes, or they are not finite numbers [L, N].
+      RunError: the file cannot be read, has no codes, or they are not finite numbers [L, N].
     """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
@@ -89,20 +89,20 @@ def read_codes(path: str | pathlib.Path) -> Complex[np.ndarray, "L N"]:
 
 
 def codebook(system: config_lib.SystemConfig) -> Complex[Array, "L N"]:
-    """The codes that a configuration asks for; those of `codes_file` as they are, if it names one.
+    """Return the codes of a configuration; codes from `codes_file` are unchanged.
 
-    An array given by explicit positions has no rows and columns: its two-dimensional DFT is taken
-    over the most nearly square grid that has as many elements.
+    An array given by explicit positions has no rows and columns: its two-dimensional DFT uses the
+    most nearly square grid with the same number of elements.
 
     Args:
-      system: `codebook` names dft2d, dft1d, random, hadamard, or mixed (DFT beams and random
-        codes in turn); `num_snapshots` codes, quantised to `phase_bits`.
+      system: `codebook` is dft2d, dft1d, random, hadamard, or mixed (DFT beams and random codes
+        alternate); `num_snapshots` codes, quantised to `phase_bits`.
 
     Returns:
       [L, N] complex, unit modulus.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: the name is unknown.
       ConfigError: the codes of `codes_file` have another number of codes or elements.
       RunError: `codes_file` has no usable codes.
     """
@@ -143,14 +143,14 @@ def phase_dependent_amplitude(
     beta_phase: float,
     beta_exponent: float,
 ) -> Float[Array, "..."]:
-    r"""Reflection amplitude of a lossy element at a given phase shift.
+    r"""Return the reflection amplitude of a lossy element at a given phase shift.
 
     .. math:: \beta(\theta) = \beta_{min} + (1-\beta_{min})
               \left(\tfrac{\sin(\theta-\phi)+1}{2}\right)^{\alpha}
 
     Args:
       phase: [...] :math:`\theta` [rad].
-      beta_min: least amplitude, 0 to 1; 1 is an ideal element.
+      beta_min: smallest amplitude, 0 to 1; 1 is an ideal element.
       beta_phase: :math:`\phi` [rad].
       beta_exponent: :math:`\alpha`.
 
@@ -171,16 +171,16 @@ def hardware_response(
     impairments: config_lib.ImpairmentConfig,
     severity: Float[Array, ""] | float = 1.0,
 ) -> Complex[Array, "L N"]:
-    """What the surface really applies when it is told ``codes``, one draw of the hardware.
+    """Draw the actual response of the surface to nominal codes.
 
     Args:
       key: randomness of this surface.
       codes: [L, N] nominal codes.
       impairments: phase and amplitude error, dead elements and phase-dependent amplitude.
-      severity: the share of all of them that this surface has.
+      severity: strength of all of them, as a fraction of the configured one.
 
     Returns:
-      [L, N] complex; no longer of unit modulus.
+      [L, N] complex, not of unit modulus.
     """
     phase, amplitude_db, dead = draws.draw(key, *[(codes.shape[-1],)] * 3)
     phase_error = severity * impairments.phase_error * draws.normal(phase)

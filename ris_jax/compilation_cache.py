@@ -1,9 +1,9 @@
-"""Compiled programs on disk, so that the next process does not compile them again.
+"""Compiled programs on disk, so that the next process need not compile them again.
 
-JAX writes and reads the entries; this module chooses the folder and keeps it in order. Entries are
-machine code: the folder's name holds the versions and a hash of the processor, and only its owner
-may enter it. JAX's own size limit takes a lock for every entry and fails once a process died
-between two of its writes; here, the oldest entries are deleted when the cache is enabled.
+JAX writes and reads the entries; this module selects the directory and limits its size. Entries are
+machine code: the directory's name has the versions and a hash of the processor, and only its owner
+has access. JAX's own size limit locks every entry and fails after a process died between two of its
+writes. Here, the oldest entries are deleted when the cache is enabled.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from ris_jax import _environment
 
 MAX_BYTES = 1 << 30
 
-# Options of JAX; in capitals, the environment variables that it reads when it is imported.
+# Options of JAX; in capitals, the environment variables that it reads on import.
 _FOLDER = "jax_compilation_cache_dir"
 _THRESHOLDS = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -52,16 +52,16 @@ def enable_compilation_cache(
 ) -> pathlib.Path | None:
     """Keep compiled programs on disk, for this process and its children.
 
-    The second start of a program then takes seconds instead of tens of seconds. Call it before the
-    first computation. The variable ``JAX_COMPILATION_CACHE_DIR`` wins over the default folder.
-    When the folder cannot be written, nothing is kept and nothing fails.
+    The second start of a program then takes seconds instead of tens of seconds. Call this before
+    the first computation. ``JAX_COMPILATION_CACHE_DIR`` replaces the default directory. If the
+    directory cannot be written, programs run without a cache.
 
     Args:
-      path: folder of the cache; by default one of the user's cache directory, such as
+      path: directory of the cache; by default one in the user's cache directory, such as
         ``~/.cache/ris_jax/compiled/``, limited to 1 GiB.
 
     Returns:
-      The folder, or None if there is none that can be written.
+      The directory, or None if it cannot be written.
 
     Example:
       >>> import ris_jax
@@ -73,7 +73,7 @@ def enable_compilation_cache(
         return None
     if not given:
         prune(folder.parent, MAX_BYTES)
-    _environment.silence_xla()  # on some processors it logs an error for each entry that it reads
+    _environment.silence_xla()  # on some processors it logs an error for each entry
     unset = {name: x for name, x in _THRESHOLDS.items() if name.upper() not in os.environ}
     _configure({_FOLDER: str(folder), **unset})
     _replace_damaged_entries(folder)
@@ -81,7 +81,7 @@ def enable_compilation_cache(
 
 
 def disable_compilation_cache() -> None:
-    """Neither read nor write compiled programs, whatever the environment says."""
+    """Stop reading and writing compiled programs, independent of the environment."""
     _configure({"jax_enable_compilation_cache": False})
 
 
@@ -92,13 +92,13 @@ def contents(folder: pathlib.Path) -> Contents:
 
 
 def prune(folder: pathlib.Path, max_bytes: int) -> None:
-    """Delete entries in and below a folder, least recently used first, down to a total size.
+    """Delete entries in and below a directory, least recently used first, down to a total size.
 
-    Another process may delete or write at the same time.
+    Other processes may delete or write at the same time.
 
     Args:
-      folder: one that need not exist.
-      max_bytes: total size that stays.
+      folder: it may be missing.
+      max_bytes: total size to keep.
     """
     found = sorted(_entries(folder), reverse=True)
     kept = 0
@@ -110,7 +110,7 @@ def prune(folder: pathlib.Path, max_bytes: int) -> None:
 
 
 def _entries(folder: pathlib.Path) -> Iterator[tuple[float, pathlib.Path, int]]:
-    """Time of last use [s], path and size [bytes] of each file."""
+    """Yield the time of last use [s], path and size [bytes] of each file."""
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):
             status = path.stat()
@@ -119,7 +119,7 @@ def _entries(folder: pathlib.Path) -> Iterator[tuple[float, pathlib.Path, int]]:
 
 
 def _default_folder() -> pathlib.Path | None:
-    """Folder for these versions on this processor, or None without a home directory."""
+    """Return the directory for these versions and processor, or None without a home directory."""
     root = platformdirs.user_cache_path("ris_jax", appauthor=False)
     if not root.is_absolute():
         return None
@@ -135,7 +135,7 @@ def _version(name: str) -> str:
 
 
 def _processor() -> str:
-    """Hash of the processor's model and instruction sets: machine code is good for that alone."""
+    """Return a hash of the processor's model and instruction sets, which machine code needs."""
     system = platform.uname()
     lines = [system.system, system.machine, platform.processor()]
     with contextlib.suppress(OSError):
@@ -146,7 +146,7 @@ def _processor() -> str:
 
 
 def _writable(folder: pathlib.Path) -> bool:
-    """Make a folder for its owner alone, and try to write into it."""
+    """Create a directory with access for its owner only, and test if it can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -173,10 +173,10 @@ def _configure(options: Mapping[str, Any]) -> None:
 
 @functools.cache
 def _replace_damaged_entries(folder: pathlib.Path) -> None:
-    """Let JAX write an entry again that it could not read, such as one that was cut short.
+    """Let JAX overwrite an entry that it could not read, such as a truncated one.
 
-    JAX warns, compiles, and leaves the entry as it is. Here the warning deletes the entry before
-    JAX compiles. That an entry cannot be written is no news for a user: it costs time alone.
+    JAX warns, compiles, and leaves the entry unchanged. Here the warning deletes the entry before
+    JAX compiles. A failed write is not reported: it only costs time.
     """
     show = warnings.showwarning
     warnings.filterwarnings("always", _UNREADABLE.pattern, UserWarning)

@@ -1,7 +1,7 @@
-"""Configuration: frozen dataclasses, every knob once, validated when they are built.
+"""Configuration: frozen dataclasses, validated when they are built.
 
-The command line speaks degrees and dB, and so do the fields that carry them in their name;
-everything else is SI, radians, linear.
+Fields in degrees and dB have the unit in their name, on the command line as well; all others are
+SI, radians or linear.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ DEFAULT_FALSE_ALARM_RATE = 1e-3
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the field."""
+    """A configuration is invalid; the message names the field."""
 
 
 def _require(condition: bool, field: str, needed: str, got: Any) -> None:
@@ -72,7 +72,7 @@ class SystemConfig:
     columns: int = 12  #: elements along x, the fastest index
     spacing: float = 0.15  #: [m]
     centered: bool = True  #: False: offsets -columns/2 ... columns/2 - 1, as the reference has
-    #: Any other array, [N][3] in metres; rows, columns and spacing are then not used.
+    #: Any other array, [N][3] in metres; replaces rows, columns and spacing.
     element_positions: tuple[tuple[float, float, float], ...] | None = None
     num_antennas: int = 16  #: M, base-station antennas
     num_snapshots: int = 16  #: L, phase codes
@@ -92,7 +92,7 @@ class SystemConfig:
         bits = self.phase_bits
         _require(bits is None or 1 <= bits <= 16, "system.phase_bits", "1 to 16, or null", bits)
         if self.element_positions is not None:
-            # Lists and NumPy arrays are welcome; what is kept is hashable.
+            # Lists and NumPy arrays are accepted and stored as hashable tuples.
             rows = tuple(tuple(map(float, position)) for position in self.element_positions)
             object.__setattr__(self, "element_positions", rows)
             shapes = {len(position) for position in self.element_positions}
@@ -100,7 +100,7 @@ class SystemConfig:
             metres = [metre for position in self.element_positions for metre in position]
             finite = all(map(math.isfinite, metres))
             _require(finite, "system.element_positions", "finite metres", self.element_positions)
-            # Windows over neighbours are filled until all elements are in one; twins never are.
+            # Smoothing windows grow until they cover all elements; coincident ones never would.
             distinct, given = len(set(self.element_positions)), len(self.element_positions)
             _require(distinct == given, "system.element_positions", f"{given} places", distinct)
 
@@ -115,7 +115,7 @@ class SystemConfig:
 
     @property
     def num_elements(self) -> int:
-        """N, the elements of the surface."""
+        """Number of elements of the surface, N."""
         if self.element_positions is not None:
             return len(self.element_positions)
         return self.rows * self.columns
@@ -123,7 +123,7 @@ class SystemConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SceneConfig:
-    """What is drawn for every scene."""
+    """Distribution of the scenes."""
 
     min_sources: int = 1
     max_sources: int = 5  #: K_max, also the width of the network's output
@@ -134,9 +134,9 @@ class SceneConfig:
     snr_min_db: float = -5.0
     snr_max_db: float = 20.0
     path_loss: PathLoss = "inverse_square"  #: in power
-    #: Line-of-sight over scattered power of an entry of H, linear. The reference calls its channels
-    #: Rician with factors 0.5 to 10, but gives their line of sight unit norm as a matrix: entry by
-    #: entry that is 0.5 / 144 to 10 / 144, and so are these; see docs/guide/arrays.md.
+    #: Line-of-sight over scattered power of an entry of H, linear. The reference states factors of
+    #: 0.5 to 10, but its line-of-sight matrix has unit norm. The factor per entry is therefore
+    #: 0.5 / 144 to 10 / 144, as here; see docs/guide/arrays.md.
     rician_factor_min: float = 0.0035
     rician_factor_max: float = 0.07
 
@@ -159,18 +159,18 @@ class SceneConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ImpairmentConfig:
-    """Hardware the estimator is not told about; all off by default."""
+    """Hardware errors unknown to the estimator; all off by default."""
 
     position_jitter: float = 0.0  #: [m], uniform within plus or minus this, each axis of the array
     phase_error: float = 0.0  #: [rad], standard deviation, per element
     amplitude_error_db: float = 0.0  #: standard deviation, per element
-    dead_fraction: float = 0.0  #: share of elements that reflect nothing
+    dead_fraction: float = 0.0  #: fraction of elements that reflect nothing
     #: Phase-dependent reflection (Abeywickrama et al., IEEE Trans. Commun. 68(9), 2020, Eq. 5).
     beta_min: float = 1.0
     beta_phase: float = 1.35  #: [rad]
     beta_exponent: float = 1.6
     channel_error: float = 0.0  #: channel estimate error over channel, in power
-    varied: bool = False  #: every scene has a share of all this, uniform from none to the whole
+    varied: bool = False  #: strength of all of these is uniform from zero to full, per scene
 
     def __post_init__(self):
         _require_nonnegative("impairments", self, "position_jitter", "phase_error")
@@ -182,13 +182,13 @@ class ImpairmentConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Which network, and its size."""
+    """Network architecture and size."""
 
     #: `learned_pursuit`, or the baseline `subspace_network`: a surrogate covariance for MUSIC.
     architecture: Architecture = "learned_pursuit"
-    rounds: int = 2  #: of adding sources, in the pursuit
-    candidates: int = 12  #: peaks of the residual that are judged in each
-    iterations: int = 2  #: of refinement after each
+    rounds: int = 2  #: rounds of adding sources in the pursuit
+    candidates: int = 12  #: peaks of the residual that are scored per round
+    iterations: int = 2  #: of refinement after each round
     columns: int = 12  #: of the factor of the subspace network's covariance
     width: int = 64
     depth: int = 3
@@ -213,10 +213,10 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CovarianceConfig:
-    """How the effective covariance is built, in training and inference alike."""
+    """Construction of the effective covariance, in training and inference."""
 
     blend: float = 0.0  #: beta: weight of the snapshots' covariance
-    #: Share of identity at 0 dB SNR; divided by the linear SNR, at most 0.5.
+    #: Weight of the identity at 0 dB SNR; divided by the linear SNR, at most 0.5.
     shrinkage: float = 0.01
 
     def __post_init__(self):
@@ -230,9 +230,9 @@ class LossConfig:
 
     covariance: float = 1.0  #: NMSE of the effective covariance
     existence: float = 1.0  #: cross-entropy of every source and candidate, in every round
-    offset: float = 0.1  #: where between the grid's cells added sources are
+    offset: float = 0.1  #: position of added sources between the grid's cells
     count: float = 0.1  #: cross-entropy of the number of sources
-    #: Share of the signal subspace that the surrogate covariance misses; subspace network only.
+    #: Missed fraction of the signal subspace of the surrogate covariance; subspace network only.
     subspace: float = 0.0
     position: float = 0.0  #: RMSPE of the peaks of its MUSIC spectrum; subspace network only
 
@@ -245,7 +245,7 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer nest of `ris_jax.training.optimizer`, counted in updates."""
+    """Options of the optimizer in `ris_jax.training.optimizer`, counted in updates."""
 
     method: OptimizerMethod = "muon"
     learning_rate: float = 2e-2  #: peak, of the backbone
@@ -270,18 +270,18 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """How long, on what, and what is written."""
+    """Length and data of the training, and its output."""
 
     seed: int = 0
     epochs: int = 10
     steps_per_epoch: int = 100  #: microbatches
-    batch_size: int = 64  #: scenes a microbatch
-    fixed_scenes: int = 0  #: train on this many scenes again and again; 0: fresh scenes for ever
+    batch_size: int = 64  #: scenes per microbatch
+    fixed_scenes: int = 0  #: train on this many scenes repeatedly; 0: always new scenes
     validation_scenes: int = 2048
     validate_on_training_scenes: bool = False
     early_stopping_epochs: int = 0  #: epochs without a better val_nmse; 0: never stop early
     log_every: int = 20  #: microbatches between rows of metrics.jsonl
-    keep_checkpoints: int = 2  #: newest ones, beside the best
+    keep_checkpoints: int = 2  #: newest ones, in addition to the best
 
     def __post_init__(self):
         _require_positive("training", self, "epochs", "steps_per_epoch", "batch_size")
@@ -298,7 +298,7 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything a run depends on; saved beside its parameters."""
+    """All inputs of a run; saved with its parameters."""
 
     system: SystemConfig = dataclasses.field(default_factory=SystemConfig)
     scene: SceneConfig = dataclasses.field(default_factory=SceneConfig)
@@ -316,7 +316,7 @@ class Config:
                 value = getattr(getattr(self, section.name), field.name)
                 finite = not isinstance(value, float) or math.isfinite(value)
                 _require(finite, name, "a finite number", value)
-                # Python counts booleans as numbers; a configuration does not.
+                # Python accepts booleans as numbers; a configuration does not.
                 truth_value = isinstance(value, bool) and not isinstance(field.default, bool)
                 _require(not truth_value, name, "no truth value", value)
         _require(
@@ -343,7 +343,7 @@ class Config:
         )
 
     def _require_own_losses(self) -> None:
-        """No term is weighed that the architecture has not got."""
+        """Require zero weights of terms that the architecture does not have."""
         foreign = {
             "learned_pursuit": ("subspace", "position"),
             "subspace_network": ("covariance", "existence", "offset"),
@@ -364,15 +364,15 @@ class Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The configuration as nested plain dictionaries, ready for JSON."""
+    """Return the configuration as nested plain dictionaries, ready for JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Builds a configuration from nested dictionaries.
+    """Build a configuration from nested dictionaries.
 
     Raises:
-      ConfigError: an unknown key, a wrong type or a value out of its domain, by name.
+      ConfigError: a key is unknown, or a value has a wrong type or is invalid; it is named.
     """
     _require(isinstance(values, dict), "configuration", "an object of sections", values)
     _check_rows(values)
@@ -428,7 +428,7 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _suggestion(name: str) -> str:
-    """The dotted name that was meant, for the end of a message; empty if none is alike.
+    """Return the closest dotted name for the end of a message; empty if none is similar.
 
     A name without its section is compared with the fields of all sections.
     """
@@ -443,7 +443,7 @@ def _suggestion(name: str) -> str:
 
 
 def _check_rows(values: dict[str, Any]) -> None:
-    """Element positions are rows of something; dacite would make tuples of anything, and fail."""
+    """Check the shape of element positions, on which dacite would fail."""
     system = values.get("system")
     positions = system.get("element_positions") if isinstance(system, dict) else None
 
@@ -459,12 +459,12 @@ def _as_float(value: Any) -> Any:
         try:
             return float(value)
         except OverflowError:
-            return math.inf  # refused by name when the configuration is built
+            return math.inf  # rejected by name when the configuration is built
     return value
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one of dotted names: ``{"model.width": 128}``."""
+    """Flatten nested dictionaries to dotted names: ``{"model.width": 128}``."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
@@ -479,7 +479,7 @@ def _unknown(name: str) -> ConfigError:
 
 
 def override(config: Config, values: dict[str, Any]) -> Config:
-    """The configuration with dotted names replaced: ``{"model.width": 96}``."""
+    """Return the configuration with dotted names replaced: ``{"model.width": 96}``."""
     nested = to_dict(config)
     for name, value in values.items():
         node, *rest = name.split(".")
@@ -496,7 +496,7 @@ def override(config: Config, values: dict[str, Any]) -> Config:
 
 
 def difference(ours: Config, theirs: Config) -> list[str]:
-    """The fields in which two configurations differ, one readable entry each."""
+    """List the fields in which two configurations differ, one readable entry each."""
     left, right = flatten(to_dict(ours)), flatten(to_dict(theirs))
     brief = {k: [errors.brief(repr(values[k])) for values in (left, right)] for k in left}
     return [f"{k}={brief[k][0]} (there {brief[k][1]})" for k in left if left[k] != right[k]]

@@ -1,4 +1,4 @@
-"""Configurations in JSON files: nested, as `config.json` of a run; what is left out is default."""
+"""Configurations in JSON files, nested like a run's `config.json`; missing fields are default."""
 
 import json
 import pathlib
@@ -8,7 +8,7 @@ from ris_jax import errors
 
 
 def read(path: pathlib.Path) -> config_lib.Config:
-    """The configuration of a file.
+    """Read the configuration of a file.
 
     Args:
       path: a JSON object of sections, each an object of fields.
@@ -19,7 +19,7 @@ def read(path: pathlib.Path) -> config_lib.Config:
     """
     try:
         values = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:  # not JSON, or not even text
+    except (ValueError, RecursionError) as error:  # not JSON, or not text
         raise config_lib.ConfigError(f"{path}: not JSON: {errors.brief(error)}") from error
     if not isinstance(values, dict):
         raise config_lib.ConfigError(f"{path}: need a JSON object; got {type(values).__name__}")

@@ -1,4 +1,4 @@
-"""Numbers of sources: checked, and scored against the true ones; on the host."""
+"""Numbers of sources: validation, and comparison with the true ones; on the host."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from ris_jax import statistics
 
 
 def checked(name: str, counts: Any, batch: int, most: int) -> Int[np.ndarray, "B"]:
-    """An array of counts, [batch], each 0 ... most.
+    """Validate an array of counts, [batch], each 0 ... most.
 
     Raises:
-      ValueError: anything else; the message has the name.
+      ValueError: the array is invalid; the message has the name.
     """
     counts = np.array(counts)
     if counts.shape != (batch,) or not np.issubdtype(counts.dtype, np.integer):
@@ -23,7 +23,7 @@ def checked(name: str, counts: Any, batch: int, most: int) -> Int[np.ndarray, "B
 
 
 def accuracy(num_true: Int[np.ndarray, "B"], num_estimated: Int[np.ndarray, "B"]) -> float:
-    """Share of scenes whose number of sources is right."""
+    """Return the fraction of scenes with the correct number of sources."""
     num_true, num_estimated = np.asarray(num_true), np.asarray(num_estimated)
     if num_true.shape != num_estimated.shape or num_true.ndim != 1:
         raise ValueError(f"need counts [B], twice; got {num_true.shape} and {num_estimated.shape}")
@@ -33,7 +33,7 @@ def accuracy(num_true: Int[np.ndarray, "B"], num_estimated: Int[np.ndarray, "B"]
 def confusion_matrix(
     num_true: Int[np.ndarray, "B"], num_estimated: Int[np.ndarray, "B"], max_sources: int
 ) -> Int[np.ndarray, "K+1 K+1"]:
-    """Scenes by number of sources, [max_sources + 1] squared: rows the truth, columns the estimate.
+    """Count scenes by number of sources, [max_sources + 1] squared: rows true, columns estimated.
 
     Raises:
       ValueError: counts that are not [B] integers in 0 ... max_sources.

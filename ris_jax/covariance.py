@@ -13,7 +13,7 @@ from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import config as config_lib
 
-# Gram eigenvalues below this share of the largest are float32 rounding, not signal.
+# Gram eigenvalues below this fraction of the largest are float32 rounding, not signal.
 _RANK_TOLERANCE = 1e-6
 # Relative to the mean power, added to the diagonal before every eigendecomposition.
 JITTER = 1e-6
@@ -27,33 +27,33 @@ class LowRankCovariance(NamedTuple):
 
 
 def hermitize(matrix: Complex[Array, "... N N"]) -> Complex[Array, "... N N"]:
-    """(R + R^H) / 2."""
+    """Return (R + R^H) / 2."""
     return 0.5 * (matrix + jnp.swapaxes(matrix, -1, -2).conj())
 
 
 def trace(covariance: LowRankCovariance) -> Float[Array, "..."]:
-    """tr R, real."""
+    """Return tr R, real."""
     elements = covariance.factor.shape[-2]
     return jnp.sum(jnp.abs(covariance.factor) ** 2, axis=(-1, -2)) + elements * covariance.loading
 
 
 def trace_normalize(covariance: LowRankCovariance) -> LowRankCovariance:
-    """Scales to trace N; a zero covariance stays zero, with a finite derivative."""
+    """Scale to trace N; a zero covariance stays zero, with a finite derivative."""
     total = trace(covariance)
     positive = total > jnp.finfo(total.dtype).tiny
     scale = jnp.where(positive, covariance.factor.shape[-2] / jnp.where(positive, total, 1.0), 0.0)
-    # sqrt has an infinite slope at 0: step around it.
+    # sqrt has an infinite slope at 0; `where` avoids it.
     root = jnp.where(positive, jnp.sqrt(jnp.where(positive, scale, 1.0)), 0.0)
     return LowRankCovariance(covariance.factor * root[..., None, None], covariance.loading * scale)
 
 
 def from_factor(factor: Complex[Array, "... N r"]) -> LowRankCovariance:
-    """F F^H scaled to trace N."""
+    """Return F F^H scaled to trace N."""
     return trace_normalize(LowRankCovariance(factor, jnp.zeros(factor.shape[:-2])))
 
 
 def dense(covariance: LowRankCovariance) -> Complex[Array, "... N N"]:
-    """R as a matrix, for estimators that want one."""
+    """Return R as a matrix, for estimators that need one."""
     factor = covariance.factor
     identity = jnp.eye(factor.shape[-2], dtype=factor.dtype)
     outer = factor @ jnp.swapaxes(factor, -1, -2).conj()
@@ -61,12 +61,12 @@ def dense(covariance: LowRankCovariance) -> Complex[Array, "... N N"]:
 
 
 def load(covariance: LowRankCovariance, amount: Float[Array, "..."]) -> LowRankCovariance:
-    """R + amount * I."""
+    """Return R + amount * I."""
     return covariance._replace(loading=covariance.loading + amount)
 
 
 def shrink(covariance: LowRankCovariance, weight: Float[Array, "..."]) -> LowRankCovariance:
-    """(1 - weight) R + weight (tr R / N) I; the trace stays."""
+    """Return (1 - weight) R + weight (tr R / N) I; the trace is unchanged."""
     mean_power = trace(covariance) / covariance.factor.shape[-2]
     return LowRankCovariance(
         covariance.factor * jnp.sqrt(1.0 - weight)[..., None, None],
@@ -77,7 +77,7 @@ def shrink(covariance: LowRankCovariance, weight: Float[Array, "..."]) -> LowRan
 def blend(
     predicted: LowRankCovariance, sample: LowRankCovariance, weight: float
 ) -> LowRankCovariance:
-    r""":math:`(1-\beta) R_{pred} + \beta\,\mathrm{stop\_gradient}(R_{samp})`."""
+    r"""Return :math:`(1-\beta) R_{pred} + \beta\,\mathrm{stop\_gradient}(R_{samp})`."""
     sample = jax.lax.stop_gradient(sample)
     return LowRankCovariance(
         jnp.concatenate(
@@ -90,7 +90,7 @@ def blend(
 def shrinkage_weight(
     snr: Float[Array, "..."], config: config_lib.CovarianceConfig
 ) -> Float[Array, "..."]:
-    """Share of identity for a linear SNR: `shrinkage / snr`, at most one half."""
+    """Return the weight of the identity for a linear SNR: `shrinkage / snr`, at most one half."""
     return jnp.minimum(config.shrinkage / jnp.maximum(snr, 1e-6), 0.5)
 
 
@@ -100,9 +100,9 @@ def effective_covariance(
     snr: Float[Array, "..."],
     config: config_lib.CovarianceConfig,
 ) -> LowRankCovariance:
-    """The covariance that losses compare and estimators use: normalise, blend, shrink, in order.
+    """Return the covariance for losses and estimators: normalised, blended and shrunk, in order.
 
-    The one place where a covariance is normalised, blended and shrunk, in training and inference.
+    Training and inference use this function only, so that both have the same covariance.
 
     Args:
       predicted_factor: [..., N, K] complex, any scale.
@@ -120,7 +120,7 @@ def effective_covariance(
 
 
 def inner(left: LowRankCovariance, right: LowRankCovariance) -> Float[Array, "..."]:
-    """tr(R_left R_right) from Gram matrices."""
+    """Return tr(R_left R_right) from Gram matrices."""
     cross = jnp.swapaxes(left.factor, -1, -2).conj() @ right.factor
     left_power = jnp.sum(jnp.abs(left.factor) ** 2, axis=(-1, -2))
     right_power = jnp.sum(jnp.abs(right.factor) ** 2, axis=(-1, -2))
@@ -133,15 +133,15 @@ def inner(left: LowRankCovariance, right: LowRankCovariance) -> Float[Array, "..
 
 
 def sample_covariance(fields: Complex[Array, "... N C"]) -> Complex[Array, "... N N"]:
-    """Mean outer product of C fields, [..., N, N]."""
+    """Return the mean outer product of C fields, [..., N, N]."""
     return fields @ jnp.swapaxes(fields, -1, -2).conj() / fields.shape[-1]
 
 
 def forward_backward(factor: Complex[Array, "... N r"]) -> Complex[Array, "... N 2r"]:
-    r"""Factor of :math:`(R + J\bar R J)/2`, J the exchange of the elements' order.
+    r"""Return a factor of :math:`(R + J\bar R J)/2`, J the exchange of the elements' order.
 
-    Needs an array that is point-symmetric in its numbering (a centred grid is) and plane waves.
-    Pillai & Kwon, IEEE Trans. ASSP 37(1), 1989.
+    Requires an array that is point-symmetric in its numbering, such as a centred grid, and plane
+    waves. Pillai & Kwon, IEEE Trans. ASSP 37(1), 1989.
     """
     backward = jnp.flip(factor, axis=-2).conj()
     return jnp.concatenate([factor, backward], axis=-1) / jnp.sqrt(2.0)
@@ -150,9 +150,9 @@ def forward_backward(factor: Complex[Array, "... N r"]) -> Complex[Array, "... N
 def safe_eigh(
     matrix: Complex[Array, "... n n"], *, jitter: float = JITTER
 ) -> tuple[Float[Array, "... n"], Complex[Array, "... n n"]]:
-    """Eigenvalues (ascending) and eigenvectors of the Hermitian part of a matrix.
+    """Return eigenvalues (ascending) and eigenvectors of the Hermitian part of a matrix.
 
-    The only place that calls `jnp.linalg.eigh`. The decomposed matrix is the Hermitian part plus
+    No other function calls `jnp.linalg.eigh`. The decomposed matrix is the Hermitian part plus
     ``jitter * |mean power| * I``; the returned eigenvalues have that shift subtracted. The jitter
     does not separate equal eigenvalues: differentiate projectors (`gram_pseudo_inverse`), never
     eigenvectors.
@@ -173,7 +173,7 @@ def safe_eigh(
 
 
 def _principal(gram, rank):
-    """Eigenvalues, eigenvectors, and which of them are the `rank` largest and above rounding."""
+    """Return eigenvalues, eigenvectors, and a mask of the `rank` largest above rounding."""
     values, vectors = safe_eigh(gram)
     size = gram.shape[-1]
     index = jnp.arange(size)
@@ -185,11 +185,11 @@ def _principal(gram, rank):
 def signal_basis(
     factor: Complex[Array, "... N r"], rank: Int[Array, "..."], columns: int
 ) -> Complex[Array, "... N c"]:
-    """Orthonormal basis of the `rank` principal directions of ``F F^H``.
+    """Return an orthonormal basis of the `rank` principal directions of ``F F^H``.
 
     Args:
       factor: [..., N, r].
-      rank: [...] int; what the factor does not hold is left out.
+      rank: [...] int; directions that the factor does not have are left out.
       columns: the largest rank.
 
     Returns:
@@ -209,7 +209,7 @@ def signal_basis(
 def gram_pseudo_inverse(
     gram: Complex[Array, "... r r"], rank: Int[Array, "..."]
 ) -> Complex[Array, "... r r"]:
-    r"""Inverse of a Gram matrix on its principal eigenspace, zero elsewhere.
+    r"""Return the inverse of a Gram matrix on its principal eigenspace, zero elsewhere.
 
     With :math:`G = F^HF` and :math:`Q` this inverse, :math:`P = F Q F^H` is the orthogonal
     projector on the `rank` principal directions of :math:`FF^H`. Its derivative (Daleckii & Krein,
@@ -218,7 +218,7 @@ def gram_pseudo_inverse(
 
     Args:
       gram: [..., r, r] Hermitian, positive semidefinite.
-      rank: [...] int, how many principal directions.
+      rank: [...] int, number of principal directions.
 
     Returns:
       [..., r, r] complex Hermitian.
@@ -240,7 +240,7 @@ def _gram_pseudo_inverse_jvp(primals, tangents):
     both = signal[..., :, None] & signal[..., None, :]
     either = signal[..., :, None] ^ signal[..., None, :]
     gap = values[..., :, None] - values[..., None, :]
-    # gap / (gap^2 + floor^2) is 1 / gap where there is a gap and 0, not infinity, where none is.
+    # gap / (gap^2 + floor^2) is 1 / gap for a nonzero gap, and 0, not infinity, for a zero one.
     floor = jnp.maximum(_RANK_TOLERANCE * values[..., -1], jnp.finfo(values.dtype).tiny)
     floor = floor[..., None, None]
     scaled = gap / floor
@@ -253,7 +253,7 @@ def _gram_pseudo_inverse_jvp(primals, tangents):
 def projector_overlap(
     estimate: Complex[Array, "... N r"], truth: Complex[Array, "... N r"], rank: Int[Array, "..."]
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    r"""How much of the true signal subspace the estimate's holds.
+    r"""Compute the overlap of the estimated with the true signal subspace.
 
     Args:
       estimate: [..., N, r] factor of the estimated covariance.

@@ -1,19 +1,19 @@
-"""Failures that a user can act on: the command line prints them as one line and exits with 1."""
+"""User errors: the command line prints them as one line and exits with 1."""
 
 import signal
 
-_LONGEST = 200  # characters of a value that came from outside, in a message
-_LONGEST_REASON = 300  # characters of what another library says of a failure
+_LONGEST = 200  # characters of an external value in a message
+_LONGEST_REASON = 300  # characters of another library's error message
 
 
 def brief(text: object) -> str:
-    """Text on one line of limited length, for a message."""
+    """Return text on one line of limited length, for a message."""
     line = " ".join(str(text).split())
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def first_line(error: BaseException) -> str:
-    """What another library says of a failure, for the end of a message."""
+    """Return the start of another library's error message, for the end of a message."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     if len(text) <= _LONGEST_REASON:
         return text
@@ -22,26 +22,26 @@ def first_line(error: BaseException) -> str:
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on; the message says why and what is safe."""
+    """A run cannot continue; the message has the reason and what is saved."""
 
 
 class TrainingLostError(RunError):
-    """Training that its own configuration has ruined, such as by too high a learning rate."""
+    """Training failed because of its configuration, such as too high a learning rate."""
 
 
 class OutOfMemoryError(RunError):
-    """A device that has no room for what was asked of it; the message says what would fit."""
+    """A device is out of memory; the message suggests sizes that fit."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked for the end. `status` is the exit status that shells and schedulers expect."""
+    """A signal requested the end. `status` is the exit status that shells and schedulers expect."""
 
     def __init__(self, number: int, saved: str = ""):
-        """Says what stopped it.
+        """Create the message of an interruption.
 
         Args:
           number: of the signal.
-          saved: where it stopped and what was saved, to end the sentence; empty: wherever it was.
+          saved: end of the message, with the position and what was saved; may be empty.
         """
         super().__init__(f"stopped by {signal.Signals(number).name}{saved}")
         self.saved = saved

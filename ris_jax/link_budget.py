@@ -45,7 +45,7 @@ def received_snr(
     channel_power: float,
     wavelength: float,
 ) -> Float[np.ndarray, "D P"]:
-    r"""SNR of sources with isotropic antennas before a surface of isotropic elements, linear.
+    r"""Compute the SNR of isotropic sources in front of a surface of isotropic elements, linear.
 
     .. math:: \mathrm{SNR} = \frac{P}{\sigma^2} \Big(\frac{\lambda}{4\pi}\Big)^2 r^{-n}
               \frac{N\,G(p)}{L_s\,\overline{|H|^2}}

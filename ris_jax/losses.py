@@ -1,7 +1,7 @@
-r"""Loss terms, each zero at the truth, blind to a common scale of R and to the order of sources.
+r"""Loss terms, zero at the truth and invariant to the scale of R and to the order of sources.
 
-Every term maps a batch to one value a scene, [...]; `loss_terms` weighs and averages them, and the
-terms that it returns sum to the loss.
+Every term maps a batch to one value per scene, [...]. `loss_terms` weights and averages them, and
+the terms that it returns sum to the loss.
 """
 
 from typing import NamedTuple
@@ -15,13 +15,13 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
 
-# Units of resolution within which an estimate is a source, and a candidate may stand for it.
+# Distances, in units of resolution, below which an estimate or a candidate matches a source.
 SAME = 2.0
 REACH = 2.5
 
 
 class Decision(NamedTuple):
-    """A round of the pursuit: sources and candidates in units of resolution, and the verdict."""
+    """Round of the pursuit: sources and candidates in units of resolution, with their scores."""
 
     sources: Float[Array, "... K 3"]
     active: Float[Array, "... K"]
@@ -32,17 +32,17 @@ class Decision(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What the network says of a scene."""
+    """Output of the network for a scene."""
 
     factor: Complex[Array, "... N K"]  #: R = F F^H, any scale
     count_logits: Float[Array, "... K"]  #: of 1 ... K_max sources
     coordinates: Float[Array, "... K 3"]  #: (u, w, 1/r)
-    existence: Float[Array, "... K"]  #: probability of each source; 0 where there is none
-    decisions: Decision | None  #: of all rounds, stacked on a first axis; None without a pursuit
+    existence: Float[Array, "... K"]  #: probability of each source; 0 for absent ones
+    decisions: Decision | None  #: all rounds, stacked on a first axis; None without a pursuit
 
 
 class Target(NamedTuple):
-    """What the losses compare with, and what the effective covariance is built from."""
+    """Truth for the losses, and inputs of the effective covariance."""
 
     factor: Complex[Array, "... N K"]  #: A = [g_k a(p_k)]
     sample_factor: Complex[Array, "... N C"]
@@ -69,7 +69,7 @@ def match(
     truth: Float[Array, "... K 3"],
     true: Float[Array, "... K"],
 ) -> tuple[Bool[Array, "... I"], Bool[Array, "... K"]]:
-    """Pairs estimates and sources one to one, the nearest first, none farther than `SAME`.
+    """Match estimates and sources one to one, nearest first, at most `SAME` apart.
 
     Args:
       estimate: [..., I, 3] in units of resolution.
@@ -78,7 +78,7 @@ def match(
       true: [..., K] 1 or 0.
 
     Returns:
-      Which estimates and which sources have a partner.
+      Masks of the matched estimates and of the matched sources.
     """
     distance = jnp.linalg.norm(estimate[..., :, None, :] - truth[..., None, :, :], axis=-1)
     rows, columns = distance.shape[-2:]
@@ -103,39 +103,39 @@ def match(
 
 
 class Labels(NamedTuple):
-    """What a decision should have been."""
+    """Correct scores of a decision."""
 
     keep: Float[Array, "... K"]
     add: Float[Array, "... P"]
-    offset: Float[Array, "... P 3"]  #: where a source is added
+    offset: Float[Array, "... P 3"]  #: of the source to add
 
 
 def labels(decision: Decision, target: Target) -> Labels:
-    """The truth of a decision: sources that are real, and the candidates next to missing ones.
+    """Return the labels of a decision: real sources, and candidates next to missing ones.
 
-    A missing source makes one candidate right, the nearest within `REACH`.
+    For each missing source, the nearest candidate within `REACH` is correct.
     """
     real, explained = match(decision.sources, decision.active, target.coordinates, target.active)
     missing = (target.active > 0) & ~explained
     away = target.coordinates[..., :, None, :] - decision.candidates[..., None, :, :]
     distance = jnp.linalg.norm(away, axis=-1)
     nearest = jnp.arange(distance.shape[-1]) == jnp.argmin(distance, axis=-1)[..., None]
-    stands = nearest & (distance < REACH) & missing[..., None]
-    # Where two sources miss the same candidate, it moves to the nearer one.
-    first = jnp.argmin(jnp.where(stands, distance, jnp.inf), axis=-2)
+    chosen = nearest & (distance < REACH) & missing[..., None]
+    # If two missing sources share a candidate, it moves to the nearer one.
+    first = jnp.argmin(jnp.where(chosen, distance, jnp.inf), axis=-2)
     offset = jnp.take_along_axis(away, first[..., None, :, None], axis=-3)[..., 0, :, :]
-    return Labels(real.astype(jnp.float32), jnp.any(stands, axis=-2).astype(jnp.float32), offset)
+    return Labels(real.astype(jnp.float32), jnp.any(chosen, axis=-2).astype(jnp.float32), offset)
 
 
 def existence_cross_entropy(decision: Decision, label: Labels) -> Float[Array, "..."]:
-    """Cross-entropy of what is kept and what is added, over K_max."""
+    """Cross-entropy of kept and added sources, over K_max."""
     keep = optax.sigmoid_binary_cross_entropy(decision.keep, label.keep) * decision.active
     add = optax.sigmoid_binary_cross_entropy(decision.add, label.add)
     return (jnp.sum(keep, axis=-1) + jnp.sum(add, axis=-1)) / decision.active.shape[-1]
 
 
 def offset_error(decision: Decision, label: Labels) -> Float[Array, "..."]:
-    """Huber loss of where added sources are, over K_max; what is not added costs nothing."""
+    """Huber loss of the offsets of added sources, over K_max."""
     errors = jnp.sum(optax.huber_loss(decision.offset, label.offset), axis=-1) * label.add
     return jnp.sum(errors, axis=-1) / decision.active.shape[-1]
 
@@ -152,7 +152,7 @@ def subspace_missed(
     basis: Complex[Array, "... N K"],
     num_sources: Int[Array, "..."],
 ) -> Float[Array, "..."]:
-    """Share of the true signal subspace that an estimated one of that dimension misses, 0 to 1.
+    """Return the missed fraction of the true signal subspace, 0 to 1.
 
     Args:
       estimate: factor of the estimated covariance, any scale.
@@ -163,7 +163,7 @@ def subspace_missed(
     inverse = cov.gram_pseudo_inverse(adjoint @ estimate, num_sources)
     inner = adjoint @ basis
     held = jnp.sum((inner.conj() * (inverse @ inner)).real, axis=(-1, -2))
-    there = jnp.sum(jnp.abs(basis) ** 2, axis=(-1, -2))  # fewer dimensions where two are one
+    there = jnp.sum(jnp.abs(basis) ** 2, axis=(-1, -2))  # fewer dimensions if two sources coincide
     return 1.0 - held / jnp.maximum(there, 1.0)
 
 
@@ -175,9 +175,9 @@ def position_error(
 ) -> Float[Array, "..."]:
     """Root mean square distance of positions over the best pairing of sources, capped at `REACH`.
 
-    What Shmuel et al. (2025) train with, of `metrics.rmspe`, but in (u, w, 1/r), which need no
-    period. A source counts with its distance, or with `REACH` if it is farther from its estimate
-    or has none: what is not near has nothing to be moved by.
+    Training objective of Shmuel et al. (2025) after `metrics.rmspe`, but in (u, w, 1/r), which have
+    no period. A source farther than `REACH` from its estimate, or without one, counts as `REACH`
+    and has no gradient.
 
     Args:
       estimate: [..., K, 3] in units of resolution.
@@ -192,13 +192,16 @@ def position_error(
     squares = jnp.where(estimated[..., None, :] > 0, jnp.minimum(squares, REACH**2), REACH**2)
     squares = squares * true[..., :, None]
     total = _least_sum(squares) / jnp.maximum(jnp.sum(true, axis=-1), 1.0)
-    # sqrt has an infinite slope at 0: step around it.
+    # sqrt has an infinite slope at 0; `where` avoids it.
     positive = total > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, total, 1.0)), 0.0)
 
 
 def _least_sum(costs: Float[Array, "... K K"]) -> Float[Array, "..."]:
-    """Least sum of costs over all pairings of rows with columns, by the sets of columns used."""
+    """Return the smallest sum of costs over all pairings of rows with columns.
+
+    Dynamic programming over the sets of columns in use.
+    """
     size = costs.shape[-1]
     sets = np.arange(2**size)
     holds = (sets[:, None] >> np.arange(size)) & 1 > 0
@@ -207,7 +210,7 @@ def _least_sum(costs: Float[Array, "... K K"]) -> Float[Array, "..."]:
     for row in range(size):
         reached = least[..., without] + costs[..., row, None, :]
         reached = jnp.where(holds, reached, jnp.inf)
-        # Not `jnp.min`, whose derivative is NaN where rounding has parted it from its argument.
+        # Not `jnp.min`: its derivative is NaN if rounding separates the minimum from its argument.
         chosen = jnp.argmin(reached, axis=-1, keepdims=True)
         least = jnp.take_along_axis(reached, chosen, axis=-1)[..., 0]
     return least[..., -1]
@@ -219,10 +222,10 @@ def loss_terms(
     weights: config_lib.LossConfig,
     covariance: config_lib.CovarianceConfig,
 ) -> dict[str, Float[Array, "..."]]:
-    """The weighted terms of every scene; a term of weight zero is not computed.
+    """Return the weighted terms of every scene; a term of weight zero is not computed.
 
     The effective covariance is compared with the truth shrunk by the same weight, so that the
-    truth itself scores zero.
+    truth has zero loss.
 
     Args:
       prediction: the network's output.
@@ -250,7 +253,7 @@ def loss_terms(
         if weights.offset > 0:
             errors = offset_error(rounds, label)
             terms["offset"] = weights.offset * jnp.mean(errors, axis=0)
-    if weights.count > 0 and prediction.count_logits.shape[-1] > 1:  # one choice is no choice
+    if weights.count > 0 and prediction.count_logits.shape[-1] > 1:  # a single class has no loss
         terms["count"] = weights.count * count_cross_entropy(
             prediction.count_logits, target.num_sources
         )

@@ -1,12 +1,12 @@
 r"""Scores of estimated scenes against the truth, on the host, in float64.
 
-An estimate is a set: its order means nothing and its size may be wrong. So every score first
-assigns estimates to true sources (exactly, `scipy.optimize.linear_sum_assignment`), and no score
-that looks at assigned pairs alone, as `matched_errors` does, should stand without one that counts
-the misses and the false estimates: `gospa`, `detection`, `counts.confusion_matrix`.
+An estimate is a set: its order is arbitrary and its size may be wrong. Every score therefore first
+assigns estimates to true sources (exactly, `scipy.optimize.linear_sum_assignment`). Scores of
+assigned pairs only, such as `matched_errors`, should be reported with one that counts missed
+sources and false estimates: `gospa`, `detection`, `counts.confusion_matrix`.
 
-Whatever is called `estimate` or `truth` here is any object with the fields of `Sources`,
-`scenes.Truth` for one. Shares and means over nothing are NaN, without a warning.
+Arguments `estimate` and `truth` are any objects with the fields of `Sources`, such as
+`scenes.Truth`. Fractions and means of empty sets are NaN, without a warning.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +19,7 @@ from ris_jax import counts, statistics
 
 
 class SourcesLike(Protocol):
-    """Anything that names sources as `Sources` does, in arrays of any library."""
+    """Object with the fields of `Sources`, in arrays of any library."""
 
     @property
     def azimuth(self) -> Any: ...
@@ -41,7 +41,7 @@ class Sources(NamedTuple):
 
 
 def sources(scene: SourcesLike) -> Sources:
-    """The sources of any object that has the four fields, checked, in float64, padding NaN.
+    """Validate the sources of any object with the four fields; float64, padding NaN.
 
     Args:
       scene: has azimuth [B, K], elevation [B, K] [rad], source_range [B, K] [m], num_sources [B].
@@ -50,8 +50,8 @@ def sources(scene: SourcesLike) -> Sources:
       `Sources` of new arrays.
 
     Raises:
-      ValueError: a wrong shape, a count outside 0 ... K, or, of a source that is no padding, an
-        angle that is not finite or a range that is not above zero. The message names the field.
+      ValueError: a shape is wrong, a count is outside 0 ... K, or a source that is not padding has
+        a non-finite angle or a range that is not positive. The message names the field.
     """
     fields = {name: np.array(getattr(scene, name), float) for name in Sources._fields[:3]}
     shape = fields["azimuth"].shape
@@ -75,14 +75,14 @@ def _both(estimate: SourcesLike, truth: SourcesLike) -> tuple[Sources, Sources]:
     estimate, truth = sources(estimate), sources(truth)
     if len(estimate.num_sources) != len(truth.num_sources):
         raise ValueError(
-            "need estimate and truth of as many scenes; "
+            "need estimate and truth with equal numbers of scenes; "
             f"got {len(estimate.num_sources)} and {len(truth.num_sources)}"
         )
     return estimate, truth
 
 
 def _against_each_other(estimate: Sources, truth: Sources) -> tuple[Sources, Sources]:
-    """Fields that broadcast to [B, K_est, K_true]."""
+    """Return fields that broadcast to [B, K_est, K_true]."""
     rows = [values[:, :, None] for values in estimate[:3]]
     columns = [values[:, None, :] for values in truth[:3]]
     return (
@@ -92,12 +92,12 @@ def _against_each_other(estimate: Sources, truth: Sources) -> tuple[Sources, Sou
 
 
 def _wrap(angle: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Angle within -pi ... pi [rad]; one that lies there is returned as it is."""
+    """Wrap an angle to -pi ... pi [rad]; angles in this interval are unchanged."""
     return angle - 2 * np.pi * np.round(angle / (2 * np.pi))
 
 
 def _half_angle_sine(first: Sources, second: Sources) -> Float[np.ndarray, "..."]:
-    """Sine of half the angle between directions; exact for small angles, as arccos is not."""
+    """Return the sine of half the angle between directions, exact for small angles."""
     azimuth, elevation = first.azimuth - second.azimuth, first.elevation - second.elevation
     cosines = np.cos(first.elevation) * np.cos(second.elevation)
     square = np.sin(elevation / 2) ** 2 + cosines * np.sin(azimuth / 2) ** 2
@@ -105,7 +105,7 @@ def _half_angle_sine(first: Sources, second: Sources) -> Float[np.ndarray, "..."
 
 
 def _separation(first: Sources, second: Sources) -> Float[np.ndarray, "..."]:
-    """Distance of positions [m], by the law of cosines; infinite with a plane wave or padding."""
+    """Return distances of positions [m], infinite with a plane wave or padding."""
     near = np.isfinite(first.source_range) & np.isfinite(second.source_range)
     one = np.where(near, first.source_range, 0.0)
     other = np.where(near, second.source_range, 0.0)
@@ -116,20 +116,20 @@ def _separation(first: Sources, second: Sources) -> Float[np.ndarray, "..."]:
 def position_distance(
     estimate: SourcesLike, truth: SourcesLike
 ) -> Float[np.ndarray, "B K_est K_true"]:
-    """Metres between positions; infinite where either is padding or a plane wave, or both are."""
+    """Return distances between positions [m]; infinite for padding or plane waves."""
     return _separation(*_against_each_other(*_both(estimate, truth)))
 
 
 def direction_distance(
     estimate: SourcesLike, truth: SourcesLike
 ) -> Float[np.ndarray, "B K_est K_true"]:
-    """Angles between directions [rad]; infinite where either is padding."""
+    """Return angles between directions [rad]; infinite for padding."""
     sine = _half_angle_sine(*_against_each_other(*_both(estimate, truth)))
     return np.where(np.isnan(sine), np.inf, 2 * np.arctan2(sine, np.sqrt(1 - sine**2)))
 
 
 def _angle_differences(estimate: Sources, truth: Sources) -> Float[np.ndarray, "2 B K_est K_true"]:
-    """Wrapped azimuth and elevation differences of every pair [rad]; padding: NaN."""
+    """Return wrapped azimuth and elevation differences of every pair [rad]; padding: NaN."""
     one, other = _against_each_other(estimate, truth)
     return _wrap(np.stack([one.azimuth - other.azimuth, one.elevation - other.elevation]))
 
@@ -141,16 +141,16 @@ def assign(
     cutoff: float = np.inf,
     order: float = 2.0,
 ) -> Int[np.ndarray, "B K_true"]:
-    r"""Estimates matched to true sources so that :math:`\sum \min(d, c)^p` is least.
+    r"""Match estimates to true sources so that :math:`\sum \min(d, c)^p` is smallest.
 
-    The sum runs over min(K_est, K_true) pairs; those at or beyond the cutoff are then no matches.
-    Without a cutoff, as many pairs as possible have a finite distance, and of those choices the
-    one with the smallest sum is taken.
+    The sum is over min(K_est, K_true) pairs; pairs at or beyond the cutoff are not matched. Without
+    a cutoff, the number of pairs with a finite distance is maximal, and the sum is smallest among
+    these choices.
 
     Args:
       distance: [B, K_est, K_true] :math:`d`, zero or more; infinite forbids the pair.
-      num_estimated: [B] estimates; what comes after them is ignored.
-      num_true: [B] true sources, likewise.
+      num_estimated: [B] number of estimates; later entries are ignored.
+      num_true: [B] number of true sources; later entries are ignored.
       cutoff: :math:`c`, in the unit of distance, above zero.
       order: :math:`p`, 1 or more.
 
@@ -158,7 +158,7 @@ def assign(
       [B, K_true] int, the index of each true source's estimate, -1 for none and for padding.
 
     Raises:
-      ValueError: a wrong shape, count, cutoff or order, or a distance that is negative or NaN.
+      ValueError: a shape, count, cutoff or order is invalid, or a distance is negative or NaN.
     """
     distance = np.asarray(distance, float)
     if distance.ndim != 3:
@@ -181,11 +181,11 @@ def assign(
 def _costs(
     pairs: Float[np.ndarray, "E T"], cutoff: float, order: float
 ) -> Float[np.ndarray, "E T"]:
-    """Finite costs of the pairs of a scene, scaled to at most 1 for those that may match."""
+    """Return finite costs of the pairs of a scene, at most 1 for those that may match."""
     possible = pairs < cutoff
     if np.isfinite(cutoff):
         scale, forbidden = cutoff, 1.0
-    else:  # one forbidden pair costs more than all possible ones together
+    else:  # one forbidden pair costs more than all allowed ones together
         scale = np.max(pairs, where=possible, initial=0.0) or 1.0
         forbidden = min(pairs.shape) + 1.0
     return np.where(possible, (np.where(possible, pairs, 0.0) / scale) ** order, forbidden)
@@ -196,7 +196,7 @@ def _matched_sum(
     matches: Int[np.ndarray, "B K_true"],
     order: float,
 ) -> Float[np.ndarray, "B"]:
-    """Sum of the matched pairs' distances to the power `order`."""
+    """Return the sum of the matched pairs' distances to the power `order`."""
     scene, true = np.nonzero(matches >= 0)
     powers = distance[scene, matches[scene, true], true] ** order
     return np.bincount(scene, weights=powers, minlength=len(matches))
@@ -207,33 +207,34 @@ class Gospa(NamedTuple):
 
     total: Float[np.ndarray, "B"]  #: [m]
     localisation: Float[np.ndarray, "B"]  #: [``m ** order``], of the matched pairs
-    missed: Float[np.ndarray, "B"]  #: [``m ** order``], ``cutoff ** order / 2`` a missed source
-    false: Float[np.ndarray, "B"]  #: [``m ** order``], ``cutoff ** order / 2`` a false estimate
+    missed: Float[np.ndarray, "B"]  #: [``m ** order``], ``cutoff ** order / 2`` per missed source
+    false: Float[np.ndarray, "B"]  #: [``m ** order``], ``cutoff ** order / 2`` per false estimate
 
 
 def gospa(
     estimate: SourcesLike, truth: SourcesLike, cutoff: float = 2.0, order: float = 2.0
 ) -> Gospa:
-    r"""Generalised optimal sub-pattern assignment metric of every scene, alpha = 2.
+    r"""Compute the generalised optimal sub-pattern assignment metric of every scene, alpha = 2.
 
     .. math::
       d^p = \min_\gamma \sum_{(i, j) \in \gamma} \|\hat p_i - p_j\|^p
         + \tfrac{c^p}{2} (\hat K - |\gamma|) + \tfrac{c^p}{2} (K - |\gamma|)
 
     over all sets :math:`\gamma` of disjoint pairs: a metric between sets of positions. A plane
-    wave is near nothing: it is always missed, or false.
+    wave matches nothing: it is always missed, or false.
 
     Args:
-      estimate: K_est sources a scene.
-      truth: K_true sources a scene.
-      cutoff: :math:`c` [m], finite; a pair this far apart costs as a miss and a false estimate do.
+      estimate: K_est sources per scene.
+      truth: K_true sources per scene.
+      cutoff: :math:`c` [m], finite; a pair at this distance costs as much as a missed source and a
+        false estimate.
       order: :math:`p`, 1 or more.
 
     Raises:
-      ValueError: wrong sources, cutoff or order.
+      ValueError: sources, cutoff or order are invalid.
 
     Example:
-      Boresight, off by 1 m in range, and one estimate too many:
+      One source at boresight with 1 m range error, and one false estimate:
 
       >>> truth = Sources(np.zeros((1, 1)), np.zeros((1, 1)), np.array([[3.0]]), np.array([1]))
       >>> estimate = Sources(
@@ -270,26 +271,26 @@ class Errors(NamedTuple):
 def matched_errors(
     estimate: SourcesLike, truth: SourcesLike, matches: Int[np.ndarray, "B K_true"]
 ) -> Errors:
-    """Errors of the estimate that is matched to each true source.
+    """Return the error of the estimate matched to each true source.
 
     Args:
-      estimate: K_est sources a scene.
-      truth: K_true sources a scene.
+      estimate: K_est sources per scene.
+      truth: K_true sources per scene.
       matches: [B, K_true], from `assign` or `detection`.
 
     Returns:
-      `Errors`; range and position errors are infinite where one of the two is a plane wave. Where
-      both are, the range error is zero and the position error infinite.
+      `Errors`. If one of a pair is a plane wave, range and position errors are infinite. If both
+      are, the range error is zero and the position error infinite.
 
     Raises:
-      ValueError: wrong sources, or a match that is no estimate of its scene.
+      ValueError: sources are invalid, or a match is no estimate of its scene.
     """
     estimate, truth = _both(estimate, truth)
     matches, expected = np.asarray(matches), truth.azimuth.shape
     if matches.shape != expected or not np.issubdtype(matches.dtype, np.integer):
         raise ValueError(f"matches: need {expected} int; got {matches.shape} {matches.dtype}")
     if np.any((matches < -1) | (matches >= estimate.num_sources[:, None])):
-        raise ValueError("matches: need -1 or the index of an estimate that is no padding")
+        raise ValueError("matches: need -1 or the index of an estimate that is not padding")
     nothing = np.full((len(matches), 1), np.nan)  # where index -1 points
     chosen = [
         np.take_along_axis(np.append(values, nothing, axis=1), matches, axis=1)
@@ -305,27 +306,27 @@ def matched_errors(
 
 
 class Detection(NamedTuple):
-    """Which sources were found, and what was found besides."""
+    """Detected sources and false estimates."""
 
     detected: Bool[np.ndarray, "B K_true"]  #: False for padding
     matches: Int[np.ndarray, "B K_true"]  #: the estimate within the gate, -1 for none
-    false_alarms: Int[np.ndarray, "B"]  #: estimates that are matched to no source
+    false_alarms: Int[np.ndarray, "B"]  #: estimates that are not matched to a source
     num_true: Int[np.ndarray, "B"]
 
 
 def detection(estimate: SourcesLike, truth: SourcesLike, gate_rad: float = np.pi / 36) -> Detection:
-    """Sources with an estimate of their own within the gate in both azimuth and elevation.
+    """Detect sources: one estimate each within the gate in both azimuth and elevation.
 
-    The assignment makes as many pairs within the gate as there can be and, of those choices, takes
-    the least sum of squared angles between directions. Range plays no part.
+    The assignment has as many pairs within the gate as possible and, among these choices, the
+    smallest sum of squared angles between directions. Range is not used.
 
     Args:
-      estimate: K_est sources a scene.
-      truth: K_true sources a scene.
+      estimate: K_est sources per scene.
+      truth: K_true sources per scene.
       gate_rad: largest difference of either angle [rad], 5 degrees by default.
 
     Raises:
-      ValueError: wrong sources, or a gate that is not above zero.
+      ValueError: sources are invalid, or the gate is not above zero.
     """
     if not gate_rad > 0:
         raise ValueError(f"gate_rad: need a value above zero; got {gate_rad}")
@@ -341,19 +342,19 @@ def detection(estimate: SourcesLike, truth: SourcesLike, gate_rad: float = np.pi
 def resolved(
     estimate: SourcesLike, truth: SourcesLike, gate_rad: float = np.pi / 36
 ) -> Bool[np.ndarray, "B"]:
-    """Scenes of which every source is told from the others.
+    """Return the scenes in which all sources are resolved.
 
-    That is: there are as many estimates as sources, and each source has one of its own, nearer to
-    it in angle than half the least separation of the scene's sources and than the gate, so that no
-    estimate could as well be that of another source.
+    A scene is resolved if there are as many estimates as sources, and each source has its own
+    estimate. The angle between the two is below the gate and below half the smallest separation of
+    the scene's sources, so that no estimate could match another source as well.
 
     Args:
-      estimate: K_est sources a scene.
-      truth: K_true sources a scene.
+      estimate: K_est sources per scene.
+      truth: K_true sources per scene.
       gate_rad: largest angle between a source and its estimate [rad], 5 degrees by default.
 
     Raises:
-      ValueError: wrong sources, or a gate that is not above zero.
+      ValueError: sources are invalid, or the gate is not above zero.
 
     References:
       Van Trees, *Optimum array processing*, 2002, section 9.5 (probability of resolution).
@@ -372,39 +373,38 @@ def resolved(
 
 
 def detection_rate(result: Detection) -> float:
-    """Detected sources over all true sources of all scenes."""
+    """Return detected sources over all true sources of all scenes."""
     return statistics.share(result.detected.sum(), result.num_true.sum())
 
 
 def false_alarms_per_scene(result: Detection) -> float:
-    """Mean number of false estimates in a scene."""
+    """Return the mean number of false estimates per scene."""
     return statistics.share(result.false_alarms.sum(), len(result.false_alarms))
 
 
 def false_alarm_rate(result: Detection) -> float:
-    """Share of scenes with at least one false estimate."""
+    """Return the fraction of scenes with at least one false estimate."""
     return statistics.share(np.sum(result.false_alarms > 0), len(result.false_alarms))
 
 
 def rmspe(
     estimate: SourcesLike, truth: SourcesLike, penalty: float = np.pi / 2
 ) -> Float[np.ndarray, "B"]:
-    r"""Root mean square periodic error of both angles under the best permutation [rad].
+    r"""Compute the root mean square periodic error of both angles [rad], best permutation.
 
     .. math::
       \Big(\min_\pi \frac1K \sum_k \tfrac12 \mathrm{wrap}(\hat\varphi_{\pi(k)} - \varphi_k)^2
         + \tfrac12 (\hat\theta_{\pi(k)} - \theta_k)^2\Big)^{1/2}
 
-    for equal counts. Otherwise min(K_est, K_true) pairs are made in the best way, every source and
-    every estimate left over counts with the error `penalty`, and K is the larger count: neither a
-    miss nor a false estimate is free. The period is 2 pi, as in the first reference; the second,
-    for linear arrays, takes pi.
+    for equal counts. Otherwise the best min(K_est, K_true) pairs are used, and K is the larger
+    count. Every missed source and every false estimate counts with the error `penalty`. The period
+    is 2 pi, as in the first reference; the second, for linear arrays, uses pi.
 
     Returns:
-      [B], NaN where there is neither a source nor an estimate.
+      [B], NaN without sources and estimates.
 
     Raises:
-      ValueError: wrong sources, or a penalty below zero.
+      ValueError: sources are invalid, or the penalty is below zero.
 
     References:
       Routtenberg, Tabrikian, *Non-Bayesian periodic Cramér-Rao bound*, IEEE TSP, 2013.

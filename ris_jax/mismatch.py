@@ -1,4 +1,4 @@
-r"""Errors of an estimator that assumes the nominal model when the hardware or the wave differs.
+r"""Errors of an estimator that assumes the nominal model under hardware or wavefront mismatch.
 
 The maximum-likelihood estimate under the assumed mean :math:`\mu(\eta)` converges to the
 pseudo-true parameters :math:`\eta_0`, which are nearest to the true mean :math:`\mu_\star`. Around
@@ -33,7 +33,7 @@ from ris_jax import config as config_lib
 _ITERATIONS = 30  # of the fit
 _LEAST_DAMPING, _LARGEST_DAMPING = 1e-6, 1e6
 
-# Strengths of a table that the configuration leaves at zero; jitter is in wavelengths.
+# Strengths for impairments that are zero in the configuration; jitter is in wavelengths.
 _DEFAULT_STRENGTHS = {
     "position_jitter": 0.02,
     "phase_error": 0.1,
@@ -46,7 +46,7 @@ NAMES = tuple(_DEFAULT_STRENGTHS)
 
 
 class Hardware(NamedTuple):
-    """D draws of the surface as it is, and of the channel as the base station estimates it."""
+    """D draws of the actual surface, and of the channel estimated by the base station."""
 
     positions: Float[Array, "D N 3"]
     codes: Complex[Array, "D L N"]
@@ -63,10 +63,10 @@ class Misspecified(NamedTuple):
 def single_impairment(
     name: str, impairments: config_lib.ImpairmentConfig, wavelength: float
 ) -> config_lib.ImpairmentConfig:
-    """One impairment by itself, as strong as configured, or at a default strength if it is off.
+    """Return one impairment as configured, or at a default strength if it is off.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: the name is unknown.
     """
     if name not in NAMES:
         raise ValueError(f"impairment: need one of {', '.join(NAMES)}; got {name!r}")
@@ -88,11 +88,11 @@ def draw_hardware(
     impairments: config_lib.ImpairmentConfig,
     num_draws: int,
 ) -> Hardware:
-    """Draws of impaired hardware, as the simulator has them.
+    """Draw impaired hardware as the simulator does.
 
     Args:
       key: randomness of all draws.
-      surface: nominal; of its channels the first.
+      surface: nominal; its first channel is used.
       impairments: of full strength.
       num_draws: D.
     """
@@ -111,7 +111,7 @@ def draw_hardware(
 
 
 def _image(positions, codes, channel_matrix, place, wavelength, wavefront):
-    """Mean that antennas receive from azimuth, elevation and inverse range, flat."""
+    """Return the mean received at the antennas from (azimuth, elevation, inverse range), flat."""
     unit = arrays.direction(place[0], place[1])
     vector = arrays.steering(unit, place[2], positions, wavelength=wavelength, wavefront=wavefront)
     return ((codes * vector) @ channel_matrix.T).reshape(-1)
@@ -124,7 +124,7 @@ def received(
     *,
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Complex[Array, "D P R"]:
-    """Mean that the antennas receive from a source of unit amplitude through real hardware.
+    """Return the mean received from a source of unit amplitude through actual hardware.
 
     Args:
       surface: nominal, with the true channel.
@@ -164,7 +164,7 @@ def _model(surface, channel_matrix, wavefront):
 
 
 def _fit(mean, target: Complex[Array, "R"], place: Float[Array, "3"]) -> Float[Array, "5"]:
-    """Nearest point of the model to a target, by damped Gauss-Newton steps from a place."""
+    """Fit the model to a target by damped Gauss-Newton steps from a start position."""
     point = jnp.concatenate([place.at[2].set(1.0 / place[2]), jnp.array([1.0, 0.0], place.dtype)])
     image = mean(point)
     amplitude = jnp.vdot(image, target) / jnp.sum(jnp.abs(image) ** 2)
@@ -202,10 +202,10 @@ def fit(
     *,
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Float[Array, "D P 3"]:
-    """Positions [m] that the nominal model fits to data, starting from given ones.
+    """Fit positions [m] with the nominal model, starting from given ones.
 
-    Of means these are the pseudo-true positions; of noisy data the maximum-likelihood estimates,
-    if the start is close enough.
+    For means, the result is the pseudo-true position. For noisy data, it is the maximum-likelihood
+    estimate if the start is close enough.
     """
 
     def one(channel_matrix, target, place):
@@ -226,18 +226,18 @@ def misspecified_bound(
     *,
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Misspecified:
-    """Bias and covariance of positions estimated with the nominal model.
+    """Compute bias and covariance of positions estimated with the nominal model.
 
     Args:
       surface: nominal array and codes; its channel is not used.
-      estimated_channel: [D, M, N] what the estimator takes for the channel.
+      estimated_channel: [D, M, N] channel that the estimator uses.
       means: [D, P, R] true means, from `received`.
       places: [P, 3] true azimuth [rad], elevation [rad], range [m].
       noise_variance: [D, P] of the complex noise.
-      wavefront: that the estimator assumes; not planar, which has no range.
+      wavefront: assumed by the estimator; not planar, which has no range.
 
     Raises:
-      ValueError: a planar wavefront.
+      ValueError: the wavefront is planar.
     """
     if wavefront == "planar":
         raise ValueError("wavefront: need one with a range; got planar")
@@ -263,7 +263,7 @@ def misspecified_bound(
 
 
 def root_mean_squares(found: Misspecified) -> Mapping[str, Float[Array, "P"]]:
-    """Over the draws: `bias`, `deviation` and both together, `error` [m]."""
+    """Return the root mean square over draws of `bias`, `deviation` and their sum, `error` [m]."""
     bias = jnp.mean(jnp.sum(found.bias**2, axis=-1), axis=0)
     variance = jnp.mean(jnp.trace(found.covariance, axis1=-2, axis2=-1), axis=0)
     return {

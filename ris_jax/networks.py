@@ -1,4 +1,4 @@
-"""Trained networks: from a run's folder or from the weights that come with the package."""
+"""Trained networks, loaded from a run or from the shipped weights."""
 
 import dataclasses
 import functools
@@ -32,9 +32,9 @@ class Network:
     """A trained network; a `ris_jax.estimators.network_start.Network`, and a pytree.
 
     Attributes:
-      config: what it was trained on, its array replaced by `for_array`.
+      config: of the training; `for_array` replaces its array.
       params: its parameters.
-      card: what is known of them, as JSON: command, commit, scores.
+      card: provenance as JSON: command, commit, scores.
     """
 
     config: config_lib.Config
@@ -42,14 +42,14 @@ class Network:
     card: str = "{}"
 
     def model(self) -> Any:
-        """The Flax module with these parameters, of the architecture that was trained."""
+        """Return the Flax module with these parameters, of the trained architecture."""
         return nnx.merge(state_lib.graphdef(self.config), self.params)
 
     def covariance(self, measurement: scenes.Measurement) -> network_start.LearnedCovariance:
-        """A covariance for subspace methods, and how many sources there are, of a batch.
+        """Compute a covariance for subspace methods, and the number of sources, of a batch.
 
-        Of a learned pursuit the sources that it is sure of; a subspace network knows no places, and
-        says which number is most probable.
+        A learned pursuit returns the sources that it is sure of. A subspace network has no
+        positions, and returns the most probable number.
         """
         if self.config.model.architecture == "subspace_network":
             said = self.model()(measurement)
@@ -62,7 +62,7 @@ class Network:
     def opinion(
         self, observation: likelihood.Observation, noise_variance: Float[Array, "B"]
     ) -> network_start.Opinion:
-        """What a learned pursuit says of a batch, compressed as the likelihood needs it."""
+        """Evaluate a learned pursuit on a batch, compressed for the likelihood."""
         model = self.model()
         pursuit = model.pursue(observation, noise_variance)
         return network_start.Opinion(
@@ -75,7 +75,7 @@ class Network:
 
     @jax.jit
     def __call__(self, measurement: scenes.Measurement) -> network_start.Opinion:
-        """What a learned pursuit says of a batch of B scenes with known noise variance."""
+        """Evaluate a learned pursuit on a batch of B scenes with known noise variance."""
         observation = likelihood.observe_batch(measurement, self.config.system.source_signal)
         return self.opinion(observation, measurement.noise_variance)
 
@@ -113,8 +113,7 @@ class Network:
         for name, (same, needed, got) in compared.items():
             if not same:
                 return (
-                    f"{name}: need {needed}, which is what the subspace network was trained for; "
-                    f"got {got}"
+                    f"{name}: need {needed}, for which the subspace network was trained; got {got}"
                 )
         return ""
 
@@ -126,18 +125,18 @@ class Network:
         wavefront: config_lib.Wavefront,
         source_signal: config_lib.SourceSignal,
     ) -> "Network":
-        """The same network before another array.
+        """Return the same network for another array.
 
-        What a learned pursuit reads is in units of the array's resolution and of the noise, so its
-        parameters know no wavelength, no positions and no number of elements. A subspace network is
-        one of its array.
+        The input features of a learned pursuit are in units of the array's resolution and of the
+        noise. Its parameters therefore do not depend on wavelength, positions and number of
+        elements. A subspace network works for its own array only.
 
         Args:
-          measurement: a batch of what is to be localised; its shapes count.
+          measurement: a batch to be localised; only its shapes are used.
           positions: [N, 3] elements [m].
           wavelength: [m].
           wavefront: of the steering vectors.
-          source_signal: whether the sources sent the same in all snapshots.
+          source_signal: constant or independent.
 
         Raises:
           ConfigError: the signals are others than in training; or, for a subspace network, the
@@ -153,7 +152,7 @@ class Network:
             system,
             wavelength=float(wavelength),
             element_positions=system.element_positions if same else places.tolist(),
-            codebook="random",  # the codes are in the measurement
+            codebook="random",  # unused: the measurement has the codes
             num_snapshots=snapshots,
             num_antennas=antennas,
             wavefront=wavefront,
@@ -167,10 +166,10 @@ class Network:
 
 
 def from_run(workdir: pathlib.Path) -> tuple[Network, list[str]]:
-    """The best network of a run, and warnings about damaged checkpoints.
+    """Load the best network of a run; also return warnings about damaged checkpoints.
 
     Raises:
-      RunError: there is no run, or no checkpoint that is whole.
+      RunError: there is no run, or no intact checkpoint.
     """
     restored, warnings = checkpoint.open_best(workdir)
     state = restored.state
@@ -179,7 +178,7 @@ def from_run(workdir: pathlib.Path) -> tuple[Network, list[str]]:
 
 
 def names() -> list[str]:
-    """The networks that come with the package."""
+    """List the shipped networks."""
     folder = resources.files("ris_jax") / "weights"
     if not folder.is_dir():
         return []
@@ -187,13 +186,13 @@ def names() -> list[str]:
 
 
 def load_pretrained(name: str) -> Network:
-    """A network that comes with the package; nothing is downloaded.
+    """Load a shipped network; nothing is downloaded.
 
     Args:
       name: one of `names`.
 
     Raises:
-      ConfigError: there is none of that name.
+      ConfigError: the name is unknown.
     """
     if name not in names():
         raise config_lib.ConfigError(f"pretrained: need one of {', '.join(names())}; got {name!r}")
@@ -214,7 +213,7 @@ def read(folder: pathlib.Path) -> Network:
 
 
 def write(network: Network, folder: pathlib.Path) -> None:
-    """Keeps a network: config.json, parameters.npz and card.json."""
+    """Write a network: config.json, parameters.npz and card.json."""
     folder.mkdir(parents=True, exist_ok=True)
     flat = jax.tree_util.tree_leaves_with_path(jax.device_get(network.params))
     stored = json.dumps(config_lib.to_stored(network.config), indent=1)

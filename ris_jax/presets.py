@@ -1,18 +1,18 @@
-"""Named configurations. Each is the default with the fields that its purpose needs."""
+"""Named configurations: the default with some fields changed for a purpose."""
 
 from ris_jax import config as config_lib
 
 _FULL_LENGTH: dict[str, object] = {"training.epochs": 10, "training.steps_per_epoch": 200}
 _OVERRIDES: dict[str, dict[str, object]] = {
-    # A newcomer's first run: a minute and a half on two cores.
+    # A first run: a minute and a half on two cores.
     "quickstart": {
         "training.epochs": 2,
         "training.steps_per_epoch": 60,
         "training.validation_scenes": 512,
     },
-    # The system of the reference at full length: the shipped network "default".
+    # The reference's system at full length: the shipped network "default".
     "reference": _FULL_LENGTH,
-    # Hardware that is not as told, from a little to all of what is configured: "robust".
+    # Hardware mismatch, from zero to the configured strength: the shipped network "robust".
     "robust": _FULL_LENGTH
     | {
         "impairments.varied": True,
@@ -21,7 +21,7 @@ _OVERRIDES: dict[str, dict[str, object]] = {
         "impairments.dead_fraction": 0.03,
         "impairments.beta_min": 0.5,
     },
-    # A larger surface before a larger base station at 3.5 GHz: "array_16x16".
+    # A larger surface and base station at 3.5 GHz: the shipped network "array_16x16".
     "array_16x16": {
         "system.wavelength": 0.0857,
         "system.spacing": 0.04285,
@@ -31,7 +31,7 @@ _OVERRIDES: dict[str, dict[str, object]] = {
         "system.num_snapshots": 64,
         "training.epochs": 5,
     },
-    # Can the network learn at all? 512 fixed scenes, validated on the same ones.
+    # Check that training works: 512 fixed scenes, also used for validation.
     "overfit": {
         "training.epochs": 8,
         "training.steps_per_epoch": 160,
@@ -42,7 +42,7 @@ _OVERRIDES: dict[str, dict[str, object]] = {
         "optimizer.weight_decay": 0.0,
         "optimizer.ema_decay": 0.99,
     },
-    # The baseline in the manner of SubspaceNet: "subspace_network".
+    # The baseline after SubspaceNet: the shipped network "subspace_network".
     "subspace_network": {
         "model.architecture": "subspace_network",
         "model.width": 48,
@@ -75,10 +75,10 @@ NAMES = tuple(_OVERRIDES)
 
 
 def preset(name: str) -> config_lib.Config:
-    """A named configuration.
+    """Return a named configuration.
 
     Raises:
-      ConfigError: there is none of that name.
+      ConfigError: the name is unknown.
     """
     if name not in _OVERRIDES:
         raise config_lib.ConfigError(f"preset: need one of {', '.join(NAMES)}; got {name!r}")

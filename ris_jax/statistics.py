@@ -1,6 +1,6 @@
 """Summaries of errors and counts, with confidence intervals; on the host, in float64.
 
-Shares and means over nothing are NaN, without a warning.
+Fractions and means of empty sets are NaN, without a warning.
 """
 
 import functools
@@ -15,18 +15,18 @@ EFFICIENT_MEDIAN = float(scipy.special.ndtri(0.75))
 
 
 def share(part: Any, whole: Any) -> float:
-    """Part of the whole; NaN of nothing, without a warning."""
+    """Return the ratio of part and whole; NaN if the whole is zero, without a warning."""
     return float(part / whole) if whole else np.nan
 
 
 def root_mean_square(errors: Float[np.ndarray, "..."]) -> float:
-    """Over all errors that are not NaN, that is, over the matched sources alone."""
+    """Return the value over all errors that are not NaN, those of matched sources."""
     errors = np.asarray(errors, float)
     return float(np.sqrt(share(np.nansum(errors**2), np.sum(~np.isnan(errors)))))
 
 
 def median_absolute(errors: Float[np.ndarray, "..."]) -> float:
-    """Over all errors that are not NaN, that is, over the matched sources alone."""
+    """Return the value over all errors that are not NaN, those of matched sources."""
     errors = np.abs(np.asarray(errors, float))
     errors = errors[~np.isnan(errors)]
     return float(np.median(errors)) if errors.size else np.nan
@@ -35,11 +35,11 @@ def median_absolute(errors: Float[np.ndarray, "..."]) -> float:
 def efficient_share(
     size: Float[np.ndarray, "n"], deviations: Float[np.ndarray, "..."]
 ) -> Float[np.ndarray, "n"]:
-    """Share of an efficient estimator's Gaussian errors that are within each size.
+    """Return the fraction of an efficient estimator's Gaussian errors that are within each size.
 
     Args:
       size: [n], zero or more.
-      deviations: [...] standard deviations of the errors, one an error; not finite: left out.
+      deviations: [...] standard deviation of each error; non-finite ones are left out.
 
     Returns:
       [n], NaN without deviations.
@@ -52,13 +52,13 @@ def efficient_share(
 
 
 def efficient_median(deviations: Float[np.ndarray, "..."]) -> float:
-    """Median absolute error of an efficient estimator, as `efficient_share` describes it."""
+    """Return the median absolute error of an efficient estimator; see `efficient_share`."""
     deviations = np.asarray(deviations, float)
     deviations = deviations[np.isfinite(deviations)]
     if not deviations.size:
         return np.nan
     low, high = EFFICIENT_MEDIAN * deviations.min(), EFFICIENT_MEDIAN * deviations.max()
-    for _ in range(60):  # the share grows with the size
+    for _ in range(60):  # the fraction grows with the size
         middle = (low + high) / 2
         below = efficient_share(np.array([middle]), deviations)[0] < 0.5
         low, high = (middle, high) if below else (low, middle)
@@ -66,39 +66,39 @@ def efficient_median(deviations: Float[np.ndarray, "..."]) -> float:
 
 
 class Efficiency(NamedTuple):
-    """How near errors come to their bound; both ratios with a 95 % confidence interval."""
+    """Errors relative to their bound; both ratios with a 95 % confidence interval."""
 
     ratio: float  # bound over mean squared error, 1 if efficient
     ratio_interval: tuple[float, float]
     median_ratio: float  # median |error| / sqrt(bound), EFFICIENT_MEDIAN if efficient
     median_interval: tuple[float, float]
     count: int  # entries with a bound
-    missed: int  # of them, those without an error
+    missed: int  # those of them without an error
 
 
 def efficiency(errors: Float[np.ndarray, "..."], variances: Float[np.ndarray, "..."]) -> Efficiency:
-    r"""Errors of one parameter against the bound of each source.
+    r"""Compare errors of one parameter with the bound of each source.
 
     .. math::
       \text{ratio} = 1 / \overline{e^2/\sigma^2}, \quad
       \text{median ratio} = \mathrm{median}\, |e| / \sigma
 
-    Entries without a finite bound (padding, not identifiable) are left out. Of the others, those
-    without a finite error (missed) are left out of the mean and infinite in the median: so only
-    the median charges for them. The interval of the ratio inverts mean ± 1.96 standard errors,
-    which trusts the central limit theorem and so wants many entries and no wild outliers; the
-    interval of the median, from the binomial order statistics, holds for any distribution. Both
-    take the entries as independent.
+    Entries without a finite bound (padding, not identifiable) are left out. Entries without a
+    finite error (missed) are left out of the mean and infinite in the median, so that only the
+    median counts them. The interval of the ratio inverts mean ± 1.96 standard errors. It relies on
+    the central limit theorem and needs many entries without large outliers. The interval of the
+    median comes from binomial order statistics and holds for any distribution. Both assume
+    independent entries.
 
     Args:
       errors: [...] estimate minus truth; NaN if missed.
       variances: [...] Cramér-Rao bound of the same parameter, the errors' unit squared.
 
     Returns:
-      `Efficiency`; ratios and intervals are NaN where nothing is left to judge.
+      `Efficiency`; ratios and intervals are NaN without valid entries.
 
     Raises:
-      ValueError: shapes that differ, or a variance of zero or less.
+      ValueError: shapes differ, or a variance is not above zero.
 
     Example:
       >>> result = efficiency([0.1, -0.1, 0.1, -0.2, np.nan], [0.01] * 5)
@@ -124,7 +124,7 @@ def efficiency(errors: Float[np.ndarray, "..."], variances: Float[np.ndarray, ".
 
 
 def _inverse_mean(values: Float[np.ndarray, "n"]) -> tuple[float, tuple[float, float]]:
-    """1 / mean of nonnegative values and its 95 % interval, [0, inf] for a single value."""
+    """Return 1 / mean of nonnegative values and its 95 % interval, [0, inf] for a single value."""
     if not len(values):
         return np.nan, (np.nan, np.nan)
     mean, half = np.mean(values), np.inf
@@ -138,11 +138,11 @@ def _inverse_mean(values: Float[np.ndarray, "n"]) -> tuple[float, tuple[float, f
 
 
 def _median_interval(values: Float[np.ndarray, "n"]) -> tuple[float, float]:
-    """95 % interval of the median of nonnegative values; fewer than six of them bound nothing."""
+    """Return the 95 % interval of the median of nonnegative values; unbounded below six values."""
     count = len(values)
     if not count:
         return np.nan, np.nan
-    # The median lies below the k-th smallest value with the probability of fewer than k tails.
+    # The median is below the k-th smallest value with the probability of fewer than k tails.
     tails = scipy.special.bdtr(np.arange(count), count, 0.5)
     rank = int(np.searchsorted(tails, 0.025, side="right"))
     ordered = np.concatenate([[0.0], np.sort(values), [np.inf]])
@@ -150,7 +150,7 @@ def _median_interval(values: Float[np.ndarray, "n"]) -> tuple[float, float]:
 
 
 class Coverage(NamedTuple):
-    """A share and the confidence interval of the probability behind it."""
+    """Fraction, and the confidence interval of its probability."""
 
     share: float
     lower: float
@@ -160,18 +160,18 @@ class Coverage(NamedTuple):
 def ellipse_coverage(
     errors: Float[np.ndarray, "n d"], covariance: Float[np.ndarray, "n d d"], level: float = 0.95
 ) -> Coverage:
-    r"""Share of errors inside their ellipse, :math:`e^T C^{-1} e \le \chi^2_d(\text{level})`.
+    r"""Return the fraction of errors with :math:`e^T C^{-1} e \le \chi^2_d(\text{level})`.
 
-    Honest error bars have a share of `level`. Entries with an error or a covariance that is not
-    finite (missed, not identifiable) are left out.
+    Valid error bars have a fraction of `level`. Entries with a non-finite error or covariance
+    (missed, not identifiable) are left out.
 
     Args:
-      errors: [n, d], a unit of its own for each parameter if need be.
-      covariance: [n, d, d] as claimed by the estimator or the bound.
-      level: probability that the ellipses are meant to hold; the interval's level is 0.95 always.
+      errors: [n, d], each parameter in its own unit.
+      covariance: [n, d, d] of the estimator or the bound.
+      level: nominal probability of the ellipses; the interval's level is always 0.95.
 
     Raises:
-      ValueError: wrong shapes or level, or a covariance that is not positive definite.
+      ValueError: shapes or level are invalid, or a covariance is not positive definite.
     """
     errors, covariance = np.asarray(errors, float), np.asarray(covariance, float)
     if errors.ndim != 2 or covariance.shape != (*errors.shape, errors.shape[-1]):
@@ -190,27 +190,27 @@ def ellipse_coverage(
 
 
 class Reliability(NamedTuple):
-    """How sure a classifier is and how often it is right, by bin of confidence; NaN where empty."""
+    """Confidence and accuracy of a classifier by bin of confidence; NaN for empty bins."""
 
     confidence: Float[np.ndarray, "bins"]  # mean of the bin's entries
-    right: Float[np.ndarray, "bins"]  # share of them
+    right: Float[np.ndarray, "bins"]  # fraction of correct ones
     count: Int[np.ndarray, "bins"]
 
 
 def reliability(
     confidence: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"], bins: int = 15
 ) -> Reliability:
-    """The bins of a reliability diagram.
+    """Compute the bins of a reliability diagram.
 
     Guo et al., *On calibration of modern neural networks*, ICML 2017, Eqs. (1) and (2).
 
     Args:
-      confidence: [n] probability of the class that was chosen, 0 to 1.
-      right: [n] whether it was the right one.
+      confidence: [n] probability of the chosen class, 0 to 1.
+      right: [n] whether it is the correct class.
       bins: of equal width.
 
     Raises:
-      ValueError: no entries, shapes that differ, or a confidence that is no probability.
+      ValueError: there are no entries, shapes differ, or a confidence is no probability.
     """
     confidence, right = np.asarray(confidence, float), np.asarray(right, float)
     if confidence.shape != right.shape or confidence.ndim != 1 or not confidence.size:
@@ -227,7 +227,7 @@ def reliability(
 def expected_calibration_error(
     confidence: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"], bins: int = 15
 ) -> float:
-    """Mean distance between how sure a classifier is and how often it is right.
+    """Return the mean difference between the confidence and the accuracy of a classifier.
 
     Guo et al., as above, Eq. (3); arguments and errors as for `reliability`.
     """
@@ -237,7 +237,7 @@ def expected_calibration_error(
 
 
 def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Clopper-Pearson interval of a probability: holds it at least as often as `level` says.
+    """Return the Clopper-Pearson interval of a probability; its coverage is at least `level`.
 
     Returns:
       lower, upper; NaN without trials.
@@ -260,7 +260,7 @@ def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple
 
 @functools.lru_cache(maxsize=2)
 def _resampled(size: int, resamples: int) -> Float[np.ndarray, "R B"]:
-    """How often each of the scenes is in each of the resamples."""
+    """Count each scene in each of the resamples."""
     drawn = np.random.default_rng(size).multinomial(size, np.full(size, 1 / size), resamples)
     return drawn.astype(float)
 
@@ -272,23 +272,23 @@ def bootstrap_interval(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    r"""Percentile bootstrap interval of :math:`\sum_b p_b / \sum_b w_b`, scenes drawn again.
+    r"""Return the percentile bootstrap interval of :math:`\sum_b p_b / \sum_b w_b` over scenes.
 
-    Whole scenes are drawn with replacement, because the errors of a scene's sources depend on each
-    other. Always the same draws for the same number of scenes. An interval of one scene, or where
-    all draws give the same, has no width: it says nothing of what did not occur.
+    Whole scenes are drawn with replacement, because errors within a scene are dependent. The draws
+    are the same for the same number of scenes. An interval of one scene, or of equal draws, has
+    zero width, which does not bound the error.
 
     Args:
-      parts: [B] of each scene, a sum over its sources for one.
-      wholes: [B] what they are parts of, the number of sources for one; by default 1, for a mean.
-      resamples: of the scenes.
+      parts: [B] summand of each scene, such as a sum over its sources.
+      wholes: [B] denominator of each scene, such as the number of sources; default 1, for a mean.
+      resamples: number of resamples.
       level: of the interval.
 
     Returns:
-      lower, upper; NaN where there is nothing to divide by.
+      lower, upper; NaN if the denominator is zero.
 
     Raises:
-      ValueError: shapes that differ, or a level outside (0, 1).
+      ValueError: shapes differ, or the level is outside (0, 1).
 
     References:
       Efron and Tibshirani, *An introduction to the bootstrap*, 1993, section 13.3.
@@ -310,10 +310,10 @@ def bootstrap_interval(
 
 
 def mean_interval(values: Float[np.ndarray, "n"], level: float = 0.95) -> tuple[float, float]:
-    """Student's interval of the mean of a few repeated measurements, of times for one.
+    """Return Student's interval of the mean of a few repeated measurements, such as times.
 
     Returns:
-      lower, upper; NaN of nothing, unbounded of a single value.
+      lower, upper; NaN without values, unbounded for a single value.
 
     Raises:
       ValueError: not [n], or not 0 < level < 1.

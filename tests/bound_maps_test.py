@@ -163,7 +163,7 @@ class TestLimits:
             found = bound_maps.deviations(unit, 1e3, pair).parameters[:, axis].max()
             np.testing.assert_allclose(found, width / 2, rtol=0.05)
 
-    def test_nothing_resolves_at_no_power(self):
+    def test_zero_power_has_no_resolution(self):
         snr = lambda places, unit: np.full(unit.gain.shape, 1e-9)  # noqa: E731
         found = bound_maps.resolutions(make_surface(channels=1), PLACES[:1], snr)
         assert np.isinf(found).all()

@@ -86,7 +86,7 @@ class TestDescent:
         assert value(problem, found, goal=goal) < 0.8 * value(problem, start, goal=goal)
         np.testing.assert_allclose(np.abs(found), 1.0, rtol=1e-6)
 
-    def test_in_parts_as_in_one(self):
+    def test_several_calls_equal_one(self):
         problem, start = make_problem(), code_baselines.random_codes(1, CODES, 36)
         whole = part = code_design.start_descent(start, 150)
         whole = code_design.descend(problem, whole, num_steps=150, steps=150, **OPTIONS)

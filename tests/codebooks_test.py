@@ -24,13 +24,13 @@ class CodesFileTest(parameterized.TestCase):
         np.savez(path, **arrays)
         return path
 
-    def test_in_place_of_the_codebook(self):
+    def test_replaces_the_codebook(self):
         codes = np.exp(1j * np.arange(8.0)).reshape(2, 4)
         path = self.path(codes=codes, levels=np.zeros((2, 4)))
         system = config_lib.SystemConfig(rows=2, columns=2, num_snapshots=2, codes_file=str(path))
         chex.assert_trees_all_close(codebooks.codebook(system), codes.astype(np.complex64))
 
-    def test_of_another_size(self):
+    def test_wrong_size(self):
         path = self.path(codes=np.ones((2, 5)))
         system = config_lib.SystemConfig(rows=2, columns=2, num_snapshots=2, codes_file=str(path))
         with self.assertRaisesRegex(config_lib.ConfigError, r"codes_file.*\(2, 4\).*\(2, 5\)"):
@@ -46,7 +46,7 @@ class CodesFileTest(parameterized.TestCase):
         with self.assertRaisesRegex(errors.RunError, message):
             codebooks.read_codes(self.path(**arrays))
 
-    def test_no_archive(self):
+    def test_not_an_npz_file(self):
         path = self.path(codes=np.ones((1, 1)))
         for content in (b"", b"PK\x03\x04", b"text"):
             path.write_bytes(content)

@@ -40,7 +40,7 @@ def _entries(folder):
     return {path: path.stat().st_size for path in folder.glob("*-cache")}
 
 
-def test_is_filled_read_and_repaired(tmp_path):
+def test_filled_read_and_repaired(tmp_path):
     folder, result, hits = _run(tmp_path)
     assert folder.is_relative_to(tmp_path / "cache" / "ris_jax" / "compiled")
     assert folder.stat().st_mode & 0o077 == 0
@@ -114,7 +114,7 @@ def test_prune_deletes_what_was_not_used_longest(tmp_path):
 
 
 @pytest.mark.parametrize("home", ["", "relative"])
-def test_no_home_is_no_cache(monkeypatch, home):
+def test_no_home_directory_disables_the_cache(monkeypatch, home):
     monkeypatch.setattr(
         compilation_cache.platformdirs, "user_cache_path", lambda *_, **__: pathlib.Path(home)
     )

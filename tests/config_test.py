@@ -182,7 +182,7 @@ class PropertiesTest(parameterized.TestCase):
          "training.validation_scenes: need at most fixed_scenes=64"),
         ({"loss.count": 10**400}, "loss.count: need a finite number"),
     )  # fmt: skip
-    def test_what_no_run_can_mean(self, values, message):
+    def test_contradictions(self, values, message):
         with self.assertRaisesRegex(config_lib.ConfigError, message):
             config_lib.override(config_lib.Config(), values)
 
@@ -255,7 +255,7 @@ class DictionariesTest(parameterized.TestCase):
         with self.assertRaisesRegex(config_lib.ConfigError, f"^(configuration: .*)?{name}"):
             config_lib.from_dict(values)
 
-    def test_no_object(self):
+    def test_not_an_object(self):
         with self.assertRaisesRegex(config_lib.ConfigError, r"need an object .*; got \[1\]"):
             config_lib.from_dict([1])
 
@@ -291,7 +291,7 @@ class DictionariesTest(parameterized.TestCase):
         ("model.rows", "system.rows"),
         ("qwerty", None),
     )
-    def test_the_key_that_was_meant(self, name, meant):
+    def test_suggested_key(self, name, meant):
         with self.assertRaises(config_lib.ConfigError) as caught:
             config_lib.override(config_lib.Config(), {name: 1})
         self.assertEndsWith(

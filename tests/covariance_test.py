@@ -177,7 +177,7 @@ class SafeEighTest(parameterized.TestCase):
             np.asarray(values), np.linalg.eigvalsh(hermitian).astype("f4"), rtol=1e-5
         )
 
-    def test_no_other_module_decomposes(self):
+    def test_only_this_module_calls_eigh(self):
         package = pathlib.Path(ris_jax.__file__).parent
         calling = [p.name for p in package.rglob("*.py") if "jnp.linalg.eig" in p.read_text()]
         self.assertEqual(calling, ["covariance.py"])

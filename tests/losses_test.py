@@ -602,7 +602,7 @@ class PositionErrorTest(absltest.TestCase):
         expected = np.sqrt(means.min(axis=1))
         chex.assert_trees_all_close(self.error(estimate, every, truth, every), expected, rtol=1e-5)
 
-    def test_what_is_missing_counts_as_far(self):
+    def test_missed_source_counts_as_reach(self):
         """Of two sources one found 0.3 off and one not at all: sqrt((0.09 + REACH^2) / 2)."""
         truth, true = self.truth[1:2], self.true[1:2]
         found = (np.arange(4) < 1).astype("f4")[None]

@@ -62,7 +62,7 @@ def positions(batch):
 
 
 class SourcesTest(parameterized.TestCase):
-    def test_of_a_simulated_truth(self):
+    def test_simulated_truth(self):
         zeros = jnp.zeros((2, 3))
         truth = scenes.Truth(zeros, zeros, zeros + 2, zeros, jnp.array([1, 3]), jnp.zeros(2))
         result = metrics.sources(truth)
@@ -100,7 +100,7 @@ class SourcesTest(parameterized.TestCase):
             metrics.sources(given)
 
     def test_batches_must_agree(self):
-        with self.assertRaisesRegex(ValueError, "as many scenes; got 60 and 1"):
+        with self.assertRaisesRegex(ValueError, "equal numbers of scenes; got 60 and 1"):
             metrics.gospa(random_scenes(0), scene())
 
 

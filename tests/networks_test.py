@@ -49,7 +49,7 @@ def localize(measurement, positions=POSITIONS, **options):
 
 
 class KeepTest(absltest.TestCase):
-    def test_what_is_written_is_read(self):
+    def test_round_trip(self):
         config = config_lib.override(CONFIG, {"model.width": 16, "model.depth": 1})
         params = state_lib.create_train_state(config).params
         network = networks.Network(config, params, card='{"command": "mine"}')
@@ -126,7 +126,7 @@ class EstimatorTest(parameterized.TestCase):
         error = difference.std(ddof=1) / np.sqrt(SCENES)
         self.assertLess(difference.mean(), 0.02 * gospa[1].mean() + 3.0 * error)
 
-    def test_is_used_where_it_is_given(self):
+    def test_localize_uses_a_given_network(self):
         """By `localize` as a newcomer calls it."""
         measurement = draw().measurement
         network = networks.load_pretrained("default")

@@ -14,7 +14,7 @@ class SummaryTest(parameterized.TestCase):
         self.assertEqual(statistics.median_absolute(errors), 4.0)
 
     @parameterized.parameters(statistics.root_mean_square, statistics.median_absolute)
-    def test_of_nothing(self, summary):
+    def test_empty(self, summary):
         self.assertTrue(np.isnan(summary(np.array([]))))
         self.assertTrue(np.isnan(summary(np.array([[np.nan]]))))
         self.assertEqual(summary(np.array([np.inf, -np.inf, np.nan])), np.inf)
@@ -84,7 +84,7 @@ class EfficiencyTest(parameterized.TestCase):
         self.assertEqual(most_missed.median_ratio, np.inf)
 
     @parameterized.parameters(([], []), ([1.0], [np.inf]), ([np.nan], [np.nan]))
-    def test_of_nothing(self, errors, variances):
+    def test_empty(self, errors, variances):
         result = statistics.efficiency(np.array(errors), np.array(variances))
         self.assertEqual((result.count, result.missed), (0, 0))
         values = (result.ratio, *result.ratio_interval, result.median_ratio)
@@ -128,12 +128,12 @@ class EfficientErrorsTest(parameterized.TestCase):
         share = statistics.efficient_share(np.array([median, 1.0]), deviations)
         np.testing.assert_allclose(share, [0.5, np.mean(errors < 1.0)], atol=0.005)
 
-    def test_what_is_not_finite_is_left_out(self):
+    def test_non_finite_entries_are_left_out(self):
         deviations = np.array([[1.0, np.inf], [np.nan, 1.0]])
         median = statistics.efficient_median(deviations)
         self.assertAlmostEqual(median, statistics.EFFICIENT_MEDIAN)
 
-    def test_of_nothing(self):
+    def test_empty(self):
         self.assertTrue(np.isnan(statistics.efficient_median(np.array([np.inf]))))
         self.assertTrue(np.isnan(statistics.efficient_share(np.ones(2), np.array([]))).all())
 
@@ -162,12 +162,12 @@ class CoverageTest(parameterized.TestCase):
         overconfident = statistics.ellipse_coverage(errors, covariance / 4)
         self.assertLess(overconfident.upper, 0.7)
 
-    def test_what_is_not_finite_is_left_out(self):
+    def test_non_finite_entries_are_left_out(self):
         errors = np.array([[0.0], [np.nan], [0.0], [9.0]])
         covariance = np.array([1.0, 1.0, np.inf, 1.0]).reshape(4, 1, 1)
         self.assertEqual(statistics.ellipse_coverage(errors, covariance).share, 0.5)
 
-    def test_of_nothing(self):
+    def test_empty(self):
         result = statistics.ellipse_coverage(np.zeros((0, 2)), np.zeros((0, 2, 2)))
         self.assertTrue(np.isnan(result).all())
 
@@ -283,7 +283,7 @@ class BootstrapTest(parameterized.TestCase):
         interval = statistics.bootstrap_interval(3 * wholes, wholes)
         np.testing.assert_allclose(interval, (3.0, 3.0))
 
-    def test_of_nothing(self):
+    def test_empty(self):
         self.assertTrue(np.isnan(statistics.bootstrap_interval(np.zeros(3), np.zeros(3))).all())
         self.assertTrue(np.isnan(statistics.bootstrap_interval(np.zeros(0))).all())
 
@@ -300,7 +300,7 @@ class MeanIntervalTest(parameterized.TestCase):
         expected = scipy.stats.t.interval(0.95, 3, loc=values.mean(), scale=scipy.stats.sem(values))
         np.testing.assert_allclose(statistics.mean_interval(values), expected)
 
-    def test_of_few(self):
+    def test_few_values(self):
         self.assertEqual(statistics.mean_interval(np.ones(1)), (-np.inf, np.inf))
         self.assertTrue(np.isnan(statistics.mean_interval(np.zeros(0))).all())
 

@@ -1,1 +1,1 @@
-"""Comparisons of estimators with each other and the bound, and their speed, as named suites."""
+"""Named benchmark suites: accuracy of the estimators next to the bound, and speed."""

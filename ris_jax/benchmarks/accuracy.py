@@ -1,4 +1,4 @@
-"""What every estimator makes of the scenes of a cell, kept on disk as it came."""
+"""Estimates of every estimator for the scenes of a cell, cached on disk."""
 
 import dataclasses
 import time
@@ -24,7 +24,7 @@ _ROUNDS = 5
 
 
 class NamedNetwork(NamedTuple):
-    """A network, and by what name the tables call it."""
+    """Network and its name in the tables."""
 
     network: Network
     name: str
@@ -32,33 +32,33 @@ class NamedNetwork(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is compared on which scenes."""
+    """Estimators to compare, and the scenes to compare them on."""
 
     config: config_lib.Config
     estimators: tuple[str, ...]
     num_scenes: int
-    networks: Mapping[str, NamedNetwork] = dataclasses.field(  # of those that need one
+    networks: Mapping[str, NamedNetwork] = dataclasses.field(  # of the estimators that need one
         default_factory=dict
     )
-    fewer: tuple[tuple[str, int], ...] = ()  # estimators that get so many scenes only
+    fewer: tuple[tuple[str, int], ...] = ()  # estimators that run on fewer scenes, and how many
     batch_size: int = 64  # scenes at once
     false_alarm_rate: float = config_lib.DEFAULT_FALSE_ALARM_RATE
 
     def scenes_of(self, estimator: str) -> int:
-        """How many scenes of a cell an estimator gets: the first ones."""
+        """Return the number of scenes of a cell for an estimator; it gets the first ones."""
         return min(dict(self.fewer).get(estimator, self.num_scenes), self.num_scenes)
 
     def network_of(self, estimator: str) -> Network | None:
-        """The network that an estimator uses."""
+        """Return the network that an estimator uses."""
         return self.networks[estimator].network if estimator in self.networks else None
 
     def name_of(self, estimator: str) -> str:
-        """The name of that network; none for no network."""
+        """Return the name of that network; empty if there is none."""
         return self.networks[estimator].name if estimator in self.networks else ""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What all cells of a folder share."""
+        """Return the settings that all cells of a directory share."""
         return store.relevant(self.config) | {
             "num_scenes": self.num_scenes,
             "false_alarm_rate": self.false_alarm_rate,
@@ -66,26 +66,26 @@ class Plan:
 
 
 class Outcome(NamedTuple):
-    """One estimator in one cell."""
+    """Results of one estimator in one cell."""
 
     estimator: str
-    told: bool  # the number of sources
+    told: bool  # the number of sources was given
     scores: localization_scores.Scores
     resolved: np.ndarray  # [B] bool
 
 
 def is_told(cell: Cell, estimator: str) -> bool:
-    """Whether an estimator is told the number of sources of a cell."""
+    """Return whether the number of sources of a cell is given to an estimator."""
     return cell.count == "known" or (cell.count == "own" and not METHODS[estimator].counts)
 
 
 class Runner:
-    """The cells of a plan, from disk where they are there and else made and kept.
+    """Results of the cells of a plan, read from disk or computed and stored.
 
     Args:
-      plan: what is compared.
-      where: the folder.
-      progress: is told how many scenes were simulated or localised, or found done.
+      plan: estimators and scenes.
+      where: the directory.
+      progress: called with the number of scenes simulated, localised or found on disk.
     """
 
     def __init__(self, plan: Plan, where: store.Store, progress: Callable[[int], Any]):
@@ -93,7 +93,7 @@ class Runner:
         self._drawn: tuple[Any, draw.Draw] | None = None
 
     def _key(self, cell: Cell) -> dict[str, Any]:
-        """All that the scenes of a cell depend on."""
+        """Return everything that the scenes of a cell depend on."""
         return store.relevant(cell.config(self.plan.config)) | {
             "placement": dataclasses.asdict(cell.placement),
             "places": self.plan.config.scene.max_sources,
@@ -101,14 +101,14 @@ class Runner:
         }
 
     def _draw(self, cell: Cell) -> draw.Draw:
-        """The scenes of a cell; those of the last one are still there."""
+        """Return the scenes of a cell; those of the last cell are kept."""
         key = self._key(cell)
         if self._drawn is None or self._drawn[0] != key:
             self._drawn = key, draw.draw(self.plan.config, cell, self.plan.num_scenes)
         return self._drawn[1]
 
     def truth(self, cell: Cell) -> tuple[metrics.Sources, Float[np.ndarray, "B K 3 3"]]:
-        """Sources of a cell's scenes and their bound."""
+        """Return the sources of a cell's scenes and their bound."""
         path = self.store.path("scenes", self._key(cell))
         found = self.store.read(path)
         if found is None:
@@ -125,7 +125,7 @@ class Runner:
         }
 
     def localise(self, cell: Cell, estimator: str, count: int, **more: Any) -> Estimate:
-        """What an estimator makes of the first scenes of a cell, without a look at the disk."""
+        """Run an estimator on the first scenes of a cell, without the cache."""
         drawn = self._draw(cell)
         measurement = type(drawn.measurement)(*(leaf[:count] for leaf in drawn.measurement))
         return localization.localize_in_chunks(
@@ -147,7 +147,7 @@ class Runner:
         }
 
     def outcome(self, cell: Cell, estimator: str) -> Outcome:
-        """Scores of an estimator in a cell."""
+        """Return the scores of an estimator in a cell."""
         count = self.plan.scenes_of(estimator)
         path = self.store.path(estimator, self._estimator_key(cell, estimator))
         found = self.store.read(path)
@@ -165,7 +165,7 @@ class Runner:
         return Outcome(estimator, is_told(cell, estimator), scores, resolved)
 
     def seconds(self, cell: Cell, estimator: str) -> Float[np.ndarray, "rounds"]:
-        """Time of a scene [s] in rounds over the first scenes of a cell, compilation apart."""
+        """Time per scene [s] in rounds over the first scenes of a cell, without compilation."""
         count = min(self.plan.scenes_of(estimator), 2 * self.plan.batch_size)
         key = self._estimator_key(cell, estimator) | {
             "batch_size": self.plan.batch_size,

@@ -1,4 +1,4 @@
-"""A folder for a paper: tables (CSV, LaTeX), figures (PNG, PDF) and a README that lists them."""
+"""Results of the suites for a paper: tables (CSV, LaTeX), figures (PNG, PDF) and a README."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ from ris_jax.reports.localization_scores import PARAMETERS
 _WHO = ("label", "value", "series", "estimator", "told")
 _TIMES = ("ms_per_scene", "ms_per_scene_lower", "ms_per_scene_upper")
 HEADER = (*_WHO, *summary.HEADER, *_TIMES)
-# The probability of resolution from which on an estimator is held to the bound.
+# Probability of resolution above which an estimator is compared with the bound.
 _RESOLVED = 0.9
 _INDEX = "index.json"
 
@@ -26,12 +26,12 @@ _INDEX = "index.json"
 def rows_of(
     suite: Suite, runner: Runner, tell: Callable[[str], Any] = lambda _: None
 ) -> list[dict[str, Any]]:
-    """Rows of `HEADER`, a cell and an estimator each; what is not on disk yet is done.
+    """Return rows of `HEADER`, one per cell and estimator; missing results are computed.
 
     Args:
       suite: its cells.
       runner: the estimators.
-      tell: gets a line of text for each row.
+      tell: called with a line of text for each row.
     """
     rows, cells = [], suite.cells(runner.plan.config)
     for number, cell in enumerate(cells, start=1):
@@ -60,7 +60,7 @@ def _times(suite: Suite, runner: Runner, cell: Cell, estimator: str) -> dict[str
 
 
 def _parts(suite: Suite, rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[str], list]]:
-    """Title, header and rows of each table that is narrow enough to read."""
+    """Yield title, header and rows of each table; the tables are narrow enough to read."""
 
     def cells(columns, row):
         beside = (f"{name}_lower" in row for name in columns)
@@ -70,12 +70,12 @@ def _parts(suite: Suite, rows: list[dict[str, Any]]) -> Iterator[tuple[str, list
             else tables.significant(row[name])
             for name, both in zip(columns, beside, strict=True)
         ]
-        return [row["label"], row["estimator"], "told" if row["told"] else "counted", *values]
+        return [row["label"], row["estimator"], "known" if row["told"] else "estimated", *values]
 
     first = [*summary.SHARES, *summary.MEANS]
     if suite.figure == "runtime":
         first.append("ms_per_scene")
-    groups = [("what was found", first)]
+    groups = [("detection", first)]
     for name, unit, _ in PARAMETERS:
         columns = [f"{name}_rmse_{unit}", f"{name}_bound_{unit}", f"{name}_above_bound_db",
                    f"{name}_median_ratio"]  # fmt: skip
@@ -88,10 +88,10 @@ def _parts(suite: Suite, rows: list[dict[str, Any]]) -> Iterator[tuple[str, list
 def write_suite(
     folder: pathlib.Path, suite: Suite, rows: list[dict[str, Any]], header: str
 ) -> list[pathlib.Path]:
-    """Tables and figure of a suite; returns their paths."""
+    """Write tables and figure of a suite; return their paths."""
     comments = [suite.title, f"scenes: {suite.scenes}", *header.splitlines()]
     latex = "".join(
-        f"% {title}; intervals of 95 %\n{tables.as_latex(columns, body)}"
+        f"% {title}; 95 % intervals\n{tables.as_latex(columns, body)}"
         for title, columns, body in _parts(suite, rows)
     )
     csv = tables.as_csv(HEADER, [[row[name] for name in HEADER] for row in rows])
@@ -102,7 +102,7 @@ def write_suite(
 def write_files(
     folder: pathlib.Path, name: str, comments: list[str], csv: str, latex: str, figure: Any
 ) -> list[pathlib.Path]:
-    """The four files of a suite, tables with the comments above them; returns their paths."""
+    """Write the four files of a suite, tables headed by the comments; return their paths."""
     contents = {
         f"tables/{name}.csv": "".join(f"# {line}\n" for line in comments) + csv,
         f"tables/{name}.tex": "".join(f"% {line}\n" for line in comments) + latex,
@@ -117,7 +117,7 @@ def write_files(
 
 
 def distance_from_bound(rows: list[dict[str, Any]], estimator: str) -> str:
-    """How far an estimator is above the bound where it resolves nearly all scenes, in one line."""
+    """Summarise in one line an estimator's RMSE over the bound where it resolves most scenes."""
     held = [row for row in rows if row["estimator"] == estimator and row["resolved"] > _RESOLVED]
     columns = [f"{name}_above_bound_db" for name, _, _ in PARAMETERS]
     found = [
@@ -127,11 +127,11 @@ def distance_from_bound(rows: list[dict[str, Any]], estimator: str) -> str:
         if np.isfinite(row[column])
     ]
     if not found:
-        return f"{estimator}: resolves no more than {_RESOLVED:.0%} of the scenes of any cell"
+        return f"{estimator}: resolves at most {_RESOLVED:.0%} of the scenes in every cell"
     most, name, row = max(found, key=lambda entry: entry[0])
     column = f"{name}_above_bound_db"
     return (
-        f"{estimator}: wherever more than {_RESOLVED:.0%} of the scenes are resolved "
+        f"{estimator}: in cells with more than {_RESOLVED:.0%} of the scenes resolved "
         f"({', '.join(row['label'] for row in held)}), RMSE at most {most:.2f} dB above the bound "
         f"({name} at {row['label']}, 95 % interval {row[column + '_lower']:.2f} to "
         f"{row[column + '_upper']:.2f} dB)"
@@ -139,11 +139,11 @@ def distance_from_bound(rows: list[dict[str, Any]], estimator: str) -> str:
 
 
 def write_index(folder: pathlib.Path, said: dict[str, str], header: str) -> pathlib.Path:
-    """README.md of the folder, which lists what earlier commands wrote there, too.
+    """Write README.md of the directory; it also lists the results of earlier commands.
 
     Args:
-      folder: what it lists is there.
-      said: by the name of a suite, what is to be said of it.
+      folder: the results to list.
+      said: summary of each suite, by name.
       header: settings and machine.
 
     Returns:
@@ -168,13 +168,13 @@ def write_index(folder: pathlib.Path, said: dict[str, str], header: str) -> path
 
 
 _READING = """\
-Found: an estimate of its own within 5 degrees in azimuth and elevation. Resolved: as many estimates
-as sources, each source's own nearer than half the least angle between sources and than 5 degrees.
-RMSE is of the sources found, the bound beside it (root of the mean variance) of the very same ones,
-in the figures of those that the first estimator found;
-`above_bound_db` is 20 log10 of the one over the other; `median_ratio`, the median of |error| over
-the bound's standard deviation, counts the missed as infinite errors and is 0.674 for an efficient
-estimator. What is missed and false is in `detected`, `false_per_scene` and `gospa_m` (cutoff 2 m).
-Intervals are of 95 %: Clopper-Pearson for shares, percentile bootstrap over scenes for the others,
-Student's for times. `told`: whether an estimator was told the number of sources.
+Found: the source has an estimate of its own within 5 degrees in azimuth and elevation. Resolved:
+as many estimates as sources, and each source's estimate is nearer than 5 degrees and than half the
+smallest angle between sources. RMSE and bound (root of the mean variance) are those of the sources
+found; the bound in the figures is that of the sources found by the first estimator.
+`above_bound_db` is 20 log10 of RMSE over bound. `median_ratio` is the median of |error| over the
+bound's standard deviation; missed sources are infinite errors, and an efficient estimator has
+0.674. Missed and false sources are in `detected`, `false_per_scene` and `gospa_m` (cutoff 2 m).
+Intervals are 95 %: Clopper-Pearson for fractions, Student's for times, percentile bootstrap over
+scenes for all others. `told`: the number of sources was given to the estimator.
 """

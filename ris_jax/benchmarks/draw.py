@@ -1,7 +1,7 @@
-"""The scenes of a cell and their bound: a function of the seed, the cell and the index alone.
+"""Scenes of a cell and their bound, as a function of the seed, the cell and the index.
 
-Every cell draws from a stream of its own, named by what it changes, so that the luck of one cell is
-not that of its neighbours; cells that differ only in what estimators are told have the same scenes.
+Every cell has its own random stream, named by the cell's changes, so that cells are independent.
+Cells that differ only in whether the number of sources is given have the same scenes.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from ris_jax import config as config_lib
 from ris_jax.benchmarks.suites import Cell, Placement
 from ris_jax.estimators import localization
 
-_TRIES = 64  # draws of a scene's places, until its sources are far enough apart
+_TRIES = 64  # draws of a scene's positions until its sources are far enough apart
 _CHUNK = 64
 
 
 class Draw(NamedTuple):
-    """Scenes of a cell, host memory."""
+    """Scenes of a cell, in host memory."""
 
     measurement: scenes.Measurement  # [B, ...]
     truth: scenes.Truth  # [B, K_max]
@@ -39,7 +39,7 @@ def _at_azimuth(key: jax.Array, truth: scenes.Truth, azimuth_deg: float) -> scen
 def _apart(
     key: jax.Array, truth: scenes.Truth, scene: config_lib.SceneConfig, angle_deg: float
 ) -> scenes.Truth:
-    """Two sources on a great circle, half the angle on either side of a centre within the view."""
+    """Place two sources on a great circle, at equal angles from a centre within the view."""
     limits = np.deg2rad([scene.azimuth_max_deg, scene.elevation_max_deg]) - np.deg2rad(angle_deg)
     limits = np.maximum(limits, 0.0)
     places = jax.random.uniform(key, (3,), minval=-1.0, maxval=1.0)
@@ -59,7 +59,7 @@ def _apart(
 
 
 def _closest(truth: scenes.Truth) -> Float[Array, ""]:
-    """Least angle between two directions [rad]."""
+    """Return the smallest angle between two directions [rad]."""
     x = jnp.sin(truth.azimuth) * jnp.cos(truth.elevation)
     y = jnp.sin(truth.elevation)
     z = jnp.cos(truth.azimuth) * jnp.cos(truth.elevation)
@@ -80,7 +80,7 @@ def _place(key: jax.Array, scene: config_lib.SceneConfig, placement: Placement) 
 
 
 def _widen(truth: scenes.Truth, places: int, range_max: float) -> scenes.Truth:
-    """The scene with as many places as others have, so that all cells are of one shape."""
+    """Pad the scene to a common number of places, so that all cells have one shape."""
     more = (0, places - truth.azimuth.shape[-1])
     return truth._replace(
         azimuth=jnp.pad(truth.azimuth, more),
@@ -92,7 +92,7 @@ def _widen(truth: scenes.Truth, places: int, range_max: float) -> scenes.Truth:
 
 @functools.partial(jax.jit, static_argnames=("scene", "placement", "places"))
 def _truths(keys, scene: config_lib.SceneConfig, placement: Placement, places: int):
-    """Truths of a batch, and whether their sources are as far apart as they are to be."""
+    """Return truths of a batch, and whether their sources are far enough apart."""
     tries = _TRIES if placement.least_separation_deg else 1
     least = jnp.deg2rad(placement.least_separation_deg)
 
@@ -116,26 +116,26 @@ def _simulated(keys, truth: scenes.Truth, positions, config: config_lib.Config):
 
 
 def _stream(cell: Cell) -> str:
-    """Name of the stream that a cell draws from."""
+    """Return the name of a cell's random stream."""
     return json.dumps(["benchmark", dict(cell.changes), dataclasses.asdict(cell.placement)])
 
 
 def draw(base: config_lib.Config, cell: Cell, num_scenes: int, progress: Any = None) -> Draw:
-    """The scenes of a cell.
+    """Draw the scenes of a cell.
 
     Args:
-      base: the configuration that the cell changes; its most sources are the places of a scene.
-      cell: what is drawn.
+      base: the configuration that the cell changes; its `max_sources` are the places of a scene.
+      cell: the kind of scene.
       num_scenes: B.
-      progress: is told how many scenes were drawn.
+      progress: called with the number of scenes drawn.
 
     Raises:
-      ConfigError: the cell changes the configuration into none.
-      RunError: no scene was found whose sources are far enough apart.
+      ConfigError: the changed configuration is invalid.
+      RunError: no draw had sources far enough apart.
     """
     config, root = cell.config(base), scenes.stream_key(base.training.seed, _stream(cell))
     positions = arrays.element_positions(base.system)
-    # What is drawn of a scene's sources is in the truth: other cells share the compilation.
+    # The truth has all draws of the sources, so that cells share one compiled function.
     hardware = config_lib.override(
         base, config_lib.flatten({"impairments": config_lib.to_dict(config)["impairments"]})
     )

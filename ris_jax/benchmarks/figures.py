@@ -1,4 +1,4 @@
-"""Figures of suites, each with the Cramér-Rao bound. Numbers in, a figure out; nothing is kept."""
+"""Figures of suites, each with the Cramér-Rao bound."""
 
 import io
 import itertools
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ris_jax.benchmarks.suites import Suite
 from ris_jax.estimators.catalogue import METHODS
 
-# Of fewer found, the errors are those of a few lucky ones within the gate and say nothing.
+# With fewer found, the errors are those of a few chance estimates within the gate.
 _ENOUGH = 0.5
 _PANELS = (
     ("azimuth_rmse_deg", "azimuth_bound_deg", "azimuth RMSE [deg]"),
@@ -26,7 +26,7 @@ Rows = list[dict[str, Any]]
 
 
 def image(figure: Figure, form: str) -> bytes:
-    """The figure as a file of a form that matplotlib knows, png or pdf."""
+    """Return the figure as a file in a format that matplotlib supports, png or pdf."""
     buffer = io.BytesIO()
     # Without a date, the same numbers give the same file.
     metadata = {"CreationDate": None} if form == "pdf" else {}
@@ -35,12 +35,12 @@ def image(figure: Figure, form: str) -> bytes:
 
 
 def _series(rows: Rows) -> Iterator[tuple[int, str, Rows]]:
-    """Number, legend and rows of every estimator, in the order in which they came."""
+    """Yield number, legend and rows of every estimator, in the order of the rows."""
     for number, name in enumerate(dict.fromkeys(row["estimator"] for row in rows)):
         own = [row for row in rows if row["estimator"] == name]
-        # Where both are there, the axis says which is which.
-        told = all(row["told"] for row in own)
-        yield number, f"{name}, K told" if told else name, own
+        # If both cases are present, the axis names them.
+        known = all(row["told"] for row in own)
+        yield number, f"{name}, K known" if known else name, own
 
 
 def _style(number: int, name: str) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _draw(axes: Axes, column: str, rows: Rows, style: dict[str, Any], lines: boo
 
 
 def _bound(axes: Axes, column: str, rows: Rows, lines: bool) -> None:
-    """The bound of the sources that the first estimator found."""
+    """Draw the bound of the sources that the first estimator found."""
     name = rows[0]["estimator"]
     own = [row for row in rows if row["estimator"] == name]
     own = list({row["value"]: row for row in own}.values())
@@ -81,7 +81,7 @@ def _bound(axes: Axes, column: str, rows: Rows, lines: bool) -> None:
 
 
 def _logarithmic(axes: Axes, name: str) -> None:
-    """Plain numbers at 1, 2 and 5 of every decade."""
+    """Label 1, 2 and 5 of every decade with plain numbers."""
     axes.set(**{f"{name}scale": "log"})
     axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
     axis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -89,12 +89,12 @@ def _logarithmic(axes: Axes, name: str) -> None:
 
 
 def compared(suite: Suite, rows: Rows) -> Figure:
-    """Errors of azimuth and range beside the bound, and what was found, over what varies.
+    """Draw errors of azimuth and range with the bound, and the fraction found.
 
-    An estimator that finds fewer than half of the sources has no error drawn.
+    No error is drawn if an estimator finds fewer than half of the sources.
 
     Args:
-      suite: how its cells are called.
+      suite: its labels.
       rows: `value`, `label`, `estimator`, `told` and the columns of `summary.HEADER`.
     """
     lines = suite.figure == "lines"
@@ -103,7 +103,7 @@ def compared(suite: Suite, rows: Rows) -> Figure:
     figure = Figure(figsize=(10.5, 4.0 + 0.2 * lines_of_legend), layout="constrained")
     panels = figure.subplots(1, 3)
     for number, name, own in series:
-        # Beside each other where there is no order to connect.
+        # Side by side if the cells have no order.
         aside = 0.0 if lines else 0.5 * ((number + 0.5) / len(series) - 0.5)
         moved = [row | {"value": row["value"] + aside} for row in own]
         columns = [column for column, _, _ in _PANELS] + [suite.share]
@@ -113,7 +113,7 @@ def compared(suite: Suite, rows: Rows) -> Figure:
         _bound(axes, bound, rows, lines)
         axes.set_ylabel(label)
         _logarithmic(axes, "y")
-    panels[2].set(ylabel=f"share of {_SHARE_LABELS[suite.share]}", ylim=(-0.03, 1.03))
+    panels[2].set(ylabel=f"fraction of {_SHARE_LABELS[suite.share]}", ylim=(-0.03, 1.03))
     for axes in panels:
         axes.set_xlabel(suite.axis)
         axes.grid(alpha=0.3, which="both")
@@ -129,7 +129,7 @@ def compared(suite: Suite, rows: Rows) -> Figure:
 
 
 def heat_map(suite: Suite, rows: Rows) -> Figure:
-    """How far above the bound azimuth and range are, and what was found, of every estimator."""
+    """Draw every estimator's RMSE above the bound, and the fraction of sources found."""
     series = list(_series(rows))
     figure = Figure(figsize=(12.0, 0.6 + 2.5 * len(series)), layout="constrained")
     places = figure.subplots(len(series), 3, squeeze=False)
@@ -137,7 +137,7 @@ def heat_map(suite: Suite, rows: Rows) -> Figure:
         drawn = (
             ("azimuth_above_bound_db", "azimuth RMSE above\nthe bound [dB]", 0, 20, "viridis"),
             ("range_above_bound_db", "range RMSE above\nthe bound [dB]", 0, 20, "viridis"),
-            ("detected", "share of\nsources found", 0, 1, "Blues"),
+            ("detected", "fraction of\nsources found", 0, 1, "Blues"),
         )
         for axes, (column, label, low, high, colours) in zip(line, drawn, strict=True):
             table = _table(own, column)
@@ -161,7 +161,7 @@ def _ticks(axes: Axes, rows: Rows) -> None:
 
 
 def _table(rows: Rows, column: str) -> np.ndarray:
-    """[series, value] of a column."""
+    """Return [series, value] of a column."""
     columns, lines = (sorted({row[name] for row in rows}) for name in ("value", "series"))
     found = {(row["series"], row["value"]): row[column] for row in rows}
     return np.array([[found.get(pair, np.nan) for pair in itertools.product([s], columns)]
@@ -169,7 +169,7 @@ def _table(rows: Rows, column: str) -> np.ndarray:
 
 
 def runtime(suite: Suite, rows: Rows) -> Figure:
-    """Time of a scene against its azimuth error, with the bound, for three numbers of sources."""
+    """Draw time per scene against azimuth error, with the bound, for three numbers of sources."""
     values = sorted({row["value"] for row in rows})
     shown = sorted({values[0], values[len(values) // 2], values[-1]})
     figure = Figure(figsize=(1.8 + 3.3 * len(shown), 3.8), layout="constrained")
@@ -183,7 +183,7 @@ def runtime(suite: Suite, rows: Rows) -> Figure:
                       [row["azimuth_rmse_deg"] for row in own], **style)  # fmt: skip
         axes.axhline(cell[0][column], color="k", ls="--", lw=1.2,
                      label="Cramér-Rao bound")  # fmt: skip
-        axes.set(xlabel="time of a scene [ms]", title=cell[0]["label"])
+        axes.set(xlabel="time per scene [ms]", title=cell[0]["label"])
         _logarithmic(axes, "x")
         _logarithmic(axes, "y")
         axes.grid(alpha=0.3, which="both")

@@ -1,10 +1,10 @@
-"""How many floating-point operations and bytes a compiled function takes, and what a machine can.
+"""Floating-point operations and bytes of a compiled function, and the peak rates of a machine.
 
-The compiler's own count (`compiled.cost_analysis()`) takes the body of a loop once, however often
-it runs, and a complex product for a real one. So matrix products are counted from the program
-before compilation too, loops of known length as often as they run; the larger count stands. Loops
-whose length depends on the data are taken once there as well: the count is then a lower bound, and
-for the likelihood's search `search_operations` counts from what was found.
+The compiler's count (`compiled.cost_analysis()`) counts the body of a loop once, for any number of
+iterations, and a complex product as a real one. Matrix products are therefore also counted in the
+program before compilation, with loops of known length unrolled; the larger count is used. Loops of
+data-dependent length count once there too, which gives a lower bound. For the likelihood's search,
+`search_operations` counts from the number of sources found.
 """
 
 import math
@@ -25,19 +25,19 @@ _COPIED = 2**25  # float32 numbers, 128 MiB: more than caches hold
 
 
 class Cost(NamedTuple):
-    """Of one call."""
+    """Cost of one call."""
 
     operations: float
-    bytes_moved: float  # as the compiler sees it; loops once
+    bytes_moved: float  # the compiler's count; loops count once
 
 
 def cost(function: Callable[..., Any], compiled: Any, *arguments: Any) -> Cost:
-    """What a call costs.
+    """Return the cost of a call.
 
     Args:
-      function: as it was before compilation, jitted or not.
-      compiled: the same, compiled.
-      *arguments: with the shapes of those it was compiled for.
+      function: before compilation, jitted or not.
+      compiled: the same function, compiled.
+      *arguments: with the shapes that it was compiled for.
     """
     analysis = compiled.cost_analysis() or {}
     products = product_operations(jax.make_jaxpr(function)(*arguments).jaxpr)
@@ -46,7 +46,7 @@ def cost(function: Callable[..., Any], compiled: Any, *arguments: Any) -> Cost:
 
 
 def product_operations(jaxpr: Any) -> float:
-    """Operations of the matrix products of a program: 2 a real multiply-add, 8 a complex one."""
+    """Count operations of matrix products: 2 for a real multiply-add, 8 for a complex one."""
     total = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
@@ -59,13 +59,13 @@ def product_operations(jaxpr: Any) -> float:
             continue
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
         inner = [product_operations(part) for part in _programs(equation.params)]
-        # Of the branches of a condition one runs.
+        # Only one branch of a conditional runs.
         total += times * (max(inner) if equation.primitive.name == "cond" else sum(inner))
     return total
 
 
 def _programs(params: dict[str, Any]) -> list[Any]:
-    """The programs inside an equation."""
+    """Return the programs inside an equation."""
     found = []
     for value in params.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
@@ -79,16 +79,16 @@ def _programs(params: dict[str, Any]) -> list[Any]:
 def search_operations(
     config: config_lib.Config, options: matching_pursuit.SearchOptions, num_found: float
 ) -> float:
-    """Matrix-product operations of a scene in the likelihood's search.
+    """Count matrix-product operations of a scene in the likelihood's search.
 
-    Steering vectors through the operator, and the grid. Growing takes a round more than there are
-    sources (no more than K_max); improving one round, without the changes that only some scenes
-    refine. Taking sources out again, which only scenes in doubt need, is not counted.
+    The count has steering vectors through the operator, and the grid. Growing takes one round more
+    than there are sources (at most K_max). Improving takes one round, without the changes that only
+    some scenes refine. Removing sources, which only ambiguous scenes need, is not counted.
 
     Args:
-      config: array and most sources.
+      config: array and maximum number of sources.
       options: grid and iterations.
-      num_found: sources of a scene, in the mean.
+      num_found: mean number of sources of a scene.
     """
     system = config.system
     most = config.scene.max_sources
@@ -107,14 +107,14 @@ def search_operations(
 
 
 class Timing(NamedTuple):
-    """Of repeated calls, the first of which is not among them."""
+    """Times of repeated calls, without the first one."""
 
-    seconds: np.ndarray  # of each, by the clock
-    core_seconds: float  # of one in the mean, that the processor's cores worked
+    seconds: np.ndarray  # of each call, wall clock
+    core_seconds: float  # mean processor time of a call, over all cores
 
 
 def timed(call: Callable[[], Any], seconds: float, least: int = 3) -> Timing:
-    """Times a call for so many seconds, and at least so many times."""
+    """Time a call for so many seconds, and at least `least` times."""
     jax.block_until_ready(call())
     spent, began, worked = [], time.perf_counter(), time.process_time()
     while len(spent) < least or time.perf_counter() - began < seconds:
@@ -125,14 +125,14 @@ def timed(call: Callable[[], Any], seconds: float, least: int = 3) -> Timing:
 
 
 class Ceilings(NamedTuple):
-    """What the machine does at most, measured."""
+    """Measured peak rates of the machine."""
 
-    operations: float  # a second, of a large float32 matrix product
+    operations: float  # per second, of a large float32 matrix product
     bytes_per_second: float  # read and written by a large copy
 
 
 def ceilings(seconds: float) -> Ceilings:
-    """Measures both: the best of the calls that fit into so many seconds each."""
+    """Measure both rates: the best of the calls that fit into so many seconds each."""
     matrix, many = jnp.ones((_MATRIX, _MATRIX)), jnp.ones(_COPIED)
     product, copy = jax.jit(lambda a: a @ a), jax.jit(lambda a: a + 1.0)
     best = [float(timed(lambda f=f, a=a: f(a), seconds).seconds.min())

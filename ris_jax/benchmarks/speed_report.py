@@ -1,4 +1,4 @@
-"""Rates as figures and as tables to read."""
+"""Figures and tables of rates."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from matplotlib.figure import Figure
 from ris_jax.reports import tables
 
 READING = (
-    "Rates with 95 % intervals (Student's, of the calls in two seconds), compilation apart; "
-    "operations and bytes as the compiler counts them, matrix products and the likelihood's search "
-    "as ris_jax/benchmarks/operations.py does. Loops whose length the data decide are counted "
-    "once, bytes in all loops once, so that those are lower bounds; bytes that caches hold are "
-    "counted like any others, so that their share may be above one. Estimators run blind if they "
-    "count by themselves; network: without the search that follows where it is in doubt."
+    "Rates have 95 % intervals (Student's, over the calls in two seconds), without compilation. "
+    "Operations and bytes are the compiler's counts, except matrix products and the likelihood's "
+    "search (ris_jax/benchmarks/operations.py). Loops of data-dependent length count once, and all "
+    "loops count once in bytes, so that these counts are lower bounds. Bytes served from caches "
+    "count in full, so that their fraction of the copy rate may exceed one. Estimators that can "
+    "estimate the number of sources do. network: without the search for ambiguous scenes."
 )
 _AXES = {"N": "elements N", "L": "codes L", "K": "sources K", "grid": "cells of the grid",
          "batch": "scenes at once"}  # fmt: skip
 
 
 def figure(rows: list[dict[str, Any]]) -> Figure:
-    """Rates of all stages; or, where sizes vary, how they change with each."""
+    """Draw rates of all stages; if sizes vary, rates over each size."""
     return _growth_figure(rows) if any(row["varies"] for row in rows) else _stages_figure(rows)
 
 
@@ -45,7 +45,7 @@ def _growth_figure(rows: list[dict[str, Any]]) -> Figure:
     stages = list(dict.fromkeys(row["stage"] for row in rows))
     for axes, size in zip(panels, sizes, strict=True):
         for number, stage in enumerate(stages):
-            # The base is of several K: no point between one and all.
+            # The base has scenes of several K, so it is no point on this axis.
             points = sorted((_number(row[size]), row["scenes_per_second"]) for row in rows
                             if row["stage"] == stage and (row["varies"] == size or
                             (not row["varies"] and size != "K")))  # fmt: skip
@@ -61,12 +61,12 @@ def _growth_figure(rows: list[dict[str, Any]]) -> Figure:
 
 
 def _number(size: Any) -> float:
-    """A size on an axis: of a grid, its cells."""
+    """Return a size on an axis; for a grid, its number of cells."""
     return float(np.prod([int(part) for part in str(size).split("x")]))
 
 
 def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells to read, three significant digits."""
+    """Return header and cells with three significant digits."""
     header = ["stage", "N", "L", "K", "grid", "batch", "scenes/s", "scenes/core-s", "compile [s]",
               "Mflop/scene", "MB/scene", "% of matrix rate", "% of copy rate"]  # fmt: skip
     body = []

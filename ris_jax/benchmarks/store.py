@@ -1,7 +1,7 @@
-"""A folder of finished cells: what is there is not done again, whoever began it.
+"""Directory of finished cells; a stored cell is not computed again.
 
-`benchmark.json` says with which settings the folder was begun; others are refused. Every cell is a
-file of arrays named by a digest of all that it depends on, and is whole or not there.
+`benchmark.json` has the settings of the directory; other settings are rejected. Every cell is a
+file of arrays, named by a digest of everything it depends on and written atomically.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from ris_jax.data import files
 from ris_jax.reports import provenance
 
 _SETTINGS, _CELLS = "benchmark.json", "cells"
-# Of a configuration, what scenes and estimators do not depend on.
+# Configuration fields that scenes and estimators do not depend on.
 _TRAINING_ONLY = ("model", "covariance", "loss", "optimizer")
 
 
 def relevant(config: config_lib.Config) -> dict[str, Any]:
-    """The part of a configuration that scenes depend on, with the seed, by dotted name."""
+    """Return the fields that scenes depend on, including the seed, by dotted name."""
     values = config_lib.to_dict(config)
     kept = {
         name: part for name, part in values.items() if name not in (*_TRAINING_ONLY, "training")
@@ -38,17 +38,17 @@ def relevant(config: config_lib.Config) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """The folder; made by `opened`."""
+    """A directory of cells; made by `opened`."""
 
     folder: pathlib.Path
 
     def path(self, kind: str, key: Mapping[str, Any]) -> pathlib.Path:
-        """Where the arrays of a cell are: `kind` and a digest of what they depend on."""
+        """Return the path of a cell's arrays: `kind` and a digest of what they depend on."""
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         return self.folder / _CELLS / f"{kind}-{digest}.npz"
 
     def read(self, path: pathlib.Path) -> dict[str, np.ndarray] | None:
-        """The arrays of a finished cell; None where there is none, or none that can be read."""
+        """Return the arrays of a finished cell; None if there is none, or it cannot be read."""
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return dict(stored)
@@ -60,7 +60,7 @@ class Store:
             ) from error
 
     def write(self, path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
-        """Keeps the arrays of a cell."""
+        """Store the arrays of a cell."""
         buffer = io.BytesIO()
         plain: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in arrays.items()}
         np.savez_compressed(buffer, **plain)
@@ -69,14 +69,14 @@ class Store:
 
 @contextlib.contextmanager
 def opened(folder: pathlib.Path, settings: dict[str, Any]) -> Iterator[Store]:
-    """A folder to work in, which no other process does meanwhile.
+    """Open a directory and lock it against other processes.
 
     Args:
-      folder: made if it is not there.
-      settings: what all of its cells share, ready for JSON.
+      folder: created if missing.
+      settings: those that all of its cells share, ready for JSON.
 
     Raises:
-      RunError: it was begun with other settings, or another process is at work in it.
+      RunError: it has other settings, or another process uses it.
       OSError: it cannot be written.
     """
     (folder / _CELLS).mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def _check_settings(path: pathlib.Path, settings: dict[str, Any]) -> None:
         there = json.loads(path.read_text())
         assert isinstance(there, dict)
     except (ValueError, AssertionError) as error:
-        raise errors.RunError(f"{path}: need the settings of a benchmark; got no such") from error
+        raise errors.RunError(f"{path}: need the settings of a benchmark; got none") from error
     ours = json.loads(json.dumps(settings))
     differing = [
         f"{name}={ours.get(name)!r} (there {there.get(name)!r})"
@@ -104,6 +104,6 @@ def _check_settings(path: pathlib.Path, settings: dict[str, Any]) -> None:
     ]
     if differing:
         raise errors.RunError(
-            f"--out: {path.parent} was begun with other settings: {'; '.join(differing)}; "
-            "need the same ones, or another folder"
+            f"--out: {path.parent} has results with other settings: {'; '.join(differing)}; "
+            "need the same settings, or another directory"
         )

@@ -1,7 +1,7 @@
-"""What there is to compare: every suite is a list of cells, and a cell is a kind of scene.
+"""Benchmark suites: a suite is a list of cells, and a cell is a kind of scene.
 
-A suite says what varies from cell to cell, on what scenes, and how it is drawn; `accuracy` runs the
-cells and `bundle` writes them down. Two suites that need the same cell share it.
+A suite defines the varied quantity, the scenes and the kind of figure; `accuracy` runs the cells
+and `bundle` writes the results. Two suites that need the same cell share it.
 """
 
 import dataclasses
@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from ris_jax import config as config_lib
 
-# Whether the number of sources is told: `own` tells it to those estimators that cannot count.
+# Which estimators get the number of sources; `own`: those that cannot estimate it.
 Count = Literal["own", "blind", "known"]
 Figure = Literal["bars", "lines", "heat_map", "runtime"]
 
-# What the hardware has that the estimator is not told; docs/guide/arrays.md.
+# Hardware mismatch that the estimator does not model; docs/guide/arrays.md.
 IMPAIRMENTS: dict[str, dict[str, Any]] = {
     "none": {},
     "positions off by 7.5 mm": {"impairments.position_jitter": 7.5e-3},
@@ -31,45 +31,45 @@ IMPAIRMENTS["all of these"] = {
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where sources are, beyond what a configuration can say; None leaves it as drawn."""
+    """Positions of sources beyond what a configuration can set; None leaves them as drawn."""
 
-    azimuth_deg: float | None = None  # of every source, at either side of boresight
-    separation_deg: float | None = None  # of two sources, any way in the plane of directions
-    least_separation_deg: float = 0.0  # scenes with two sources closer than this are drawn again
+    azimuth_deg: float | None = None  # of every source, on either side of boresight
+    separation_deg: float | None = None  # of two sources, in a random direction
+    least_separation_deg: float = 0.0  # scenes with two closer sources are drawn again
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One kind of scene, and whether its number of sources is told."""
+    """One kind of scene, and whether its number of sources is given."""
 
     label: str
-    value: float  # place on the axis of what varies
+    value: float  # position on the axis of the varied quantity
     changes: tuple[tuple[str, Any], ...] = ()  # of the configuration, by dotted name
     placement: Placement = Placement()
     count: Count = "own"
-    series: float | None = None  # place on the second axis of a heat map
+    series: float | None = None  # position on the second axis of a heat map
 
     def config(self, base: config_lib.Config) -> config_lib.Config:
-        """The configuration of this cell's scenes."""
+        """Return the configuration of this cell's scenes."""
         return config_lib.override(base, dict(self.changes))
 
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """A comparison by one thing that varies."""
+    """A comparison over one varied quantity."""
 
     name: str
     title: str
-    axis: str  # what varies, with its unit
-    scenes: str  # how they are drawn, for the reader
+    axis: str  # varied quantity, with its unit
+    scenes: str  # description of the scenes
     figure: Figure
     cells: Callable[[config_lib.Config], list[Cell]]
-    # What the third panel shows and the tables point out: sources found, or scenes resolved.
+    # Third panel of the figure, highlighted in the tables: sources found, or scenes resolved.
     share: Literal["detected", "resolved"] = "detected"
 
 
 def sources(count: int) -> dict[str, Any]:
-    """Changes of a configuration to scenes of so many sources."""
+    """Return changes of a configuration to scenes of this many sources."""
     return {"scene.min_sources": count, "scene.max_sources": count}
 
 
@@ -86,7 +86,7 @@ def _cell(label: str, value: float, changes: dict[str, Any], **rest: Any) -> Cel
 
 
 def _snr_values(config: config_lib.Config) -> list[float]:
-    """Six, from the least to the most that is configured."""
+    """Return six values, from the lowest to the highest configured SNR."""
     low, high = config.scene.snr_min_db, config.scene.snr_max_db
     if low == high:
         return [low]
@@ -162,12 +162,12 @@ def _impairments(config: config_lib.Config) -> list[Cell]:
 
 
 _DEFAULT = "as configured (by default 1 to 5 sources, -5 to 20 dB, 0.5 to 10 m)"
-_TOLD = "; maximum_likelihood and network count by themselves, the others are told"
+_TOLD = "; maximum_likelihood and network estimate the number of sources, the others are given it"
 SUITES = {
     suite.name: suite
     for suite in (
         Suite("overall", "All scenes, with the number of sources unknown and known",
-              "number of sources", f"{_DEFAULT}; unknown: those that cannot count take the number "
+              "number of sources", f"{_DEFAULT}; unknown: estimators that need the number take it "
               "from maximum likelihood", "bars", _overall),
         Suite("num_sources", "By number of sources", "sources",
               f"{_DEFAULT}, at a fixed number of sources{_TOLD}", "lines", _num_sources),
@@ -180,17 +180,17 @@ SUITES = {
         Suite("azimuth", "One source, by azimuth", "azimuth from boresight [deg]",
               f"one source at 15 dB, 1 to 4 m away, on either side{_TOLD}", "lines", _by_azimuth),
         Suite("separation", "Two sources, by the angle between them", "separation [deg]",
-              f"two sources at 15 dB, both 3 m away and so of one strength{_TOLD}", "lines",
+              f"two sources at 15 dB, both 3 m away and equally strong{_TOLD}", "lines",
               _by_separation, "resolved"),
         Suite("rmse_by_num_sources", "By number of sources at 15 dB", "sources",
               f"{_DEFAULT}, but at 15 dB and a fixed number of sources{_TOLD}", "lines",
               _rmse_by_num_sources),
         Suite("heat_map", "By number of sources and SNR", "SNR [dB]",
               f"{_DEFAULT}, at a fixed number of sources and SNR{_TOLD}", "heat_map", _heat_map),
-        Suite("impairments", "Hardware that is not as told", "hardware",
-              f"{_DEFAULT}, but at 15 dB; the bound is that of the hardware as told{_TOLD}",
+        Suite("impairments", "Hardware mismatch", "hardware",
+              f"{_DEFAULT}, but at 15 dB; the bound is that of the assumed hardware{_TOLD}",
               "bars", _impairments),
-        Suite("runtime", "Time of a scene against its error", "sources",
+        Suite("runtime", "Time per scene against error", "sources",
               f"{_DEFAULT}, but at 15 dB and a fixed number of sources{_TOLD}", "runtime",
               _rmse_by_num_sources),
     )
@@ -200,10 +200,10 @@ NAMES = (*SUITES, *SPEED)
 
 
 def chosen(names: str) -> tuple[str, ...]:
-    """The suites that a comma-separated list means, in the order of `NAMES`; `all` is all.
+    """Return the suites in a comma-separated list, in the order of `NAMES`; `all` selects all.
 
     Raises:
-      ConfigError: there is no suite of that name, or none is named.
+      ConfigError: a name is unknown, or the list is empty.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     for name in wanted:
@@ -219,10 +219,10 @@ def chosen(names: str) -> tuple[str, ...]:
 
 
 def check(names: tuple[str, ...], config: config_lib.Config) -> None:
-    """The scenes of these suites can be drawn.
+    """Check that the scenes of these suites can be drawn.
 
     Raises:
-      ConfigError: a suite has more sources than the configuration has places.
+      ConfigError: a suite has more sources than the configuration allows.
     """
     most = config.scene.max_sources
     for name in names:

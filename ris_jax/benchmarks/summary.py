@@ -1,8 +1,8 @@
-"""Numbers of a cell: errors beside the bound of the same sources, what was missed, intervals.
+"""Summary of a cell: errors next to the bound of the same sources, missed sources, intervals.
 
-All intervals are of 95 %. Those of shares of sources or scenes are Clopper-Pearson's; all others
-are percentile bootstraps over scenes (`statistics.bootstrap_interval`), because the errors of a
-scene's sources depend on each other.
+All intervals are 95 %. Intervals of fractions are Clopper-Pearson; all others are percentile
+bootstraps over scenes (`statistics.bootstrap_interval`), because errors within a scene are
+dependent.
 """
 
 from typing import Any
@@ -53,24 +53,24 @@ def _decibels(ratio: float) -> float:
 
 
 def _parameter(outcome: Outcome, index: int) -> dict[str, float]:
-    r"""Errors of one parameter of the sources found, against the bound of the very same sources.
+    r"""Compare errors of one parameter with the bound of the same sources.
 
     .. math::
       \text{RMSE} = \Big(\tfrac1n \sum e^2\Big)^{1/2}, \quad
       \text{bound} = \Big(\tfrac1n \sum \sigma^2\Big)^{1/2}, \quad
       \text{above bound} = 20 \log_{10} \text{RMSE} / \text{bound}
 
-    over the sources that were found, whose estimate is at no infinite range, and of which the data
-    determine the parameter. The median ratio, of :math:`|e| / \sigma`, is over all sources; those
-    missed are infinite there.
+    over the sources found that have an estimate at a finite range and whose parameter the data
+    determine. The median ratio, of :math:`|e| / \sigma`, is over all sources; missed sources have
+    infinite errors there.
     """
     name, unit, factor = PARAMETERS[index]
     errors = outcome.scores.errors[..., index] * factor
     deviations = outcome.scores.deviations[..., index] * factor
-    judged = np.isfinite(errors) & np.isfinite(deviations)
-    square = np.sum(np.where(judged, errors, 0.0) ** 2, axis=1)
-    variance = np.sum(np.where(judged, deviations, 0.0) ** 2, axis=1)
-    number = judged.sum(axis=1)
+    valid = np.isfinite(errors) & np.isfinite(deviations)
+    square = np.sum(np.where(valid, errors, 0.0) ** 2, axis=1)
+    variance = np.sum(np.where(valid, deviations, 0.0) ** 2, axis=1)
+    number = valid.sum(axis=1)
     mean_square = statistics.share(square.sum(), number.sum())
     interval = statistics.bootstrap_interval(square, number)
     above = statistics.bootstrap_interval(square, variance)
@@ -92,15 +92,15 @@ def _parameter(outcome: Outcome, index: int) -> dict[str, float]:
 
 
 def summarise(outcome: Outcome) -> dict[str, Any]:
-    """The columns of `HEADER` of an estimator in a cell.
+    """Return the columns of `HEADER` for an estimator in a cell.
 
     Args:
       outcome: from `accuracy.Runner.outcome`.
 
     Returns:
-      Found sources (an estimate of its own within 5 degrees in both angles), resolved scenes
-      (`metrics.resolved`), right counts, false estimates, GOSPA, and of each parameter what
-      `_parameter` says; NaN where there is nothing to judge.
+      Sources found (an estimate of its own within 5 degrees in both angles), resolved scenes
+      (`metrics.resolved`), correct numbers of sources, false estimates, GOSPA, and the results of
+      `_parameter` for each parameter; NaN where a score does not exist.
     """
     scores = outcome.scores
     batch = len(scores.num_estimated)

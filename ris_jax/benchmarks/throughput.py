@@ -1,7 +1,7 @@
-"""How fast simulator, training step, estimators and localisation of files are, and how they grow.
+"""Speed of simulator, training step, estimators and localisation of files, and its scaling.
 
-Compile time stands apart. Beside the rates stand the operations and bytes of a scene
-(`operations.cost`) and the shares of the machine's own rates that are reached.
+Compile time is separate. The table also has operations and bytes of a scene (`operations.cost`) and
+their fractions of the machine's peak rates.
 """
 
 import dataclasses
@@ -40,18 +40,18 @@ HEADER = (
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A stage, and the sizes at which it is measured."""
+    """A stage and the sizes at which it is measured."""
 
     stage: str
     config: config_lib.Config
     batch: int
     num_sources: int | None = None  # of every scene; None: as configured
     grid: tuple[int, int, int] = matching_pursuit.SearchOptions().grid
-    varies: str = ""  # which size, where it is not that of the configuration
+    varies: str = ""  # the size that differs from the configuration
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """As the table has them."""
+        """Return the sizes as table columns."""
         system, scene = self.config.system, self.config.scene
         span = sorted({scene.min_sources, scene.max_sources})
         return {
@@ -64,29 +64,29 @@ class Case:
 
 
 class Built(NamedTuple):
-    """Ready to be timed."""
+    """A stage ready to be timed."""
 
     call: Callable[[], Any]
     cost: operations.Cost
     compile_seconds: float
-    close: Callable[[], Any] = lambda: None  # when it has been timed
+    close: Callable[[], Any] = lambda: None  # called after the timing
 
 
 def stages(plan: Plan) -> Iterator[Case]:
-    """Every stage as configured."""
+    """Yield every stage at the configured sizes."""
     for stage in (_SIMULATOR, _TRAINING, *plan.estimators, _FILES):
         yield Case(stage, plan.config, plan.batch_size)
 
 
 def growth(plan: Plan) -> Iterator[Case]:
-    """Simulator, training step and what counts by itself, at half and twice each size."""
+    """Yield simulator, training step and blind estimators at half and twice each size."""
     counting = [name for name in plan.estimators if METHODS[name].counts]
     for stage in (_SIMULATOR, _TRAINING, *counting):
         base = Case(stage, plan.config, plan.batch_size)
         yield base
         for factor in _FACTORS:
             yield from _resized(base, factor)
-        if stage in counting:  # the others take all places, used or not
+        if stage in counting:  # the others process all places, used or not
             for count in sorted({1, plan.config.scene.max_sources}):
                 yield dataclasses.replace(base, num_sources=count, varies="K")
 
@@ -95,7 +95,7 @@ CASES = {"throughput": stages, "growth": growth}
 
 
 def _resized(base: Case, factor: float) -> Iterator[Case]:
-    """The case at a multiple of N, of L, of the batch and, if there is one, of the grid."""
+    """Yield the case at a multiple of N, of L, of the batch and, if there is one, of the grid."""
     system = base.config.system
     longer = max(int(system.num_snapshots * factor), 2)
     if system.element_positions is None:
@@ -116,7 +116,7 @@ def _resized(base: Case, factor: float) -> Iterator[Case]:
 
 
 def _compiled(function: Any, *arguments: Any) -> tuple[Any, operations.Cost, float]:
-    """A jitted function compiled for its arguments, its cost and the time that it took."""
+    """Compile a jitted function for its arguments; return it with its cost and compile time."""
     began = time.perf_counter()
     compiled = function.lower(*arguments).compile()
     spent = time.perf_counter() - began
@@ -124,7 +124,7 @@ def _compiled(function: Any, *arguments: Any) -> tuple[Any, operations.Cost, flo
 
 
 def _drawn(case: Case) -> draw.Draw:
-    """The scenes of an estimator, with as many places whatever the number of sources."""
+    """Draw the scenes of an estimator; the number of places is constant."""
     count = case.num_sources
     changes = () if count is None else tuple(suites.sources(count).items())
     return draw.draw(case.config, Cell(case.stage, 0.0, changes), case.batch)
@@ -157,7 +157,7 @@ def _training(case: Case, plan: Plan) -> Built:
 
 
 def _estimator(case: Case, plan: Plan) -> Built:
-    """An estimator on the device, blind if it counts by itself; no copies to and from the host."""
+    """Build an estimator on the device, blind if possible; without copies to and from the host."""
     drawn, options = _drawn(case), localization.options_of(case.config)
     measurement = jax.tree.map(jnp.asarray, drawn.measurement)
     positions = arrays.element_positions(case.config.system)
@@ -180,15 +180,15 @@ def _estimator(case: Case, plan: Plan) -> Built:
         )
     else:
         counts = np.asarray(drawn.truth.num_sources)
-        told = {"estimator": case.stage, "num_sources": counts}
-        told["network"] = plan.network_of(case.stage)
-        function = jax.jit(lambda m: localization.localize(m, positions, **told, **options))
+        arguments = {"estimator": case.stage, "num_sources": counts}
+        arguments["network"] = plan.network_of(case.stage)
+        function = jax.jit(lambda m: localization.localize(m, positions, **arguments, **options))
     compiled, cost, spent = _compiled(function, measurement)
     return Built(lambda: compiled(measurement), cost, spent)
 
 
 def _files(case: Case, plan: Plan) -> Built:
-    """A recordings file in, a table of positions out: what `localize` does, blind."""
+    """Build blind localisation from a recordings file to a table of positions, as in `localize`."""
     drawn, system = _drawn(case), case.config.system
     folder = tempfile.TemporaryDirectory()
     path = pathlib.Path(folder.name) / "recordings.npz"
@@ -220,12 +220,12 @@ def _files(case: Case, plan: Plan) -> Built:
 
 
 def measure(case: Case, plan: Plan, ceilings: operations.Ceilings) -> dict[str, Any]:
-    """A row of `HEADER`.
+    """Measure a row of `HEADER`.
 
     Args:
       case: the stage and its sizes.
-      plan: holds the network.
-      ceilings: what the machine can.
+      plan: has the network.
+      ceilings: peak rates of the machine.
     """
     build = {_SIMULATOR: _simulator, _TRAINING: _training, _FILES: _files}
     built = build.get(case.stage, _estimator)(case, plan)
@@ -254,14 +254,14 @@ def rows_of(
     progress: Callable[[int], Any],
     tell: Callable[[str], Any] = lambda _: None,
 ) -> tuple[list[dict[str, Any]], operations.Ceilings]:
-    """All rows and the machine's rates; what is on disk was measured on this machine before.
+    """Return all rows and the machine's rates; stored results are from the same machine.
 
     Args:
       suite: one of `CASES`.
       plan: estimators, batch and configuration.
-      where: the folder.
-      progress: is told of every row.
-      tell: gets a line of text for each row.
+      where: the directory.
+      progress: called once per row.
+      tell: called with a line of text for each row.
     """
     machine = {"machine": provenance.machine(), "versions": provenance.versions()}
     path = where.path("ceilings", machine)

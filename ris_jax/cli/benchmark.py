@@ -1,4 +1,4 @@
-"""Estimators against each other and the Cramér-Rao bound, and their speed: a folder for a paper.
+"""Compare estimators with each other and the Cramér-Rao bound, and measure their speed.
 
 Example:
   ris-jax benchmark --suite=all --num_scenes=200 --out=benchmark
@@ -7,16 +7,16 @@ Example:
 Suites: overall, num_sources, snr, two_sources (by SNR), range, azimuth, separation (probability of
 resolution), rmse_by_num_sources (at 15 dB), heat_map (number of sources by SNR), impairments,
 runtime, throughput (simulator, training step, every estimator, files to positions; operations,
-bytes and the machine's own rates), growth (the same by number of elements, codes, sources, grid
-cells and scenes at once), and all of them.
+bytes and the machine's peak rates), growth (the same by number of elements, codes, sources, grid
+cells and scenes at once), and all.
 
-Writes tables/NAME.csv and .tex, figures/NAME.png and .pdf, and README.md, which shows them and says
-what they mean, into --out. --num_scenes counts the scenes of a cell: one SNR, one range. What is
-finished is in cells/; stopped at any moment, the same command goes on, and more suites and
-estimators can be added later. Other settings in the same folder are refused.
+Writes tables/NAME.csv and .tex, figures/NAME.png and .pdf, and README.md, which shows and explains
+them, into --out. --num_scenes is the number of scenes per cell, such as one SNR or one range.
+Finished cells are in cells/; after an interruption, the same command resumes. More suites and
+estimators can be added later. Other settings need another directory.
 
-`maximum_likelihood` and `network` count the sources by themselves, the other estimators are told
-their number. --scenes_of=NAME=COUNT gives an expensive estimator only the first scenes of a cell.
+`maximum_likelihood` and `network` estimate the number of sources; the other estimators are given
+it. --scenes_of=NAME=COUNT runs a slow estimator on the first scenes of a cell only.
 """
 
 import pathlib
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from ris_jax.benchmarks.store import Store
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("suite", None, "what to compare, by comma; or all", flag_values=FLAGS)
-flags.DEFINE_string("out", "benchmark", "folder for the results", flag_values=FLAGS)
-flags.DEFINE_integer("num_scenes", 200, "of every cell", lower_bound=2, flag_values=FLAGS)
+flags.DEFINE_string("suite", None, "suites, comma-separated; or all", flag_values=FLAGS)
+flags.DEFINE_string("out", "benchmark", "directory for the results", flag_values=FLAGS)
+flags.DEFINE_integer("num_scenes", 200, "scenes per cell", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_list(
     "estimators",
     None,
-    f"by comma; the default is all that work on the array. {names.listing()}",
+    f"comma-separated; default: all that support the array. {names.listing()}",
     flag_values=FLAGS,
 )
 flags.DEFINE_multi_string(
@@ -48,22 +48,22 @@ flags.DEFINE_multi_string(
 flags.DEFINE_float(
     "false_alarm_rate",
     config_lib.DEFAULT_FALSE_ALARM_RATE,
-    "of maximum likelihood's own count",
+    "of maximum likelihood's test for the number of sources",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-    "batch_size", 64, "scenes an estimator works on at a time", lower_bound=1, flag_values=FLAGS
+    "batch_size", 64, "scenes that an estimator processes at once", lower_bound=1, flag_values=FLAGS
 )
-flags.DEFINE_integer("seed", None, "root of all randomness", flag_values=FLAGS)
+flags.DEFINE_integer("seed", None, "random seed", flag_values=FLAGS)
 settings.define_network(FLAGS)
 settings.define(FLAGS)
 
-# What comes with the package for those that need a network.
+# Shipped networks of the estimators that need one.
 _SHIPPED = {"network": "default", "subspace_network": "subspace_network"}
 
 
 def _estimators(system: config_lib.SystemConfig) -> tuple[str, ...]:
-    """The estimators that are asked for, by default all that work on this array, ours first."""
+    """Return the requested estimators, by default all that support this array, ours first."""
     from ris_jax.estimators.catalogue import METHODS
 
     known = tuple(METHODS)
@@ -79,12 +79,12 @@ def _estimators(system: config_lib.SystemConfig) -> tuple[str, ...]:
 
 
 def _networks(estimators: tuple[str, ...], config: config_lib.Config) -> "dict[str, NamedNetwork]":
-    """The networks of those estimators that need one: that of the flags, or what is shipped.
+    """Return the networks that the estimators need: that of the flags, or the shipped ones.
 
-    One that is not for this array is left out, unless its estimator is asked for.
+    A network that does not support the array is left out, unless its estimator is requested.
 
     Raises:
-      ConfigError: it is asked for.
+      ConfigError: it is requested.
     """
     from ris_jax import networks
     from ris_jax.benchmarks.accuracy import NamedNetwork
@@ -108,7 +108,7 @@ def _networks(estimators: tuple[str, ...], config: config_lib.Config) -> "dict[s
 
 
 def _fewer(estimators: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-    """What --scenes_of says."""
+    """Parse --scenes_of."""
     pairs = []
     for text in FLAGS.scenes_of:
         name, _, count = text.partition("=")
@@ -127,7 +127,7 @@ def _configuration() -> config_lib.Config:
 
 
 def _plan() -> "Plan":
-    """What the flags describe."""
+    """Return the plan that the flags describe."""
     config = _configuration()
     estimators = _estimators(config.system)
     from ris_jax.benchmarks import accuracy
@@ -154,13 +154,13 @@ def _header(plan: "Plan") -> str:
     names_ = ", ".join(dict.fromkeys(network.name for network in plan.networks.values()))
     network = f"; networks: {names_}" if names_ else ""
     return (
-        f"{plan.num_scenes} scenes a cell{fewer}, false-alarm rate {plan.false_alarm_rate:g}, "
+        f"{plan.num_scenes} scenes per cell{fewer}, false-alarm rate {plan.false_alarm_rate:g}, "
         f"{plan.batch_size} scenes at once{network}\n{provenance.header(plan.config)}"
     )
 
 
 def _accuracy(name: str, runner: "Runner", out: pathlib.Path, header: str) -> str:
-    """Does one suite of estimators; returns what the index says of it."""
+    """Run one accuracy suite; return its text for the index."""
     from ris_jax.benchmarks import bundle, suites
     from ris_jax.estimators.catalogue import METHODS
 
@@ -175,7 +175,7 @@ def _accuracy(name: str, runner: "Runner", out: pathlib.Path, header: str) -> st
 
 
 def _speed(name: str, plan: "Plan", where: "Store", header: str) -> str:
-    """Does one suite of speed; returns what the index says of it."""
+    """Run one speed suite; return its text for the index."""
     from ris_jax.benchmarks import bundle, speed_report, throughput
     from ris_jax.reports import tables
 
@@ -185,7 +185,7 @@ def _speed(name: str, plan: "Plan", where: "Store", header: str) -> str:
             name, plan, where, progress, settings.line_beside_progress
         )
     rates = (
-        f"The machine: {ceilings.operations / 1e9:.3g} Gflop/s in a float32 matrix product, "
+        f"Machine: {ceilings.operations / 1e9:.3g} Gflop/s in a float32 matrix product, "
         f"{ceilings.bytes_per_second / 1e9:.3g} GB/s read and written in a copy."
     )
     columns, body = speed_report.table(rows)
@@ -202,7 +202,7 @@ COMPILES = "about 20 s for each estimator"
 
 
 def announcement() -> str:
-    """Checks the flags that need no JAX; returns the first line to print."""
+    """Check the flags that need no JAX; return the first line to print."""
     from ris_jax.benchmarks import suites
 
     wanted = suites.chosen(FLAGS.suite or "")
@@ -212,7 +212,7 @@ def announcement() -> str:
 
 
 def run() -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     from ris_jax.benchmarks import suites
 
     wanted = suites.chosen(FLAGS.suite or "")
@@ -239,5 +239,5 @@ def run() -> int:
             said = _speed(name, plan, where, header)
             path = bundle.write_index(out, {name: said}, header)
             print(f"\n{name}\n{said}", flush=True)
-    print(f"written: {path}, which lists the rest")
+    print(f"written: {path}, which lists all results")
     return 0

@@ -7,20 +7,20 @@ Example:
   ris-jax bound --out=bound --transmit_power_dbm=0 --bandwidth_hz=1e5 --sweep=antennas:1,2,4,8,16
   ris-jax bound --out=bound --nomaps --impairments=all
 
-Writes into the folder --out: `from_above` (the plane of --elevation_deg) and `front` (direction
+Writes into the directory --out: `from_above` (the plane of --elevation_deg) and `front` (direction
 cosines at --front_range), each as .csv, .png and .pdf, and `positions.csv` with the bounds at each
 --at. Every --sweep adds `sweep_NAME` in the same three formats. Positions are
 azimuth_deg,elevation_deg,range_m.
 
-An unbiased estimate has at least these errors. The bound is that of a source by itself, or next to
-a source at --second. Empty cells and grey areas are not identifiable. --snr_db is the SNR received
-from the source by itself at each position. With --transmit_power_dbm the SNR follows from the
+No unbiased estimate has smaller errors. The bound is that of a single source, or of a source next
+to a second one at --second. Empty cells and grey areas are not identifiable. --snr_db is the SNR
+received from a single source at each position. With --transmit_power_dbm, the SNR follows from the
 transmit power, the loss on both hops and the receiver noise instead.
 
---impairments ranks hardware errors and wrong wavefronts by what they cost an estimator that
-assumes the nominal model: bias, standard deviation and both (the misspecified bound) at each --at,
-root mean square over draws of the hardware, in `impairments.csv`. Strengths are those of
-impairments.*, or typical ones.
+--impairments ranks hardware errors and wrong wavefronts by the error of an estimator that assumes
+the nominal model: bias, standard deviation and both (the misspecified bound) at each --at, root
+mean square over draws of the hardware, in `impairments.csv`. Strengths are those of impairments.*,
+or typical ones.
 
 A configuration draws its channel from --seed; with --num_channels the errors are root mean square
 over several draws.
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 _SWEEPS = ("snr_db", "transmit_power_dbm", "antennas", "codes", "elements", "bits")
 _MOST_VALUES = 100  # of one sweep
-_RANGES = (0.1, 0.2, 0.5, 1.0)  # of the positions in the table by default, over the greatest range
-# Names of `mismatch.NAMES`, without JAX.
+_RANGES = (0.1, 0.2, 0.5, 1.0)  # default positions of the table, over the largest range
+# Names of `mismatch.NAMES`, without importing JAX.
 _HARDWARE = (
     "position_jitter", "phase_error", "amplitude_error_db", "dead_fraction", "beta_min",
     "channel_error",
@@ -52,19 +52,19 @@ _HARDWARE = (
 _DIRECTIONS_DEG = (0.0, 30.0, 60.0)  # azimuths of the table of range limits
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("out", None, "folder to write", flag_values=FLAGS)
+flags.DEFINE_string("out", None, "output directory", flag_values=FLAGS)
 surfaces.define(FLAGS)
 flags.DEFINE_integer(
-    "num_channels", 1, "draws of the channel of a configuration", lower_bound=1, flag_values=FLAGS
+    "num_channels", 1, "channel draws of a configuration", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_bool("maps", True, "draw the two maps", flag_values=FLAGS)
-flags.DEFINE_integer("grid", 100, "positions on a side of a map", lower_bound=2, flag_values=FLAGS)
+flags.DEFINE_integer("grid", 100, "positions per side of a map", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_float(
-    "elevation_deg", 0.0, "of the map from above", lower_bound=-89.0, upper_bound=89.0,
+    "elevation_deg", 0.0, "elevation of the map from above", lower_bound=-89.0, upper_bound=89.0,
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_float(
-    "front_range", None, "range of the map over direction cosines [m]; half of scene.range_max",
+    "front_range", None, "range of the map over direction cosines [m]; default: range_max / 2",
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_multi_string(
@@ -95,10 +95,10 @@ flags.DEFINE_integer(
 
 
 def sweep(text: str) -> tuple[str, list[float]]:
-    """Name and values of a --sweep.
+    """Parse name and values of a --sweep.
 
     Raises:
-      ConfigError: it is none.
+      ConfigError: the text is not a sweep.
     """
     name, colon, rest = text.partition(":")
     wrong = config_lib.ConfigError(
@@ -126,24 +126,28 @@ def sweep(text: str) -> tuple[str, list[float]]:
 
 
 class _Bounds:
-    """Evaluates bounds of one set-up at positions: a source alone, or next to a second one."""
+    """Bounds of one system at positions: of a single source, or next to a second one."""
 
     def __init__(self, source: surfaces.SurfaceSource, budget: "LinkBudget | None", second):
         self.source, self.budget, self.second = source, budget, second
         self.surface = source.surface()
 
-    def unit(self, surface: "Surface", places: np.ndarray, told=lambda count: None) -> "UnitBound":
+    def unit(
+        self, surface: "Surface", places: np.ndarray, advance=lambda count: None
+    ) -> "UnitBound":
         from ris_jax import bound_maps
 
         second = None if self.second is None else np.broadcast_to(self.second, places.shape)
-        return bound_maps.unit_bounds(surface, places, second, progress=told, **self.source.waves)
+        return bound_maps.unit_bounds(
+            surface, places, second, progress=advance, **self.source.waves
+        )
 
-    def columns(self, places: np.ndarray, told=lambda count: None) -> np.ndarray:
-        """Columns of a table, of positions [P, 3]."""
+    def columns(self, places: np.ndarray, advance=lambda count: None) -> np.ndarray:
+        """Return the columns of a table, for positions [P, 3]."""
         from ris_jax import bound_maps
         from ris_jax.reports import bound_tables
 
-        unit = self.unit(self.surface, places, told)
+        unit = self.unit(self.surface, places, advance)
         snr = surfaces.power(FLAGS, self.surface, self.budget)(places, unit)
         found = bound_maps.deviations(unit, snr, places)
         return bound_tables.columns(places, snr.mean(axis=0), found)
@@ -160,7 +164,7 @@ def _from_above(scene: config_lib.SceneConfig) -> Float[np.ndarray, "R A 3"]:
 
 
 def _front(source_range: float) -> Float[np.ndarray, "W U 3"]:
-    """NaN where u and w are no direction, or one within 6 degrees of the plane of the surface."""
+    """Return a grid with NaN where u and w are no direction, or one within 6 deg of the plane."""
     side = np.linspace(-1.0, 1.0, FLAGS.grid)
     u, w = np.meshgrid(side, side)
     ahead = np.sqrt(np.where(u**2 + w**2 < 0.99, 1.0 - u**2 - w**2, np.nan))
@@ -191,8 +195,8 @@ def _maps(folder: pathlib.Path, bound: _Bounds, title: str) -> None:
     for name, grid, draw, where in drawn:
         there = np.isfinite(grid).all(axis=-1)
         numbers = np.full((*grid.shape[:2], len(bound_tables.HEADER)), np.nan)
-        with settings.progress(int(there.sum()), name.replace("_", " "), "position") as told:
-            numbers[there] = bound.columns(grid[there], told)
+        with settings.progress(int(there.sum()), name.replace("_", " "), "position") as advance:
+            numbers[there] = bound.columns(grid[there], advance)
         figure = draw(numbers, f"Cramér-Rao bound, {where}: {title}", second)
         _write(folder, name, bound_tables.as_csv(numbers[there]), figure)
 
@@ -203,7 +207,7 @@ def _label(place: np.ndarray) -> str:
 
 
 def _swept(bound: _Bounds, name: str, value: float, places: np.ndarray) -> tuple[float, np.ndarray]:
-    """The value that was used, and columns of a table."""
+    """Return the value in use, and the columns of a table."""
     import dataclasses
 
     from ris_jax import bound_maps, link_budget
@@ -228,16 +232,16 @@ def _swept(bound: _Bounds, name: str, value: float, places: np.ndarray) -> tuple
 
 
 def _sweep(folder: pathlib.Path, bound: _Bounds, name: str, values, places: np.ndarray) -> None:
-    """Writes a sweep; prints what reaches the target."""
+    """Write a sweep; print the values that reach the target."""
     from ris_jax.reports import bound_figures, bound_tables, tables
 
     used, found = [], []
-    with settings.progress(len(values), f"sweep of {name}", "value") as told:
+    with settings.progress(len(values), f"sweep of {name}", "value") as advance:
         for value in values:
             swept, numbers = _swept(bound, name, value, places)
             used.append(swept)
             found.append(numbers)
-            told(1)
+            advance(1)
     numbers = np.stack(found)  # [V, P, 11]
     rows = [
         [value, *row] for value, table in zip(used, found, strict=True)
@@ -257,7 +261,7 @@ def _sweep(folder: pathlib.Path, bound: _Bounds, name: str, values, places: np.n
 
 
 def _print_limits(bound: _Bounds, places: np.ndarray) -> None:
-    """Range limits of a source alone and, if asked for, resolutions."""
+    """Print range limits of a single source and, if requested, resolutions."""
     from ris_jax import bound_maps
     from ris_jax.reports import tables
 
@@ -284,10 +288,10 @@ def _print_limits(bound: _Bounds, places: np.ndarray) -> None:
 
 
 def _impairments() -> list[str]:
-    """Names of --impairments: of the simulator, then of wavefronts that the estimator assumes.
+    """Return the names of --impairments: of the simulator, then assumed wavefronts.
 
     Raises:
-      ConfigError: an unknown name.
+      ConfigError: a name is unknown.
     """
     wavefronts = [name for name in get_args(config_lib.Wavefront) if name != "planar"]
     known = [*_HARDWARE, *wavefronts]
@@ -302,7 +306,7 @@ def _impairments() -> list[str]:
 
 
 def _rank(folder: pathlib.Path, bound: _Bounds, places: np.ndarray) -> None:
-    """Writes and prints what each impairment costs, the most expensive first."""
+    """Write and print the error caused by each impairment, largest first."""
     import jax
     import jax.numpy as jnp
 
@@ -321,7 +325,7 @@ def _rank(folder: pathlib.Path, bound: _Bounds, places: np.ndarray) -> None:
     draw = jax.jit(mismatch.draw_hardware, static_argnums=(2, 3))
     names = [name for name in _impairments() if name != waves]
     rows, costs = [], {}
-    with settings.progress(len(names), "impairments", "impairment") as told:
+    with settings.progress(len(names), "impairments", "impairment") as advance:
         for name in names:
             one, assumed, strength = config_lib.ImpairmentConfig(), waves, None
             if name in mismatch.NAMES:
@@ -341,7 +345,7 @@ def _rank(folder: pathlib.Path, bound: _Bounds, places: np.ndarray) -> None:
             for place, numbers in zip(places, metres, strict=True):
                 where = [*np.rad2deg(place[:2]).tolist(), float(place[2])]
                 rows.append([label, strength, *where, *numbers.tolist(), costs[label]])
-            told(1)
+            advance(1)
     rows.sort(key=lambda row: np.nan_to_num(-row[-1], nan=np.inf))
     rows = [[None if isinstance(c, float) and not np.isfinite(c) else c for c in r] for r in rows]
     header = (
@@ -375,18 +379,18 @@ def _check_sweeps(sweeps: list[tuple[str, list[float]]]) -> None:
         raise config_lib.ConfigError(f"--sweep: need every name once; got {', '.join(names)}")
     linked = FLAGS.transmit_power_dbm is not None
     if "transmit_power_dbm" in names and not linked:
-        raise config_lib.ConfigError("--sweep: transmit_power_dbm needs --transmit_power_dbm, too")
+        raise config_lib.ConfigError("--sweep: transmit_power_dbm also needs --transmit_power_dbm")
     if "snr_db" in names and linked:
         raise config_lib.ConfigError("--sweep: snr_db needs no --transmit_power_dbm")
 
 
-COMPILES = "about 4 s for each size of the set-up"
+COMPILES = "about 4 s for each system size"
 
 
 def announcement() -> str:
-    """Checks the flags that need no JAX; returns the first line to print."""
+    """Check the flags that need no JAX; return the first line to print."""
     if not FLAGS.out:
-        raise config_lib.ConfigError("--out: need the folder to write, none given")
+        raise config_lib.ConfigError("--out: need the output directory, none given")
     if FLAGS.front_range is not None and not 0 < FLAGS.front_range < np.inf:
         raise config_lib.ConfigError(
             f"--front_range: need finite metres above zero; got {FLAGS.front_range}"
@@ -403,7 +407,7 @@ def announcement() -> str:
 
 
 def run() -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     began = time.monotonic()
     budget = surfaces.link_budget(FLAGS)
     source = surfaces.source(FLAGS, FLAGS.num_channels)

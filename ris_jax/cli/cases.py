@@ -1,4 +1,4 @@
-"""What `evaluate` scores: simulated scenes, records, or recordings that hold the truth."""
+"""Scenes that `evaluate` scores: simulated scenes, records, or recordings with truth."""
 
 import pathlib
 import sys
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from ris_jax.data.record_dataset import Batch, Dataset
     from ris_jax.training.evaluation import Heldout
 
-TEST = "test"  # the stream and the split that no training and no validation uses
+TEST = "test"  # the stream and the split that neither training nor validation uses
 _TRAIN = "train"
 
 
 class Case(NamedTuple):
-    """Scenes to localise, host memory, and what is known about them."""
+    """Scenes to localise, in host memory, with their metadata."""
 
     measurement: Any  # scenes.Measurement [B, ...]
     positions: np.ndarray  # [N, 3] [m]
@@ -34,16 +34,16 @@ class Case(NamedTuple):
 class NetworkCase(NamedTuple):
     """Scenes to score a network on, on the device."""
 
-    config: config_lib.Config  # of the network, before the scenes' array
+    config: config_lib.Config  # of the network, with the scenes' array
     heldout: "Heldout"
-    training_scenes: "Heldout | None"  # what the best constant is learned on; None: simulated ones
+    training_scenes: "Heldout | None"  # for the best constant; None: simulated ones
 
 
 def is_records(path: str) -> bool:
-    """Whether a folder of records is there; else what is there are recordings.
+    """Return whether a path is a directory of records; otherwise it has recordings.
 
     Raises:
-      RunError: there is one, and its index is damaged.
+      RunError: the index of the records is damaged.
     """
     from ris_jax.data import records
 
@@ -51,7 +51,7 @@ def is_records(path: str) -> bool:
 
 
 def _snr_limits(config: config_lib.Config, snr_db: np.ndarray) -> tuple[float, float]:
-    """Ends of the bins of SNR: what is configured, or what imported scenes have beyond it."""
+    """Return the ends of the bins of SNR: as configured, or wider if imported scenes are."""
     low, high = config.scene.snr_min_db, config.scene.snr_max_db
     if low <= snr_db.min() and snr_db.max() <= high:
         return low, high
@@ -59,7 +59,7 @@ def _snr_limits(config: config_lib.Config, snr_db: np.ndarray) -> tuple[float, f
 
 
 def simulated(config: config_lib.Config, num_scenes: int, chunk_size: int) -> Case:
-    """The first scenes of the stream `test`, with their bound."""
+    """Simulate the first scenes of the stream `test`, with their bound."""
     import jax
 
     from ris_jax import arrays, bounds, scenes
@@ -90,7 +90,7 @@ def simulated(config: config_lib.Config, num_scenes: int, chunk_size: int) -> Ca
 
 
 def stored(config: config_lib.Config, dataset: "Dataset", num_scenes: int | None) -> Case:
-    """The first scenes of the split `test`, or all.
+    """Return the first scenes of the split `test`, or all.
 
     Raises:
       ConfigError: the configuration is of another system.
@@ -120,10 +120,10 @@ def stored(config: config_lib.Config, dataset: "Dataset", num_scenes: int | None
 
 
 def recorded(config: config_lib.Config, path: str, num_scenes: int | None) -> Case:
-    """Recordings with their truth; of the configuration, the waves and the field of view count.
+    """Read recordings with truth; the configuration defines waves and field of view.
 
     Raises:
-      ConfigError: they do not hold it.
+      ConfigError: they have no truth.
       RunError: they cannot be read.
     """
     from ris_jax.data import measurements
@@ -132,9 +132,7 @@ def recorded(config: config_lib.Config, path: str, num_scenes: int | None) -> Ca
 
     found = recordings_lib.read(path)
     if found.truth is None:
-        raise config_lib.ConfigError(
-            f"--data: need recordings that hold the truth; got none in {path}"
-        )
+        raise config_lib.ConfigError(f"--data: need recordings with truth; got none in {path}")
     _tell_skipped(found.skipped)
     kept = slice(num_scenes)
     measurement = measurements.measurement(found)
@@ -161,7 +159,7 @@ def _tell_skipped(skipped: tuple[tuple[int, str], ...]) -> None:
 
 
 def simulated_for_network(config: config_lib.Config, num_scenes: int) -> NetworkCase:
-    """The first scenes of the stream `test` of the network's own configuration."""
+    """Return the first scenes of the stream `test` of the network's own configuration."""
     from ris_jax.training import evaluation
 
     return NetworkCase(config, evaluation.draw_heldout(config, TEST, num_scenes), None)
@@ -170,7 +168,7 @@ def simulated_for_network(config: config_lib.Config, num_scenes: int) -> Network
 def stored_for_network(
     config: config_lib.Config, dataset: "Dataset", num_scenes: int | None
 ) -> NetworkCase:
-    """The first scenes of the split `test`, or all, whatever array the network was trained for.
+    """Return the first scenes of the split `test`, or all, for any array.
 
     Args:
       config: of the network.
@@ -178,7 +176,7 @@ def stored_for_network(
       num_scenes: at most.
 
     Raises:
-      ConfigError: the network counts up to another number.
+      ConfigError: the network's maximum number of sources differs.
       RunError: there is no such split.
     """
     from ris_jax.training import evaluation
@@ -198,10 +196,10 @@ def stored_for_network(
 def recorded_for_network(
     config: config_lib.Config, path: str, num_scenes: int | None
 ) -> NetworkCase:
-    """Recordings with truth and SNR, whatever array the network was trained for.
+    """Read recordings with truth and SNR, of any array.
 
     Raises:
-      ConfigError: the network counts up to another number.
+      ConfigError: the network's maximum number of sources differs.
       RunError: they cannot be read, or have no truth or no SNR.
     """
     from ris_jax.data import conversion, record_dataset
@@ -225,7 +223,7 @@ def recorded_for_network(
 def _network_case(
     config: config_lib.Config, heldout: "Heldout", training_scenes: "Heldout | None"
 ) -> NetworkCase:
-    """With the limits of SNR that the scenes have."""
+    """Return a case with the SNR limits of the scenes."""
     ratios = [np.asarray(target.snr_db) for _, target in heldout.batches]
     low, high = _snr_limits(config, np.concatenate(ratios))
     limits = {"scene.snr_min_db": low, "scene.snr_max_db": high}
@@ -236,7 +234,7 @@ def _require_same_count(ours: config_lib.Config, theirs: config_lib.Config, name
     needed, got = ours.scene.max_sources, theirs.scene.max_sources
     if needed != got:
         raise config_lib.ConfigError(
-            f"--data: need places for {needed} sources a scene, to which the network counts; got "
+            f"--data: need {needed} source places per scene, the maximum of the network; got "
             f"{got} in {name}"
         )
 

@@ -1,4 +1,4 @@
-"""Checks of `ris-jax doctor`: generators of findings, each measured when its turn comes."""
+"""Checks of `ris-jax doctor`: generators of findings, evaluated on demand."""
 
 import dataclasses
 import functools
@@ -17,18 +17,18 @@ from ris_jax.training import checkpoint, evaluation, loop, record
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
-Finding = tuple[str, bool, str]  # what was checked, whether it holds, what was measured
+Finding = tuple[str, bool, str]  # check, whether it passed, measured value
 
-_SCENES = 16  # of a physical check
+_SCENES = 16  # per physical check
 _QUIET_DB = 100.0
-_SCAN = 21  # directions or ranges around the truth, which is in the middle
+_SCAN = 21  # directions or ranges around the truth, which is at the centre
 _OVERFIT_NMSE = 0.1
 _OVERFIT_COUNT_RIGHT = 0.9
 _LEAST_VARIANCE_RATIO = 0.5
 
 
 def small_config(seed: int) -> config_lib.Config:
-    """A network and an array that learn 32 scenes in seconds."""
+    """Return a network and an array that learn 32 scenes in seconds."""
     values = {
         "system.rows": 6,
         "system.columns": 6,
@@ -53,7 +53,7 @@ def small_config(seed: int) -> config_lib.Config:
 
 
 def devices() -> Iterator[Finding]:
-    """Versions, and a computation on every device."""
+    """Report versions, and compute on every device."""
     versions = f"Python {platform.python_version()}, jax {jax.__version__}"
     for device in jax.devices():
         total = float(jnp.sum(jax.device_put(jnp.ones((64, 64)), device) @ jnp.ones((64, 64))))
@@ -61,7 +61,7 @@ def devices() -> Iterator[Finding]:
 
 
 def cache() -> Iterator[Finding]:
-    """Folder and size of the compilation cache; a user may do without one."""
+    """Report directory and size of the compilation cache, if there is one."""
     folder = jax.config.values["jax_compilation_cache_dir"]
     if folder is None or not jax.config.values["jax_enable_compilation_cache"]:
         yield "compilation cache", True, "none"
@@ -78,7 +78,7 @@ def _truths(keys: jax.Array, config: config_lib.Config) -> scenes.Truth:
 
 @functools.partial(jax.jit, static_argnames="config")
 def _simulated(keys: jax.Array, truth: scenes.Truth, config: config_lib.Config) -> scenes.Scene:
-    """Scenes of any truth: checks that differ in their truths compile this once."""
+    """Simulate scenes of given truths; checks with different truths share the compilation."""
     with jax.default_matmul_precision("highest"):
         return jax.vmap(lambda key, one: scenes.simulate(key, one, config))(keys, truth)
 
@@ -98,18 +98,18 @@ def _condition_numbers(measured: scenes.Measurement) -> jax.Array:
 
 
 def conditioning(config: config_lib.Config, codebooks: Iterable[str]) -> Iterator[Finding]:
-    """Condition number of Phi, median over scenes, for each codebook."""
+    """Measure the condition number of Phi, median over scenes, for each codebook."""
     for name in codebooks:
         system = dataclasses.replace(config.system, codebook=name, codes_file=None)
         batch = _batch(dataclasses.replace(config, system=system))
         median = float(jnp.median(_condition_numbers(batch.measurement)))
         used = " (the one used)" if name == config.system.codebook else ""
-        # A user's worse-conditioned codebook is a choice, a singular one a failure.
+        # An ill-conditioned codebook is the user's choice, a singular one a failure.
         yield f"conditioning of Phi, {name}{used}", median < 1e4, f"median {median:.1f}"
 
 
 def peak(config: config_lib.Config, wavefronts: Iterable[str]) -> Iterator[Finding]:
-    """Without noise the matched filter on the aperture field peaks at the truth."""
+    """Check that without noise, the matched filter on the aperture field peaks at the truth."""
     for wavefront in wavefronts:
         system = dataclasses.replace(config.system, wavefront=wavefront)
         config = dataclasses.replace(config, system=system)
@@ -128,7 +128,7 @@ def peak(config: config_lib.Config, wavefronts: Iterable[str]) -> Iterator[Findi
 
 @functools.partial(jax.jit, static_argnames="system")
 def _share_of_peaks(batch: scenes.Scene, system: config_lib.SystemConfig) -> jax.Array:
-    """Least fraction, over the coordinates, of scenes whose spectrum peaks at the only source."""
+    """Return the smallest fraction, over coordinates, of scenes with the peak at the source."""
     fields = jax.vmap(measurement.aperture_field)(batch.measurement)
     offsets = jnp.linspace(-0.5, 0.5, _SCAN)
     azimuth, elevation, source_range = (
@@ -160,7 +160,7 @@ def _share_of_peaks(batch: scenes.Scene, system: config_lib.SystemConfig) -> jax
 
 
 def losses_at_truth(config: config_lib.Config) -> Iterator[Finding]:
-    """Every loss term is zero at the truth."""
+    """Check that every loss term is zero at the truth."""
     config = dataclasses.replace(config, loss=config_lib.LossConfig(1.0, 1.0, 1.0, 1.0))
     for name, worst in _loss_terms_at_truth(_batch(config), config).items():
         yield f"loss at the truth, {name}", float(worst) < 1e-4, f"at most {worst:.1e}"
@@ -168,7 +168,7 @@ def losses_at_truth(config: config_lib.Config) -> Iterator[Finding]:
 
 @functools.partial(jax.jit, static_argnames="config")
 def _loss_terms_at_truth(batch: scenes.Scene, config: config_lib.Config) -> dict[str, jax.Array]:
-    """Largest absolute value of each loss term over the scenes."""
+    """Return the largest absolute value of each loss term over the scenes."""
     _, target = step_lib.prepare(batch, config)
     certain = 1e3
     nothing = jnp.zeros((_SCENES, 1, 3))
@@ -193,11 +193,11 @@ def _loss_terms_at_truth(batch: scenes.Scene, config: config_lib.Config) -> dict
 
 
 def learning(config: config_lib.Config, *, thorough: bool = False) -> Iterator[Finding]:
-    """Gradients reach all parameters; a bad microbatch is skipped; a few scenes are learned.
+    """Check that all parameters get gradients, NaN microbatches are skipped, and scenes learned.
 
     Args:
-      config: of a small network, and few scenes that never change.
-      thorough: score the averaged network, too: its count, and how its outputs vary.
+      config: of a small network and a few constant scenes.
+      thorough: also score the averaged network: number of sources and variation of the outputs.
     """
     batch = step_lib.draw_batch(config, state_lib.create_train_state(config).step)
     dead = loop.dead_parameters(state_lib.create_train_state(config), batch)
@@ -226,7 +226,7 @@ def learning(config: config_lib.Config, *, thorough: bool = False) -> Iterator[F
 
 
 def _scores(state: state_lib.TrainState, config: config_lib.Config) -> Iterator[Finding]:
-    """Held-out scores on the scenes that were learned."""
+    """Score the averaged network on the scenes that it was trained on."""
     heldout = evaluation.draw_heldout(config, "train", config.training.validation_scenes)
     constant = float(np.mean(evaluation.yardsticks(config, heldout)["constant_nmse"]))
     result = evaluation.evaluate(state, heldout)
@@ -240,9 +240,9 @@ def _scores(state: state_lib.TrainState, config: config_lib.Config) -> Iterator[
 
 
 def run(workdir: pathlib.Path) -> Iterator[Finding]:
-    """A run's checkpoints are whole, and its best network beats the best constant."""
+    """Check that a run's checkpoints are intact and its network beats the best constant."""
     restored, warnings = checkpoint.open_best(workdir)
-    yield "checkpoints are whole", not warnings, "; ".join(warnings) or f"epoch {restored.epoch}"
+    yield "checkpoints are intact", not warnings, "; ".join(warnings) or f"epoch {restored.epoch}"
     rows = [row for row in record.epoch_rows(workdir) if row["epoch"] == restored.epoch]
     nmse, constant = (rows[-1].get(n) if rows else None for n in ("val_nmse", "constant_nmse"))
     better = nmse is not None and constant is not None and nmse < constant

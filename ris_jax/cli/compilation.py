@@ -1,4 +1,4 @@
-"""Compilation while a command runs: a line on a terminal, and a summary at the end."""
+"""Compilation progress of a command: a line on a terminal, and a summary at the end."""
 
 import sys
 import threading
@@ -8,7 +8,7 @@ import jax
 from tqdm import tqdm
 
 _PROGRAM = "/jax/core/compile/backend_compile_duration"
-# JAX reports the start of each as a scalar, and its end as a time span. They nest.
+# JAX reports each start as a scalar, and each end as a time span. They nest.
 _PHASES = (
     "/jax/core/compile/jaxpr_trace_duration",
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
@@ -21,23 +21,22 @@ _SECONDS_WORTH_A_SUMMARY = 1.0
 
 
 class Observer:
-    """Counts compiled programs and adds up the time that they take. Use as a context manager.
+    """Counter of compiled programs and their total time. Use as a context manager.
 
-    Time is that of tracing, lowering and compiling, or of reading from the compilation cache.
-    Nested traces count once. On a terminal, a line on standard error shows that the process
-    compiles.
+    The time has tracing, lowering and compiling, or reading from the compilation cache. Nested
+    traces count once. On a terminal, a line on standard error shows that the process compiles.
     """
 
     def __init__(self, expected: str):
-        """Observe from when the context is entered.
+        """Start observing when the context is entered.
 
         Args:
-          expected: what a user has to expect, such as "about 20 s, once per array".
+          expected: expected time, such as "about 20 s, once per array".
         """
         self.programs, self.from_cache, self.seconds = 0, 0, 0.0
         self._expected = expected
         self._lock = threading.Lock()
-        self._open: dict[int, list[float]] = {}  # starts of what a thread is busy with
+        self._open: dict[int, list[float]] = {}  # start times of each thread's open events
         self._left = threading.Event()
         self._line: tqdm | None = None
 
@@ -58,7 +57,7 @@ class Observer:
             self._clear()
 
     def summary(self) -> str:
-        """Number of programs and seconds; empty if they are not worth a line."""
+        """Return number of programs and seconds; empty if too short to report."""
         if self.seconds < _SECONDS_WORTH_A_SUMMARY:
             return ""
         cached = f", {self.from_cache} from the cache" if self.from_cache else ""
@@ -77,7 +76,7 @@ class Observer:
             self.programs += event == _PROGRAM
             thread = threading.get_ident()
             starts = self._open.get(thread)
-            if not starts:  # began before the context
+            if not starts:  # started before the context
                 return
             began = starts.pop()
             if not starts:
@@ -91,7 +90,7 @@ class Observer:
                 self.from_cache += 1
 
     def _show(self) -> None:
-        """Write the line again and again, while the process compiles."""
+        """Update the line while the process compiles."""
         while not self._left.wait(_SECONDS_BETWEEN_LINES):
             with self._lock:
                 began = min((starts[0] for starts in self._open.values()), default=None)

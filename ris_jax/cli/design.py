@@ -1,4 +1,4 @@
-"""Phase codes that minimise the position error bound over a region or at given positions.
+"""Design phase codes that minimise the position error bound over a region or at positions.
 
 Example:
   ris-jax design --out=codes --set=system.num_antennas=2
@@ -7,18 +7,18 @@ Example:
   ris-jax simulate --out=records --set=system.codes_file=codes/codes_3bit.npz
 
 Region or positions: the field of view of the configuration, or --region, in degrees and metres, is
-sampled at --num_positions (search); with --at, which may be repeated, the codes are for these
-positions only (tracking). The phases descend by gradient from several starts, then a coordinate
-descent quantises them to each number of --bits; the objective never increases in it.
+sampled at --num_positions (search). With --at, which may be repeated, the codes are for these
+positions only (tracking). The phases are optimised by gradient descent from several starts. A
+coordinate descent then quantises them to each number of --bits; it never increases the objective.
 
-Writes into the folder --out: `codes_continuous.npz` and `codes_Nbit.npz` with `codes` [L, N], and
-for a controller `levels` [L, N], 0 to 2^N - 1; `comparison.csv` with the position error bounds of
+Writes into the directory --out: `codes_continuous.npz` and `codes_Nbit.npz` with `codes` [L, N] and
+controller `levels` [L, N], 0 to 2^N - 1; `comparison.csv` with the position error bounds of
 designed, random, DFT, directional and positional codes at equal transmit power; `before_after` as
 .png and .pdf; and state.npz. A region is scored at positions other than those of the design.
-Stopped at any time, the same command resumes it.
+After an interruption, the same command resumes.
 
---snr_db is here the SNR that random codes receive, at each position. The channel is that of --data,
-or one draw of the configuration; codes are for this channel.
+--snr_db is here the SNR received with random codes, at each position. The channel is that of
+--data, or one draw of the configuration; the codes are for this channel.
 """
 
 import hashlib
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 _GOALS = ("mean", "worst", "quantile")
 _RANDOM_DRAWS = 10
 _SEGMENT = 50  # steps of a descent between two saved states
-_MAP_SIDE = 50  # positions on a side of a map of the figure
+_MAP_SIDE = 50  # positions per side of a map in the figure
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("out", None, "folder to write", flag_values=FLAGS)
+flags.DEFINE_string("out", None, "output directory", flag_values=FLAGS)
 surfaces.define(FLAGS)
 flags.DEFINE_integer(
-    "num_codes", None, "codes L; those of the configuration or data if not given", lower_bound=1,
+    "num_codes", None, "number of codes L; default: as configured, or as in --data", lower_bound=1,
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_multi_string(
@@ -60,7 +60,7 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_integer(
-    "num_positions", 512, "of a region, to design for", lower_bound=1, flag_values=FLAGS
+    "num_positions", 512, "positions in the region to design for", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_enum("goal", "mean", _GOALS, "of the position error bound", flag_values=FLAGS)
 flags.DEFINE_float(
@@ -68,12 +68,14 @@ flags.DEFINE_float(
     upper_bound=1.0, flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_list("bits", ["1", "2", "3"], "phase bits to quantise to", flag_values=FLAGS)
-flags.DEFINE_integer("steps", 300, "of each descent", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("steps", 300, "steps per descent", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer(
-    "starts", 2, "descents: from the best known codes, then random ones", lower_bound=1,
+    "starts", 2, "descents: from the best known codes, then from random ones", lower_bound=1,
     flag_values=FLAGS,
 )  # fmt: skip
-flags.DEFINE_integer("sweeps", 3, "of the coordinate descent", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer(
+    "sweeps", 3, "sweeps of the coordinate descent", lower_bound=1, flag_values=FLAGS
+)
 
 
 def _bits() -> list[int]:
@@ -87,7 +89,7 @@ def _bits() -> list[int]:
 
 
 def _limits(scene: config_lib.SceneConfig) -> Float[np.ndarray, "3 2"]:
-    """Region in radians and metres."""
+    """Return the region in radians and metres."""
     azimuth, elevation = scene.azimuth_max_deg, scene.elevation_max_deg
     found = [-azimuth, azimuth, -elevation, elevation, scene.range_min, scene.range_max]
     if FLAGS.region:
@@ -111,7 +113,7 @@ def _draw(limits: np.ndarray, count: int, stream: int) -> Float[np.ndarray, "P 3
 
 
 class _Designer:
-    """Designs for one surface and its positions; every part that is done is in the state."""
+    """Optimiser of the codes of one surface; finished parts are kept in the state file."""
 
     def __init__(self, source: surfaces.SurfaceSource, places: np.ndarray, scored: np.ndarray):
         self.surface = source.surface()
@@ -154,7 +156,7 @@ class _Designer:
         )  # fmt: skip
 
     def errors(self, codes: np.ndarray, places: np.ndarray) -> Float[np.ndarray, "P"]:
-        """Position error bound [m] by `ris_jax.bounds`; infinity where not identifiable."""
+        """Return the position error bound [m] of `ris_jax.bounds`; infinity if unidentifiable."""
         import jax.numpy as jnp
 
         from ris_jax import bound_maps
@@ -170,7 +172,7 @@ class _Designer:
         return float(code_design.value_of(self.problem, codes, **self.options))
 
     def baselines(self, system: config_lib.SystemConfig) -> dict[str, np.ndarray]:
-        """Codes of the literature, by name."""
+        """Return codes of the literature, by name."""
         import dataclasses
 
         from ris_jax import code_baselines, codebooks
@@ -200,18 +202,18 @@ class _Designer:
         return found
 
     def fingerprint(self) -> str:
-        """Of all that the result depends on."""
+        """Return a hash of everything that the result depends on."""
         arrays = (*self.surface, self.places, self.level(self.places))
         parts = [np.ascontiguousarray(array).tobytes() for array in arrays]
         names = ("steps", "starts", "sweeps", "seed", "num_codes")
-        told = self.options | self.waves | {name: getattr(FLAGS, name) for name in names}
-        return hashlib.sha256(b"".join([*parts, json.dumps(told).encode()])).hexdigest()
+        inputs = self.options | self.waves | {name: getattr(FLAGS, name) for name in names}
+        return hashlib.sha256(b"".join([*parts, json.dumps(inputs).encode()])).hexdigest()
 
     def load(self) -> None:
-        """Reads the state of the same command, if there is one.
+        """Read the state of the same command, if there is one.
 
         Raises:
-          RunError: the folder has that of another command, or a damaged one.
+          RunError: the directory has the state of another command, or a damaged one.
         """
         if not self.path.exists():
             self.state = {"fingerprint": np.array(self.fingerprint())}
@@ -222,13 +224,13 @@ class _Designer:
             same = str(self.state["fingerprint"]) == self.fingerprint()
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise errors.RunError(
-                f"{self.path}: need a whole state; remove it; {errors.first_line(error)}"
+                f"{self.path}: damaged; remove it; {errors.first_line(error)}"
             ) from error
         if not same:
             raise errors.RunError(
-                f"{self.path}: belongs to other flags; need another folder, or remove it"
+                f"{self.path}: belongs to other flags; need another directory, or remove it"
             )
-        print(f"resumes {self.path}", flush=True)
+        print(f"resuming from {self.path}", flush=True)
 
     def save(self, **arrays: Any) -> None:
         from ris_jax.reports import provenance
@@ -237,7 +239,7 @@ class _Designer:
         provenance.write_whole(self.path, _npz(self.state))
 
     def descend(self, starts: list[np.ndarray]) -> Complex[np.ndarray, "L N"]:
-        """Continuous codes: the best that the descents from all starts meet."""
+        """Return continuous codes: the best found by the descents from all starts."""
         import jax
 
         from ris_jax import code_design
@@ -249,15 +251,15 @@ class _Designer:
             names = [f"descent_{number}_{index}" for index in range(len(leaves))]
             if names[0] in self.state:
                 descent = jax.tree.unflatten(structure, [self.state[name] for name in names])
-            with settings.progress(FLAGS.steps, f"descent {number + 1}", "step") as told:
-                told(int(descent.step))
+            with settings.progress(FLAGS.steps, f"descent {number + 1}", "step") as advance:
+                advance(int(descent.step))
                 while (left := FLAGS.steps - int(descent.step)) > 0:
                     descent = code_design.descend(
                         self.problem, descent, num_steps=FLAGS.steps, steps=min(left, _SEGMENT),
                         **self.options,
                     )  # fmt: skip
                     self.save(**dict(zip(names, jax.tree.leaves(descent), strict=True)))
-                    told(min(left, _SEGMENT))
+                    advance(min(left, _SEGMENT))
             for found in (np.exp(1j * np.asarray(descent.best_phases)), codes):
                 found = found.astype(np.complex64)
                 if (value := self.value(found)) < best_value:
@@ -266,7 +268,7 @@ class _Designer:
         return best
 
     def quantise(self, codes: np.ndarray, bits: int) -> Complex[np.ndarray, "L N"]:
-        """Codes of `bits` bits: rounded, then improved phase by phase."""
+        """Return codes of `bits` bits: rounded, then improved phase by phase."""
         import jax.numpy as jnp
 
         from ris_jax import code_design, codebooks
@@ -279,13 +281,13 @@ class _Designer:
         )
         every = np.indices(found.shape).reshape(2, -1).T
         generator = np.random.default_rng([FLAGS.seed, bits])
-        with settings.progress(FLAGS.sweeps, f"{bits} bits", "sweep") as told:
+        with settings.progress(FLAGS.sweeps, f"{bits} bits", "sweep") as advance:
             for _ in range(FLAGS.sweeps):
                 order = generator.permutation(every)
                 found = code_design.improve_quantised(
                     self.problem, found, order, bits=bits, **self.options
                 )
-                told(1)
+                advance(1)
         before, after = self.value(rounded), self.value(found)
         print(f"{bits} bits: {before:.4g} m rounded, {after:.4g} m improved", flush=True)
         self.save(**{name: found})
@@ -299,7 +301,7 @@ def _npz(arrays: dict[str, Any]) -> bytes:
 
 
 def _statistics(found: np.ndarray) -> list[float]:
-    """Mean, median, 90 % quantile and largest; infinity where a position is not identifiable."""
+    """Return mean, median, 90 % quantile and largest; infinity if unidentifiable."""
     if not np.isfinite(found).all():
         ordered = np.sort(found)
         middle, most = (ordered[int(q * (len(ordered) - 1))] for q in (0.5, 0.9))
@@ -311,7 +313,7 @@ _COLUMNS = ("codes", "mean_m", "median_m", "quantile_90_m", "worst_m")
 
 
 def _compare(designer: _Designer, named: dict[str, np.ndarray]) -> tuple[list, dict]:
-    """Rows of the comparison, and errors by name."""
+    """Return rows of the comparison, and errors by name."""
     from ris_jax import code_baselines
 
     elements = len(designer.surface.positions)
@@ -360,13 +362,13 @@ def _write_codes(folder: pathlib.Path, codes: np.ndarray, bits: int | None) -> N
     provenance.write_whole(folder / name, _npz(arrays))
 
 
-COMPILES = "about 10 s, once per set-up"
+COMPILES = "about 10 s, once per system"
 
 
 def announcement() -> str:
-    """Checks the flags that need no JAX; returns the first line to print."""
+    """Check the flags that need no JAX; return the first line to print."""
     if not FLAGS.out:
-        raise config_lib.ConfigError("--out: need the folder to write, none given")
+        raise config_lib.ConfigError("--out: need the output directory, none given")
     if FLAGS.at and FLAGS.region:
         raise config_lib.ConfigError("--at: need this or --region; both given")
     if FLAGS.codes:
@@ -380,7 +382,7 @@ def announcement() -> str:
 
 
 def run() -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     began, bits = time.monotonic(), _bits()
     source = surfaces.source(FLAGS)
     limits = _limits(source.config.scene)

@@ -1,10 +1,10 @@
-"""Checks an installation: devices, physics, losses, gradients, and that a small network learns.
+"""Check an installation: devices, physics, losses, gradients, and training of a small network.
 
 Example:
   ris-jax doctor
-  ris-jax doctor --thorough --workdir=runs/quickstart      (checks that run's checkpoints too)
+  ris-jax doctor --thorough --workdir=runs/quickstart      (also checks that run's checkpoints)
 
-Each check prints one line with what it measured; the exit status is 0 when all hold. --thorough
+Each check prints one line with the measured value; the exit status is 0 if all pass. --thorough
 adds all codebooks, all wavefronts, and the scores of the small network.
 """
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from ris_jax.cli.checks import Finding
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "folder of a run to check as well", flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "root of the checks' randomness", flag_values=FLAGS)
-flags.DEFINE_bool("thorough", False, "all checks, minutes instead of seconds", flag_values=FLAGS)
+flags.DEFINE_string("workdir", None, "directory of a run to check as well", flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "random seed of the checks", flag_values=FLAGS)
+flags.DEFINE_bool("thorough", False, "run all checks; takes minutes", flag_values=FLAGS)
 
-COMPILES = "about 30 s, once for an installation"
+COMPILES = "about 30 s, once per installation"
 
 
 def _config() -> config_lib.Config:
@@ -33,15 +33,17 @@ def _config() -> config_lib.Config:
 
 
 def announcement() -> str:
-    """Checks the flags that need no JAX; returns the first line to print."""
+    """Check the flags that need no JAX; return the first line to print."""
     _config()
     if FLAGS.workdir and not pathlib.Path(FLAGS.workdir).is_dir():
-        raise config_lib.ConfigError(f"--workdir: need the folder of a run; got {FLAGS.workdir!r}")
+        raise config_lib.ConfigError(
+            f"--workdir: need the directory of a run; got {FLAGS.workdir!r}"
+        )
     return f"checking the installation{' thoroughly' if FLAGS.thorough else ''}"
 
 
 def _guarded(name: str, check: "Callable[[], Iterator[Finding]]") -> "Iterator[Finding]":
-    """A check that cannot be carried out is a finding, and the others still run."""
+    """Run a check; turn an exception into a finding, so that the others still run."""
     try:
         yield from check()
     except Exception as error:
@@ -49,7 +51,7 @@ def _guarded(name: str, check: "Callable[[], Iterator[Finding]]") -> "Iterator[F
 
 
 def _checks() -> "dict[str, Callable[[], Iterator[Finding]]]":
-    """The checks that the flags ask for, cheap ones first."""
+    """Return the requested checks, cheap ones first."""
     from ris_jax.cli import checks
 
     config, small = _config(), checks.small_config(FLAGS.seed)
@@ -69,11 +71,11 @@ def _checks() -> "dict[str, Callable[[], Iterator[Finding]]]":
 
 
 def run() -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     failures = 0
     for name, check in _checks().items():
         for what, holds, measured in _guarded(name, check):
             failures += not holds
             print(f"{'ok  ' if holds else 'FAIL'}  {what}: {measured}", flush=True)
-    print("all well" if not failures else f"{failures} checks failed")
+    print("all checks passed" if not failures else f"{failures} checks failed")
     return min(failures, 1)

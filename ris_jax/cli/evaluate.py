@@ -1,4 +1,4 @@
-"""Held-out scores: positions by an estimator against the bound, or covariances by a network.
+"""Score positions of an estimator against the bound, or covariances of a network.
 
 Example:
   ris-jax evaluate --estimator=maximum_likelihood --num_scenes=200
@@ -7,22 +7,22 @@ Example:
   ris-jax evaluate --pretrained=default --data=records
 
 With --estimator, simulated scenes of --preset and --set are localised, or those of --data: the
-split `test` of a folder of records, or recordings that hold the truth. Tables by number of sources,
-SNR, range and least separation have detection rate, false estimates, count, GOSPA, and the errors
-of azimuth, elevation and range beside the Cramér-Rao bound. Writes evaluation_NAME.csv,
-evaluation_NAME.tex and figures/ into --out. The signals of stored scenes are not known, so there
-the columns of the bound are empty.
+split `test` of a directory of records, or recordings with truth. Tables by number of sources, SNR,
+range and smallest separation have detection rate, false estimates, number of sources, GOSPA, and
+the errors of azimuth, elevation and range next to the Cramér-Rao bound. Writes evaluation_NAME.csv,
+evaluation_NAME.tex and figures/ into --out. The signals of stored scenes are unknown, so the
+columns of the bound are then empty.
 
-With --workdir or --pretrained alone, beside the network's normalised squared error (NMSE, both
-matrices at trace N) stand the scores of the effective covariance (blended and shrunk) with its
-floor, the truth after the same shrinkage; of the covariance that the snapshots give by themselves;
-and of the best constant covariance, and how well the network counts. Of a subspace network, whose
-covariance is a surrogate, projectors on the signal subspaces are compared instead. Writes
-evaluation.csv, evaluation.tex and figures/covariance_scores.png into --workdir, or into --out. With
-both a network and --estimator, the estimator uses the network.
+With only --workdir or --pretrained, the network's covariance is scored by its normalised squared
+error (NMSE, both matrices at trace N), next to four baselines: the effective covariance (blended
+and shrunk) with its floor; the truth after the same shrinkage; the covariance of the snapshots
+alone; and the best constant covariance. The number of sources is scored as well. For a subspace
+network, whose covariance is a surrogate, projectors on the signal subspaces are compared instead.
+Writes evaluation.csv, evaluation.tex and figures/covariance_scores.png into --workdir, or into
+--out. With both a network and --estimator, the estimator uses the network.
 
-Simulated scenes come from the stream `test`, which no training and no validation draws from. With
---data, a network is scored before the array of the data; recordings need snr_db, too.
+Simulated scenes come from the stream `test`, which neither training nor validation uses. With
+--data, a network is scored on the array of the data; recordings also need snr_db.
 """
 
 import pathlib
@@ -45,34 +45,34 @@ settings.define_estimator(FLAGS, None, "auto")
 flags.DEFINE_integer(
     "num_scenes",
     None,
-    "scenes to score; the default is 2000 of a network, 500 of an estimator, all of --data",
+    "scenes to score; default: 2000 for a network, 500 for an estimator, all of --data",
     lower_bound=2,
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
-    "data", None, "a folder of records, or recordings with their truth", flag_values=FLAGS
+    "data", None, "a directory of records, or recordings with truth", flag_values=FLAGS
 )
 settings.define_skip_damaged(FLAGS)
-flags.DEFINE_string("out", "evaluation", "folder for results that have no run", flag_values=FLAGS)
+flags.DEFINE_string("out", "evaluation", "directory for results without a run", flag_values=FLAGS)
 flags.DEFINE_boolean(
-    "known_num_sources", False, "tell the estimator how many there are", flag_values=FLAGS
+    "known_num_sources", False, "give the number of sources to the estimator", flag_values=FLAGS
 )
 flags.DEFINE_float(
     "false_alarm_rate",
     config_lib.DEFAULT_FALSE_ALARM_RATE,
-    "of the estimator's own count",
+    "of the estimator's test for the number of sources",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-    "batch_size", 64, "scenes an estimator works on at a time; for a network alone the default is "
-    "what it was trained with", lower_bound=1, flag_values=FLAGS,
+    "batch_size", 64, "scenes that an estimator processes at once; default for a network alone: "
+    "its training batch size", lower_bound=1, flag_values=FLAGS,
 )  # fmt: skip
-flags.DEFINE_integer("seed", None, "root of all randomness", flag_values=FLAGS)
+flags.DEFINE_integer("seed", None, "random seed", flag_values=FLAGS)
 settings.define(FLAGS)
 
 _NETWORK_SCENES = 2000
 _ESTIMATOR_SCENES = 500
-# Flags that mean nothing to a network, whose run has its own configuration.
+# Flags that do not apply to a network, whose run has its own configuration.
 _ESTIMATOR_FLAGS = (
     "known_num_sources", "false_alarm_rate", "seed", "preset", "set"
 )  # fmt: skip
@@ -82,10 +82,10 @@ COMPILES = "about 20 s, once per array"
 
 
 def announcement() -> str:
-    """Checks the flags that need no JAX; returns the first line to print."""
+    """Check the flags that need no JAX; return the first line to print."""
     if not (FLAGS.workdir or FLAGS.pretrained or FLAGS.estimator):
         raise config_lib.ConfigError(
-            "--workdir: need the folder of a run, a --pretrained network or an --estimator; "
+            "--workdir: need the directory of a run, a --pretrained network or an --estimator; "
             "none given"
         )
     settings.require_data(FLAGS)
@@ -98,7 +98,7 @@ def announcement() -> str:
 
 
 def run() -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     return _evaluate_estimator() if FLAGS.estimator else _evaluate_network()
 
 
@@ -112,7 +112,7 @@ def _evaluate_network() -> int:
     out, config = pathlib.Path(FLAGS.workdir or FLAGS.out), network.config
     if FLAGS["batch_size"].present:
         config = config_lib.override(config, {"training.batch_size": FLAGS.batch_size})
-    FLAGS.batch_size = config.training.batch_size  # what is told if memory runs out
+    FLAGS.batch_size = config.training.batch_size  # for the message if memory runs out
     config, heldout, training_scenes = _network_case(config)
     if reason := network.refuses(config):
         raise config_lib.ConfigError(reason)
@@ -124,7 +124,7 @@ def _evaluate_network() -> int:
     header = covariance_scores.HEADER
     print(f"NMSE of {architectures.of(config).scored} at trace N")
     print(tables.as_text(header, rows))
-    print(f"expected calibration error of the count: {error:.3f}")
+    print(f"expected calibration error of the number of sources: {error:.3f}")
     print(f"variance of outputs over variance of truth: {result.output_variance_ratio:.3f}")
     out.mkdir(parents=True, exist_ok=True)
     provenance.write_whole(out / "evaluation.csv", tables.as_csv(header, rows))
@@ -143,7 +143,7 @@ def _network_case(config: config_lib.Config) -> cases.NetworkCase:
 
 
 def _estimator_case() -> tuple[config_lib.Config, cases.Case]:
-    """What is to be localised, and the configuration that it is of."""
+    """Return the scenes to localise, and their configuration."""
     given = {} if FLAGS.seed is None else {"training.seed": FLAGS.seed}
     if FLAGS.data and cases.is_records(FLAGS.data):
         dataset = settings.dataset(FLAGS)
@@ -189,7 +189,7 @@ def _evaluate_estimator() -> int:
     rows = localization_scores.score_rows(scores, case.snr_limits_db)
     print(localization_scores.as_text(rows))
     if case.bound is None:
-        print("no bound: the signals of recordings and of records are not known")
+        print("no bound: the signals of recordings and of records are unknown")
     name = f"evaluation_{FLAGS.estimator}"
     comments = "".join(f"% {line}\n" for line in header.splitlines())
     provenance.write_whole(out / f"{name}.csv", localization_scores.as_csv(rows))
@@ -224,7 +224,7 @@ def _write_figures(
     scores: "Scores",
     rows: list[dict[str, Any]],
 ) -> list[pathlib.Path]:
-    """Draws all figures of an estimator; returns their paths."""
+    """Draw all figures of an estimator; return their paths."""
     from ris_jax import counts
     from ris_jax.reports import localization_figures, provenance
 

@@ -1,12 +1,12 @@
-"""Writes a small recordings file with known sources, to try `localize` on.
+"""Write a small recordings file with known sources, to try `localize` on.
 
 Example:
   ris-jax example --out=recordings.npz
   ris-jax localize --data=recordings.npz --out=positions.csv --figure=map.png
 
-The surface has 12 x 12 elements at 1 GHz, the base station 16 antennas, and 16 codes are used. The
-first scene has three sources, the others one to three. The file holds the truth, so that
-`localize` prints the errors. The same flags give the same file.
+The surface has 12 x 12 elements at 1 GHz; the base station has 16 antennas and uses 16 codes. The
+first scene has three sources, the others one to three. The file has the truth, so that `localize`
+prints the errors. The same flags give the same file.
 """
 
 import math
@@ -19,7 +19,7 @@ from ris_jax import config as config_lib
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("out", None, "file to write, .npz or .h5", flag_values=FLAGS)
 flags.DEFINE_integer("num_scenes", 8, "scenes in the file", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "root of all randomness", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "random seed", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_float("snr_db", 15.0, "signal-to-noise ratio of every scene", flag_values=FLAGS)
 
 _LARGEST_SNR_DB = 100.0
@@ -29,7 +29,7 @@ COMPILES = ""  # nothing
 
 
 def announcement() -> str:
-    """Checks the flags that need no JAX; returns the first line to print."""
+    """Check the flags that need no JAX; return the first line to print."""
     if not FLAGS.out:
         raise config_lib.ConfigError("--out: need the file to write, none given")
     if not (math.isfinite(FLAGS.snr_db) and abs(FLAGS.snr_db) <= _LARGEST_SNR_DB):
@@ -43,7 +43,7 @@ def announcement() -> str:
 
 
 def run() -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     from ris_jax.data import containers, example
 
     out = pathlib.Path(FLAGS.out)

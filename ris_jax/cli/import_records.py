@@ -1,14 +1,14 @@
-"""Recordings and shards of the reference pipeline, as a folder of records to train on.
+"""Convert recordings and shards of the reference pipeline to records for training.
 
 Example:
   ris-jax import --data=shards --out=records
   ris-jax import --data=recordings.h5 --out=records --val_fraction=0.2 --set=scene.range_min=0.3
   ris-jax train --workdir=runs/measured --data=records
 
-Takes what `localize` takes, a file or a folder of .npz, with truth and snr_db in it. A hash of what
-was measured says which split a scene goes to, so that no scene is in two, and one that is there
-twice is left out and counted. Stopped at any moment, the same command goes on with the next file.
-Amplitudes, which recordings do not have, follow from the ranges (--set=scene.path_loss).
+Reads a file or a directory of .npz, as `localize` does, with truth and snr_db. A hash of the
+measured data selects the split of a scene, so that no scene is in two splits. Duplicates are left
+out and counted. After an interruption, the same command resumes with the next file. Recordings have
+no amplitudes; these follow from the ranges (--set=scene.path_loss).
 """
 
 import pathlib
@@ -20,12 +20,12 @@ from ris_jax import config as config_lib
 from ris_jax.cli import settings
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("data", None, "recordings: a file or a folder", flag_values=FLAGS)
-flags.DEFINE_string("out", None, "folder to write", flag_values=FLAGS)
-flags.DEFINE_float("val_fraction", 0.1, "share of scenes to validate on", flag_values=FLAGS)
-flags.DEFINE_float("test_fraction", 0.1, "share of scenes to test on", flag_values=FLAGS)
+flags.DEFINE_string("data", None, "recordings: a file or a directory", flag_values=FLAGS)
+flags.DEFINE_string("out", None, "output directory", flag_values=FLAGS)
+flags.DEFINE_float("val_fraction", 0.1, "fraction of scenes for validation", flag_values=FLAGS)
+flags.DEFINE_float("test_fraction", 0.1, "fraction of scenes for test", flag_values=FLAGS)
 flags.DEFINE_bool(
-    "skip_damaged", False, "leave files out that cannot be read, instead of stopping",
+    "skip_damaged", False, "leave out files that cannot be read, instead of stopping",
     flag_values=FLAGS,
 )  # fmt: skip
 settings.define(FLAGS)
@@ -35,8 +35,8 @@ COMPILES = ""  # nothing
 
 
 def announcement() -> str:
-    """Checks the flags that need no JAX; returns the first line to print."""
-    for flag, what in (("data", "recordings to read"), ("out", "the folder to write")):
+    """Check the flags that need no JAX; return the first line to print."""
+    for flag, what in (("data", "recordings to read"), ("out", "the output directory")):
         if not FLAGS[flag].value:
             raise config_lib.ConfigError(f"--{flag}: need {what}, none given")
     settings.configuration(FLAGS, {})
@@ -44,7 +44,7 @@ def announcement() -> str:
 
 
 def run() -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     config = settings.configuration(FLAGS, {})
     from ris_jax.data import conversion
 

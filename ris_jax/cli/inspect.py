@@ -1,12 +1,12 @@
-"""Prints how a recordings file is interpreted, and what looks wrong with it.
+"""Print how a recordings file is interpreted, and warn about suspicious values.
 
 Example:
   ris-jax inspect --data=recordings.mat
 
-Fields, shapes and units; spacing, resolution and near-field limit of the array; codes and condition
-number of the operator; power over codes and antennas, static path and noise floor. Two sources are
-fitted to two scenes, also under other readings of the data, such as the opposite sign convention.
-Everything suspicious stands at the end, and the exit status is then 1.
+Reports fields, shapes and units; spacing, resolution and near-field limit of the array; codes and
+condition number of the operator; power over codes and antennas, static path and noise floor. Two
+sources are fitted to two scenes, also under other readings of the data, such as the opposite sign
+convention. Suspicious values are listed at the end, and the exit status is then 1.
 """
 
 import pathlib
@@ -16,12 +16,12 @@ from absl import flags
 from ris_jax import config as config_lib
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("data", None, "recordings: a file or a folder", flag_values=FLAGS)
+flags.DEFINE_string("data", None, "recordings: a file or a directory", flag_values=FLAGS)
 flags.DEFINE_enum(
     "binary_codes",
     None,
     ("amplitudes", "states"),
-    "what codes 0 and 1 are: reflection amplitudes (0 is off) or states (phases 0 and pi)",
+    "meaning of codes 0 and 1: reflection amplitudes (0 is off) or states (phases 0 and pi)",
     flag_values=FLAGS,
 )
 
@@ -31,7 +31,7 @@ def _line(topic: str, text: str) -> None:
 
 
 def _print_fields(path: pathlib.Path) -> None:
-    """Name, shape and type of every field, before any is interpreted."""
+    """Print name, shape and type of every field, before any is interpreted."""
     from ris_jax import errors
     from ris_jax.data import containers
 
@@ -48,15 +48,15 @@ COMPILES = ""  # nothing
 
 
 def announcement() -> str:
-    """Checks the flags that need no JAX; returns the first line to print."""
+    """Check the flags that need no JAX; return the first line to print."""
     if not FLAGS.data:
-        raise config_lib.ConfigError("--data: need a file or a folder, none given")
+        raise config_lib.ConfigError("--data: need a file or a directory, none given")
     path = pathlib.Path(FLAGS.data)
     return f"{path}" + (f", {path.stat().st_size:,} bytes" if path.is_file() else "")
 
 
 def run() -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     path = pathlib.Path(FLAGS.data)
     from ris_jax import errors
     from ris_jax.data import recordings as recordings_lib
@@ -72,7 +72,7 @@ def run() -> int:
 
 
 def _report(found) -> int:
-    """Prints what is known of recordings; returns the exit status."""
+    """Print a report on recordings; return the exit status."""
     from ris_jax.data import inspection
 
     scenes, length, antennas = found.snapshots.shape

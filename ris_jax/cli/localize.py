@@ -1,25 +1,24 @@
-"""Positions of the sources in a user's recordings, with error bars and their number.
+"""Locate the sources in a user's recordings, with error bars.
 
 Example:
   ris-jax localize --data=recordings.npz --out=positions.csv
   ris-jax localize --data=recordings.npz --out=positions.json --num_sources=2 --figure=map.png
   ris-jax localize --data=recordings.npz --out=positions.csv --pretrained=robust
 
-Takes a recordings file (.npz, .h5 or .mat), a shard of the reference pipeline, a folder of .npz of
-either, or a folder written by `simulate` (its split `test`). Writes one row a source: scene,
-source, azimuth_deg, elevation_deg, range_m, their standard deviations (azimuth_std_deg,
-elevation_std_deg, range_std_m; empty where the scene does not determine the parameter), power_db
-and flags. A scene in which nothing was found has no row. JSON has all scenes, and what they were
-localised with.
+Reads a recordings file (.npz, .h5 or .mat), a shard of the reference pipeline, a directory of .npz
+files of either kind, or a directory written by `simulate` (its split `test`). Writes one row per
+source: scene, source, azimuth_deg, elevation_deg, range_m, their standard deviations
+(azimuth_std_deg, elevation_std_deg, range_std_m; empty if the scene does not determine the
+parameter), power_db and flags. A scene without sources has no row. JSON has all scenes, and the
+settings of the localisation.
 
-Every scene is checked against its model, also without snr_db. `flags` lists the doubts about a
-scene, such as on_limit or misfit, and the command prints one line for each kind with its likely
-cause. No source is reported outside --azimuth_max_deg, --elevation_max_deg, --range_min and
---range_max.
+Every scene is checked against its model, also without snr_db. `flags` lists warnings about a scene,
+such as on_limit or misfit, and the command prints one line for each kind with its likely cause. All
+sources are within --azimuth_max_deg, --elevation_max_deg, --range_min and --range_max.
 
 With --pretrained (or --workdir, a run of `train`) a network finds the sources and the likelihood
-refines them: several times faster than the search alone, and with "robust" told how hardware
-errs. Those but `subspace_network` need no training for another array.
+refines them. This is several times faster than the search alone. The network "robust" is trained
+for hardware mismatch. All but `subspace_network` work for other arrays without retraining.
 """
 
 import dataclasses
@@ -38,22 +37,20 @@ if TYPE_CHECKING:
     from ris_jax.estimators.estimate import Estimate
     from ris_jax.estimators.limits import Limits
 
-_LIMITS = config_lib.SceneConfig()  # where sources are, unless a flag says otherwise
+_LIMITS = config_lib.SceneConfig()  # default limits of the sources
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("data", None, "recordings: a file or a folder", flag_values=FLAGS)
+flags.DEFINE_string("data", None, "recordings: a file or a directory", flag_values=FLAGS)
 flags.DEFINE_string("out", None, "file to write, .csv or .json", flag_values=FLAGS)
 settings.define_network(FLAGS)
-settings.define_estimator(
-    FLAGS, "auto", "auto (network where one is given, else maximum_likelihood)"
-)
+settings.define_estimator(FLAGS, "auto", "auto (network if one is given, else maximum_likelihood)")
 flags.DEFINE_integer(
     "num_sources", None, "sources in every scene, if known", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_integer(
     "max_sources",
     _LIMITS.max_sources,
-    "most sources in a scene",
+    "maximum number of sources in a scene",
     lower_bound=1,
     flag_values=FLAGS,
 )
@@ -61,7 +58,7 @@ flags.DEFINE_enum(
     "source_signal",
     None,
     get_args(config_lib.SourceSignal),
-    "whether a source sends the same in all snapshots; the default is what the data say, or "
+    "constant: a source sends the same signal in all snapshots; default: as in the data, or "
     "constant",
     flag_values=FLAGS,
 )
@@ -69,13 +66,13 @@ flags.DEFINE_enum(
     "wavefront",
     None,
     get_args(config_lib.Wavefront),
-    "shape of the waves; the default is what the data say, or spherical",
+    "shape of the waves; default: as in the data, or spherical",
     flag_values=FLAGS,
 )
 flags.DEFINE_float(
     "false_alarm_rate",
     config_lib.DEFAULT_FALSE_ALARM_RATE,
-    "share of scenes in which one source too many is found, where the number is not known",
+    "fraction of scenes with a false alarm, if the number of sources is unknown",
     flag_values=FLAGS,
 )
 flags.DEFINE_float(
@@ -87,11 +84,11 @@ flags.DEFINE_float(
 flags.DEFINE_float(
     "elevation_max_deg",
     _LIMITS.elevation_max_deg,
-    "sources are within plus or minus this; 0 for sources in the plane of a line",
+    "sources are within plus or minus this; 0 for a linear array",
     flag_values=FLAGS,
 )
-flags.DEFINE_float("range_min", _LIMITS.range_min, "no source is nearer [m]", flag_values=FLAGS)
-flags.DEFINE_float("range_max", math.inf, "no source is farther [m]", flag_values=FLAGS)
+flags.DEFINE_float("range_min", _LIMITS.range_min, "smallest source range [m]", flag_values=FLAGS)
+flags.DEFINE_float("range_max", math.inf, "largest source range [m]", flag_values=FLAGS)
 flags.DEFINE_enum(
     "search",
     "normal",
@@ -103,26 +100,24 @@ flags.DEFINE_enum(
     "binary_codes",
     None,
     ("amplitudes", "states"),
-    "what codes 0 and 1 are: reflection amplitudes (0 is off) or states (phases 0 and pi); "
-    "without it such codes are refused",
+    "meaning of codes 0 and 1: reflection amplitudes (0 is off) or states (phases 0 and pi); "
+    "required for such codes",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
     "figure", None, "map of one scene to draw, .png, .pdf or .svg", flag_values=FLAGS
 )
 flags.DEFINE_integer(
-    "figure_scene", None, "its number in the data; the default is the first usable", lower_bound=0,
+    "figure_scene", None, "number of the scene to draw; default: first usable", lower_bound=0,
     flag_values=FLAGS,
 )  # fmt: skip
-flags.DEFINE_integer(
-    "batch_size", 64, "scenes that are worked on at a time", lower_bound=1, flag_values=FLAGS
-)
+flags.DEFINE_integer("batch_size", 64, "scenes processed at once", lower_bound=1, flag_values=FLAGS)
 
 _FIELD_OF_VIEW = ("azimuth_max_deg", "elevation_max_deg", "range_min", "range_max")
 
 
 def _path(flag: str, endings: tuple[str, ...]) -> pathlib.Path:
-    """The file that a flag names, with one of the endings, in a folder that is there."""
+    """Return the path in a flag; check its suffix and that its directory exists."""
     from ris_jax.reports import provenance
 
     path = pathlib.Path(str(FLAGS[flag].value))
@@ -143,7 +138,7 @@ def _figure() -> pathlib.Path | None:
 
 
 def _limit_arguments() -> dict[str, float]:
-    """Arguments of `limits.Limits`; errors name the flag."""
+    """Return arguments of `limits.Limits`; errors name the flag."""
     least, most = FLAGS.range_min, FLAGS.range_max
     if not 0 < least < math.inf:
         raise config_lib.ConfigError(f"--range_min: need finite metres above zero; got {least!r}")
@@ -159,8 +154,8 @@ def _limit_arguments() -> dict[str, float]:
 
 
 def _options(recordings: "Recordings") -> dict[str, Any]:
-    """What `localize` is to be told; a flag wins over what the data say."""
-    # A network looks where it was trained to.
+    """Return the options of `localize`; a flag takes precedence over the data."""
+    # The search limits of a network are those of its training.
     from ris_jax.estimators import limits
 
     searched = FLAGS.pretrained is None and FLAGS.workdir is None
@@ -179,7 +174,7 @@ def _options(recordings: "Recordings") -> dict[str, Any]:
 
 
 def _figure_index(recordings: "Recordings") -> int:
-    """Which of the usable scenes to draw."""
+    """Return the index of the scene to draw."""
     number = FLAGS.figure_scene
     if number is None:
         return 0
@@ -202,7 +197,7 @@ def _draw(recordings: "Recordings", estimate: "Estimate", index: int, ending: st
 
 
 def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
-    """What a JSON file says beside the scenes."""
+    """Return the further entries of a JSON file."""
     from ris_jax.reports import provenance
 
     return {
@@ -216,7 +211,7 @@ def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _listed(within: "Limits | None") -> dict[str, float | None] | None:
-    """Limits for JSON, which has no infinity."""
+    """Return limits for JSON, which has no infinity."""
     if within is None:
         return None
     listed = dataclasses.asdict(within)
@@ -245,7 +240,7 @@ def _summary(recordings: "Recordings", estimate: "Estimate", within: "Limits | N
     empty = int((estimate.num_sources == 0).sum())
     lines = [
         f"{int(estimate.num_sources.sum())} sources in {usable - empty} scenes; "
-        f"{empty} scenes with nothing found, {skipped} skipped"
+        f"{empty} scenes without sources, {skipped} skipped"
     ]
     lines += flags_lib.summary(estimate.flags)
     if recordings.truth is not None:
@@ -258,12 +253,12 @@ COMPILES = "about 20 s, once per array"
 
 
 def announcement() -> str:
-    """Checks the flags that need no JAX; returns the first line to print."""
+    """Check the flags that need no JAX; return the first line to print."""
     for flag in ("data", "out"):
         if not FLAGS[flag].value:
             raise config_lib.ConfigError(f"--{flag}: need a file, none given")
     if FLAGS.figure_scene is not None and not FLAGS.figure:
-        raise config_lib.ConfigError("--figure_scene: need --figure, too; none given")
+        raise config_lib.ConfigError("--figure_scene: needs --figure; none given")
     _out()
     _figure()
     _limit_arguments()
@@ -272,14 +267,14 @@ def announcement() -> str:
         for flag in _FIELD_OF_VIEW:
             if FLAGS[flag].present:
                 raise config_lib.ConfigError(
-                    f"--{flag}: need none with a network, which looks where it was trained to"
+                    f"--{flag}: not allowed with a network, which uses the limits of its training"
                 )
     network = FLAGS.pretrained or FLAGS.workdir
     return f"localising sources of {FLAGS.data}" + (f" with network {network}" if network else "")
 
 
 def run() -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     out, figure = _out(), _figure()
     from ris_jax.data import recordings as recordings_lib
     from ris_jax.estimators import localization

@@ -3,21 +3,21 @@
   ris-jax COMMAND [--flag=value ...]        (or: python -m ris_jax COMMAND ...)
 
 Commands:
-  example    a small recordings file to try localize on
-  inspect    how a recordings file is interpreted, and what looks wrong with it
-  train      train a network on simulated or stored scenes; goes on where it stopped
-  simulate   scenes to train on, drawn into a folder of records; goes on where it stopped
-  import     recordings and shards of the reference, as records to train on; likewise
-  evaluate   held-out scores of an estimator against the bound, or of a trained network
-  localize   positions of the sources in recordings, with error bars
-  report     one page of a run, finished or not
+  example    write a small recordings file to try localize on
+  inspect    print how a recordings file is interpreted, with warnings
+  train      train a network on simulated or stored scenes; resumable
+  simulate   draw scenes for training into a directory of records; resumable
+  import     convert recordings and reference shards to records for training; resumable
+  evaluate   score an estimator against the bound, or a trained network
+  localize   locate the sources in recordings, with error bars
+  report     write a report page of a run, finished or not
   tune       search for hyper-parameters, with any number of workers
-  bound      Cramér-Rao bound over the field of view: maps, sweeps, limits
-  design     phase codes that minimise the bound over a region or at positions
-  benchmark  estimators against each other and the bound, and speed: a folder for a paper
+  bound      compute the Cramér-Rao bound over the field of view: maps, sweeps, limits
+  design     design phase codes that minimise the bound over a region or at positions
+  benchmark  compare estimators with each other and the bound, and measure speed
   doctor     check an installation
 
-  ris-jax COMMAND --help                    what a command takes, with an example
+  ris-jax COMMAND --help                    flags of a command, with an example
 """
 
 import importlib
@@ -33,8 +33,8 @@ _COMMANDS = (
     "example", "inspect", "train", "simulate", "import", "evaluate", "localize", "report", "tune",
     "bound", "design", "benchmark", "doctor",
 )  # fmt: skip
-_MODULES = {"import": "import_records"}  # a command's module, where it cannot have its name
-# Commands that go on where they stopped.
+_MODULES = {"import": "import_records"}  # modules that cannot have their command's name
+# Resumable commands.
 _GO_ON = ("train", "tune", "benchmark", "simulate", "import_records", "design")
 _USAGE_ERROR = 2
 
@@ -50,7 +50,7 @@ def _terminated(number: int, _: object) -> None:
 
 
 def _prepared(module) -> int:
-    """Tells what a command is about to do, before JAX is imported; then does it."""
+    """Print the first line of a command before JAX is imported; then run the command."""
     print(module.announcement(), flush=True)
     from ris_jax import compilation_cache
 
@@ -70,7 +70,7 @@ def _prepared(module) -> int:
 
 
 def _run(module) -> int:
-    """Runs a command; what a user can act on becomes one line on standard error."""
+    """Run a command; print user errors as one line on standard error."""
     from ris_jax import config as config_lib
     from ris_jax import errors
     from ris_jax.data import files
@@ -92,7 +92,7 @@ def _run(module) -> int:
     except MemoryError as error:
         _complain(_out_of_memory(module, error))
         return 1
-    except RuntimeError as error:  # jax.errors.JaxRuntimeError among them
+    except RuntimeError as error:  # includes jax.errors.JaxRuntimeError
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         _complain(_out_of_memory(module, error))
@@ -109,13 +109,13 @@ def _run(module) -> int:
 
 
 def _after_interruption(module) -> str:
-    """What can be done when a command was stopped."""
+    """Return the advice after an interruption."""
     goes_on = module.__name__.rpartition(".")[2] in _GO_ON
-    return "; the same command goes on where it stopped" if goes_on else ""
+    return "; the same command resumes where it stopped" if goes_on else ""
 
 
 def _out_of_memory(module, error: BaseException) -> str:
-    """What to ask for instead of what did not fit."""
+    """Return the message, with a smaller batch size as advice."""
     from ris_jax import errors
 
     values = module.FLAGS
@@ -127,7 +127,7 @@ def _out_of_memory(module, error: BaseException) -> str:
 
 
 def _define_cache(values: flags.FlagValues) -> None:
-    """Adds --compilation_cache to the flags of a command, once a process."""
+    """Add --compilation_cache to the flags of a command, once per process."""
     if "compilation_cache" not in values:
         flags.DEFINE_bool(
             "compilation_cache", True, "keep compiled programs in the user's cache directory",
@@ -136,8 +136,8 @@ def _define_cache(values: flags.FlagValues) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command that `argv` names; returns the exit status."""
-    logging.set_verbosity(logging.ERROR)  # orbax tells absl what it does at every step
+    """Run the command in `argv`; return the exit status."""
+    logging.set_verbosity(logging.ERROR)  # orbax logs every step
     _environment.silence_xla()
     arguments = list(sys.argv if argv is None else argv)[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         _complain(f"{command}: {error}")
         return _USAGE_ERROR
     if extra:
-        _complain(f"{command}: flags only, please; got {' '.join(extra)!r}")
+        _complain(f"{command}: expected flags only; got {' '.join(extra)!r}")
         return _USAGE_ERROR
     return _run(module)
 

@@ -1,12 +1,12 @@
-"""One HTML page of a run, finished or not: configuration, curves, scores, figures, warnings.
+"""Write an HTML report of a run, finished or not: configuration, curves, scores, warnings.
 
 Example:
   ris-jax report --workdir=runs/quickstart
   ris-jax report --workdir=runs/stored --data=records --out=stored.html
 
-Writes report.html into the work directory, or --out; one file that needs no network to be read.
-`train` writes the same page when it ends. The best network is scored on simulated scenes of the
-stream `test`, or on the split `test` of --data, which no training and no validation draws from.
+Writes report.html, a single offline file, into the work directory or to --out. `train` writes the
+same page at its end. The best network is scored on simulated scenes of the stream `test`, or on the
+split `test` of --data; neither training nor validation uses these.
 """
 
 import pathlib
@@ -18,13 +18,13 @@ from ris_jax import errors
 from ris_jax.cli import settings
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "folder of the run", flag_values=FLAGS)
-flags.DEFINE_string("data", None, "folder of records to score on", flag_values=FLAGS)
+flags.DEFINE_string("workdir", None, "directory of the run", flag_values=FLAGS)
+flags.DEFINE_string("data", None, "directory of records to score on", flag_values=FLAGS)
 settings.define_skip_damaged(FLAGS)
 flags.DEFINE_integer(
-    "num_scenes", 2000, "scenes to score, at most", lower_bound=2, flag_values=FLAGS
+    "num_scenes", 2000, "maximum number of scenes to score", lower_bound=2, flag_values=FLAGS
 )
-flags.DEFINE_string("out", None, "the page; report.html of the run if not given", flag_values=FLAGS)
+flags.DEFINE_string("out", None, "output file; default: report.html of the run", flag_values=FLAGS)
 
 
 COMPILES = "about 15 s, once per network"
@@ -36,9 +36,9 @@ def _out() -> pathlib.Path:
 
 
 def announcement() -> str:
-    """Checks the flags that need no JAX; returns the first line to print."""
+    """Check the flags that need no JAX; return the first line to print."""
     if not FLAGS.workdir:
-        raise config_lib.ConfigError("--workdir: need the folder of a run, none given")
+        raise config_lib.ConfigError("--workdir: need the directory of a run, none given")
     settings.require_data(FLAGS)
     from ris_jax.reports import provenance
 
@@ -47,14 +47,14 @@ def announcement() -> str:
 
 
 def run() -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     workdir, out = pathlib.Path(FLAGS.workdir), _out()
     from ris_jax.reports import run_page
     from ris_jax.training import checkpoint, devices
 
     config = checkpoint.load_config(workdir)
     if config is None:
-        raise errors.RunError(f"no run in {workdir}: config.json is not there")
+        raise errors.RunError(f"no run in {workdir}: config.json is missing")
     dataset = settings.dataset(FLAGS) if FLAGS.data else None
     on = run_page.held_out(config, dataset, devices.one_device())
     run_page.write(run_page.gather(workdir, config, on, num_scenes=FLAGS.num_scenes), out)

@@ -1,4 +1,4 @@
-"""Flags that name a configuration, and lists that take time: what several commands share."""
+"""Flags and helpers shared by several commands: configuration, network, data and progress."""
 
 import contextlib
 import json
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def define(values: flags.FlagValues) -> None:
-    """Adds --preset and --set to a command's flags."""
+    """Add --preset and --set to a command's flags."""
     flags.DEFINE_enum(
-        "preset", "quickstart", presets.NAMES, "what to start from", flag_values=values
+        "preset", "quickstart", presets.NAMES, "base configuration", flag_values=values
     )
     flags.DEFINE_multi_string(
         "set",
@@ -33,23 +33,26 @@ def define(values: flags.FlagValues) -> None:
 
 
 def define_config(values: flags.FlagValues) -> None:
-    """Adds --config to a command's flags."""
+    """Add --config to a command's flags."""
     flags.DEFINE_string(
-        "config", None, "JSON file to start from, in place of a preset", flag_values=values
+        "config",
+        None,
+        "JSON file with the base configuration, in place of a preset",
+        flag_values=values,
     )
 
 
 def define_network(values: flags.FlagValues) -> None:
-    """Adds --workdir and --pretrained to the flags of a command that uses a network."""
-    flags.DEFINE_string("workdir", None, "folder of a run: its best network", flag_values=values)
+    """Add --workdir and --pretrained to the flags of a command that uses a network."""
+    flags.DEFINE_string("workdir", None, "directory of a run: its best network", flag_values=values)
     flags.DEFINE_string(
-        "pretrained", None, "a network that comes with the package, such as default or robust",
+        "pretrained", None, "a shipped network, such as default or robust",
         flag_values=values,
     )  # fmt: skip
 
 
 class _EstimatorParser(flags.ArgumentParser):
-    """Names of estimators in any case, with - or _ between words."""
+    """Parser for names of estimators in any case, with - or _ between words."""
 
     syntactic_help = "a name in any case"
 
@@ -58,12 +61,12 @@ class _EstimatorParser(flags.ArgumentParser):
 
 
 def define_estimator(values: flags.FlagValues, default: str | None, text: str) -> None:
-    """Adds --estimator to a command's flags.
+    """Add --estimator to a command's flags.
 
     Args:
       values: of the command.
       default: name, or None.
-      text: what may stand beside the names of the estimators.
+      text: values allowed in addition to the names of estimators.
     """
     flags.DEFINE(
         _EstimatorParser(),
@@ -76,10 +79,10 @@ def define_estimator(values: flags.FlagValues, default: str | None, text: str) -
 
 
 def check_network(values: flags.FlagValues) -> None:
-    """Check the flags of `define_network`, and that --estimator has the network that it needs.
+    """Check the flags of `define_network`, and that --estimator has the network it needs.
 
     Raises:
-      ConfigError: both are given, or none though the estimator needs one.
+      ConfigError: both are given, or neither although the estimator needs one.
     """
     if values.workdir and values.pretrained:
         raise config_lib.ConfigError("--pretrained: need this or --workdir; both given")
@@ -92,11 +95,11 @@ def check_network(values: flags.FlagValues) -> None:
 
 
 def network(values: flags.FlagValues) -> "Network | None":
-    """The network that --workdir or --pretrained names, if one does; see `check_network`.
+    """Load the network of --workdir or --pretrained, if given; see `check_network`.
 
     Raises:
-      ConfigError: there is no such.
-      RunError: there is no such run, or none of its checkpoints is whole.
+      ConfigError: the name is unknown.
+      RunError: there is no such run, or all of its checkpoints are damaged.
     """
     if not (values.workdir or values.pretrained):
         return None
@@ -111,35 +114,37 @@ def network(values: flags.FlagValues) -> "Network | None":
 
 
 def define_skip_damaged(values: flags.FlagValues) -> None:
-    """Adds --skip_damaged to the flags of a command with --data."""
+    """Add --skip_damaged to the flags of a command with --data."""
     flags.DEFINE_bool(
-        "skip_damaged", False, "leave damaged shards of --data out, instead of stopping",
+        "skip_damaged", False, "leave out damaged shards of --data, instead of stopping",
         flag_values=values,
     )  # fmt: skip
 
 
 def require_data(values: flags.FlagValues) -> None:
-    """Checks that --skip_damaged stands beside --data.
+    """Check that --skip_damaged is given with --data only.
 
     Raises:
-      ConfigError: it does not.
+      ConfigError: it is given without.
     """
     if values.skip_damaged and not values.data:
         raise config_lib.ConfigError("--skip_damaged: goes with --data; none given")
 
 
 def dataset(values: flags.FlagValues) -> "Dataset":
-    """The records that --data names, all of them checked; what is there and left out is printed.
+    """Open and check the records in --data; print their contents and what is left out.
 
     Raises:
-      RunError: there are none, or a shard is damaged and is not to be skipped.
+      RunError: there are none, or a shard is damaged and --skip_damaged is not given.
     """
     from ris_jax.data import record_dataset, records
 
     folder = pathlib.Path(values.data)
     total = records.require_index(folder).num_bytes
-    with progress(total, "checking records", "B") as told:
-        found = record_dataset.open_dataset(folder, skip_damaged=values.skip_damaged, progress=told)
+    with progress(total, "checking records", "B") as advance:
+        found = record_dataset.open_dataset(
+            folder, skip_damaged=values.skip_damaged, progress=advance
+        )
     for problem in found.skipped:
         print(f"skipped: {problem}", file=sys.stderr)
     counts = ", ".join(f"{len(split)} {name}" for name, split in found.splits.items())
@@ -148,7 +153,7 @@ def dataset(values: flags.FlagValues) -> "Dataset":
 
 
 def _setting(text: str) -> tuple[str, object]:
-    """`section.field=value` as a pair; a value that is not JSON is text."""
+    """Parse `section.field=value`; a value that is not JSON is text."""
     name, equals, value = text.partition("=")
     if not equals:
         raise config_lib.ConfigError(
@@ -161,7 +166,7 @@ def _setting(text: str) -> tuple[str, object]:
 
 
 def fields_of(dataset: "Dataset | None") -> dict[str, Any]:
-    """What records say of a configuration, by dotted name."""
+    """Return the configuration fields that records define, by dotted name."""
     if dataset is None:
         return {}
     from ris_jax.data import records
@@ -172,15 +177,15 @@ def fields_of(dataset: "Dataset | None") -> dict[str, Any]:
 def configuration(
     values: flags.FlagValues, given: Mapping[str, Any], data: Mapping[str, Any] | None = None
 ) -> config_lib.Config:
-    """The configuration that --preset or --config, --set and a command's own flags describe.
+    """Return the configuration from --preset or --config, --set and a command's own flags.
 
     Args:
-      values: flags with those of `define`, and perhaps of `define_config`.
-      given: dotted names of fields and their values; they win over --set.
-      data: likewise, what the data say; --set wins over them.
+      values: flags with those of `define`, and optionally of `define_config`.
+      given: dotted names of fields and their values; they take precedence over --set.
+      data: the same from the data; --set takes precedence over them.
 
     Raises:
-      ConfigError: both --preset and --config are given, or what they say is no configuration.
+      ConfigError: both --preset and --config are given, or the configuration is invalid.
       OSError: the file cannot be read.
     """
     chosen = dict(data or {}) | dict(_setting(text) for text in values.set) | dict(given)
@@ -192,7 +197,7 @@ def configuration(
 
 
 def summary(index: "Index") -> str:
-    """How many scenes of which split there are, and what one costs on disk."""
+    """Return the number of scenes per split, and their size on disk."""
     from ris_jax.data import records
 
     counts = {split: index.num_scenes(split) for split in records.SPLITS}
@@ -203,7 +208,7 @@ def summary(index: "Index") -> str:
 
 @contextlib.contextmanager
 def progress(total: int | None, what: str, unit: str = "scene") -> Iterator[Callable[[int], Any]]:
-    """A bar on standard error, where that is a terminal; gives what tells it of progress."""
+    """Show a bar on standard error if it is a terminal; yield the function that advances it."""
     from tqdm import tqdm
 
     scaled = unit == "B"
@@ -214,7 +219,7 @@ def progress(total: int | None, what: str, unit: str = "scene") -> Iterator[Call
 
 
 def line_beside_progress(text: str) -> None:
-    """Print a line, with what `progress` shows below it."""
+    """Print a line above the bar of `progress`."""
     from tqdm import tqdm
 
     with tqdm.external_write_mode():

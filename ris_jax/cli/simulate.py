@@ -1,14 +1,14 @@
-"""Draws scenes into a folder of records to train on; goes on where it stopped.
+"""Draw scenes for training into a directory of records.
 
 Example:
   ris-jax simulate --out=records --num_train=100000 --num_val=4096 --num_test=4096
   ris-jax simulate --out=wide --num_train=50000 --preset=array_16x16 --set=scene.max_sources=3
   ris-jax train --workdir=runs/stored --data=records
 
-The splits train, validation and test are streams of their own and share no scene. A scene is
-snapshots, channel and truth (20.6 kB with the default system), codes are kept once a shard, and
-covariances not at all. Stopped at any moment, the same command goes on: no scene is lost, and none
-is there twice.
+The splits train, validation and test have independent streams and share no scene. A scene has
+snapshots, channel and truth (20.6 kB with the default system). Codes are stored once per shard, and
+covariances are not stored. After an interruption, the same command resumes: no scene is lost or
+duplicated.
 """
 
 import pathlib
@@ -20,12 +20,12 @@ from ris_jax import config as config_lib
 from ris_jax.cli import settings
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("out", None, "folder to write", flag_values=FLAGS)
-flags.DEFINE_integer("num_train", 100_000, "scenes to train on", flag_values=FLAGS)
-flags.DEFINE_integer("num_val", 4096, "scenes to validate on", flag_values=FLAGS)
-flags.DEFINE_integer("num_test", 4096, "scenes to test on", flag_values=FLAGS)
-flags.DEFINE_integer("shard_scenes", 4096, "scenes a shard", flag_values=FLAGS)
-flags.DEFINE_integer("seed", None, "root of all randomness", flag_values=FLAGS)
+flags.DEFINE_string("out", None, "output directory", flag_values=FLAGS)
+flags.DEFINE_integer("num_train", 100_000, "scenes for training", flag_values=FLAGS)
+flags.DEFINE_integer("num_val", 4096, "scenes for validation", flag_values=FLAGS)
+flags.DEFINE_integer("num_test", 4096, "scenes for test", flag_values=FLAGS)
+flags.DEFINE_integer("shard_scenes", 4096, "scenes per shard", flag_values=FLAGS)
+flags.DEFINE_integer("seed", None, "random seed", flag_values=FLAGS)
 settings.define(FLAGS)
 
 
@@ -42,15 +42,15 @@ def _counts() -> dict[str, int]:
 
 
 def announcement() -> str:
-    """Checks the flags that need no JAX; returns the first line to print."""
+    """Check the flags that need no JAX; return the first line to print."""
     if not FLAGS.out:
-        raise config_lib.ConfigError("--out: need the folder to write, none given")
+        raise config_lib.ConfigError("--out: need the output directory, none given")
     _configuration()
     return f"simulating {sum(_counts().values())} scenes into {FLAGS.out}"
 
 
 def run() -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     config, counts = _configuration(), _counts()
     from ris_jax.data import simulation
 

@@ -1,4 +1,4 @@
-"""Flags that describe a surface, its channel and its power: what `bound` and `design` share."""
+"""Flags for a surface, its channel and its power, shared by `bound` and `design`."""
 
 import dataclasses
 import pathlib
@@ -22,7 +22,7 @@ _WITH_DATA = ("scene.", "impairments.", "system.wavefront", "system.source_signa
 
 
 def define(values: flags.FlagValues) -> None:
-    """Adds the flags of a surface and of the power to a command's flags."""
+    """Add the flags of a surface and of the power to a command's flags."""
     settings.define(values)
     settings.define_config(values)
     flags.DEFINE_string(
@@ -37,13 +37,11 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "seed",
         0,
-        "root of all randomness, such as the channel of a configuration",
+        "random seed, for example of the channel of a configuration",
         lower_bound=0,
         flag_values=values,
     )
-    flags.DEFINE_float(
-        "snr_db", None, "SNR of a source by itself; the default is 10", flag_values=values
-    )
+    flags.DEFINE_float("snr_db", None, "SNR of a single source; default: 10", flag_values=values)
     flags.DEFINE_float(
         "transmit_power_dbm", None, "power of a source, in place of --snr_db", flag_values=values
     )
@@ -57,19 +55,17 @@ def define(values: flags.FlagValues) -> None:
 
 
 def link_budget(values: flags.FlagValues) -> "LinkBudget | None":
-    """The link budget that the flags describe; None: the SNR is given.
+    """Return the link budget of the flags; None if the SNR is given.
 
     Raises:
-      ConfigError: flags that do not go together, or a value out of its domain.
+      ConfigError: flags contradict each other, or a value is invalid.
     """
     from ris_jax import link_budget as link_budget_lib
 
     if values.transmit_power_dbm is None:
         for name in _LINK_FLAGS:
             if values[name].present:
-                raise config_lib.ConfigError(
-                    f"--{name}: need --transmit_power_dbm, too; none given"
-                )
+                raise config_lib.ConfigError(f"--{name}: needs --transmit_power_dbm; none given")
         if values.snr_db is not None and not abs(values.snr_db) <= 200:
             raise config_lib.ConfigError(f"--snr_db: need -200 to 200 dB; got {values.snr_db}")
         return None
@@ -83,15 +79,15 @@ def link_budget(values: flags.FlagValues) -> "LinkBudget | None":
 
 
 def snr_db(values: flags.FlagValues) -> float:
-    """The SNR that is given, or its default [dB]."""
+    """Return the given SNR, or its default [dB]."""
     return 10.0 if values.snr_db is None else values.snr_db
 
 
 def place(flag: str, text: str) -> Float[np.ndarray, "3"]:
-    """A position `azimuth_deg,elevation_deg,range_m` as radians and metres.
+    """Parse a position `azimuth_deg,elevation_deg,range_m` into radians and metres.
 
     Raises:
-      ConfigError: it is none, or not in front of the surface.
+      ConfigError: the text is no position, or not in front of the surface.
     """
     try:
         azimuth, elevation, metres = (float(part) for part in text.split(","))
@@ -108,7 +104,7 @@ def place(flag: str, text: str) -> Float[np.ndarray, "3"]:
 
 
 def read_codes(path: pathlib.Path, num_elements: int) -> Complex[np.ndarray, "L N"]:
-    """Codes of a file, for a surface of N elements.
+    """Read codes for a surface of N elements.
 
     Raises:
       ConfigError: they do not fit the surface.
@@ -126,7 +122,7 @@ def read_codes(path: pathlib.Path, num_elements: int) -> Complex[np.ndarray, "L 
 
 @dataclasses.dataclass(frozen=True)
 class SurfaceSource:
-    """Where a surface comes from, and surfaces that differ from it in a size."""
+    """Source of a surface, and of variants with another size."""
 
     config: config_lib.Config
     recordings: "Recordings | None"
@@ -137,12 +133,12 @@ class SurfaceSource:
 
     @property
     def waves(self) -> dict[str, Any]:
-        """Wavefront and source signal, as functions of the bound take them."""
+        """Return wavefront and source signal, as arguments of the bound."""
         system = self.config.system
         return {"wavefront": system.wavefront, "source_signal": system.source_signal}
 
     def sizes(self) -> str:
-        """Elements, antennas and codes, for a first line."""
+        """Return the numbers of elements, antennas and codes, for a first line."""
         found, system = self.recordings, self.config.system
         elements, antennas, codes = system.num_elements, system.num_antennas, system.num_snapshots
         if found is not None:
@@ -151,12 +147,12 @@ class SurfaceSource:
         return f"elements: {elements}, antennas: {antennas}, codes: {codes}"
 
     def model(self) -> str:
-        """Wavefront and source signal, for a first line."""
+        """Return wavefront and source signal, for a first line."""
         system = self.config.system
         return f"{system.wavefront} waves, {system.source_signal} signals"
 
     def surface(self, name: str | None = None, value: int = 0) -> "Surface":
-        """The surface, or one with another number of antennas, codes, elements or phase bits.
+        """Return the surface, or one with another number of antennas, codes, elements or bits.
 
         Raises:
           ConfigError: there is no such surface.
@@ -172,7 +168,7 @@ class SurfaceSource:
             None: {},
         }[name]
         if self.codes is not None and name in ("elements", "bits"):
-            raise config_lib.ConfigError(f"--sweep: {name} need no --codes, which are of one kind")
+            raise config_lib.ConfigError(f"--sweep: {name} not possible with the fixed --codes")
         system = dataclasses.replace(system, **fields)
         import jax
         import jax.numpy as jnp
@@ -228,7 +224,7 @@ def _first(name: str, rows, count: int):
 
 
 def _sides(system: config_lib.SystemConfig, elements: int) -> dict[str, int]:
-    """Rows and columns of the array of the same shape that has about as many elements."""
+    """Return rows and columns of an array of the same shape with about as many elements."""
     if system.element_positions is not None:
         return {}
     scale = (elements / (system.rows * system.columns)) ** 0.5
@@ -236,7 +232,7 @@ def _sides(system: config_lib.SystemConfig, elements: int) -> dict[str, int]:
 
 
 def described_power(values: flags.FlagValues) -> str:
-    """SNR, or transmit power and noise, for a first line or a title."""
+    """Return SNR, or transmit power and noise, for a first line or a title."""
     budget = link_budget(values)
     if budget is None:
         return f"{snr_db(values):g} dB SNR"
@@ -244,10 +240,10 @@ def described_power(values: flags.FlagValues) -> str:
 
 
 def announced(values: flags.FlagValues, num_channels: int = 1) -> str:
-    """Checks the flags that need no JAX; the set-up and its power, for a first line.
+    """Check the flags that need no JAX; return system and power for a first line.
 
     Raises:
-      ConfigError: flags that do not go together, or a value out of its domain.
+      ConfigError: flags contradict each other, or a value is invalid.
     """
     power = described_power(values)
     if not values.data:
@@ -269,12 +265,12 @@ def announced(values: flags.FlagValues, num_channels: int = 1) -> str:
 
 
 def source(values: flags.FlagValues, num_channels: int = 1) -> SurfaceSource:
-    """The surface that the flags describe, after `announced`.
+    """Return the surface that the flags describe, after `announced`.
 
     Raises:
-      ConfigError: flags that do not go together.
-      RunError: files that cannot be used.
-      OSError: files that cannot be read.
+      ConfigError: flags contradict each other.
+      RunError: a file has unusable content.
+      OSError: a file cannot be read.
     """
     if not values.data:
         config = settings.configuration(values, {})
@@ -300,7 +296,7 @@ def source(values: flags.FlagValues, num_channels: int = 1) -> SurfaceSource:
 def power(
     values: flags.FlagValues, surface: "Surface", budget: "LinkBudget | None"
 ) -> Callable[[Float[np.ndarray, "P 3"], "UnitBound"], Float[np.ndarray, "D P"]]:
-    """Received SNR of positions from them and their unit bound, linear."""
+    """Return the function that computes received SNR from positions and their unit bound."""
     from ris_jax import link_budget as link_budget_lib
 
     if budget is None:

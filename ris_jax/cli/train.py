@@ -1,4 +1,4 @@
-"""Trains a network on simulated scenes or on records, from the newest good checkpoint on.
+"""Train a network on simulated scenes or on records; resume from the newest intact checkpoint.
 
 Example:
   ris-jax train --workdir=runs/quickstart
@@ -7,16 +7,16 @@ Example:
   ris-jax train --workdir=runs/best --config=runs/tune/best.json
 
 Writes config.json, metrics.jsonl, run.log, tensorboard/, checkpoints/, figures/ and report.html
-into the work directory: `tensorboard --logdir=DIR/tensorboard` shows the scalars and, ten times a
-run, spectra, a map and the calibration of the count; the page is for the end (`--nofigures`: none
-of these). --profile says where the time of an epoch goes and writes a trace into profile/.
-The same command, given again, goes on where it stopped, bit for bit. SIGTERM and Ctrl-C end it
-after the microbatch at hand, with a checkpoint in interrupted/ (exit status 143 and 130). Records
-(`simulate`, `import`) say what the system is; all of them are checked before the first step.
+into the work directory. `tensorboard --logdir=DIR/tensorboard` shows the scalars and, ten times per
+run, spectra, a map and the calibration of the number of sources. The page is written at the end
+(`--nofigures`: no figures and no page). --profile reports the time of each part of an epoch and
+writes a trace into profile/. The same command resumes an interrupted run, bit for bit. SIGTERM and
+Ctrl-C end it after the current microbatch, with a checkpoint in interrupted/ (exit status 143 and
+130). Records (`simulate`, `import`) define the system; all are checked before the first step.
 
-All devices that JAX sees share every microbatch. Several processes, on one machine or on several
-with a common work directory, each get the same command; of SLURM, Kubernetes, Open MPI, Cloud TPU
-it is known who they are, elsewhere one says it:
+All devices that JAX finds share every microbatch. Several processes, on one machine or on several
+with a common work directory, each get the same command. SLURM, Kubernetes, Open MPI and Cloud TPU
+define the processes; elsewhere, give them:
   ris-jax train --workdir=runs/wide --distributed
   ris-jax train --workdir=runs/wide --coordinator=host0:5000 --num_processes=2 --process_id=0
 """
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from ris_jax.training.profiling import Profile
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "folder of the run", flag_values=FLAGS)
+flags.DEFINE_string("workdir", None, "directory of the run", flag_values=FLAGS)
 flags.DEFINE_string(
-    "data", None, "folder of records; without, scenes are simulated", flag_values=FLAGS
+    "data", None, "directory of records; default: scenes are simulated", flag_values=FLAGS
 )
 settings.define_skip_damaged(FLAGS)
 settings.define(FLAGS)
@@ -56,26 +56,26 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_float("learning_rate", None, "peak rate of the backbone", flag_values=FLAGS)
 flags.DEFINE_float("dropout", None, "dropout of the network", flag_values=FLAGS)
-flags.DEFINE_integer("seed", None, "root of all randomness", flag_values=FLAGS)
+flags.DEFINE_integer("seed", None, "random seed", flag_values=FLAGS)
 flags.DEFINE_string("compute_dtype", None, "float32 or bfloat16", flag_values=FLAGS)
 flags.DEFINE_bool(
-    "distributed", False, "join the processes of a job that a cluster's manager has started",
+    "distributed", False, "join the processes of a job started by a cluster manager",
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_string("coordinator", None, "host:port of the first process", flag_values=FLAGS)
 flags.DEFINE_integer("num_processes", None, "processes of the run", flag_values=FLAGS)
-flags.DEFINE_integer("process_id", None, "which of them this is, from 0", flag_values=FLAGS)
+flags.DEFINE_integer("process_id", None, "number of this process, from 0", flag_values=FLAGS)
 flags.DEFINE_bool(
-    "shard_optimizer", False, "share the optimizer's state out among the devices",
+    "shard_optimizer", False, "shard the optimizer's state over the devices",
     flag_values=FLAGS,
 )  # fmt: skip
 
 flags.DEFINE_bool(
-    "figures", True, "draw figures for TensorBoard on the way, and the page at the end",
+    "figures", True, "draw figures for TensorBoard, and the report page at the end",
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_bool(
-    "profile", False, "say where the time goes, and trace some microbatches", flag_values=FLAGS
+    "profile", False, "report the time of each part, and trace some microbatches", flag_values=FLAGS
 )
 
 COMPILES = "about 40 s, once per configuration"
@@ -93,7 +93,7 @@ _FIELDS = {
 
 
 def configuration(dataset: "Dataset | None" = None) -> config_lib.Config:
-    """The configuration that the flags describe, of the system that the records are of."""
+    """Return the configuration of the flags, with the system of the records."""
     given = {
         field: FLAGS[flag].value for flag, field in _FIELDS.items() if FLAGS[flag].value is not None
     }
@@ -101,9 +101,9 @@ def configuration(dataset: "Dataset | None" = None) -> config_lib.Config:
 
 
 def announcement() -> str:
-    """Checks the flags that need no JAX; returns the first line to print."""
+    """Check the flags that need no JAX; return the first line to print."""
     if not FLAGS.workdir:
-        raise config_lib.ConfigError("--workdir: need the folder of the run, none given")
+        raise config_lib.ConfigError("--workdir: need the directory of the run, none given")
     settings.require_data(FLAGS)
     if not FLAGS.data:
         configuration()
@@ -111,9 +111,9 @@ def announcement() -> str:
 
 
 def run() -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     with _together():
-        # The processes that share the run must be joined before anything asks for devices.
+        # The processes of the run must be joined before the first use of a device.
         dataset = settings.dataset(FLAGS) if FLAGS.data else None
         _train(configuration(dataset), pathlib.Path(FLAGS.workdir), dataset)
     return 0
@@ -144,7 +144,7 @@ def _train(config: config_lib.Config, workdir: pathlib.Path, dataset: "Dataset |
 
 
 def _profile(config: config_lib.Config, workdir: pathlib.Path) -> "Profile | None":
-    """What takes times and a trace, if that is asked for."""
+    """Return the profiler, if requested."""
     if not FLAGS.profile:
         return None
     from ris_jax.training import profiling
@@ -153,7 +153,7 @@ def _profile(config: config_lib.Config, workdir: pathlib.Path) -> "Profile | Non
 
 
 def _observers(config: config_lib.Config, profile: "Profile | None") -> "Observers":
-    """Those who look on while the run trains."""
+    """Return the callbacks of the run."""
     from ris_jax.training import observers
 
     watching = observers.Observers()
@@ -167,7 +167,7 @@ def _observers(config: config_lib.Config, profile: "Profile | None") -> "Observe
 
 
 def _tell_profile(profile: "Profile") -> None:
-    """Prints where the time went, and how to look at the trace; the first process does."""
+    """Print the profile and the path of the trace, in the first process."""
     from ris_jax.reports import profile_table
     from ris_jax.training import processes
 
@@ -175,14 +175,14 @@ def _tell_profile(profile: "Profile") -> None:
     if not processes.is_first():
         return
     if found is None:
-        print("profile: no epoch was left to be trained, nothing was measured")
+        print("profile: no epoch was left to train, so nothing was measured")
         return
     print(profile_table.as_text(found))
     print(profile_table.how_to_look(profile.folder))
 
 
 def _together() -> contextlib.AbstractContextManager[None]:
-    """The processes that the flags speak of, joined; nothing where they speak of none."""
+    """Join the processes that the flags describe; do nothing without such flags."""
     who = (FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     if not FLAGS.distributed and who == (None, None, None):
         return contextlib.nullcontext()

@@ -1,22 +1,22 @@
-"""Searches for the best hyper-parameters: many runs of `train`, by any number of workers.
+"""Search for the best hyper-parameters: many runs of `train`, by any number of workers.
 
 Example:
   ris-jax tune --workdir=runs/tune --trials=20 --set=training.epochs=2
   ris-jax train --workdir=runs/best --config=runs/tune/best.json
 
-Give the same command again to go on, or at the same time for another worker; --trials counts those
-of all. A worker may be killed at any time: what it was training goes on from its last checkpoint,
-by whoever is there; after SIGTERM or Ctrl-C from the very microbatch. For workers on several
-machines give a PostgreSQL server:
+The same command resumes a search, or starts another worker at the same time; --trials is the total
+of all workers. A worker may be killed at any time: any other worker resumes its trial from the last
+checkpoint, after SIGTERM or Ctrl-C from the very microbatch. For workers on several machines, use a
+PostgreSQL server:
   ris-jax tune --workdir=runs/tune --storage=postgresql://user:password@host/database
 
-Trials that do worse than the median at the same epoch are ended early. --space names a JSON file of
-other fields and ranges than the table in ris_jax/tuning/space.py:
+Trials that are worse than the median at the same epoch are ended early. --space is a JSON file with
+fields and ranges that replace the table in ris_jax/tuning/space.py:
   {"optimizer.learning_rate": {"low": 0.003, "high": 0.1, "log": true},
    "model.depth": {"low": 1, "high": 6}, "model.width": {"choices": [32, 64]}}
 
-Writes trials/NUMBER/ (a run each), trials.csv and best.json into the work directory, and study.db
-where no other storage is given. It begins only where a small network learns 32 scenes by heart, as
+Writes trials/NUMBER/ (one run each), trials.csv and best.json into the work directory, and study.db
+if no other storage is given. The search starts only if a small network can overfit 32 scenes, as
 `ris-jax doctor` checks.
 """
 
@@ -36,28 +36,28 @@ if TYPE_CHECKING:
     from ris_jax.tuning.plan import Plan
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "folder of the search", flag_values=FLAGS)
+flags.DEFINE_string("workdir", None, "directory of the search", flag_values=FLAGS)
 flags.DEFINE_string(
-    "storage", None, "URL of the database; the default is study.db in --workdir", flag_values=FLAGS
+    "storage", None, "URL of the database; default: study.db in --workdir", flag_values=FLAGS
 )
 flags.DEFINE_string("study", "ris_jax", "name of the search in the storage", flag_values=FLAGS)
 flags.DEFINE_string("space", None, "JSON file of fields and ranges", flag_values=FLAGS)
 flags.DEFINE_integer(
-    "trials", 20, "trials of the search, by all workers", lower_bound=1, flag_values=FLAGS
+    "trials", 20, "trials of the search, over all workers", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_string(
     "objective", "val_nmse", "val_nmse, val_loss or val_count_accuracy", flag_values=FLAGS
 )
 flags.DEFINE_string("pruner", "median", "median or none", flag_values=FLAGS)
 flags.DEFINE_integer(
-    "prune_after", 1, "epochs that every trial gets", lower_bound=0, flag_values=FLAGS
+    "prune_after", 1, "epochs that every trial runs", lower_bound=0, flag_values=FLAGS
 )
 flags.DEFINE_integer(
-    "startup_trials", 5, "drawn at random, and not pruned", lower_bound=1, flag_values=FLAGS
+    "startup_trials", 5, "trials drawn at random, never pruned", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_integer(
-    "heartbeat", 30, "seconds between signs of life of a trial; without four of them it is "
-    "begun again", lower_bound=1, flag_values=FLAGS,
+    "heartbeat", 30, "seconds between heartbeats of a trial; it is restarted after four missed "
+    "ones", lower_bound=1, flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_integer(
     "retries", 3, "of a trial whose worker is lost", lower_bound=0, flag_values=FLAGS
@@ -72,7 +72,7 @@ COMPILES = "about 40 s, once for trials that differ in learning rates and loss w
 
 
 def _plan() -> "Plan":
-    """The search that the flags describe."""
+    """Return the search that the flags describe."""
     base = settings.configuration(FLAGS, {})
     from ris_jax.tuning import space
 
@@ -98,7 +98,7 @@ def _plan() -> "Plan":
 
 
 def _installation() -> str:
-    """A hash of the package's sources, of what it computes with, and of the machine."""
+    """Return a hash of the package's sources, its numerical dependencies and the machine."""
     from ris_jax.reports import provenance
 
     root = pathlib.Path(config_lib.__file__).parent
@@ -109,9 +109,9 @@ def _installation() -> str:
 
 
 def check_gate(workdir: pathlib.Path) -> None:
-    """A small network learns a few scenes by heart; what cannot do that is not worth tuning.
+    """Check that a small network overfits a few scenes; tuning is useless otherwise.
 
-    Checked once for an installation: what passed is remembered in the folder.
+    The check runs once per installation: the result is stored in the directory.
 
     Raises:
       RunError: it does not.
@@ -126,11 +126,11 @@ def check_gate(workdir: pathlib.Path) -> None:
             return
     except (OSError, ValueError):
         pass
-    print("does a small network learn 32 scenes by heart? (once for an installation)", flush=True)
+    print("check: a small network overfits 32 scenes (once per installation)", flush=True)
     for what, holds, measured in checks.learning(checks.small_config(0)):
         if not holds:
             raise errors.RunError(
-                f"nothing is tuned, for training itself fails: {what}: {measured}; "
+                f"the search does not start because training fails: {what}: {measured}; "
                 "`ris-jax doctor` checks more"
             )
         print(f"ok    {what}: {measured}", flush=True)
@@ -140,7 +140,7 @@ def check_gate(workdir: pathlib.Path) -> None:
 
 
 def _url() -> "URL":
-    """The storage that the flags name."""
+    """Return the storage of the flags."""
     from ris_jax.tuning import storage
 
     default = f"sqlite:///{pathlib.Path(FLAGS.workdir).resolve() / 'study.db'}"
@@ -148,16 +148,16 @@ def _url() -> "URL":
 
 
 def announcement() -> str:
-    """Checks the flags that need no JAX; returns the first line to print."""
+    """Check the flags that need no JAX; return the first line to print."""
     if not FLAGS.workdir:
-        raise config_lib.ConfigError("--workdir: need the folder of the search, none given")
+        raise config_lib.ConfigError("--workdir: need the directory of the search, none given")
     _plan()
     _url()
     return f"tuning in {FLAGS.workdir}: {FLAGS.trials} trials"
 
 
 def run() -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     workdir, plan, url = pathlib.Path(FLAGS.workdir), _plan(), _url()
     from ris_jax.tuning import search, storage
 

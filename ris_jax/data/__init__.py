@@ -1,1 +1,1 @@
-"""What comes from outside: users' recordings and the reference pipeline's shards."""
+"""External data: users' recordings and the reference pipeline's shards."""

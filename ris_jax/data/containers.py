@@ -1,6 +1,6 @@
-"""Files of named arrays, .npz, HDF5 and MATLAB, as plain dictionaries of NumPy arrays.
+"""Files of named arrays (.npz, HDF5, MATLAB) as plain dictionaries of NumPy arrays.
 
-Nothing is ever unpickled, and whatever is wrong with a file is one line that names it.
+Nothing is ever unpickled. Every error is one line that names the file.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ import numpy as np
 from ris_jax import errors
 from ris_jax.data import files, mat_files, npy
 
-# What an ending promises. The content is looked at, too: MATLAB's HDF5 has its axes reversed, and
-# a file that was renamed must not be read the wrong way round.
+# Formats allowed by each suffix. The content is checked as well: MATLAB's HDF5 has reversed axes,
+# so a renamed file would be read in the wrong order.
 _CONTENTS_OF_ENDING = {
     ".npz": ("an npz archive",),
     ".h5": ("HDF5",),
@@ -32,29 +32,29 @@ _ADVICE = {
     "MATLAB v5": "name it .mat",
     "a single .npy array": "save the arrays by name with np.savez",
 }
-# What MATLAB and its readers keep beside the variables.
+# Bookkeeping entries of MATLAB and its readers.
 _BOOKKEEPING = {"#refs#", "#subsystem#", "__header__", "__version__", "__globals__"}
 _NPY_MAGIC = b"\x93NUMPY"
 _LARGEST_COMPRESSION = 1100  # deflate reaches 1032
-_ALWAYS_ALLOWED = 64 << 20  # bytes; HDF5 stores nothing of chunks that were never written
-#: Names of the parts of a complex number, whatever their case.
+_ALWAYS_ALLOWED = 64 << 20  # bytes; HDF5 does not store chunks that were never written
+#: Names of the parts of a complex number, in any case.
 COMPLEX_PARTS = (("real", "imag"), ("re", "im"), ("r", "i"))
-# Complex numbers of HDF5 2.0, which h5py reads as they are; older releases have none.
+# Complex numbers of HDF5 2.0, which h5py reads directly; older releases have none.
 _NATIVE_COMPLEX = tuple(
     getattr(h5py.h5t, f"COMPLEX_IEEE_F{bits}{order}")
     for bits in (32, 64)
     for order in ("LE", "BE")
     if hasattr(h5py.h5t, f"COMPLEX_IEEE_F{bits}{order}")
 )
-# MATLAB stores these as integers; unlike integers they are no numbers.
+# MATLAB stores these classes as integers, but they are not numbers.
 _MATLAB_CLASSES = {b"logical": bool, b"char": str}
 
 
 def names(path: str | os.PathLike[str]) -> list[str]:
-    """The names of the arrays in a file, MATLAB's own bookkeeping left out.
+    """Return the names of the arrays in a file, without MATLAB's bookkeeping.
 
     Raises:
-      RunError: the file is not there, is none of the formats, or is damaged.
+      RunError: the file is missing, damaged or in an unknown format.
     """
     with _opened(pathlib.Path(path)) as file:
         if isinstance(file, np.lib.npyio.NpzFile):
@@ -67,19 +67,19 @@ def names(path: str | os.PathLike[str]) -> list[str]:
 
 
 def load(path: str | os.PathLike[str], wanted: Iterable[str]) -> dict[str, np.ndarray]:
-    """The wanted arrays of a file, with the axes in the order in which their writer saw them.
+    """Load the requested arrays of a file, with the axes in their writer's order.
 
     Args:
-      path: a file whose ending is .npz, .h5, .hdf5 or .mat.
+      path: a file ending in .npz, .h5, .hdf5 or .mat.
       wanted: names out of `names(path)`.
 
     Returns:
-      Name to array. HDF5's complex numbers are complex, whether they are stored as a compound or as
-      a group of two arrays (see `COMPLEX_PARTS`); MATLAB's reversed axes are turned back.
+      Name to array. Complex numbers of HDF5 are complex, whether stored as a compound or as a group
+      of two arrays (see `COMPLEX_PARTS`). MATLAB's reversed axes are restored.
 
     Raises:
-      RunError: the file is not there, is none of the formats, is damaged, or holds something
-        else than arrays under a wanted name.
+      RunError: the file is missing, damaged or in an unknown format, or a requested name is not an
+        array.
     """
     path = pathlib.Path(path)
     matlab = path.suffix.lower() == ".mat"
@@ -92,10 +92,10 @@ def load(path: str | os.PathLike[str], wanted: Iterable[str]) -> dict[str, np.nd
 
 
 def require_name(path: str | os.PathLike[str]) -> None:
-    """Check that the ending of a name is one that `save` can write.
+    """Check that `save` can write a file with this suffix.
 
     Raises:
-      RunError: it is not.
+      RunError: it cannot.
     """
     ending = pathlib.Path(path).suffix.lower()
     if ending not in (".npz", ".h5", ".hdf5"):
@@ -103,11 +103,11 @@ def require_name(path: str | os.PathLike[str]) -> None:
 
 
 def save(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """Writes named arrays as .npz or HDF5; a file of that name is replaced whole or not at all.
+    """Write named arrays as .npz or HDF5; an existing file is replaced atomically.
 
     Raises:
-      RunError: the ending is none that can be written.
-      OSError: the folder cannot be written.
+      RunError: the suffix is not supported.
+      OSError: the directory cannot be written.
     """
     require_name(path)
     path = pathlib.Path(path)
@@ -124,7 +124,7 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[Any]:
-    """The open archive; any exception of its library becomes one line with the file's name."""
+    """Open an archive; turn any exception of its library into one line with the file's name."""
     try:
         content = _checked_content(path)
         if content == "an npz archive":
@@ -148,9 +148,9 @@ def _opened(path: pathlib.Path) -> Iterator[Any]:
 
 
 def _checked_content(path: pathlib.Path) -> str:
-    """What is in the file, which must be what its ending says."""
+    """Return the format of the file, which must agree with its suffix."""
     if not path.exists():
-        raise errors.RunError(f"{path}: no such file or folder")
+        raise errors.RunError(f"{path}: no such file or directory")
     if not path.is_file():
         raise errors.RunError(f"{path}: need a file; got something else")
     ending = path.suffix.lower()
@@ -168,7 +168,7 @@ def _checked_content(path: pathlib.Path) -> str:
 
 
 def _content(path: pathlib.Path) -> str:
-    """Tells a file by its first bytes, whatever its name."""
+    """Detect the format of a file from its first bytes."""
     with open(path, "rb") as file:
         head = file.read(16)
     if not head:
@@ -187,7 +187,7 @@ def _content(path: pathlib.Path) -> str:
 
 
 def _require_held(path: pathlib.Path, name: str, needed: int, held: int) -> None:
-    """Refuses to allocate memory for an array that cannot be in its file."""
+    """Reject an array that is larger than its file, before memory is allocated for it."""
     if needed > _LARGEST_COMPRESSION * held + _ALWAYS_ALLOWED:
         raise errors.RunError(
             f"{path}: {name}: need an array that the file holds; got one of {needed} bytes in "
@@ -210,8 +210,8 @@ def _npz_array(path: pathlib.Path, archive: Any, name: str) -> np.ndarray:
         if "allow_pickle" not in str(error):
             raise
         raise errors.RunError(
-            f"{path}: {name}: need a plain numeric array; got pickled Python objects, and nothing "
-            "is ever unpickled: convert it, e.g. with np.stack, and save it again"
+            f"{path}: {name}: need a plain numeric array; got pickled Python objects, which are "
+            "never unpickled: convert it, e.g. with np.stack, and save it again"
         ) from error
     if not isinstance(array, np.ndarray):  # bytes, from an archive that NumPy did not write
         raise errors.RunError(f"{path}: {name}: need an array in npy format; got other bytes")
@@ -239,7 +239,7 @@ def _hdf5_array(path: pathlib.Path, file: Any, name: str, *, matlab: bool) -> np
 
 
 def _parts_of(names: Iterable[str]) -> tuple[str, str] | None:
-    """The names of a real and an imaginary part, if there are no others."""
+    """Return the names of the real and the imaginary part, if there are no other names."""
     by_name = {name.lower(): name for name in names}
     for parts in COMPLEX_PARTS:
         if set(by_name) == set(parts):
@@ -248,10 +248,10 @@ def _parts_of(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def joined(where: str, name: str, real: np.ndarray, imaginary: np.ndarray) -> np.ndarray:
-    """Complex array of two real ones; single precision unless a part is double.
+    """Join two real arrays into a complex one; single precision unless a part is double.
 
     Raises:
-      RunError: the parts are no real numbers, or have different shapes.
+      RunError: the parts are not real numbers, or have different shapes.
     """
     if not all(part.dtype.kind in "fiu" for part in (real, imaginary)):
         raise errors.RunError(f"{where}: {name}: need real numbers in both parts; got others")
@@ -272,7 +272,7 @@ def _dataset_array(path: pathlib.Path, dataset: Any, name: str, *, matlab: bool)
         )
     if not dataset.is_virtual and not dataset.external:
         _require_held(path, name, dataset.nbytes, dataset.id.get_storage_size())
-    # HDF5 converts any other type on reading, and where damage has made one up, beyond its buffer.
+    # Of other types, damaged ones included, HDF5's conversion can write past its buffer.
     stored = dataset.id.get_type()
     if stored != h5py.h5t.py_create(dataset.dtype, logical=True) and stored not in _NATIVE_COMPLEX:
         raise errors.RunError(
@@ -285,8 +285,8 @@ def _dataset_array(path: pathlib.Path, dataset: Any, name: str, *, matlab: bool)
         array = joined(str(path), name, *(array[part] for part in parts))
     if not matlab:
         return array
-    if "MATLAB_empty" in dataset.attrs:  # what is stored is then the shape
+    if "MATLAB_empty" in dataset.attrs:  # the stored values are then the shape
         return np.zeros(tuple(map(int, array.ravel())))
     kind = _MATLAB_CLASSES.get(np.bytes_(dataset.attrs.get("MATLAB_class", b"")))
-    # MATLAB's first index is the fastest, and HDF5 lists the fastest axis last.
+    # MATLAB's first index varies fastest; HDF5 lists the fastest axis last.
     return (array if kind is None else array.astype(kind)).T

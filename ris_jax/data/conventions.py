@@ -1,10 +1,10 @@
-"""Other names and units of the fields of a recordings file, turned into those of the format.
+"""Conversion of alternative field names and units of a recordings file to those of the format.
 
 =============================== =============================================================
 given                           read as
 =============================== =============================================================
-``X_real`` and ``X_imag``       complex X, of snapshots, channel, codes or coefficients; ``_re``
-                                and ``_im`` or ``_r`` and ``_i`` likewise
+``X_real`` and ``X_imag``       complex X, of snapshots, channel, codes or coefficients; also
+                                ``_re`` and ``_im``, or ``_r`` and ``_i``
 ``frequency`` [Hz]              wavelength
 ``states`` and ``coefficients`` codes: ``coefficients[states]``, counted from 0
 ``phases_rad``, ``phases_deg``  codes: exp(j phase)
@@ -21,7 +21,7 @@ from ris_jax.data import containers, validation
 
 SPEED_OF_LIGHT = 299_792_458.0  # [m/s]
 _COMPLEX_FIELDS = ("snapshots", "channel", "codes", "coefficients")
-#: Fields that stand for another one.
+#: Fields that replace another one.
 _STANDS_FOR = {
     "frequency": "wavelength",
     "states": "codes",
@@ -29,10 +29,10 @@ _STANDS_FOR = {
     "phases_deg": "codes",
 }
 _CODE_FIELDS = ("codes", "states", "phases_rad", "phases_deg")
-_SAME_WAVELENGTH = 2e-3  # relative; people take 3e8 m/s
-_LOWEST_FREQUENCY = 1e6  # [Hz]; less is in MHz or GHz
-_MOST_RADIANS = 4 * math.pi  # phases beyond are degrees, however they were unwrapped
-_LEAST_DEGREES = 2 * math.pi + 1e-3  # phases that are all within are radians
+_SAME_WAVELENGTH = 2e-3  # relative; many files use 3e8 m/s
+_LOWEST_FREQUENCY = 1e6  # [Hz]; lower values are in MHz or GHz
+_MOST_RADIANS = 4 * math.pi  # larger phases are degrees, even if unwrapped
+_LEAST_DEGREES = 2 * math.pi + 1e-3  # if all phases are smaller, they are radians
 
 
 def _parts(field: str) -> list[tuple[str, str]]:
@@ -43,7 +43,7 @@ _PARTS = {key: field for field in _COMPLEX_FIELDS for pair in _parts(field) for 
 
 
 def canonical(keys: Iterable[str]) -> list[str]:
-    """The fields of the format that the fields of a file amount to; unknown ones stay."""
+    """Return the fields of the format that a file's fields are read as; unknown ones stay."""
     found = dict.fromkeys(_PARTS.get(key, key) for key in keys)
     if "states" in found:
         found.pop("coefficients", None)
@@ -53,18 +53,18 @@ def canonical(keys: Iterable[str]) -> list[str]:
 def normalised(
     name: str, arrays: Mapping[str, np.ndarray], *, drops_last_axis: bool = False
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Arrays under the names and in the units of the format.
+    """Return arrays with the names and units of the format.
 
     Args:
       name: the file, for errors.
-      arrays: by any of the names of this module; others pass.
+      arrays: by any of the names of this module; others are passed through.
       drops_last_axis: the writer drops a last axis of length one, as MATLAB does.
 
     Returns:
-      The arrays, and notes for the user on what was assumed.
+      The arrays, and notes for the user on the assumptions made.
 
     Raises:
-      RunError: fields contradict each other or are incomplete, or their unit is another one.
+      RunError: fields contradict each other, are incomplete or have the wrong unit.
 
     Example:
       >>> arrays, _ = normalised("a.npz", {"phases_deg": np.array([[0, 180]]),
@@ -88,7 +88,7 @@ def _join_parts(name: str, arrays: dict[str, np.ndarray]) -> None:
                 continue
             if len(given) == 1:
                 (other,) = set(pair) - set(given)
-                validation.fail(name, given[0], f"{other} beside it", "one part only")
+                validation.fail(name, given[0], f"{other} as well", "one part only")
             if field in arrays:
                 validation.fail(name, field, f"either it or {pair[0]} and {pair[1]}", "both")
             real, imaginary = (arrays.pop(key) for key in pair)
@@ -113,7 +113,10 @@ def _replace_frequency(name: str, arrays: dict[str, np.ndarray]) -> None:
     wavelength = validation.wavelength(name, arrays["wavelength"])
     if not math.isclose(wavelength, implied, rel_tol=_SAME_WAVELENGTH):
         validation.fail(
-            name, "wavelength", f"{implied:.6g} m as frequency={value:g} Hz says", f"{wavelength:g}"
+            name,
+            "wavelength",
+            f"{implied:.6g} m as frequency={value:g} Hz implies",
+            f"{wavelength:g}",
         )
 
 
@@ -128,12 +131,12 @@ def _replace_codes(name: str, arrays: dict[str, np.ndarray]) -> None:
         if field in arrays:
             phases = validation.real_array(name, field, arrays.pop(field))
             _check_unit(name, field, phases)
-            with np.errstate(invalid="ignore"):  # infinite ones become NaN, and that is reported
+            with np.errstate(invalid="ignore"):  # infinite ones become NaN, which is reported
                 arrays["codes"] = np.exp(1j * unit * phases)
 
 
 def _check_unit(name: str, field: str, phases: np.ndarray) -> None:
-    """Phases whose size does not fit the unit in their name are refused."""
+    """Reject phases whose size does not fit the unit in their name."""
     most = np.max(np.abs(phases[np.isfinite(phases)]), initial=0.0)
     if field == "phases_rad" and most > _MOST_RADIANS:
         validation.fail(
@@ -148,7 +151,7 @@ def _codes_of_states(name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
     """``coefficients[states]``, [L, N] or [B, L, N]."""
     states = arrays.pop("states")
     if "coefficients" not in arrays:
-        validation.fail(name, "states", "coefficients [num_states] beside them", "none")
+        validation.fail(name, "states", "coefficients [num_states] as well", "none")
     table = _table(name, arrays.pop("coefficients"))
     if states.dtype.kind != "b":
         states = validation.real_array(name, "states", states)
@@ -164,7 +167,7 @@ def _codes_of_states(name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _table(name: str, coefficients: np.ndarray) -> np.ndarray:
-    """Reflection coefficients of the states, [num_states], of a vector, a row or a column."""
+    """Return the reflection coefficients of the states, [num_states]; rows and columns allowed."""
     if coefficients.dtype.kind not in "fiuc":
         validation.real_array(name, "coefficients", coefficients)
     if coefficients.size == 0 or coefficients.size != max(coefficients.shape, default=0):
@@ -178,7 +181,7 @@ def _table(name: str, coefficients: np.ndarray) -> np.ndarray:
 
 
 def _restore_antenna_axis(arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
-    """Snapshots [B, L] of one antenna as [B, L, 1], and its channel [N] as [1, N]."""
+    """Reshape snapshots [B, L] of one antenna to [B, L, 1], and its channel [N] to [1, N]."""
     fields = ("snapshots", "channel", "codes")
     if not set(fields) <= set(arrays):
         return ()

@@ -1,8 +1,7 @@
-"""Recordings and shards of the reference pipeline, with their truth, into records to train on.
+"""Conversion of recordings and reference shards with truth into records for training.
 
-Which split a scene goes to is decided by a hash of what was measured. So no scene is in two splits,
-however often the files repeat it (the reference's did), and adding or leaving out a file moves no
-other scene.
+A hash of the measured data selects the split of a scene. Therefore no scene is in two splits, even
+if files repeat it (the reference's did). Adding or removing a file moves no other scene.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ from ris_jax.data.recordings import Recordings
 
 
 class Fractions(NamedTuple):
-    """The shares of scenes that are held out; they are met on average."""
+    """Fractions of scenes that are held out, met on average."""
 
     validation: float
     test: float
@@ -36,28 +35,28 @@ def convert(
     skip_damaged: bool = False,
     progress: Callable[[int], Any] = lambda _: None,
 ) -> records.Index:
-    """Writes the scenes of recordings as records; goes on if begun, one file at a time.
+    """Write the scenes of recordings as records; an interrupted conversion resumes, file by file.
 
     Args:
-      source: a file, or a folder of .npz, as `recordings.read` takes; with truth and `snr_db`.
-      folder: gets the records.
-      config: wavefront, source signal and scene limits, as far as the data do not say; their
-        `scene.path_loss` says how amplitudes, which recordings do not have, follow from ranges.
-      fractions: how much is held out.
-      skip_damaged: leave files out that cannot be read, and count them.
-      progress: is told whenever a file is done.
+      source: a file, or a directory of .npz, as for `recordings.read`; with truth and `snr_db`.
+      folder: receives the records.
+      config: wavefront, source signal and scene limits that the data do not contain. Recordings
+        have no amplitudes; `scene.path_loss` defines how they follow from ranges.
+      fractions: held out for validation and test.
+      skip_damaged: leave out and count files that cannot be read.
+      progress: called after every file.
 
     Returns:
       The index, complete.
 
     Raises:
-      ConfigError: fractions are out of their domain, or the folder was begun with another request.
-      RunError: a file is damaged, unlike the first, or has no truth or no `snr_db`.
-      OSError: the folder cannot be written.
+      ConfigError: fractions are invalid, or the directory belongs to another request.
+      RunError: a file is damaged, unlike the first one, or has no truth or no `snr_db`.
+      OSError: the directory cannot be written.
     """
     if not (min(fractions) >= 0 and sum(fractions) < 1):
         raise config_lib.ConfigError(
-            f"val_fraction, test_fraction: need shares of zero or more, in sum below 1; got "
+            f"val_fraction, test_fraction: need fractions of zero or more, in sum below 1; got "
             f"{fractions.validation:g} and {fractions.test:g}"
         )
     paths = recordings_lib.files_of(source)
@@ -81,7 +80,7 @@ def convert(
 def _first_readable(
     paths: list[pathlib.Path], skip_damaged: bool
 ) -> tuple[pathlib.Path, Recordings]:
-    """The file that says what the others must be like."""
+    """Return the file that all others must agree with."""
     for path in paths[:-1] if skip_damaged else ():
         with contextlib.suppress(errors.RunError):
             return path, labelled(path)
@@ -90,7 +89,7 @@ def _first_readable(
 
 
 def labelled(path: pathlib.Path) -> Recordings:
-    """Recordings with what a network is compared with, as `recordings.read` finds them.
+    """Read recordings that have truth and `snr_db`.
 
     Raises:
       RunError: they cannot be read, or have no truth or no `snr_db`.
@@ -103,7 +102,7 @@ def labelled(path: pathlib.Path) -> Recordings:
 
 
 def configuration(found: Recordings, config: config_lib.Config) -> config_lib.Config:
-    """The configuration with the system of recordings that have the truth."""
+    """Return the configuration with the system of recordings that have the truth."""
     assert found.truth is not None
     _, snapshots, antennas = found.snapshots.shape
     values: dict[str, Any] = {
@@ -111,7 +110,7 @@ def configuration(found: Recordings, config: config_lib.Config) -> config_lib.Co
         "system.element_positions": found.positions.tolist(),
         "system.num_snapshots": snapshots,
         "system.num_antennas": antennas,
-        "system.codebook": "random",  # any: the codes come with the scenes
+        "system.codebook": "random",  # unused: the scenes have their own codes
         "system.wavefront": found.wavefront or config.system.wavefront,
         "system.source_signal": found.source_signal or config.system.source_signal,
         "scene.min_sources": 1,
@@ -145,11 +144,11 @@ def _convert_file(
 
 
 def scenes_of(found: Recordings, config: config_lib.Config) -> records.Scenes:
-    """Recordings with truth and `snr_db` as records have them; scenes without a source left out.
+    """Convert recordings with truth and `snr_db` to records; drop scenes without a source.
 
     Args:
       found: from `labelled`.
-      config: its `scene.path_loss` says how amplitudes follow from ranges.
+      config: `scene.path_loss` defines how amplitudes follow from ranges.
     """
     truth = found.truth
     assert truth is not None
@@ -168,11 +167,11 @@ def scenes_of(found: Recordings, config: config_lib.Config) -> records.Scenes:
         "num_sources": truth.num_sources,
         "snr_db": found.snr_db,
     }
-    return records.pack(fields, found.codes).at(truth.num_sources > 0)  # a network counts from one
+    return records.pack(fields, found.codes).at(truth.num_sources > 0)  # networks need a source
 
 
 def _splits_of(digests: np.ndarray, fractions: Fractions) -> np.ndarray:
-    """[B] names of splits, by the first eight bytes of each digest as a share of one."""
+    """Return [B] names of splits, from the first eight bytes of each digest as a fraction."""
     share = np.ascontiguousarray(digests[:, :8]).view("<u8")[:, 0] / 2.0**64
     held_out = fractions.test + fractions.validation
     return np.select(

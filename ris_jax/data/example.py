@@ -1,4 +1,4 @@
-"""A small recordings file with truth, simulated in NumPy: something to try `localize` on."""
+"""Small recordings file with truth, simulated in NumPy: an example input of `localize`."""
 
 from typing import Any
 
@@ -14,19 +14,20 @@ _RICIAN_FACTOR = 3.0  # line-of-sight over scattered power
 _MOST_SOURCES = 3
 # Sources of the first scene: azimuth and elevation [deg], range [m].
 _FIRST = np.array([[-35.0, 12.0, 2.0], [5.0, -10.0, 3.0], [40.0, 5.0, 4.0]])
-# Limits of the others, and the least angle between two [deg].
+# Limits of the other scenes, and the smallest angle between two sources [deg].
 _AZIMUTH, _ELEVATION, _RANGE, _APART = 55.0, 25.0, (1.0, 5.0), 15.0
 
 
 def recordings(num_scenes: int, seed: int, snr_db: float) -> dict[str, Any]:
-    """Arrays of a recordings file; the first scene has three sources.
+    """Simulate the arrays of a recordings file; the first scene has three sources.
 
     Args:
       num_scenes: B, at least 1.
-      seed: of the randomness; the same seed gives the same file.
+      seed: the same seed gives the same file.
       snr_db: of every scene [dB].
 
     Returns:
+      All fields of `ris_jax.data.recordings`; channel and codes are shared by the scenes.
       All fields of `ris_jax.data.recordings`; channel and codes are shared by the scenes.
     """
     random = np.random.default_rng(seed)
@@ -53,19 +54,19 @@ def recordings(num_scenes: int, seed: int, snr_db: float) -> dict[str, Any]:
 
 
 def _positions() -> np.ndarray:
-    """Half-wavelength grid in the x-y plane, centred, x fastest, [N, 3] [m]."""
+    """Return a half-wavelength grid in the x-y plane, centred, x fastest, [N, 3] [m]."""
     x, y = ((np.arange(count) - (count - 1) / 2) * _WAVELENGTH / 2 for count in (_COLUMNS, _ROWS))
     return np.stack([np.tile(x, _ROWS), np.repeat(y, _COLUMNS), np.zeros(_ROWS * _COLUMNS)], -1)
 
 
 def _gaussian(random: np.random.Generator, *shape: int) -> np.ndarray:
-    """Circular complex Gaussian of unit variance."""
+    """Draw circular complex Gaussian numbers of unit variance."""
     real, imaginary = random.normal(scale=np.sqrt(0.5), size=(2, *shape))
     return real + 1j * imaginary
 
 
 def _channel(random: np.random.Generator, positions: np.ndarray) -> np.ndarray:
-    """Rician channel [M, N] to a half-wavelength line of antennas."""
+    """Draw a Rician channel [M, N] to a half-wavelength line of antennas."""
     departure, arrival = np.array([[-0.3, 0.1, 0.0]]), 0.2
     surface = host_steering.steering(
         departure, positions, wavelength=_WAVELENGTH, wavefront="planar"
@@ -77,7 +78,7 @@ def _channel(random: np.random.Generator, positions: np.ndarray) -> np.ndarray:
 
 
 def _sources(random: np.random.Generator) -> np.ndarray:
-    """One to three places [K, 3] that are well apart, in degrees and metres."""
+    """Draw one to three positions [K, 3], in degrees and metres, that are far apart."""
     count = int(random.integers(1, _MOST_SOURCES + 1))
     found: list[np.ndarray] = []
     while len(found) < count:
@@ -95,7 +96,7 @@ def _received(
     codes: np.ndarray,
     snr_db: float,
 ) -> np.ndarray:
-    """Snapshots [L, M] of constant signals that weaken as 1/range, with noise."""
+    """Simulate snapshots [L, M] of constant signals with amplitude 1/range, plus noise."""
     azimuth, elevation, source_range = places.T
     points = host_steering.coordinates_of(np.deg2rad(azimuth), np.deg2rad(elevation), source_range)
     vectors = host_steering.steering(points, positions, wavelength=_WAVELENGTH)

@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all, and folders that one process writes."""
+"""Atomic file replacement, and locks on directories."""
 
 import contextlib
 import errno
@@ -14,19 +14,19 @@ from ris_jax import errors
 _PARTIAL = ".partial"
 _LOCK_NAME = ".lock"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SECONDS_BETWEEN_LOOKS = 1.0  # at a lock that another process has
+_SECONDS_BETWEEN_LOOKS = 1.0  # between attempts to take a lock
 _SECONDS_BETWEEN_LINES = 30.0
 
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A name beside `path` to write to; in the end that file takes the place of `path`.
+    """Yield a temporary path next to `path`; at the end that file replaces `path`.
 
-    If anything is raised meanwhile, `path` stays as it was and what was written is removed. What
-    was written is on disk before it takes the place, so that a power cut leaves one or the other.
+    After an exception, `path` is unchanged and the temporary file is removed. The temporary file is
+    synced to disk first, so that a power cut leaves either the old or the new file.
 
     Raises:
-      OSError: the folder cannot be written, or nothing was; it names a file.
+      OSError: the directory cannot be written, or nothing was written; it names a file.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     try:
@@ -43,7 +43,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _with_reason(error: OSError, partial: pathlib.Path) -> OSError:
-    """The error, or where that gives no reason, as NumPy's does not, the one of writing on."""
+    """Return the error; if it has no reason, as from NumPy, the error of a further write."""
     if error.errno is not None:
         return error
     try:
@@ -55,7 +55,7 @@ def _with_reason(error: OSError, partial: pathlib.Path) -> OSError:
 
 
 def described(error: OSError) -> str:
-    """An error in words: which file, what about it, and what to do where there is no room."""
+    """Describe an error: file, reason and, if the disk is full, the remedy."""
     where = f"{error.filename}: " if error.filename is not None else ""
     advice = "; make room and give the same command again" if error.errno in _NO_ROOM else ""
     return f"{where}{error.strerror or error}{advice}"
@@ -70,24 +70,24 @@ def _sync(path: pathlib.Path) -> None:
 
 
 def sweep(folder: pathlib.Path, name: str = "*") -> None:
-    """Removes what killed writers of files of that name have left; nobody may be writing them."""
+    """Remove temporary files that killed writers left; no writer may be active."""
     for path in folder.rglob(f".{name}.*{_PARTIAL}"):
         path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def exclusive(folder: pathlib.Path, *, wait: bool = False) -> Iterator[None]:
-    """Keeps other processes from writing to a folder; ends with the process, however it ends.
+    """Lock a directory against other writers until the context or the process ends.
 
     Args:
       folder: it must exist.
-      wait: until the other process ends, instead of refusing.
+      wait: wait for the other process to end, instead of raising an error.
 
     Raises:
       RunError: another process is writing there.
-      OSError: the folder cannot be written.
+      OSError: the directory cannot be written.
     """
-    told = -math.inf
+    last_line = -math.inf
     with (folder / _LOCK_NAME).open("w") as lock:
         while True:
             try:
@@ -96,11 +96,11 @@ def exclusive(folder: pathlib.Path, *, wait: bool = False) -> Iterator[None]:
             except BlockingIOError as error:
                 if not wait:
                     raise errors.RunError(
-                        f"{folder}: another process is writing there; need another folder, or its "
-                        "end"
+                        f"{folder}: another process is writing there; wait for its end, or give "
+                        "another directory"
                     ) from error
-            if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
-                told = time.monotonic()
+            if time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
+                last_line = time.monotonic()
                 print(f"waiting for another process that writes to {folder}", flush=True)
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         yield

@@ -1,6 +1,6 @@
-"""Steering vectors in NumPy, for commands that must not wait for XLA to compile.
+"""Steering vectors in NumPy, for commands that avoid XLA compilation.
 
-The conventions and formulas are those of `ris_jax.arrays`, and a test compares the two.
+Conventions and formulas are those of `ris_jax.arrays`; a test compares the two.
 """
 
 from typing import get_args
@@ -61,6 +61,6 @@ def coordinates_of(
     elevation: Float[np.ndarray, "P"],
     source_range: Float[np.ndarray, "P"],
 ) -> Float[np.ndarray, "P 3"]:
-    """(u, w, 1/r) of azimuth [rad], elevation [rad] and range [m]."""
+    """Return (u, w, 1/r) of azimuth [rad], elevation [rad] and range [m]."""
     u = np.sin(azimuth) * np.cos(elevation)
     return np.stack([u, np.sin(elevation), 1.0 / np.asarray(source_range, float)], axis=-1)

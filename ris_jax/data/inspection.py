@@ -1,4 +1,4 @@
-"""How recordings are interpreted, and what looks wrong with them; NumPy, nothing is compiled.
+"""Interpretation and plausibility checks of recordings, in NumPy; nothing is compiled.
 
 `inspect` measures the array, the codes, the operator and the received power, and fits two sources
 to two scenes. `estimators.alternatives` then tries other readings of the same scenes, such as the
@@ -16,18 +16,18 @@ from ris_jax.data.recordings import Recordings
 from ris_jax.estimators import alternatives, grids
 from ris_jax.estimators.flags import Flag
 
-# Spacing of elements in wavelengths that surfaces have.
+# Usual element spacings of surfaces, in wavelengths.
 _SPACING = (0.1, 1.0)
 _UNITS = {"centimetres": 1e-2, "millimetres": 1e-3}
-_NEAR = 1e-3  # distance of elements in one place, in wavelengths
+_NEAR = 1e-3  # distance below which elements coincide, in wavelengths
 _OFF_CENTRE = 1.0  # distance of the centre from the origin, in extents
 _FACES = 0.7  # cosine of the angle between the normal of a flat array and +z
 _FLAT = 1e-3  # thickness of a flat array, in extents
-_MOST_ELEMENTS = 1024  # eigenvalues of the operator
+_MOST_ELEMENTS = 1024  # for eigenvalues of the operator
 _MOST_LEVELS = 64  # of codes that are counted
-# Scenes and sources that are fitted, and the evidence in nats above chance that counts as a fit.
+# Scenes and sources in the fit, and the evidence above chance, in nats, that counts as a fit.
 _FITTED_SCENES, _FITTED_SOURCES, _EVIDENCE = 2, 2, 28.0
-_DRAWS = 5  # of random phases, to know chance
+_DRAWS = 5  # of random phases, to measure the evidence by chance
 _LEAST_FREE = 32  # samples beyond the elements, for a noise floor
 _SAME_SNR_DB = 4.0
 _LARGEST_CONDITION = 1e4
@@ -39,14 +39,14 @@ class Inspection(NamedTuple):
     """Result of `inspect`."""
 
     lines: list[tuple[str, str]]  #: (topic, text)
-    doubts: list[str]  #: what looks wrong, one line each
+    doubts: list[str]  #: warnings, one line each
 
 
 def inspect(recordings: Recordings) -> Inspection:
-    """Interpretation of recordings and what is suspicious in them.
+    """Describe how recordings are interpreted, and warn about suspicious values.
 
     Args:
-      recordings: as `recordings.read` returns them.
+      recordings: from `recordings.read`.
     """
     report = Inspection([], [])
     _geometry(recordings, report)
@@ -90,7 +90,7 @@ def _vector(values: np.ndarray) -> str:
 
 
 def _resolution(extent: np.ndarray, size: float, wavelength: float) -> str:
-    """Half-power beam widths at boresight, and the Fraunhofer distance."""
+    """Return half-power beam widths at boresight, and the Fraunhofer distance."""
     widths = [
         f"{name} {np.rad2deg(0.886 * wavelength / side):.3g} deg"
         for name, side in (("azimuth", extent[0]), ("elevation", extent[1]))
@@ -109,7 +109,7 @@ def _spacing(positions: np.ndarray, wavelength: float, report: Inspection) -> No
     report.lines.append(("spacing", f"{spacing:.4g} m, {spacing / wavelength:.3g} wavelengths"))
     near = int(np.count_nonzero(nearest < _NEAR * wavelength))
     if near:
-        report.doubts.append(f"element_positions: {near} elements are in the place of another")
+        report.doubts.append(f"element_positions: {near} elements coincide with another")
     if not _SPACING[0] * (1 - 1e-6) <= spacing / wavelength <= _SPACING[1] * (1 + 1e-6):
         factors = {**_UNITS, "wavelengths": wavelength}
         fitting = [
@@ -125,7 +125,7 @@ def _spacing(positions: np.ndarray, wavelength: float, report: Inspection) -> No
 
 
 def _normal(positions: np.ndarray, size: float) -> Float[np.ndarray, "3"] | None:
-    """Unit normal of a flat array; None of a line or of a body."""
+    """Return the unit normal of a flat array; None for a line or a body."""
     if len(positions) < 3:
         return None
     _, lengths, axes = np.linalg.svd(positions - positions.mean(axis=0), full_matrices=False)
@@ -151,7 +151,7 @@ def _codes(recordings: Recordings, report: Inspection) -> None:
 
 
 def _plain(recordings: Recordings) -> bool:
-    """Whether this is an array without a surface."""
+    """Return whether this is an array without a surface."""
     return bool((recordings.codes[0] == 1).all())
 
 
@@ -160,7 +160,7 @@ def _shared(array: np.ndarray) -> bool:
 
 
 def _code_doubt(codes: Any, largest: float) -> str:
-    """Why complex codes are no reflection coefficients; empty if they are."""
+    """Return why complex codes are not reflection coefficients; empty if they are."""
     if largest > 1.0 + 1e-3 and not codes.imag.any():
         whole = bool((codes.real == np.round(codes.real)).all())
         kind = "states (give states and coefficients)" if whole else "phases (give phases_rad)"
@@ -174,7 +174,7 @@ def _code_doubt(codes: Any, largest: float) -> str:
 
 
 def _degrees_taken_for_radians(codes: Complex[np.ndarray, "L N"]) -> float:
-    """Step of phases in degrees whose exp(j phase) the codes are; 0 if they are regular."""
+    """Return the step of phases in degrees that were used as radians; 0 if there is none."""
     if not np.allclose(np.abs(codes), 1.0, atol=1e-3):
         return 0.0
     for step in _STEPS_DEG:
@@ -189,7 +189,7 @@ def _degrees_taken_for_radians(codes: Complex[np.ndarray, "L N"]) -> float:
 
 
 def _operator(recordings: Recordings, report: Inspection) -> None:
-    """Condition number of the operator of the first scene."""
+    """Report the condition number of the operator of the first scene."""
     _, length, antennas = recordings.snapshots.shape
     elements = len(recordings.positions)
     shape = f"{length * antennas} x {elements}"
@@ -229,7 +229,7 @@ def _span_db(ratios: np.ndarray) -> str:
 
 
 def _static_path(recordings: Recordings, report: Inspection) -> bool:
-    """Whether the mean over codes holds more power than codes of this mean let through."""
+    """Test if the mean over codes has more power than codes of this mean let through."""
     scenes, length, _ = recordings.snapshots.shape
     codes = recordings.codes
     through = np.mean(np.abs(codes.mean(axis=1)) ** 2) / np.mean(np.abs(codes) ** 2)
@@ -250,7 +250,7 @@ def _static_path(recordings: Recordings, report: Inspection) -> bool:
 
 
 def _chosen(recordings: Recordings) -> list[int]:
-    """Scenes that are fitted: those of the highest SNR if it is known, with a source in them."""
+    """Select the scenes to fit: those with a source, by SNR if it is known."""
     order = np.arange(len(recordings.snapshots))
     if recordings.snr_db is not None:
         order = np.argsort(-recordings.snr_db, kind="stable")
@@ -260,7 +260,7 @@ def _chosen(recordings: Recordings) -> list[int]:
 
 
 def _readings(recordings: Recordings, static: bool) -> list[alternatives.Reading]:
-    """Scenes as given; without the mean over codes if that is a static path."""
+    """Return scenes as given, or without the mean over codes if that is a static path."""
     centred = recordings.positions - recordings.positions.mean(axis=0)
     found = []
     for scene in _chosen(recordings):
@@ -281,7 +281,7 @@ def _readings(recordings: Recordings, static: bool) -> list[alternatives.Reading
 
 
 def _fit(recordings: Recordings, static: bool, report: Inspection) -> bool:
-    """Fits sources under this and other readings; returns whether the signals are constant."""
+    """Fit sources under this and other readings; return whether the signals are constant."""
 
     scenes = _readings(recordings, static)
     constant = recordings.source_signal != "independent"
@@ -318,7 +318,7 @@ def _fit(recordings: Recordings, static: bool, report: Inspection) -> bool:
 
 
 def _steering(wavelength: float, grid: np.ndarray, array: np.ndarray) -> alternatives.Steering:
-    """Steering vectors; those of the whole grid, which every reading needs, are kept."""
+    """Return a steering function that caches the vectors of the whole grid."""
     kept: dict[str, np.ndarray] = {}
 
     def steering(points, positions, wavefront):
@@ -341,7 +341,7 @@ def _beyond_chance(
     cells: alternatives.Cells,
     steering: alternatives.Steering,
 ) -> bool:
-    """Whether the scenes are explained better than under random phases of the elements."""
+    """Test if the fit is better than with random phases of the elements."""
     random = np.random.default_rng(0)
     chance = 0.0
     for _ in range(_DRAWS):
@@ -353,7 +353,7 @@ def _beyond_chance(
 
 
 def _noise(recordings: Recordings, constant: bool, report: Inspection) -> None:
-    """Power outside of what an aperture field can cause, which for constant signals is noise."""
+    """Report the power outside of the operator's range: for constant signals, the noise."""
     _, length, antennas = recordings.snapshots.shape
     elements = len(recordings.positions)
     free = length * antennas - elements
@@ -384,7 +384,7 @@ def _noise(recordings: Recordings, constant: bool, report: Inspection) -> None:
 
 
 def _floor(recordings: Recordings, scene: int, free: int) -> float:
-    """Noise variance of a scene from the residual of a field of any shape."""
+    """Estimate the noise variance of a scene from the residual of a general field."""
     channel, codes = recordings.channel[scene], recordings.codes[scene]
     snapshots = recordings.snapshots[scene].astype(np.complex128)
     operator = (codes[:, None, :] * channel[None]).reshape(snapshots.size, -1)

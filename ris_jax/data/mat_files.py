@@ -1,7 +1,7 @@
 """MATLAB files before version 7.3 (`save -v4`, `-v6`, `-v7`): their plain arrays of numbers.
 
-`scipy.io.loadmat` crashes the process on some damaged files, so that it cannot be given a file that
-a user has received. This reader handles plain arrays only, and checks every length before use.
+`scipy.io.loadmat` crashes the process on some damaged files, so it cannot read untrusted files.
+This reader supports plain arrays only, and checks every length before use.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 # Classes of version 5 that are plain arrays, with the real and the complex type of their numbers.
-# The file may store them as smaller integers.
+# The file may store the numbers as smaller integers.
 _CLASSES: dict[int, tuple[str, str]] = {
     6: ("f8", "c16"),
     7: ("f4", "c8"),
@@ -24,7 +24,7 @@ _CLASSES: dict[int, tuple[str, str]] = {
     14: ("i8", "c16"),
     15: ("u8", "c16"),
 }
-_OPAQUE = 17  # objects, such as strings: their header is another one
+_OPAQUE = 17  # objects, such as strings, with another header
 _STORED = {
     1: "i1",
     2: "u1",
@@ -40,14 +40,14 @@ _STORED = {
 _INT8, _INT32, _UINT32, _MATRIX, _COMPRESSED = 1, 5, 6, 14, 15
 _COMPLEX_FLAG, _LOGICAL_FLAG = 0x0800, 0x0200
 _HEADER = 128
-_HEADER_OF_MATRIX = 1024  # bytes that hold flags, shape and name
-# Version 4: types of numbers, by the third digit of the type of a matrix.
+_HEADER_OF_MATRIX = 1024  # bytes that contain flags, shape and name
+# Version 4: number types by the third digit of a matrix's type.
 _STORED_4 = ("f8", "f4", "i4", "i2", "u2", "u1")
 _MOST_CHARACTERS = 63
 
 
 class _Element(NamedTuple):
-    """A variable where it lies in its file."""
+    """Location of a variable in its file."""
 
     start: int
     size: int
@@ -56,12 +56,12 @@ class _Element(NamedTuple):
 
 
 def is_version_4(head: bytes) -> bool:
-    """Whether a file may be of version 4: it has no signature, but a type in its first word."""
+    """Test for version 4, which has no signature but a type in the first word of the file."""
     return any(_type_4(head[:4], order) is not None for order in "<>")
 
 
 def variables(file: BinaryIO) -> list[str]:
-    """Names of the variables, those of objects left out.
+    """Return the names of the variables, without objects.
 
     Args:
       file: binary.
@@ -73,7 +73,7 @@ def variables(file: BinaryIO) -> list[str]:
 
 
 def array(file: BinaryIO, name: str) -> np.ndarray | None:
-    """The variable of that name, axes in MATLAB's order; None if it is no plain array of numbers.
+    """Return a variable with axes in MATLAB's order; None if it is no plain array of numbers.
 
     Numbers have the type of their MATLAB class.
 
@@ -120,7 +120,7 @@ def _listed_5(file: BinaryIO) -> list[tuple[str, _Element]]:
             raise ValueError("a variable does not end within the file")
         element = _Element(place + 8, size, order, kind == _COMPRESSED)
         name = _name_5(_content(file, element, _HEADER_OF_MATRIX), order)
-        if name:  # MATLAB's own have none
+        if name:  # MATLAB's internal variables have none
             found.append((name, element))
         place += 8 + size
     return found
@@ -134,7 +134,7 @@ def _words(data: bytes, order: str) -> tuple[int, int]:
 
 
 def _content(file: BinaryIO, element: _Element, most: int | None) -> bytes:
-    """The matrix of an element, or its first `most` bytes; decompressed, without its tag."""
+    """Return the matrix of an element, or its first `most` bytes; decompressed, without tag."""
     file.seek(element.start)
     if not element.compressed:
         return file.read(element.size if most is None else min(most, element.size))
@@ -151,9 +151,9 @@ def _content(file: BinaryIO, element: _Element, most: int | None) -> bytes:
 
 
 def _part(data: bytes, place: int, order: str) -> tuple[int, bytes, int]:
-    """Type and bytes of the part at a place, and the place of the next."""
+    """Return type and bytes of the part at an offset, and the offset of the next part."""
     kind, size = _words(data[place : place + 8], order)
-    if kind >> 16:  # up to four bytes lie in the tag itself
+    if kind >> 16:  # the tag itself has up to four bytes of data
         kind, size, start, following = kind & 0xFFFF, kind >> 16, place + 4, place + 8
         if size > 4:
             raise ValueError("a short part is too long")
@@ -235,7 +235,7 @@ def _whole(real: np.ndarray, imaginary: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _type_4(word: bytes, order: str) -> tuple[str, int] | None:
-    """Type of the numbers of a matrix, and 0 for a full one; None if this is no type."""
+    """Return the number type of a matrix, and 0 for a full one; None for an unknown type."""
     if len(word) != 4:
         return None
     value = int(np.frombuffer(word, f"{order}u4")[0])
@@ -248,7 +248,7 @@ def _type_4(word: bytes, order: str) -> tuple[str, int] | None:
 
 
 def _header_4(file: BinaryIO, place: int) -> tuple[str, np.dtype, int, bool, tuple[int, int], int]:
-    """Name, type of numbers, kind, whether complex, shape and length of the header of a matrix."""
+    """Return a header's name, number type, kind, complexity, shape and length."""
     file.seek(place)
     head = file.read(20)
     for order in "<>":

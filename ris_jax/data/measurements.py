@@ -1,4 +1,4 @@
-"""From a user's recordings to what estimators take."""
+"""Conversion of recordings to the input of estimators."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ris_jax.data import recordings as recordings_lib
 
 
 def measurement(recordings: recordings_lib.Recordings) -> scenes.Measurement:
-    """The scenes of a file as a batch of measurements, in host memory.
+    """Return the scenes of a file as a batch of measurements, in host memory.
 
     Returns:
       `Measurement` [B, ...]; the noise variance follows from `snr_db`, and is NaN without it.
@@ -18,9 +18,9 @@ def measurement(recordings: recordings_lib.Recordings) -> scenes.Measurement:
     if recordings.snr_db is None:
         noise_variance = np.full_like(power, np.nan)
     else:
-        # What is received is signal and noise, and their ratio is the SNR.
+        # Received power is signal plus noise, and their ratio is the SNR.
         noise_variance = power / (1.0 + 10.0 ** (recordings.snr_db / 10.0))
-    fields: dict[str, Any] = {  # NumPy, which every estimator takes
+    fields: dict[str, Any] = {  # NumPy arrays, which every estimator accepts
         "snapshots": recordings.snapshots,
         "channel": recordings.channel,
         "codes": recordings.codes,

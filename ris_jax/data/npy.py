@@ -1,4 +1,4 @@
-"""The header of an .npy file, looked at before NumPy is given the file."""
+"""Validation of the header of an .npy file before NumPy opens it."""
 
 import math
 import tokenize
@@ -13,12 +13,12 @@ _READERS = {
 
 
 def header(file: Any, size: int) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of the array in a file, whose content is as long as they say.
+    """Return shape and type of the array in a file, checked against the file's size.
 
-    NumPy evaluates the header as Python, and allocates or maps what it asks for.
+    NumPy evaluates the header as Python, and allocates or maps the memory that it requests.
 
     Args:
-      file: binary, at its beginning; then at the array.
+      file: binary, at its beginning; afterwards at the array.
       size: of the file, bytes.
 
     Returns:
@@ -33,8 +33,8 @@ def header(file: Any, size: int) -> tuple[tuple[int, ...], np.dtype]:
         if version not in _READERS:
             raise ValueError(f"need npy format 1.0 or 2.0; got {version[0]}.{version[1]}")
         shape, _, dtype = _READERS[version](file)
-    # Beside ValueError: what tokens, the parser and its depth make of a damaged header; CPython
-    # 3.11 has a SystemError for a depth that an earlier one has left behind.
+    # Besides ValueError: exceptions of tokenizer and parser on damaged headers. CPython 3.11 raises
+    # SystemError for a recursion depth left over from an earlier failure.
     except (SyntaxError, tokenize.TokenError, RecursionError, MemoryError, SystemError) as error:
         raise ValueError(f"its header is damaged ({type(error).__name__})") from error
     if any(length < 0 for length in shape):

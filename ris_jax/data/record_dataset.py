@@ -1,4 +1,4 @@
-"""Reading records: every shard checked, then batches gathered from memory maps through grain."""
+"""Reader of records: checks every shard, then gathers batches from memory maps through grain."""
 
 import concurrent.futures
 import dataclasses
@@ -15,24 +15,24 @@ from ris_jax import _environment, errors
 from ris_jax import config as config_lib
 from ris_jax.data import records
 
-# Copying scenes holds the interpreter's lock, also while a page comes from disk: two threads read
-# less than one, and take twice its processor time.
+# Copying scenes holds the interpreter's lock, even during disk reads: two threads read less than
+# one, and use twice its processor time.
 _READ_THREADS = 1
 _PREFETCHED_BATCHES = 8
 
 
 class Batch(NamedTuple):
-    """Scenes as they come from disk, host memory."""
+    """Scenes as stored on disk, in host memory."""
 
     scenes: np.ndarray  # [B] of a `records.scene_dtype`
-    codes: Complex[np.ndarray, "C L N"]  # C is B, or 1 where the whole split shares one
+    codes: Complex[np.ndarray, "C L N"]  # C is B, or 1 if the whole split shares one
 
 
 class Split:
-    """The scenes of a split, on disk; mapped into memory, read when they are asked for."""
+    """Scenes of a split, mapped into memory and read on demand."""
 
     def __init__(self, folder: pathlib.Path, shards: list[records.Shard], dtype: np.dtype):
-        """Maps shards that have been checked.
+        """Map checked shards into memory.
 
         Args:
           folder: of the records.
@@ -42,8 +42,8 @@ class Split:
         self._dtype = dtype
         sizes = [shard.scenes for shard in shards]
         self._starts = np.cumsum([0, *sizes])
-        # As bytes: what is copied is then one plain row a scene. As plain arrays: a row of a
-        # `np.memmap` takes longer to make than to copy.
+        # Stored as bytes, a scene is one plain row to copy. Plain arrays, because a row of an
+        # `np.memmap` takes longer to create than to copy.
         self._scenes = [
             np.asarray(records.load(folder, shard, "scenes")).view(np.uint8).reshape(size, -1)
             for shard, size in zip(shards, sizes, strict=True)
@@ -61,10 +61,10 @@ class Split:
         return int(self._starts[-1])
 
     def gather(self, indices: Int[np.ndarray, "B"]) -> Batch:
-        """The scenes with these indices, each below the length of the split.
+        """Return the scenes with these indices, each below the length of the split.
 
         Raises:
-          IndexError: an index is below zero or too large.
+          IndexError: an index is negative or too large.
         """
         if len(indices) and not 0 <= min(indices) <= max(indices) < len(self):
             raise IndexError(
@@ -84,16 +84,16 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Records that have been checked."""
+    """Checked records."""
 
     folder: pathlib.Path
     config: config_lib.Config  # system, scene and impairments; the rest is the default
-    splits: dict[str, Split]  # those with a scene in them
-    identity: str  # a hash of all scenes that are used, and of their order
-    skipped: tuple[str, ...]  # what is wrong with each shard that is left out
+    splits: dict[str, Split]  # those with scenes
+    identity: str  # a hash of all scenes in use, and of their order
+    skipped: tuple[str, ...]  # problem of each shard that is left out
 
     def split(self, name: str) -> Split:
-        """A split by name.
+        """Return a split by name.
 
         Raises:
           RunError: it has no scene.
@@ -112,19 +112,19 @@ def open_dataset(
     skip_damaged: bool = False,
     progress: Callable[[int], Any] = lambda _: None,
 ) -> Dataset:
-    """Opens a folder of records; size, hash and layout of every file are checked.
+    """Open a directory of records; check size, hash and layout of every file.
 
     Args:
       folder: of the records.
-      skip_damaged: leave shards out that are not what was written, instead of refusing all.
-      progress: is told how many bytes have been checked.
+      skip_damaged: leave out damaged shards, instead of raising an error.
+      progress: called with the number of bytes checked.
 
     Returns:
       A `Dataset` with at least one scene.
 
     Raises:
-      RunError: there are no records, they are not complete, or a shard is damaged, missing or not
-        of this index: named with its path.
+      RunError: there are no records, they are incomplete, or a shard is damaged, missing or not in
+        the index; the message has its path.
     """
     index = records.require_index(folder)
     config = records.configuration(index)
@@ -157,7 +157,7 @@ def open_dataset(
 
 
 def _foreign(folder: pathlib.Path, index: records.Index) -> list[str]:
-    """Arrays that stand among the shards and are none of them."""
+    """List arrays among the shards that are not in the index."""
     known = {shard.path(folder, part) for shard in index.shards for part in records.PARTS}
     found = {path for split in records.SPLITS for path in (folder / split).glob("[!.]*.npy")}
     return [f"{path}: not listed in {records.INDEX_NAME}" for path in sorted(found - known)]
@@ -166,7 +166,7 @@ def _foreign(folder: pathlib.Path, index: records.Index) -> list[str]:
 def _stop_at(problems: list[str]) -> None:
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise errors.RunError(f"{problems[0]}{more}; --skip_damaged goes on without")
+        raise errors.RunError(f"{problems[0]}{more}; --skip_damaged continues without them")
 
 
 def batches(
@@ -177,24 +177,24 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Any:
-    """Batches of a split for ever, every pass in an order of its own, read ahead by threads.
+    """Iterate over batches of a split without end; every pass has another order.
 
-    A batch is a function of the seed and its number alone: the order does not depend on how many
-    processes share the work, and each reads only its rows.
+    A batch depends only on the seed and its number. The order is therefore the same for any number
+    of processes, and each reads only its rows. Threads read ahead.
 
     Args:
-      split: what to read.
-      batch_size: scenes a batch, of all processes together.
+      split: scenes to read.
+      batch_size: scenes per batch, over all processes.
       seed: of the order, 0 to 2**32 - 1.
-      process_index: which process this is.
-      process_count: how many there are.
+      process_index: of this process.
+      process_count: number of processes.
 
     Returns:
-      A `grain.DatasetIterator` of `Batch`; `get_state()` is a JSON value, and `set_state` of it
-      goes on with the very next batch.
+      A `grain.DatasetIterator` of `Batch`. `get_state()` is a JSON value; after `set_state` with
+      it, iteration continues with the next batch.
 
     Raises:
-      ConfigError: the processes cannot share a batch evenly.
+      ConfigError: the batch cannot be divided evenly among the processes.
     """
     import grain  # slow to import
 
@@ -213,13 +213,13 @@ def batches(
 class _ShuffledBatches:
     """A random-access source whose elements are whole batches.
 
-    One of scenes would be shuffled and batched scene by scene in Python, which takes longer than
-    to read them.
+    With a source of scenes, grain would shuffle and batch scene by scene in Python, which takes
+    longer than reading them.
     """
 
     def __init__(self, split: Split, batch_size: int, seed: int, rows: slice):
         self._split, self._batch_size, self._seed, self._rows = split, batch_size, seed, rows
-        self._order = functools.lru_cache(maxsize=2)(self._order_of)  # a batch may touch two
+        self._order = functools.lru_cache(maxsize=2)(self._order_of)  # a batch may span two passes
 
     def __len__(self) -> int:
         return sys.maxsize // self._batch_size
@@ -234,6 +234,6 @@ class _ShuffledBatches:
         return self._split.gather(indices)
 
     def _order_of(self, one_pass: int) -> Int[np.ndarray, "B"]:
-        # Raw bits, because NumPy may change what its distributions make of them.
+        # Raw bits, because NumPy's distributions may change between versions.
         bits = np.random.Philox(key=[self._seed, one_pass]).random_raw(len(self._split))
         return np.argsort(bits, kind="stable")

@@ -1,8 +1,8 @@
-"""Writing records so that a kill at any moment loses no scene and counts none twice.
+"""Crash-safe writer of records: a kill at any moment loses no scene and duplicates none.
 
-Work comes in units. The files of a unit's shards are written and renamed into place first, and
-then the index that lists them and the unit, in one rename: that moment the unit is done. Whatever
-stands beside an index was never finished and is written again under the same name.
+Work is split into units. The shard files of a unit are written and renamed into place first. Then
+one rename replaces the index, which lists the shards and the unit: the unit is now done. Files that
+are not in the index were never finished and are written again under the same name.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ from ris_jax.data import files, records
 
 
 class Writer:
-    """The records of one folder while they are written; see `writing`."""
+    """Records of one directory while they are written; see `writing`."""
 
     def __init__(self, folder: pathlib.Path, index: records.Index):
-        """Goes on from an index; nobody else may be writing.
+        """Continue from an index; no other writer may be active.
 
         Raises:
-          RunError: what says which scenes are there already is damaged.
+          RunError: the digests of the existing scenes are damaged.
         """
         self._folder = folder
         self.index = index
@@ -33,27 +33,27 @@ class Writer:
         self._digests: set[bytes] = set()
         for shard in index.shards:
             if problem := records.damaged_part(folder, shard, "digests", self._dtype):
-                raise errors.RunError(f"{problem}; the records cannot go on from it")
+                raise errors.RunError(f"{problem}; the records cannot be continued from it")
             self._digests |= set(_rows(np.asarray(records.load(folder, shard, "digests"))))
 
     @property
     def done(self) -> set[str]:
-        """The names of the units that need not be done again."""
+        """Return the names of the finished units."""
         return {unit.name for unit in self.index.units}
 
     def add(self, unit: records.Unit, scenes: Mapping[str, records.Scenes]) -> records.Unit:
-        """Writes a unit's scenes, one shard a split; scenes that are there already are left out.
+        """Write a unit's scenes, one shard per split; scenes that exist already are left out.
 
         Args:
-          unit: its name, and what was left out of it; `scenes` and `duplicates` are counted here.
+          unit: its name and number of omitted scenes; `scenes` and `duplicates` are counted here.
           scenes: by split.
 
         Returns:
-          The unit as it stands in the index.
+          The unit as listed in the index.
 
         Raises:
-          RunError: the scenes are of another layout.
-          OSError: the folder cannot be written.
+          RunError: the scenes have another layout.
+          OSError: the directory cannot be written.
         """
         shards, seen, duplicates = [], set(self._digests), 0
         for split, part in scenes.items():
@@ -77,10 +77,10 @@ class Writer:
         return unit
 
     def finish(self) -> None:
-        """Marks the records as complete.
+        """Mark the records as complete.
 
         Raises:
-          RunError: a scene is in two places.
+          RunError: a scene is stored twice.
         """
         total = sum(shard.scenes for shard in self.index.shards)
         if len(self._digests) != total:
@@ -123,20 +123,20 @@ def _rows(digests: np.ndarray) -> list[bytes]:
 def writing(
     folder: pathlib.Path, config: config_lib.Config, made_from: Mapping[str, Any]
 ) -> Iterator[Writer]:
-    """Opens a folder to write records to, new or begun earlier with the same request.
+    """Open a directory to write records to, new or left unfinished by the same request.
 
     Args:
-      folder: is made if it is not there.
-      config: what the scenes are drawn from or measured with.
-      made_from: all that decides what is written, as JSON values.
+      folder: created if missing.
+      config: source of the scenes.
+      made_from: everything that determines the content, as JSON values.
 
     Yields:
-      The `Writer`; it is for its caller to `finish`.
+      The `Writer`; the caller must call `finish`.
 
     Raises:
-      ConfigError: the folder was begun with another request; the fields are named.
-      RunError: another process is writing there, or what is there is damaged or something else.
-      OSError: the folder cannot be written.
+      ConfigError: the directory belongs to another request; the message names the fields.
+      RunError: another process is writing there, or the content is damaged or not records.
+      OSError: the directory cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with files.exclusive(folder):
@@ -146,7 +146,8 @@ def writing(
             foreign = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
             if set(foreign) - set(records.SPLITS):
                 raise errors.RunError(
-                    f"{folder}: need an empty folder, or one of records; got {sorted(foreign)[0]!r}"
+                    f"{folder}: need an empty directory, or one of records; got "
+                    f"{sorted(foreign)[0]!r}"
                 )
             index = new
         elif (index.made_from, index.config) != (new.made_from, new.config):

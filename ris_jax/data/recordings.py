@@ -1,22 +1,22 @@
-"""Recordings: what a base station received through a known surface, read from a user's file.
+"""Recordings: signals received by a base station through a known surface, read from a file.
 
-A recordings file, .npz, .h5, .hdf5 or .mat, holds by name
+A recordings file, .npz, .h5, .hdf5 or .mat, contains by name
 
 ==================== ========================= ================================================
-snapshots            [B, L, M] complex         what M antennas received under L codes, B scenes
+snapshots            [B, L, M] complex         received by M antennas under L codes, B scenes
 channel              [B, M, N] or [M, N]       complex, surface to base station
 codes                [B, L, N] or [L, N]       complex, or real -1 and 1
 wavelength           a number                  [m]
 element_positions    [N, 3]                    [m], see `ris_jax.arrays` for the frame
 snr_db               [B]                       optional
-num_sources          [B]                       optional, as the next three: all four or none
-azimuth, elevation   [B, K_max]                [rad], anything after the first `num_sources`
-source_range         [B, K_max]                [m], likewise
+num_sources          [B]                       optional; this and the next three: all or none
+azimuth, elevation   [B, K_max]                [rad]; values after `num_sources` are ignored
+source_range         [B, K_max]                [m]; values after `num_sources` are ignored
 ==================== ========================= ================================================
 
-and nothing else; `conventions` lists other names and units that are read. An array without a
-surface, whose M antennas are its N elements, needs neither channel nor codes: they are then I and
-1. Real codes that hold only 0 and 1 are refused unless `binary_codes` says what they are.
+and no other field; `conventions` lists alternative names and units. An array without a surface,
+whose M antennas are its N elements, needs no channel and no codes: they are then I and 1. Real
+codes of only 0 and 1 are rejected unless `binary_codes` defines their meaning.
 """
 
 import dataclasses
@@ -44,20 +44,20 @@ SourceTruth = validation.SourceTruth
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recordings:
-    """The usable scenes of a file, with what is known about them; host memory, NumPy."""
+    """Usable scenes of a file with their metadata; NumPy, in host memory."""
 
-    snapshots: Complex[np.ndarray, "B L M"]  #: complex64, and so are the next two
-    channel: Complex[np.ndarray, "B M N"]  #: a view that repeats one [M, N] where all share it
-    codes: Complex[np.ndarray, "B L N"]  #: likewise
+    snapshots: Complex[np.ndarray, "B L M"]  #: complex64, as the next two
+    channel: Complex[np.ndarray, "B M N"]  #: a broadcast view if all scenes share one [M, N]
+    codes: Complex[np.ndarray, "B L N"]  #: a broadcast view if all scenes share one [L, N]
     positions: Float[np.ndarray, "N 3"]  #: [m], float64
     wavelength: float  #: [m]
-    scene_numbers: Int[np.ndarray, "B"]  #: where in the file the scenes stand, from 0
-    skipped: tuple[tuple[int, str], ...]  #: (where in the file, why) of the scenes left out
+    scene_numbers: Int[np.ndarray, "B"]  #: numbers of the scenes in the file, from 0
+    skipped: tuple[tuple[int, str], ...]  #: (number in the file, reason) of scenes left out
     truth: SourceTruth | None = None
     snr_db: Float[np.ndarray, "B"] | None = None
-    wavefront: config_lib.Wavefront | None = None  #: None: the file does not say
-    source_signal: config_lib.SourceSignal | None = None  #: None: the file does not say
-    notes: tuple[str, ...] = ()  #: what was assumed in reading, one line each
+    wavefront: config_lib.Wavefront | None = None  #: None: not in the file
+    source_signal: config_lib.SourceSignal | None = None  #: None: not in the file
+    notes: tuple[str, ...] = ()  #: assumptions made in reading, one line each
     #: (name, number of its first scene) of every file of a folder; empty for a single file
     files: tuple[tuple[str, int], ...] = ()
 
@@ -65,25 +65,25 @@ class Recordings:
 def read(
     path: str | os.PathLike[str], *, binary_codes: validation.BinaryCodes | None = None
 ) -> Recordings:
-    """Reads a recordings file, a shard of the reference pipeline, or a folder.
+    """Read a recordings file, a shard of the reference pipeline, or a directory.
 
-    A folder holds .npz files of either kind, or records written by `simulate` or `import`; of those
-    the first split that has scenes is read, in the order test, validation, train.
+    A directory has .npz files of either kind, or records written by `simulate` or `import`. From
+    records, the first non-empty split is read, in the order test, validation, train.
 
-    A scene that cannot be used (NaN or infinity in it, all zero) is left out and listed in
-    `skipped`; snr_db and truth of such a scene are not looked at. The scenes of a folder are
-    counted through its files in the order of their names.
+    Unusable scenes (with NaN or infinity, or all zero) are left out and listed in `skipped`; their
+    snr_db and truth are not checked. The scenes of a directory are numbered across its files, in
+    the order of the file names.
 
     Args:
-      path: a file ending in .npz, .h5, .hdf5 or .mat, or a folder.
-      binary_codes: what codes 0 and 1 are: "amplitudes" of elements that are off and on, or
+      path: a file ending in .npz, .h5, .hdf5 or .mat, or a directory.
+      binary_codes: meaning of codes 0 and 1: "amplitudes" of elements that are off and on, or
         "states" with phases 0 and pi.
 
     Returns:
       At least one usable scene.
 
     Raises:
-      RunError: one line that names the file, the field, what was needed and what came.
+      RunError: one line with the file, the field, the expected and the actual value.
     """
     path = pathlib.Path(path)
     if (path / records.INDEX_NAME).is_file():
@@ -94,17 +94,17 @@ def read(
 
 
 def from_arrays(arrays: Mapping[str, Any], name: str = "recordings") -> Recordings:
-    """Checks arrays under the keys of a recordings file; see `read`.
+    """Check arrays under the keys of a recordings file; see `read`.
 
     Args:
       arrays: key to array or number.
-      name: what errors call the arrays.
+      name: of the arrays in error messages.
 
     Returns:
       At least one usable scene.
 
     Raises:
-      RunError: one line that says which field needs what, and what came.
+      RunError: one line with the field, the expected and the actual value.
 
     Example:
       >>> shared = {"channel": np.ones((2, 3)) + 0j, "codes": np.ones((4, 3)), "wavelength": 0.3}
@@ -118,14 +118,14 @@ def from_arrays(arrays: Mapping[str, Any], name: str = "recordings") -> Recordin
 
 
 def write(path: str | os.PathLike[str], recordings: Recordings) -> None:
-    """Writes a recordings file, .npz or HDF5 by its ending; whole or not at all.
+    """Write a recordings file, .npz or HDF5 by its suffix, atomically.
 
-    Scenes that were skipped are not in it, and its scenes are numbered anew. The format has no
-    place for `wavefront` and `source_signal`.
+    Skipped scenes are not written, and the scenes are renumbered. The format does not store
+    `wavefront` and `source_signal`.
 
     Raises:
-      RunError: the ending is none of .npz, .h5, .hdf5.
-      OSError: the folder cannot be written.
+      RunError: the suffix is none of .npz, .h5, .hdf5.
+      OSError: the directory cannot be written.
     """
     arrays = {
         "snapshots": recordings.snapshots,
@@ -141,7 +141,7 @@ def write(path: str | os.PathLike[str], recordings: Recordings) -> None:
 
 
 def _once(array: np.ndarray) -> np.ndarray:
-    """[B, ...], or [...] where the scenes are one array repeated."""
+    """Return [B, ...], or [...] if all scenes share one array."""
     return array[0] if array.strides[0] == 0 else array
 
 
@@ -155,7 +155,7 @@ def _require_usable(name: str, recordings: Recordings) -> Recordings:
 
 
 def _read_records(folder: pathlib.Path) -> Recordings:
-    """All scenes of one split of a folder of records."""
+    """Read all scenes of one split of a directory of records."""
     from ris_jax import arrays as arrays_lib  # imports JAX
 
     dataset = record_dataset.open_dataset(folder)
@@ -186,7 +186,7 @@ def _read_records(folder: pathlib.Path) -> Recordings:
 def _read_file(
     path: pathlib.Path, binary_codes: validation.BinaryCodes | None = None
 ) -> Recordings:
-    """As `read`, but possibly without a usable scene."""
+    """Read as `read` does, but possibly without a usable scene."""
     name, keys = str(path), containers.names(path)
     if reference_shards.recognised(keys):
         reference_shards.check_keys(name, keys)
@@ -211,12 +211,12 @@ def _normalised_build(
     drops_last_axis: bool = False,
 ) -> Recordings:
     found, notes = conventions.normalised(name, arrays, drops_last_axis=drops_last_axis)
-    if "states" in arrays:  # their coefficients say what 0 and 1 are
+    if "states" in arrays:  # their coefficients define 0 and 1
         binary_codes = "amplitudes"
     return dataclasses.replace(_build(name, found, binary_codes=binary_codes), notes=notes)
 
 
-# NumPy warns of signalling NaNs and of what is too large; all of it is reported here anyway.
+# NumPy warns of signalling NaNs and of overflow; both are reported here.
 @np.errstate(invalid="ignore", over="ignore")
 def _build(
     name: str,
@@ -226,7 +226,7 @@ def _build(
     source_signal: config_lib.SourceSignal | None = None,
     binary_codes: validation.BinaryCodes | None = None,
 ) -> Recordings:
-    """Checks everything and sorts out the scenes; there may be no usable one."""
+    """Check all fields and separate unusable scenes; possibly none is usable."""
     validation.check_keys(name, arrays)
     snapshots = validation.complex_array(name, "snapshots", arrays["snapshots"])
     positions = validation.real_array(name, "element_positions", arrays["element_positions"])
@@ -260,22 +260,22 @@ def _build(
 
 
 def _usable(array: np.ndarray, usable: Int[np.ndarray, "U"]) -> np.ndarray:
-    """The usable scenes of [B, ...]; an array that all scenes share is repeated, not copied."""
+    """Select the usable scenes of [B, ...]; an array shared by all scenes is not copied."""
     return array[usable] if array.ndim == 3 else np.broadcast_to(array, (len(usable), *array.shape))
 
 
 def files_of(path: pathlib.Path) -> list[pathlib.Path]:
-    """The file itself, or those of a folder in the order of their names.
+    """Return the file itself, or the files of a directory in the order of their names.
 
     Raises:
-      RunError: the folder has no .npz files.
+      RunError: the directory has no .npz files.
     """
     if not path.is_dir():
         return [path]
-    # A leading dot: half-written files, and what macOS leaves beside copies.
+    # Names with a leading dot are temporary files, or metadata of macOS.
     files = sorted(file for file in path.glob("*.npz") if not file.name.startswith("."))
     if not files:
-        raise errors.RunError(f"{path}: need a folder of .npz recordings; got one without any")
+        raise errors.RunError(f"{path}: need a directory of .npz recordings; got one without any")
     return files
 
 
@@ -292,10 +292,10 @@ def _read_folder(
 def require_alike(
     path: pathlib.Path, part: Recordings, first_path: pathlib.Path, first: Recordings
 ) -> None:
-    """One folder is one set-up: all but the scenes must be the same.
+    """Check that two files of a directory differ only in their scenes.
 
     Raises:
-      RunError: something else differs from the first file; the field is named.
+      RunError: another field differs from the first file; the field is named.
     """
 
     def described(recordings):
@@ -323,7 +323,7 @@ def require_alike(
 
 
 def _join(names: list[str], parts: list[Recordings]) -> Recordings:
-    """Files of one set-up as one, the scenes counted through."""
+    """Join files of one system, with scenes numbered across them."""
     sizes = [len(part.scene_numbers) + len(part.skipped) for part in parts]
     starts = np.cumsum([0, *sizes[:-1]]).tolist()
     skipped = tuple(

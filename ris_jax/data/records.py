@@ -1,16 +1,16 @@
-"""Records: scenes on disk in shards that are mapped into memory, and the index that lists them.
+"""Records: scenes on disk in memory-mapped shards, and the index that lists them.
 
-A folder of records holds ``index.json`` and, for shard n of a split,
+A directory of records has ``index.json`` and, for shard n of a split,
 
 =========================== ============== ===================================================
 ``<split>/<n>.scenes.npy``  [B]            snapshots, channel, noise variance and truth
-``<split>/<n>.codes.npy``   [B or 1, L, N] complex64; one where the shard's scenes share it
-``<split>/<n>.digests.npy`` [B, 16] uint8  a hash of what was measured: which scene it is
+``<split>/<n>.codes.npy``   [B or 1, L, N] complex64; one if the shard's scenes share it
+``<split>/<n>.digests.npy`` [B, 16] uint8  a hash of the measured data: identity of the scene
 =========================== ============== ===================================================
 
-all of which NumPy reads by itself. Covariances are not stored: the device computes them. The index
-has the configuration, and the size and SHA-256 of every file and of itself; a shard that is not in
-it does not count, which is what makes writing safe to interrupt (see `record_writer`).
+all of which are plain NumPy files. Covariances are not stored: the device computes them. The index
+has the configuration, and the size and SHA-256 of every file and of itself. Shards that are not in
+the index are ignored, which makes writing safe to interrupt (see `record_writer`).
 """
 
 import dataclasses
@@ -36,13 +36,13 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 PARTS = ("scenes", "codes", "digests")  # the files of a shard
 DIGEST_BYTES = 16
-# What simulation and reading need of a configuration; how a network is trained is another matter.
+# Fields that simulation and reading depend on; training options are not among them.
 _SECTIONS = ("system", "scene", "impairments")
 _SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})/\d{{5,}}")
 
 
 class Sizes(NamedTuple):
-    """The axes of a scene."""
+    """Axes of a scene."""
 
     num_snapshots: int  # L
     num_antennas: int  # M
@@ -51,7 +51,7 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(config: config_lib.Config) -> Sizes:
-    """The axes of the scenes of a configuration."""
+    """Return the axes of the scenes of a configuration."""
     system = config.system
     return Sizes(
         system.num_snapshots, system.num_antennas, system.num_elements, config.scene.max_sources
@@ -59,7 +59,7 @@ def sizes_of(config: config_lib.Config) -> Sizes:
 
 
 def scene_dtype(sizes: Sizes) -> np.dtype:
-    """One scene as it lies on disk, its codes and its digest apart."""
+    """Return the type of one scene on disk, without codes and digest."""
     snapshots, antennas, elements, sources = sizes
     return np.dtype(
         [
@@ -77,7 +77,7 @@ def scene_dtype(sizes: Sizes) -> np.dtype:
 
 
 def digests_of(scenes: np.ndarray) -> UInt8[np.ndarray, "B 16"]:
-    """Which scenes these are: a hash of snapshots and channel, the same wherever a copy lies.
+    """Return the identity of scenes: a hash of snapshots and channel, equal for all copies.
 
     Args:
       scenes: [B] of a `scene_dtype`.
@@ -93,7 +93,7 @@ def digests_of(scenes: np.ndarray) -> UInt8[np.ndarray, "B 16"]:
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """What a file of a shard was when it was written."""
+    """Size and hash of a file of a shard at the time of writing."""
 
     bytes: int
     sha256: str
@@ -101,65 +101,65 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A part of a split."""
+    """Part of a split."""
 
     name: str  # <split>/<number>
     scenes: int
     files: dict[str, File]  # by part
 
     def path(self, folder: pathlib.Path, part: str) -> pathlib.Path:
-        """Where one of its files is."""
+        """Return the path of one of its files."""
         return folder / f"{self.name}.{part}.npy"
 
     @property
     def split(self) -> str:
-        """The split that it belongs to."""
+        """Name of its split."""
         return self.name.partition("/")[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A piece of work that is done: some scenes drawn, or a file converted."""
+    """A finished unit of work: a range of drawn scenes, or a converted file."""
 
     name: str
     scenes: int  # written
-    unusable: int = 0  # scenes left out because nothing can be done with them
-    duplicates: int = 0  # scenes left out because they are there already
-    damaged: str = ""  # why the whole file was left out
+    unusable: int = 0  # unusable scenes left out
+    duplicates: int = 0  # scenes left out because they exist already
+    damaged: str = ""  # reason why the whole file was left out
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What a folder of records holds."""
+    """Contents of a directory of records."""
 
-    made_from: dict[str, Any]  # what was asked for; the same must be asked to go on
+    made_from: dict[str, Any]  # the request; it must be the same to resume
     config: dict[str, Any]  # system, scene, impairments
     complete: bool = False
     units: tuple[Unit, ...] = ()
     shards: tuple[Shard, ...] = ()
 
     def of_split(self, split: str) -> list[Shard]:
-        """The shards of a split, in order."""
+        """Return the shards of a split, in order."""
         return [shard for shard in self.shards if shard.split == split]
 
     def num_scenes(self, split: str) -> int:
-        """How many scenes a split has."""
+        """Return the number of scenes of a split."""
         return sum(shard.scenes for shard in self.of_split(split))
 
     @property
     def num_bytes(self) -> int:
-        """Of all shards."""
+        """Size of all shards."""
         return sum(file.bytes for shard in self.shards for file in shard.files.values())
 
 
 def stored_config(config: config_lib.Config) -> dict[str, Any]:
-    """The part of a configuration that an index keeps."""
+    """Return the part of a configuration that an index stores."""
     values = config_lib.to_dict(config)
     return {section: values[section] for section in _SECTIONS}
 
 
 def configuration(index: Index) -> config_lib.Config:
-    """The configuration that records were made with; how to train is the default."""
+    """Return the configuration of the records, with default training options."""
     return config_lib.from_dict(index.config)
 
 
@@ -180,7 +180,7 @@ def identity(index: Index, shards: list[Shard]) -> str:
 
 
 def write_index(folder: pathlib.Path, index: Index) -> None:
-    """Replaces the index, whole or not at all."""
+    """Replace the index atomically."""
     values = {"format": FORMAT, "version": VERSION} | dataclasses.asdict(index)
     values = json.loads(json.dumps(values))
     with files.replacing(folder / INDEX_NAME) as partial:
@@ -188,10 +188,10 @@ def write_index(folder: pathlib.Path, index: Index) -> None:
 
 
 def read_index(folder: pathlib.Path) -> Index | None:
-    """The index of a folder; None where there is none.
+    """Return the index of a directory, or None if there is none.
 
     Raises:
-      RunError: it is damaged, or of another format or version.
+      RunError: it is damaged, or has another format or version.
     """
     path = folder / INDEX_NAME
     try:
@@ -207,14 +207,14 @@ def read_index(folder: pathlib.Path) -> Index | None:
     if isinstance(version, bool) or version not in (_FIRST_VERSION, VERSION):
         raise errors.RunError(f"{path}: version: need {VERSION}; got {str(version)[:40]}")
     if values.pop("sha256", None) != _checksum(values):
-        raise errors.RunError(f"{path}: damaged: its content is not what its sha256 says")
+        raise errors.RunError(f"{path}: damaged: its content does not match its sha256")
     del values["format"], values["version"]
     if version == _FIRST_VERSION and isinstance(values.get("config"), dict):
         values["config"] = config_lib.upgraded(values["config"])
     try:
         index = dacite.from_dict(Index, values, dacite.Config(strict=True, cast=[tuple]))
         configuration(index)
-    # dacite lets out what building a field raises; a ConfigError is a ValueError.
+    # dacite passes on exceptions from building a field; a ConfigError is a ValueError.
     except (dacite.DaciteError, ValueError, TypeError, AttributeError) as error:
         raise errors.RunError(f"{path}: not an index of records: {errors.brief(error)}") from error
     for shard in index.shards:
@@ -224,58 +224,58 @@ def read_index(folder: pathlib.Path) -> Index | None:
 
 
 def require_index(folder: pathlib.Path) -> Index:
-    """The index of a folder whose records are all there.
+    """Return the index of a directory with complete records.
 
     Raises:
-      RunError: there is none, it is damaged, or whoever writes it has not ended.
+      RunError: it is missing, damaged or unfinished.
     """
     index = read_index(folder)
     if index is None:
         raise errors.RunError(
-            f"{folder}: need a folder of records, which has an {INDEX_NAME}; got {_kind(folder)}"
+            f"{folder}: need a directory of records, which has an {INDEX_NAME}; got {_kind(folder)}"
         )
     if not index.complete:
         raise errors.RunError(
             f"{folder}: need all records; got {len(index.shards)} shards of an unfinished run: "
-            "give the command that writes them again, it goes on where it stopped"
+            "give the command that writes them again, it resumes where it stopped"
         )
     return index
 
 
 def _kind(path: pathlib.Path) -> str:
-    """What stands where records were looked for, and what to do about it."""
+    """Describe a path without records, and the command that creates them."""
     if not path.exists():
         return "nothing of that name; `ris-jax simulate` and `ris-jax import` write one"
-    become = "which `ris-jax import` makes records of"
+    become = "which `ris-jax import` converts to records"
     if not path.is_dir():
         recorded = path.suffix.lower() in containers.ENDINGS
         return f"a file of recordings, {become}" if recorded else "a file"
     if any(path.glob("*.npz")):
-        return f"a folder of .npz files, {become}"
+        return f"a directory of .npz files, {become}"
     if any((path / split).is_dir() for split in SPLITS):
         return "shards without one: give the command that writes them again"
-    return "a folder of other files" if any(path.iterdir()) else "an empty folder"
+    return "a directory of other files" if any(path.iterdir()) else "an empty directory"
 
 
 def file_of(path: pathlib.Path) -> File:
-    """Size and hash of a file as it is now."""
+    """Return the current size and hash of a file."""
     with path.open("rb") as file:
         return File(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def damage(folder: pathlib.Path, shard: Shard, dtype: np.dtype) -> str:
-    """What is wrong with a shard, in one line with the path; empty if nothing is.
+    """Describe the damage of a shard in one line with the path; empty if there is none.
 
     Args:
       folder: of the records.
-      shard: one of their index.
+      shard: from its index.
       dtype: of a scene.
     """
     return next(filter(None, (damaged_part(folder, shard, part, dtype) for part in PARTS)), "")
 
 
 def damaged_part(folder: pathlib.Path, shard: Shard, part: str, dtype: np.dtype) -> str:
-    """What is wrong with one file of a shard; see `damage`."""
+    """Describe the damage of one file of a shard; see `damage`."""
     path, written = shard.path(folder, part), shard.files[part]
     try:
         size = path.stat().st_size
@@ -297,7 +297,7 @@ def damaged_part(folder: pathlib.Path, shard: Shard, part: str, dtype: np.dtype)
 
 
 def _layouts(scenes: int, dtype: np.dtype) -> dict[str, tuple[np.dtype, list[tuple[int, ...]]]]:
-    """Type, and the shapes that it may have, of every part of a shard."""
+    """Return the type and the allowed shapes of every part of a shard."""
     snapshots, elements = dtype["snapshots"].shape[0], dtype["channel"].shape[1]
     return {
         "scenes": (dtype, [(scenes,)]),
@@ -307,27 +307,27 @@ def _layouts(scenes: int, dtype: np.dtype) -> dict[str, tuple[np.dtype, list[tup
 
 
 def load(folder: pathlib.Path, shard: Shard, part: str) -> np.ndarray:
-    """One file of a shard without damage, mapped into memory and not read yet."""
+    """Map one file of an undamaged shard into memory, without reading it."""
     return np.load(shard.path(folder, part), mmap_mode="r", allow_pickle=False)
 
 
 class Scenes(NamedTuple):
-    """Scenes that are to be written."""
+    """Scenes to be written."""
 
     scenes: np.ndarray  # [B] of a `scene_dtype`
-    codes: Complex[np.ndarray, "C L N"]  # C is B, or 1 where the scenes share one
+    codes: Complex[np.ndarray, "C L N"]  # C is B, or 1 if the scenes share one
 
     def at(self, which: np.ndarray) -> "Scenes":
-        """Some of them, by index or by truth value."""
+        """Select scenes by index or by a boolean mask."""
         return Scenes(self.scenes[which], self.codes if len(self.codes) == 1 else self.codes[which])
 
 
 def pack(fields: Mapping[str, Float[np.ndarray, "B ..."]], codes: np.ndarray) -> Scenes:
-    """Puts arrays by name together.
+    """Pack arrays by name into scenes.
 
     Args:
       fields: all names of a `scene_dtype`, [B, ...].
-      codes: [B, L, N]; kept once if all are the same.
+      codes: [B, L, N]; stored once if all are equal.
     """
     channel, snapshots = fields["channel"], fields["snapshots"]
     sizes = Sizes(

@@ -1,9 +1,9 @@
-"""The reference pipeline's npz shards, put into the terms of a recordings file.
+"""Conversion of the reference pipeline's npz shards to the fields of a recordings file.
 
-A shard keeps complex numbers as a last axis [real, imag], the sources as one row ``ptr`` (azimuth,
-elevation, range, K_max of each, zeros after the first K), and no geometry: that is always a 12×12
-grid whose origin is an element, parabolic wavefronts and the same source amplitudes in all
-snapshots. Its simulator shifted the elements by up to 7.5 mm and did not record by how much.
+A shard has complex numbers as a last axis [real, imag] and the sources as one row ``ptr`` (azimuth,
+elevation, range, K_max of each, zeros after the first K). It has no geometry: that is always a
+12×12 grid whose origin is an element, with parabolic wavefronts and the same source amplitudes in
+all snapshots. Its simulator shifted the elements by up to 7.5 mm without recording the shifts.
 Snapshots are scaled by 1000, which only scales the amplitudes.
 """
 
@@ -20,7 +20,7 @@ WAVEFRONT: config_lib.Wavefront = "parabolic"
 SOURCE_SIGNAL: config_lib.SourceSignal = "constant"
 _ROWS, _SPACING, _WAVELENGTH = 12, 0.15, 0.3  # [1], [m], [m]
 
-# What is needed of a shard; its covariances, most of its bytes, are not.
+# Fields to read; covariances, most of a shard's bytes, are not among them.
 _LAYOUTS = {
     "y": ("B", "L", "M", "2"),
     "H_full": ("B", "M", "N", "2"),
@@ -33,15 +33,15 @@ KEYS = tuple(_LAYOUTS)
 
 
 def recognised(keys: Iterable[str]) -> bool:
-    """Whether a file with these arrays is a shard, be it an old one or an incomplete one."""
-    return {"y", "ptr"} <= set(keys)  # users may well call their own arrays y, H and codes
+    """Return whether a file with these arrays is a shard, possibly an old or incomplete one."""
+    return {"y", "ptr"} <= set(keys)  # users may call their own arrays y, H and codes
 
 
 def check_keys(name: str, keys: Iterable[str]) -> None:
-    """All that is needed is there.
+    """Check that all required arrays are present.
 
     Raises:
-      RunError: it is not; a missing channel has a line of its own.
+      RunError: one is missing; a missing channel has its own message.
     """
     missing = [key for key in KEYS if key not in set(keys)]
     if "H_full" in missing:
@@ -60,7 +60,7 @@ def check_keys(name: str, keys: Iterable[str]) -> None:
 
 
 def as_recordings(name: str, shard: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of a shard under the keys of a recordings file.
+    """Return the arrays of a shard under the keys of a recordings file.
 
     Args:
       name: the file, for errors.
@@ -68,10 +68,10 @@ def as_recordings(name: str, shard: Mapping[str, np.ndarray]) -> dict[str, np.nd
         snr [B].
 
     Returns:
-      All keys of a recordings file; truth is padded with zeros, as the shard is.
+      All keys of a recordings file; truth is padded with zeros, as in the shard.
 
     Raises:
-      RunError: an axis or a dtype is another one, or there are not 144 elements.
+      RunError: an axis or a dtype is wrong, or there are not 144 elements.
     """
     shard = {key: validation.real_array(name, key, shard[key]) for key in KEYS}
     _check_axes(name, shard)
@@ -91,7 +91,7 @@ def as_recordings(name: str, shard: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
 
 def element_positions() -> Float[np.ndarray, "144 3"]:
-    """The reference's grid, offsets -6 ... 5 in units of 0.15 m, x fastest [m]."""
+    """Return the reference's grid, offsets -6 ... 5 in units of 0.15 m, x fastest [m]."""
     from ris_jax import arrays as arrays_lib  # imports JAX
 
     # Whole numbers are exact in float32; metres are not.

@@ -1,4 +1,4 @@
-"""Drawing scenes into records: every split is a stream of its own, every shard a range of it."""
+"""Simulation of scenes into records: a random stream per split, a range of it per shard."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from ris_jax import config as config_lib
 from ris_jax import errors, scenes
 from ris_jax.data import record_writer, records
 
-_CHUNK = 256  # scenes drawn at a time; part of the program, so that a shard is always the same
+_CHUNK = 256  # scenes drawn at a time; constant, so that shards are reproducible
 _MOST_SCENES = 2**31 - 1  # a stream's indices are 32-bit
 
 
@@ -23,22 +23,22 @@ def simulate(
     shard_scenes: int,
     progress: Callable[[int], Any] = lambda _: None,
 ) -> records.Index:
-    """Writes the first scenes of the streams `train`, `validation` and `test`; goes on if begun.
+    """Write the first scenes of the streams `train`, `validation` and `test`; resume if begun.
 
     Args:
-      config: what is drawn; `training.seed` is the root of the streams.
-      folder: gets the records.
-      counts: scenes a split, by name.
-      shard_scenes: scenes a shard; the last one of a split may have fewer.
-      progress: is told how many scenes are there.
+      config: scenes to draw; `training.seed` is the root of the streams.
+      folder: receives the records.
+      counts: scenes per split, by name.
+      shard_scenes: scenes per shard; the last one of a split may have fewer.
+      progress: called with the number of scenes that exist.
 
     Returns:
       The index, complete.
 
     Raises:
-      ConfigError: a count is out of its domain, or the folder was begun with another request.
-      RunError: another process is writing there, or what is there is damaged.
-      OSError: the folder cannot be written.
+      ConfigError: a count is invalid, or the directory belongs to another request.
+      RunError: another process is writing there, or the content is damaged.
+      OSError: the directory cannot be written.
     """
     for name, count in {**counts, "shard_scenes": shard_scenes}.items():
         least = int(name == "shard_scenes")
@@ -68,13 +68,13 @@ def simulate(
 
 
 def _draw(config: config_lib.Config, split: str, start: int, size: int) -> records.Scenes:
-    """Scenes of a stream, `_CHUNK` at a time."""
+    """Draw scenes of a stream, `_CHUNK` at a time."""
     key = scenes.stream_key(config.training.seed, split)
     parts = []
     for first in range(start, start + size, _CHUNK):
         batch = jax.device_get(_scenes_at(key, first + np.arange(_CHUNK), config))
         parts.append(_packed(batch).at(np.arange(min(_CHUNK, start + size - first))))
-    codes = parts[0].codes  # the nominal ones, of all scenes
+    codes = parts[0].codes  # the nominal codes, equal for all scenes
     return records.Scenes(np.concatenate([part.scenes for part in parts]), codes)
 
 
@@ -82,7 +82,7 @@ _scenes_at = jax.jit(scenes.scenes_at, static_argnums=2)
 
 
 def _packed(batch: scenes.Scene) -> records.Scenes:
-    """A batch in host memory as it is stored."""
+    """Pack a batch in host memory for storage."""
     measured = batch.measurement._asdict()
     codes: Any = measured.pop("codes")
     return records.pack(measured | batch.truth._asdict(), codes)

@@ -1,7 +1,7 @@
-"""What a recordings file must hold, checked field by field.
+"""Field-by-field validation of a recordings file.
 
-Every failure is one line: the file, the field, what was needed and what came. A scene that cannot
-be used is no failure; it is told apart from the others by `unusable_scenes`.
+Every failure is one line: file, field, expected and actual value. An unusable scene is not a
+failure; `unusable_scenes` lists those.
 """
 
 import difflib
@@ -19,28 +19,28 @@ TRUTH_KEYS = ("num_sources", "azimuth", "elevation", "source_range")
 OPTIONAL_KEYS = ("channel", "codes", "snr_db", *TRUTH_KEYS)
 KNOWN_KEYS = (*REQUIRED_KEYS, *OPTIONAL_KEYS)
 
-# Fields that may stand in place of another; see `conventions`.
+# Fields that may replace another one; see `conventions`.
 _IN_PLACE_OF = {
     "codes": ("states with coefficients", "phases_rad", "phases_deg"),
     "wavelength": ("frequency",),
 }
 
-# The axes that a field may have: B scenes, L snapshots, M antennas, N elements. In an error the
-# first field that does not fit is named: snapshots say what B, L and M are, positions what N is.
+# Axes that a field may have: B scenes, L snapshots, M antennas, N elements. An error names the
+# first field that does not fit: snapshots define B, L and M, positions define N.
 _LAYOUTS = {
     "snapshots": ("BLM",),
     "element_positions": ("N3",),
     "channel": ("BMN", "MN"),
     "codes": ("BLN", "LN"),
 }
-_LARGEST_SNR_DB = 200.0  # beyond it single precision has no noise, or no signal
-_LARGEST_MAGNITUDE = 1e15  # single precision has no square of what is larger than 1e19
+_LARGEST_SNR_DB = 200.0  # beyond, single precision has no noise, or no signal
+_LARGEST_MAGNITUDE = 1e15  # single precision cannot square values above 1e19
 _MOST_NAMES = 8  # of unknown keys in one line
 
-#: What codes 0 and 1 are: amplitudes of elements that are off and on, or states with phases 0, pi.
+#: Meaning of codes 0 and 1: amplitudes of elements that are off and on, or states, phases 0 and pi.
 BinaryCodes = Literal["amplitudes", "states"]
 
-# The largest magnitude of a field of the truth, and how to say it. Larger angles are degrees.
+# Largest magnitude of a field of the truth, and its description. Larger angles are degrees.
 _LIMITS = {
     "azimuth": (2 * np.pi, "finite radians, at most 2 pi in magnitude"),
     "elevation": (np.pi / 2 + 1e-6, "finite radians, at most pi / 2 in magnitude"),  # float32
@@ -49,7 +49,7 @@ _LIMITS = {
 
 
 class SourceTruth(NamedTuple):
-    """Where the sources were; places after the first `num_sources` of a scene are NaN."""
+    """True sources; places after the first `num_sources` of a scene are NaN."""
 
     azimuth: Float[np.ndarray, "B K"]  # [rad]
     elevation: Float[np.ndarray, "B K"]  # [rad]
@@ -58,14 +58,14 @@ class SourceTruth(NamedTuple):
 
 
 def fail(name: str, field: str, needed: str, got: object) -> NoReturn:
-    """Raises the one line that every check of this module ends in."""
+    """Raise the one-line error of a failed check."""
     raise errors.RunError(f"{name}: {field}: need {needed}; got {got}")
 
 
 def check_keys(name: str, keys: Iterable[str]) -> None:
-    """All keys that are required, no key that is unknown, truth whole or not at all.
+    """Check that required keys are present, none is unknown, and the truth is complete or absent.
 
-    An unknown key is an error because a misspelt optional one would be lost without a word.
+    An unknown key is an error because a misspelt optional key would be ignored without notice.
     """
     keys = list(keys)
     absent = [key for key in KNOWN_KEYS if key not in keys]
@@ -102,7 +102,7 @@ def _with_suggestion(key: str, absent: list[str]) -> str:
 def surface(
     name: str, keys: Iterable[str], snapshots: np.ndarray, positions: np.ndarray
 ) -> dict[str, Complex[np.ndarray, "..."]]:
-    """Channel and codes of an array without a surface, where a file has none.
+    """Return channel and codes of an array without a surface, if a file has none.
 
     The antennas are then the elements: the channel is I and the codes are 1.
     """
@@ -123,21 +123,21 @@ def surface(
 
 
 def complex_array(name: str, field: str, array: np.ndarray) -> Complex[np.ndarray, "..."]:
-    """`array` as complex64; real numbers are refused.
+    """Return `array` as complex64; reject real numbers.
 
     A real array is the real part only, or has real and imaginary parts on an axis of their own;
-    both would give wrong answers.
+    both would give wrong results.
     """
     if array.dtype.kind != "c":
         real = array.dtype.kind in "fiu" and field != "snapshots"
         advice = "; if they are real, write .astype(complex)" if real else ""
         fail(name, field, "complex numbers", _describe(array) + advice)
-    with np.errstate(over="ignore"):  # becomes infinite, and that is reported
+    with np.errstate(over="ignore"):  # overflow becomes infinity, which is reported
         return np.asarray(array, np.complex64, order="C")
 
 
 def channel_array(name: str, array: np.ndarray) -> Complex[np.ndarray, "..."]:
-    """A channel as complex64; a real one may hold only 0 and 1, as the identity matrix does."""
+    """Return a channel as complex64; a real one may have only 0 and 1, as an identity matrix."""
     if array.dtype.kind in "fiu" and np.isin(array, (0, 1)).all():
         return array.astype(np.complex64)
     return complex_array(name, "channel", array)
@@ -146,17 +146,17 @@ def channel_array(name: str, array: np.ndarray) -> Complex[np.ndarray, "..."]:
 def code_array(
     name: str, array: np.ndarray, binary: BinaryCodes | None = None
 ) -> Complex[np.ndarray, "..."]:
-    """Codes as complex64; real ones may be -1, 0 and 1 only.
+    """Return codes as complex64; real codes may only be -1, 0 and 1.
 
-    One-bit phases and switched elements are real by nature. Other real numbers are phases in
-    radians or numbers of phase states, which would be taken for amplitudes. So would one-bit
-    states be: real codes 0 and 1 are refused unless `binary` is given. Complex ones are taken as
-    they are; the model check compares them with states.
+    One-bit phases and switched elements are real. Other real numbers are phases in radians or
+    numbers of phase states; read as amplitudes, they would be wrong. One-bit states would be wrong
+    as well: real codes of 0 and 1 are rejected unless `binary` is given. Complex codes are accepted
+    unchanged; the model check compares them with states.
 
     Args:
       name: the file.
       array: of any shape.
-      binary: what codes 0 and 1 are; see `BinaryCodes`.
+      binary: meaning of codes 0 and 1; see `BinaryCodes`.
     """
     if array.dtype.kind in "fiu" and _is_binary(array):
         if binary is None:
@@ -184,12 +184,12 @@ def code_array(
 
 
 def _is_binary(codes: np.ndarray) -> bool:
-    """Whether codes hold 0 and 1, both, and nothing else."""
+    """Return whether codes have both 0 and 1, and no other value."""
     return bool(np.isin(codes, (0, 1)).all() and (codes == 0).any() and (codes == 1).any())
 
 
 def real_array(name: str, field: str, array: np.ndarray) -> Float[np.ndarray, "..."]:
-    """`array` as float64; complex numbers, truth values and text are refused."""
+    """Return `array` as float64; reject complex numbers, truth values and text."""
     if array.dtype.kind not in "fiu":
         fail(name, field, "real numbers", _describe(array))
     return np.asarray(array, np.float64)
@@ -203,7 +203,7 @@ def _describe(array: np.ndarray) -> str:
 
 
 def wavelength(name: str, array: np.ndarray) -> float:
-    """One positive length [m]; [1] and MATLAB's [1, 1] are taken for a number."""
+    """Return one positive length [m]; [1] and MATLAB's [1, 1] count as a number."""
     values = real_array(name, "wavelength", array)
     if values.size != 1 or values.ndim > 2:
         fail(name, "wavelength", "one number [m]", f"an array {list(values.shape)}")
@@ -214,7 +214,7 @@ def wavelength(name: str, array: np.ndarray) -> float:
 
 
 def check_positions(name: str, positions: Float[np.ndarray, "N 3"]) -> None:
-    """Finite, and no two elements in one place."""
+    """Check that positions are finite and that no two elements coincide."""
     broken = np.flatnonzero(~np.isfinite(positions).all(axis=1))
     if broken.size:
         fail(
@@ -228,13 +228,13 @@ def check_positions(name: str, positions: Float[np.ndarray, "N 3"]) -> None:
         fail(
             name,
             "element_positions",
-            "every element in a place of its own",
+            "distinct positions of all elements",
             f"{distinct} places for N={len(positions)} elements",
         )
 
 
 def check_axes(name: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Axes that are there, not empty, and fit each other; swapped ones are recognised.
+    """Check that axes exist, are not empty, and agree; detect swapped ones.
 
     Args:
       name: the file.
@@ -248,7 +248,7 @@ def check_axes(name: str, arrays: Mapping[str, np.ndarray]) -> None:
             hint = " - one scene is [1, L, M]" if field == "snapshots" and len(shape) == 2 else ""
             fail(name, field, " or ".join(map(_letters, layouts)), f"{list(shape)}{hint}")
         if 0 in shape:
-            fail(name, field, "at least one of everything (scenes, ...)", list(shape))
+            fail(name, field, "no empty axis", list(shape))
     misfit = _misfit(shapes)
     if misfit is None:
         return
@@ -270,7 +270,7 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
 
 
 def _misfit(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The first field whose axes are not those of snapshots and positions."""
+    """Return the first field whose axes disagree with snapshots and positions."""
     sizes = _sizes(shapes)
     for field, layouts in _LAYOUTS.items():
         if shapes[field] not in [tuple(sizes[axis] for axis in layout) for layout in layouts]:
@@ -279,7 +279,7 @@ def _misfit(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 
 def _needed(field: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """``[B, M, N] = [32, 16, 144]``, of the layout with as many axes as the field has."""
+    """Return ``[B, M, N] = [32, 16, 144]``, for the layout with the field's number of axes."""
     sizes = _sizes(shapes)
     layout = next(layout for layout in _LAYOUTS[field] if len(layout) == len(shapes[field]))
     if field == "element_positions":
@@ -292,7 +292,7 @@ def _letters(layout: str) -> str:
 
 
 def unusable_scenes(name: str, arrays: Mapping[str, np.ndarray]) -> dict[int, str]:
-    """The scenes that cannot be used, in order, with the reason.
+    """Return the unusable scenes, in order, with the reason.
 
     Args:
       name: the file.
@@ -309,7 +309,7 @@ def unusable_scenes(name: str, arrays: Mapping[str, np.ndarray]) -> dict[int, st
         broken = np.sum(~(np.abs(values) <= _LARGEST_MAGNITUDE), axis=1)
         if shared and broken[0]:
             got = f"{broken[0]} of {values.shape[1]} NaN, infinite or too large"
-            fail(name, field, "finite values, being shared by all scenes", got)
+            fail(name, field, "finite values, because all scenes share them", got)
         bad = np.broadcast_to((broken > 0) | ~values.any(axis=1), scenes)
         for scene in np.flatnonzero(bad).tolist():
             count = 0 if shared else broken[scene]
@@ -324,7 +324,7 @@ def unusable_scenes(name: str, arrays: Mapping[str, np.ndarray]) -> dict[int, st
 
 
 def vector(name: str, field: str, array: np.ndarray, scenes: int) -> Float[np.ndarray, "B"]:
-    """One number a scene; MATLAB's rows and columns are taken for a vector."""
+    """Return one number per scene; MATLAB's rows and columns count as vectors."""
     values = real_array(name, field, array)
     if values.shape not in ((scenes,), (scenes, 1), (1, scenes)):
         fail(name, field, f"[B] = [{scenes}]", list(values.shape))
@@ -334,15 +334,15 @@ def vector(name: str, field: str, array: np.ndarray, scenes: int) -> Float[np.nd
 def snr(
     name: str, array: np.ndarray, scenes: int, usable: Int[np.ndarray, "U"]
 ) -> Float[np.ndarray, "U"]:
-    """Signal-to-noise ratios [dB] of the usable scenes, finite."""
+    """Return the signal-to-noise ratios [dB] of the usable scenes, all finite."""
     values = vector(name, "snr_db", array, scenes)[usable]
     broken = np.flatnonzero(~(np.abs(values) <= _LARGEST_SNR_DB))
     if broken.size:
         fail(
             name,
             "snr_db",
-            f"finite dB in every scene, at most {_LARGEST_SNR_DB:g} in magnitude (leave the key "
-            "out if it is not known)",
+            f"finite dB in every scene, at most {_LARGEST_SNR_DB:g} in magnitude (leave out the "
+            "key if it is unknown)",
             f"{values[broken[0]]} in scene {usable[broken[0]]}",
         )
     return values
@@ -351,7 +351,7 @@ def snr(
 def truth(
     name: str, arrays: Mapping[str, np.ndarray], scenes: int, usable: Int[np.ndarray, "U"]
 ) -> SourceTruth:
-    """The sources of the usable scenes; whatever stands after the first `num_sources` is dropped.
+    """Return the sources of the usable scenes; values after the first `num_sources` are dropped.
 
     Args:
       name: the file.
@@ -386,7 +386,7 @@ def _check_places(
     active: np.ndarray,
     usable: Int[np.ndarray, "U"],
 ) -> None:
-    """Finite where there is a source; angles in radians, ranges above zero."""
+    """Check that sources are finite, with angles in radians and ranges above zero."""
     for field, (limit, needed) in _LIMITS.items():
         values = places[field]
         good = np.isfinite(values) & (np.abs(values) <= limit)

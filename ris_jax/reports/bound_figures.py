@@ -1,6 +1,6 @@
-"""Figures of the bound: maps from above and as the surface sees it, and curves.
+"""Figures of the bound: maps from above and from the surface, and curves.
 
-Nothing here goes through pyplot: figures have no global state and need not be closed.
+The figures do not use pyplot: they have no global state and need not be closed.
 """
 
 import io
@@ -22,18 +22,18 @@ _PANELS = (
     ("range_std_m", "range [m]"),
 )
 _GREY = ListedColormap(["0.75"])  # positions at which a parameter is not identifiable
-_DECADES = 3.0  # that the colours span at most
+_DECADES = 3.0  # largest span of the colours
 
 
 def pdf(figure: Figure) -> bytes:
-    """The figure as a PDF file without a date."""
+    """Return the figure as a PDF file without a date."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
     return buffer.getvalue()
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file of moderate size."""
+    """Return the figure as a PNG file of moderate size."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=80)
     return buffer.getvalue()
@@ -50,7 +50,7 @@ def draw_map(
     values: np.ndarray,
     limits: tuple[float, float] | None = None,
 ) -> None:
-    """Colours on a logarithmic scale, a line at every factor of 10^(1/2), grey where infinite."""
+    """Draw colours on a logarithmic scale, a line every factor 10^(1/2); grey where infinite."""
     unknown = np.ma.masked_array(np.ones(values.shape), ~np.isposinf(values))
     axes.pcolormesh(
         across, along, unknown, cmap=_GREY, shading="nearest", vmin=0.0, vmax=1.0, rasterized=True
@@ -75,13 +75,13 @@ def draw_map(
 
 
 def color_limits(known: np.ndarray) -> tuple[float, float]:
-    """Least and largest of the finite values, without the largest few."""
+    """Return the smallest and largest finite value, without the few largest ones."""
     low = float(known.min())
     return low, float(max(min(np.quantile(known, 0.995), low * 10**_DECADES), low * 1.05))
 
 
 def _plain(value: float, _: float = 0.0) -> str:
-    """A tick's label without powers of ten."""
+    """Format a tick label without powers of ten."""
     return f"{value:.3g}"
 
 
@@ -100,12 +100,12 @@ def from_above(
     title: str,
     second: Float[np.ndarray, "3"] | None = None,
 ) -> Figure:
-    """Bounds in the plane of a fixed elevation, over x and z.
+    """Draw bounds in the plane of a fixed elevation, over x and z.
 
     Args:
       numbers: columns of `bound_tables.HEADER` on a grid of ranges and azimuths.
       title: of the figure.
-      second: [3] x, y, z of a second source, which is marked.
+      second: [3] x, y, z of a second source, drawn as a marker.
     """
     figure = _four_panels(numbers, _column(numbers, "x_m"), _column(numbers, "z_m"), title)
     for axes in figure.axes[:4]:
@@ -122,12 +122,12 @@ def front(
     title: str,
     second: Float[np.ndarray, "3"] | None = None,
 ) -> Figure:
-    """Bounds at a fixed range over the direction cosines u and w.
+    """Draw bounds at a fixed range over the direction cosines u and w.
 
     Args:
       numbers: columns of `bound_tables.HEADER` on a grid of w and u; rows of NaN are no direction.
       title: of the figure.
-      second: [3] x, y, z of a second source, whose direction is marked.
+      second: [3] x, y, z of a second source; its direction is drawn as a marker.
     """
     side = np.linspace(-1.0, 1.0, numbers.shape[1])
     across, along = np.meshgrid(side, np.linspace(-1.0, 1.0, numbers.shape[0]))
@@ -144,10 +144,10 @@ def front(
 def curves(
     name: str, values: Sequence[float], lines: Mapping[str, Float[np.ndarray, "V 4"]]
 ) -> Figure:
-    """Bounds of positions against what is swept; a value that is not identifiable is a gap.
+    """Draw bounds of positions over a swept quantity; values that are not identifiable are gaps.
 
     Args:
-      name: of what is swept, with its unit.
+      name: of the swept quantity, with its unit.
       values: V of them.
       lines: by position, V rows of position error [m], azimuth and elevation [deg], range [m].
     """
@@ -173,12 +173,12 @@ def before_and_after(
     maps: Mapping[str, Float[np.ndarray, "R A"]],
     errors: Mapping[str, Float[np.ndarray, "P"]],
 ) -> Figure:
-    """Position error bounds of two sets of codes from above, and of all sets over the positions.
+    """Draw position error bounds of two sets of codes from above, and the distribution of all sets.
 
     Args:
       places: x, y and z [m] of the maps.
       maps: by name of the codes, position error bound [m].
-      errors: by name of the codes, position error bound [m] of the positions they were made for.
+      errors: by name of the codes, position error bound [m] at the design positions.
     """
     figure = Figure(figsize=(13.0, 4.2), layout="constrained")
     panels = figure.subplots(1, len(maps) + 1)

@@ -1,4 +1,4 @@
-"""Rows of numbers of the bound over many positions, with degrees and metres in their names."""
+"""Tables of the bound over many positions, with degrees and metres in the column names."""
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +13,7 @@ HEADER = (
 
 
 def cartesian(places: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "... 3"]:
-    """x, y and z [m] of azimuth [rad], elevation [rad] and range [m]."""
+    """Return x, y and z [m] of azimuth [rad], elevation [rad] and range [m]."""
     azimuth, elevation, source_range = np.moveaxis(np.asarray(places, float), -1, 0)
     unit = [
         np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)
@@ -24,7 +24,7 @@ def cartesian(places: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "... 3"]:
 def columns(
     places: Float[np.ndarray, "P 3"], snr: Float[np.ndarray, "P"], found: Deviations
 ) -> Float[np.ndarray, "P 11"]:
-    """The numbers of `HEADER`; infinity where a parameter is not identifiable.
+    """Return the columns of `HEADER`; infinity where a parameter is not identifiable.
 
     Args:
       places: [P, 3] azimuth [rad], elevation [rad], range [m].
@@ -44,7 +44,7 @@ def columns(
 
 
 def rows(numbers: Float[np.ndarray, "P C"]) -> list[list[float | None]]:
-    """Rows of a table with seven digits; a number that is not finite is None, empty in a CSV."""
+    """Return table rows with seven digits; a non-finite number is None, an empty cell in a CSV."""
     return [
         [float(f"{value:.7g}") if np.isfinite(value) else None for value in row]
         for row in numbers.tolist()
@@ -52,5 +52,5 @@ def rows(numbers: Float[np.ndarray, "P C"]) -> list[list[float | None]]:
 
 
 def as_csv(numbers: Float[np.ndarray, "P 11"]) -> str:
-    """The numbers of positions as CSV with a header line."""
+    """Return the columns as CSV with a header line."""
     return tables.as_csv(HEADER, rows(numbers))

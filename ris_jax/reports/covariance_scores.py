@@ -1,4 +1,4 @@
-"""Held-out covariance scores by number of sources and SNR, beside the yardsticks."""
+"""Held-out covariance scores by number of sources and SNR, next to baselines."""
 
 import itertools
 from typing import NamedTuple
@@ -46,13 +46,13 @@ def score_rows(
     snr_db: np.ndarray,
     scene: config_lib.SceneConfig,
 ) -> list[tuple]:
-    """Rows of `HEADER`: all scenes, each number of sources, each of five bins of SNR.
+    """Return rows of `HEADER`: all scenes, each number of sources, each of five bins of SNR.
 
     Args:
-      scores: [B] each, from `training.evaluation`: the network's and the yardsticks'.
+      scores: [B] each, from `training.evaluation`: the network's and the baselines'.
       num_sources: [B] int.
       snr_db: [B].
-      scene: its limits of SNR are the ends of the bins.
+      scene: its SNR limits are the ends of the bins.
     """
     rows = [_row("all", scores, np.ones(len(snr_db), bool))]
     rows += [_row(f"K = {k}", scores, num_sources == k) for k in np.unique(num_sources)]
@@ -65,7 +65,7 @@ def score_rows(
 
 
 class Scored(NamedTuple):
-    """A network on held-out scenes."""
+    """Scores of a network on held-out scenes."""
 
     result: evaluation.Evaluation
     rows: list[tuple]  # of `HEADER`
@@ -77,10 +77,10 @@ def score(
     heldout: evaluation.Heldout,
     training_scenes: evaluation.Heldout | None = None,
 ) -> Scored:
-    """Scores a state's averaged parameters, and the yardsticks beside them.
+    """Score a state's averaged parameters and the baselines.
 
     Args:
-      state: of the run; every process of one must call this.
+      state: of the run; every process of the run must call this function.
       heldout: scenes to score.
       training_scenes: as for `evaluation.yardsticks`.
     """

@@ -1,4 +1,4 @@
-"""Figures of a run's rows and scores. Each function draws numbers that are there."""
+"""Figures of a run's rows and scores. The functions draw given numbers and compute nothing."""
 
 import math
 import pathlib
@@ -14,10 +14,10 @@ _BARS = {"network": "C0", "snapshots": "C1", "constant": "0.65"}  # and their co
 
 
 def loss_curves(rows: list[dict[str, Any]]) -> Figure:
-    """Loss, and NMSE between the yardsticks, of training and held-out scenes by epoch.
+    """Draw loss and NMSE of training and held-out scenes by epoch, with the baselines' NMSE.
 
     Args:
-      rows: rows of `metrics.jsonl`; what is null in them is not drawn.
+      rows: rows of `metrics.jsonl`; null values are not drawn.
     """
     epochs = [row for row in rows if row["kind"] == "epoch"]
     held_out = [row for row in rows if row["kind"] in ("start", "epoch")]
@@ -52,7 +52,7 @@ def _column(rows: list[dict[str, Any]], name: str) -> list[float]:
 
 
 def covariance_score_bars(rows: list[tuple]) -> Figure:
-    """NMSE of network, snapshots and constant, by number of sources and by SNR.
+    """Draw NMSE of network, snapshots and constant, by number of sources and by SNR.
 
     Args:
       rows: of `covariance_scores.HEADER`.
@@ -80,10 +80,10 @@ def _save(figure: Figure, workdir: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def save_loss_curves(workdir: pathlib.Path) -> pathlib.Path:
-    """Draws a run's loss curves into `figures/loss.png`; returns the path."""
+    """Draw a run's loss curves into `figures/loss.png`; return the path."""
     return _save(loss_curves(record.read_rows(workdir)), workdir, "loss.png")
 
 
 def save_covariance_scores(workdir: pathlib.Path, rows: list[tuple]) -> pathlib.Path:
-    """Draws the rows of an evaluation into `figures/covariance_scores.png`; returns the path."""
+    """Draw the rows of an evaluation into `figures/covariance_scores.png`; return the path."""
     return _save(covariance_score_bars(rows), workdir, "covariance_scores.png")

@@ -1,6 +1,6 @@
-"""Figures of estimated positions. Each function draws numbers that are there and returns a figure.
+"""Figures of estimated positions. The functions draw given numbers and return a figure.
 
-Nothing here goes through pyplot: figures have no global state and need not be closed.
+The figures do not use pyplot: they have no global state and need not be closed.
 """
 
 import io
@@ -18,26 +18,26 @@ from ris_jax.reports import localization_scores
 _TRUTH = {"marker": "o", "s": 70, "facecolors": "none", "edgecolors": "0.35", "label": "truth"}
 _FOUND = {"marker": "x", "s": 40, "color": "C0", "label": "estimate"}
 _LEVEL = 0.95
-# Radius of the ellipse that holds 95 % of a normal distribution in the plane.
+# Radius of the ellipse that contains 95 % of a normal distribution in the plane.
 _RADIUS = np.sqrt(-2 * np.log(1 - _LEVEL))
 
 
 def image(figure: Figure, ending: str) -> bytes:
-    """The figure as a file with that ending: .png, .pdf or .svg."""
+    """Return the figure as a file with that suffix: .png, .pdf or .svg."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=ending.removeprefix("."), dpi=150)
     return buffer.getvalue()
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
+    """Return the figure as a PNG file."""
     return image(figure, ".png")
 
 
 def ellipse(
     center: Float[np.ndarray, "2"], covariance: Float[np.ndarray, "2 2"]
 ) -> Float[np.ndarray, "2 P"] | None:
-    """Outline of the 95 % ellipse of a plane; None where the covariance is not finite."""
+    """Return the outline of a 95 % ellipse in the plane; None if the covariance is not finite."""
     if not np.isfinite(covariance).all():
         return None
     values, vectors = np.linalg.eigh(covariance)
@@ -47,14 +47,14 @@ def ellipse(
 
 
 def _ground(place: np.ndarray) -> np.ndarray:
-    """x and z [m] of (azimuth, elevation, range), [..., 2]."""
+    """Return x and z [m] of (azimuth, elevation, range), [..., 2]."""
     azimuth, elevation, source_range = np.moveaxis(place, -1, 0)
     across = source_range * np.cos(elevation)
     return np.stack([across * np.sin(azimuth), across * np.cos(azimuth)], axis=-1)
 
 
 def _ground_slopes(place: np.ndarray) -> np.ndarray:
-    """[2, 3] derivatives of x and z by azimuth, elevation and range."""
+    """Return the [2, 3] derivatives of x and z by azimuth, elevation and range."""
     azimuth, elevation, source_range = place
     sin_a, cos_a, sin_e, cos_e = (f(x) for x in (azimuth, elevation) for f in (np.sin, np.cos))
     return np.array(
@@ -74,13 +74,13 @@ def _places(sources: metrics.SourcesLike, scene: int) -> Float[np.ndarray, "K 3"
 def scene_map(
     estimate: Estimate, scene: int, truth: metrics.SourcesLike | None = None, title: str = ""
 ) -> Figure:
-    """One scene from above and as the surface sees it, estimates with their 95 % ellipses.
+    """Draw one scene from above and from the surface, estimates with their 95 % ellipses.
 
-    A plane wave is a dashed ray. Where a parameter is not identifiable there is no ellipse.
+    A plane wave is a dashed ray. A parameter that is not identifiable has no ellipse.
 
     Args:
       estimate: [B, ...] NumPy arrays.
-      scene: which of the B.
+      scene: index of the scene to draw.
       truth: of the same B scenes, if known.
       title: of the figure.
     """
@@ -114,7 +114,7 @@ def _draw_above(axes: Axes, found: np.ndarray, covariances: np.ndarray, true: np
     for azimuth, elevation, _ in found[far]:
         end = _ground(np.array([azimuth, elevation, reach]))
         ray = axes.plot([0, end[0]], [0, end[1]], "C0--", lw=1, scalex=False, scaley=False)
-        axes.legend(ray, ["estimate, range without limit"])
+        axes.legend(ray, ["estimate, unlimited range"])
     axes.set(xlabel="x [m]", ylabel="z, boresight [m]", title="from above")
     axes.grid(alpha=0.3)
 
@@ -129,12 +129,12 @@ def _draw_front(axes: Axes, found: np.ndarray, covariances: np.ndarray, true: np
             axes.plot(*np.rad2deg(outline), "C0-", lw=1, scalex=False, scaley=False)
     if np.isfinite(covariances[:, :2, :2]).all(axis=(1, 2)).any():
         axes.plot([], [], "C0-", lw=1, label="95 % ellipse")
-    axes.set(xlabel="azimuth [deg]", ylabel="elevation [deg]", title="as the surface sees it")
+    axes.set(xlabel="azimuth [deg]", ylabel="elevation [deg]", title="from the surface")
     axes.grid(alpha=0.3)
 
 
 def error_by_snr(rows: list[dict[str, Any]]) -> Figure:
-    """Median absolute error and RMSE of the sources found, with the bound's, by SNR.
+    """Draw median absolute error and RMSE of the sources found, with the bound's, by SNR.
 
     Args:
       rows: from `localization_scores.score_rows`; those of kind `snr` are drawn.
@@ -166,7 +166,7 @@ def error_by_snr(rows: list[dict[str, Any]]) -> Figure:
 
 
 def count_confusion(matrix: Int[np.ndarray, "K K"]) -> Figure:
-    """Scenes by true and estimated number of sources, each row as shares of its scenes.
+    """Draw scenes by true and estimated number of sources, each row as fractions of its scenes.
 
     Args:
       matrix: [K_max + 1] squared, see `counts.confusion_matrix`.
@@ -186,14 +186,14 @@ def count_confusion(matrix: Int[np.ndarray, "K K"]) -> Figure:
         xticks=range(len(matrix)),
         yticks=range(len(matrix)),
     )
-    figure.colorbar(image, label="share of the scenes of a row")
+    figure.colorbar(image, label="fraction of the scenes of a row")
     return figure
 
 
 def error_distribution(scores: localization_scores.Scores) -> Figure:
-    """Share of all sources with an error below a size, beside what the bound predicts.
+    """Draw the fraction of all sources with an error below a value, and the bound's prediction.
 
-    A source that was missed has an error beyond any size; the bound's curve misses none.
+    A missed source has an infinite error; the bound's curve has no missed sources.
     """
     active = np.arange(scores.truth.azimuth.shape[1]) < scores.truth.num_sources[:, None]
     figure = Figure(figsize=(11.0, 3.8), layout="constrained")
@@ -214,6 +214,6 @@ def error_distribution(scores: localization_scores.Scores) -> Figure:
                 )
             axes.set_xscale("log")
             axes.legend()
-        axes.set(xlabel=f"{name} error [{unit}]", ylabel="share of sources", ylim=(0, 1.02))
+        axes.set(xlabel=f"{name} error [{unit}]", ylabel="fraction of sources", ylim=(0, 1.02))
         axes.grid(alpha=0.3, which="both")
     return figure

@@ -1,9 +1,8 @@
-"""Scores of estimated positions, beside the bound, by number of sources, SNR, range, separation.
+"""Scores of estimated positions, next to the bound, by number of sources, SNR, range, separation.
 
 A source is found if it has an estimate of its own within 5 degrees in both azimuth and elevation.
-Errors and the bound beside them are those of the sources found; what was missed and what was found
-besides stands in the table of counts. The median ratio charges for the missed: there they are
-infinite errors.
+Errors, and the bound next to them, are those of the sources found; missed sources and false
+estimates are in the table of counts. In the median ratio, missed sources are infinite errors.
 """
 
 import itertools
@@ -18,7 +17,7 @@ from ris_jax import bounds, metrics, statistics
 from ris_jax.estimators.estimate import Estimate
 from ris_jax.reports import tables
 
-# Name, unit, and how many of them the unit inside the package is.
+# Name, unit, and units per SI unit.
 PARAMETERS = (("azimuth", "deg", 180 / np.pi), ("elevation", "deg", 180 / np.pi), ("range", "m", 1))
 _COUNTS = (
     "scenes",
@@ -39,7 +38,7 @@ _COUNTS = (
     "inside_lower",
     "inside_upper",
 )
-_ERRORS = ("rmse", "rms_bound", "median", "efficient_median", "median_bound")  # have a unit
+_ERRORS = ("rmse", "rms_bound", "median", "efficient_median", "median_bound")  # columns with units
 _RATIOS = (
     "efficiency",
     "efficiency_lower",
@@ -55,29 +54,29 @@ _LABEL = "scenes_of"
 
 
 class Scores(NamedTuple):
-    """What is known of every scene and of every true source; NaN where there is no such thing."""
+    """Scores of every scene and of every true source; NaN where a score does not exist."""
 
     truth: metrics.Sources
     num_estimated: Int[np.ndarray, "B"]
     snr_db: Float[np.ndarray, "B"]
-    separation: Float[np.ndarray, "B"]  # least angle between two sources [rad]
+    separation: Float[np.ndarray, "B"]  # smallest angle between two sources [rad]
     gospa: metrics.Gospa
     detection: metrics.Detection
     errors: Float[np.ndarray, "B K 3"]  # of the sources found: azimuth, elevation [rad], range [m]
-    claimed: Float[np.ndarray, "B K 3 3"]  # their covariance as the estimator has it
-    deviations: Float[np.ndarray, "B K 3"]  # the bound's; not finite: not identifiable
+    claimed: Float[np.ndarray, "B K 3 3"]  # their covariance from the estimator
+    deviations: Float[np.ndarray, "B K 3"]  # of the bound; not finite: not identifiable
     position: Float[np.ndarray, "B K"]  # distance of the sources found from the truth [m]
     position_bound: Float[np.ndarray, "B K"]  # position error bound [m]
-    rmspe: Float[np.ndarray, "B"]  # [rad], a miss or a false estimate counting as 90 degrees
+    rmspe: Float[np.ndarray, "B"]  # [rad]; a missed source or a false estimate counts as 90 degrees
 
 
 class _Group(NamedTuple):
-    """Part of the scenes, or of the sources whatever their scene."""
+    """Subset of the scenes, or of the sources of all scenes."""
 
     kind: str
     label: str
     sources: Bool[np.ndarray, "B K"]
-    scenes: Bool[np.ndarray, "B"] | None  # None: scores of whole scenes say nothing of the part
+    scenes: Bool[np.ndarray, "B"] | None  # None: scores of whole scenes do not apply
 
 
 def score(
@@ -87,7 +86,7 @@ def score(
     snr_db: Float[np.ndarray, "B"] | None = None,
     bound_covariance: Float[np.ndarray, "B K 3 3"] | None = None,
 ) -> Scores:
-    """Scores a batch of scenes.
+    """Score a batch of scenes.
 
     Args:
       estimate: of B scenes.
@@ -125,12 +124,12 @@ def score(
         deviations=deviations,
         position=errors.position,
         position_bound=position_bound,
-        rmspe=np.nan_to_num(metrics.rmspe(estimate, true)),  # nothing there, nothing found: 0
+        rmspe=np.nan_to_num(metrics.rmspe(estimate, true)),  # no source and no estimate: 0
     )
 
 
 def _bins(values: np.ndarray, edges: Any, unit: str) -> list[tuple[str, np.ndarray]]:
-    """Label and members of every bin that has any; the last bin holds its upper edge."""
+    """Return label and members of every bin that has any; the last bin includes its upper edge."""
     bins = []
     for low, high in itertools.pairwise(edges):
         inside = (values >= low) & ((values < high) | ((values == high) & (high == edges[-1])))
@@ -197,10 +196,10 @@ def _counts(scores: Scores, group: _Group) -> dict[str, Any]:
 def _coverage(
     errors: Float[np.ndarray, "n 3"], claimed: Float[np.ndarray, "n 3 3"]
 ) -> statistics.Coverage:
-    """Share of errors inside the 95 % ellipsoid that the estimator claims, where it claims one."""
+    """Fraction of errors inside the estimator's 95 % ellipsoid, where it gives one."""
     usable = np.isfinite(claimed).all(axis=(1, 2))
     deviations = np.sqrt(np.diagonal(claimed[usable], axis1=1, axis2=2))
-    # Of unit diagonal, rounding of the estimator's float32 is small beside the eigenvalues.
+    # With a unit diagonal, rounding in the estimator's float32 is small next to the eigenvalues.
     scaled = claimed[usable] / deviations[:, :, None] / deviations[:, None, :]
     positive = np.linalg.eigvalsh(scaled)[:, 0] > 0 if len(scaled) else np.zeros(0, bool)
     return statistics.ellipse_coverage(
@@ -209,20 +208,20 @@ def _coverage(
 
 
 def _parameter(scores: Scores, group: _Group, index: int) -> dict[str, float]:
-    """Errors of one parameter in its unit of `PARAMETERS`."""
+    """Return errors of one parameter in its unit of `PARAMETERS`."""
     unit = PARAMETERS[index][2]
     errors = scores.errors[..., index][group.sources] * unit
     deviations = scores.deviations[..., index][group.sources] * unit
-    beside = np.where(np.isfinite(errors) & np.isfinite(deviations), deviations, np.nan)
-    # An estimate at infinity has no error to square; the medians count it.
+    bounds = np.where(np.isfinite(errors) & np.isfinite(deviations), deviations, np.nan)
+    # An estimate at infinite range has no squared error; it counts in the medians.
     finite = np.where(np.isfinite(errors), errors, np.nan)
     result = statistics.efficiency(errors, deviations**2)
     return {
         "rmse": statistics.root_mean_square(finite),
-        "rms_bound": statistics.root_mean_square(beside),
+        "rms_bound": statistics.root_mean_square(bounds),
         "median": statistics.median_absolute(errors),
-        "efficient_median": statistics.efficient_median(beside),
-        "median_bound": statistics.median_absolute(beside),
+        "efficient_median": statistics.efficient_median(bounds),
+        "median_bound": statistics.median_absolute(bounds),
         "efficiency": result.ratio,
         "efficiency_lower": result.ratio_interval[0],
         "efficiency_upper": result.ratio_interval[1],
@@ -235,7 +234,7 @@ def _parameter(scores: Scores, group: _Group, index: int) -> dict[str, float]:
 def score_rows(
     scores: Scores, snr_limits_db: tuple[float, float] | None = None
 ) -> list[dict[str, Any]]:
-    """One row for all scenes, then by number of sources, SNR, range and least separation.
+    """Return a row for all scenes, then rows by number of sources, SNR, range and separation.
 
     Args:
       scores: from `score`.
@@ -266,12 +265,12 @@ HEADER = (
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    """All columns of all rows."""
+    """Return all columns of all rows as CSV."""
     return tables.as_csv(HEADER, [[row[name] for name in HEADER] for row in rows])
 
 
 def _readable(row: dict[str, Any], columns: tuple[str, ...], short: Callable[[str], str]) -> dict:
-    """Cells by short name, a value and its interval in one: `0.858 [0.799, 0.905]`."""
+    """Return cells by short name, with value and interval in one cell: `0.858 [0.799, 0.905]`."""
     cells: dict[str, Any] = {_LABEL: row[_LABEL]}
     for column in columns:
         if column.endswith(("_lower", "_upper")):
@@ -287,12 +286,12 @@ def _readable(row: dict[str, Any], columns: tuple[str, ...], short: Callable[[st
 
 
 def _parts(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[str], list[list[Any]]]]:
-    """Title, header and rows of each table that is narrow enough to read."""
+    """Yield title, header and rows of each table; the tables are narrow enough to read."""
     tables_of: list[tuple[str, tuple[str, ...], Callable[[str], str]]]
-    tables_of = [("sources found, intervals of 95 %", _COUNTS, str)]
+    tables_of = [("sources found, 95 % intervals", _COUNTS, str)]
     for name, unit, _ in PARAMETERS:
         shorts = {_column(name, short, unit): short for short in (*_ERRORS, *_RATIOS)}
-        title = f"{name} of the sources found [{unit}], intervals of 95 %"
+        title = f"{name} of the sources found [{unit}], 95 % intervals"
         tables_of.append((title, tuple(shorts), shorts.__getitem__))
     for title, columns, short in tables_of:
         cells = [_readable(row, columns, short) for row in rows]
@@ -300,14 +299,14 @@ def _parts(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[str], list[li
 
 
 def as_text(rows: list[dict[str, Any]]) -> str:
-    """Four tables: what was found, then each parameter against its bound."""
+    """Return four text tables: detection, then each parameter next to its bound."""
     return "\n\n".join(
         f"{title}\n{tables.as_text(header, body)}" for title, header, body in _parts(rows)
     )
 
 
 def as_latex(rows: list[dict[str, Any]]) -> str:
-    """The same four tables."""
+    """Return the same four tables in LaTeX."""
     return "\n".join(
         f"% {title}\n{tables.as_latex(header, body)}" for title, header, body in _parts(rows)
     )

@@ -1,4 +1,4 @@
-"""HTML pages that are one file: pictures within, no scripts, nothing fetched, all text escaped."""
+"""HTML pages in one file: embedded images, no scripts, no external resources, all text escaped."""
 
 import base64
 import html
@@ -20,32 +20,32 @@ pre { background: #f4f4f4; padding: 0.6rem; white-space: pre-wrap; font-size: 0.
 .warning { border-left: 4px solid #b35900; padding-left: 0.6rem; }
 @media print { body { margin: 0; max-width: none; } h2, img, table { break-inside: avoid; } }
 """
-# The browser itself refuses whatever would leave the page.
+# The browser blocks every request to another address.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def text(value: object) -> str:
-    """Any text, harmless in HTML."""
+    """Escape text for HTML."""
     return html.escape(str(value), quote=True)
 
 
 def paragraph(value: object, kind: str = "") -> str:
-    """A paragraph of plain text; `kind` may be "warning"."""
+    """Return a paragraph of plain text; `kind` may be "warning"."""
     return f'<p class="{text(kind)}">{text(value)}</p>' if kind else f"<p>{text(value)}</p>"
 
 
 def preformatted(value: object) -> str:
-    """Lines of plain text as they are."""
+    """Return lines of plain text, unformatted."""
     return f"<pre>{text(value)}</pre>"
 
 
 def listed(values: Iterable[object], kind: str = "") -> str:
-    """Plain texts, one below the other."""
+    """Return a list of plain texts."""
     return "".join(paragraph(value, kind) for value in values)
 
 
 def table(header: Sequence[str], rows: Iterable[tables.Row]) -> str:
-    """A table; numbers as in `tables.as_text`."""
+    """Return a table; numbers are formatted as in `tables.as_text`."""
     head = "".join(f"<th>{text(name)}</th>" for name in header)
     body = "".join(
         "<tr>" + "".join(f"<td>{text(tables.cell(value))}</td>" for value in row) + "</tr>"
@@ -55,23 +55,23 @@ def table(header: Sequence[str], rows: Iterable[tables.Row]) -> str:
 
 
 def image(png: bytes, what: str) -> str:
-    """A PNG within the page; `what` it shows is for those who cannot see it."""
+    """Embed a PNG in the page; `what` is its alternative text."""
     data = base64.b64encode(png).decode("ascii")
     return f'<img alt="{text(what)}" src="data:image/png;base64,{data}">'
 
 
 def folded(summary: str, body: str) -> str:
-    """HTML that is shown on demand."""
+    """Return HTML that the reader can unfold."""
     return f"<details><summary>{text(summary)}</summary>{body}</details>"
 
 
 def render(title: str, sections: Iterable[tuple[str, str]]) -> str:
-    """The page.
+    """Return the page.
 
     Args:
       title: plain text.
-      sections: heading, plain text, and body, HTML made by the functions here; those with an
-        empty body are left out.
+      sections: heading (plain text) and body (HTML from the functions here); sections with an empty
+        body are omitted.
     """
     parts = [f"<h2>{text(heading)}</h2>{body}" for heading, body in sections if body]
     return (

@@ -1,4 +1,4 @@
-"""Where the time of a run went, as a table that needs no viewer."""
+"""Time profile of a run as a plain table."""
 
 import pathlib
 import shlex
@@ -6,7 +6,7 @@ import shlex
 from ris_jax.reports import page, tables
 from ris_jax.training import profiling
 
-_HEADER = ("part of an epoch", "calls", "ms a call", "s", "share")
+_HEADER = ("part of an epoch", "calls", "ms a call", "s", "fraction")
 
 
 def _rows(found: profiling.Measured) -> list[tuple[str, int, str, str, str]]:
@@ -25,17 +25,17 @@ def _rows(found: profiling.Measured) -> list[tuple[str, int, str, str, str]]:
 
 
 def _short(value: float) -> str:
-    """Three digits or more, without a power of ten where it is large."""
+    """Format with three digits or more, without a power of ten for large values."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _summary(found: profiling.Measured) -> list[str]:
-    """Lines that name the bottleneck, and what the compiled step asks of the device."""
+    """Return lines with the bottleneck and the compiled step's demands on the device."""
     total = sum(part.seconds for part in found.parts)
     longest = max(found.parts, key=lambda part: part.seconds)
     lines = [
         f"bottleneck: {longest.name}, {longest.seconds / total:.0%} of an epoch of {total:.3g} s, "
-        f"host and device waiting for each other; compilation {found.compilation_seconds:.1f} s"
+        f"host and device synchronised; compilation {found.compilation_seconds:.1f} s"
     ]
     step = next(part for part in found.parts if part.name.startswith("forward"))
     if found.step_flops and found.step_bytes:
@@ -48,7 +48,7 @@ def _summary(found: profiling.Measured) -> list[str]:
     if found.argument_bytes is not None and found.temporary_bytes is not None:
         lines.append(
             f"its memory: {found.argument_bytes / 1e6:.3g} MB of state and scenes, "
-            f"{found.temporary_bytes / 1e6:.3g} MB in between"
+            f"{found.temporary_bytes / 1e6:.3g} MB temporary"
         )
     if found.operations:
         named = ", ".join(f"{name} {share:.0%}" for name, share in found.operations)
@@ -57,18 +57,18 @@ def _summary(found: profiling.Measured) -> list[str]:
 
 
 def as_text(found: profiling.Measured) -> str:
-    """The table, and what follows from it."""
+    """Return the table and its summary."""
     return "\n".join([tables.as_text(_HEADER, _rows(found)), *_summary(found)])
 
 
 def as_html(workdir: pathlib.Path) -> str:
-    """The same of a run's last profile; empty where there is none."""
+    """Return a run's last profile as HTML; empty if there is none."""
     found = profiling.read(workdir)
     return "" if found is None else page.table(_HEADER, _rows(found)) + page.listed(_summary(found))
 
 
 def how_to_look(folder: pathlib.Path) -> str:
-    """Where the trace is, and what opens it."""
+    """Return the path of the trace and the commands that open it."""
     where = shlex.quote(str(folder))
     return (
         f"trace: {where}; `pip install xprof` and `xprof --logdir={where} --port=8791` show it, or "

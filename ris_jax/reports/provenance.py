@@ -1,4 +1,4 @@
-"""What a result came from: versions, machine, configuration; and files that are whole or not."""
+"""Provenance of a result (versions, machine, configuration), and atomic file writes."""
 
 import importlib.metadata
 import pathlib
@@ -9,11 +9,11 @@ from ris_jax import config as config_lib
 from ris_jax.data import files
 
 _PACKAGES = ("ris-jax", "jax", "jaxlib", "numpy", "scipy")
-_MOST_CHARACTERS = 200  # of a field that differs from the default, in a header
+_MOST_CHARACTERS = 200  # of a non-default field in a header
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that compute."""
+    """Return the versions of Python and of the numerical packages."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
-    """Processor, cores and the device that JAX computes on."""
+    """Return the processor, the number of cores and the device of JAX."""
     import jax
 
     device = jax.devices()[0]
@@ -32,7 +32,7 @@ def machine() -> str:
 
 
 def header(config: config_lib.Config) -> str:
-    """Machine, versions, seed and what differs from the default configuration, in three lines."""
+    """Return three lines: machine; versions; seed and non-default configuration."""
     changed = config_lib.difference(config, config_lib.Config())
     return "\n".join(
         (
@@ -48,27 +48,27 @@ def header(config: config_lib.Config) -> str:
 
 
 def _short(entry: str) -> str:
-    """`name=value`, or that there is one where it is long: the positions of an array's elements."""
+    """Return `name=value`, or `name given` if the value is long, such as element positions."""
     return entry if len(entry) <= _MOST_CHARACTERS else f"{entry.partition('=')[0]} given"
 
 
 def require_folder(flag: str, path: pathlib.Path) -> None:
-    """A file can be written there, as far as one can tell before.
+    """Check that a file can be written to this path.
 
     Raises:
-      RunError: the folder is not there, or the path is one.
+      RunError: the directory does not exist, or the path is a directory.
     """
     if not path.parent.is_dir():
-        raise errors.RunError(f"{flag}: need a folder that exists; got {path.parent}")
+        raise errors.RunError(f"{flag}: need a directory that exists; got {path.parent}")
     if path.is_dir():
-        raise errors.RunError(f"{flag}: need the name of a file; got the folder {path}")
+        raise errors.RunError(f"{flag}: need the name of a file; got the directory {path}")
 
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file; one of that name is replaced whole or not at all.
+    """Write a file atomically: an existing one is replaced as a whole or not at all.
 
     Raises:
-      OSError: the folder cannot be written.
+      OSError: the directory cannot be written.
     """
     with files.replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)

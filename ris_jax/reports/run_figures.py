@@ -1,4 +1,4 @@
-"""Figures of a run: what the network makes of one scene, and how well it knows what it knows."""
+"""Figures of a run: estimates in one scene, and calibration of the number of sources."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -20,16 +20,16 @@ _FIGURES_A_RUN = 10
 
 
 class Shown(NamedTuple):
-    """The scene of a held-out batch that is drawn, always the same."""
+    """Scene of a held-out batch that is drawn; always the same one."""
 
     index: int
     target: losses.Target  # of the batch, on the host
 
 
 def shown(config: config_lib.Config, heldout: evaluation.Heldout) -> Shown:
-    """The scene in the middle of what is drawn: its number of sources first, then its SNR.
+    """Select the median scene, ordered by number of sources and then by SNR.
 
-    Every process of a run must call this.
+    Every process of a run must call this function.
     """
     target = devices.to_host(heldout.batches[0][1])
     scene = config.scene
@@ -40,7 +40,7 @@ def shown(config: config_lib.Config, heldout: evaluation.Heldout) -> Shown:
 
 
 def _truth(config: config_lib.Config, target: losses.Target) -> metrics.Sources:
-    """The sources of a batch; of plane waves no range is known."""
+    """Return the sources of a batch; plane waves have no range."""
     unit = situation.resolution(config.system)
     coordinates = target.coordinates * jnp.where(jnp.isfinite(unit), unit, 0.0)
     return _sources(coordinates, target.num_sources)
@@ -52,7 +52,7 @@ def _sources(coordinates: Float[Array, "B K 3"], num_sources: Int[Array, "B"]) -
 
 
 def _found(prediction: losses.Prediction) -> Estimate:
-    """The sources that a network is sure of, the surest first; it gives no error bars."""
+    """Return the sources that a network is sure of, by confidence; there are no error bars."""
     existence = jnp.asarray(prediction.existence)
     order = jnp.argsort(-existence, axis=-1)
     coordinates = jnp.take_along_axis(jnp.asarray(prediction.coordinates), order[..., None], axis=1)
@@ -71,11 +71,11 @@ def _found(prediction: losses.Prediction) -> Estimate:
 def scene_figures(
     config: config_lib.Config, prediction: losses.Prediction, scene: Shown
 ) -> dict[str, Figure]:
-    """Spectra and map of one scene.
+    """Draw spectra and map of one scene.
 
     Args:
       config: the run.
-      prediction: of the batch that the scene is in, on the host.
+      prediction: for the batch that contains the scene, on the host.
       scene: from `shown`.
     """
     at, target = scene
@@ -102,13 +102,13 @@ def scene_figures(
 
 
 def calibration(confidence: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"]) -> Figure:
-    """Reliability diagram of the number of sources, with its expected calibration error.
+    """Draw a reliability diagram of the number of sources, with its expected calibration error.
 
     Guo et al., *On calibration of modern neural networks*, ICML 2017, Fig. 1.
 
     Args:
-      confidence: [n] probability of the number that is most probable.
-      right: [n] whether it is right.
+      confidence: [n] probability of the most probable number.
+      right: [n] whether that number is correct.
     """
     bins = statistics.reliability(confidence, right)
     edges = np.linspace(0.0, 1.0, len(bins.count) + 1)
@@ -119,20 +119,20 @@ def calibration(confidence: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"]
     bars = np.abs(ends - bins.right[filled])
     figure = Figure(figsize=(4.8, 5.2), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    upper.plot([0, 1], [0, 1], color="0.4", ls="--", lw=1, label="as sure as right")
+    upper.plot([0, 1], [0, 1], color="0.4", ls="--", lw=1, label="perfectly calibrated")
     upper.errorbar(
         bins.confidence[filled], bins.right[filled], bars,
         fmt="o", ms=4, lw=1, capsize=2, color="C0", label="network, 95 % intervals",
     )  # fmt: skip
     error = statistics.expected_calibration_error(confidence, right)
     upper.set(
-        ylabel="share of scenes counted right",
+        ylabel="fraction of scenes with the correct number",
         ylim=(-0.02, 1.02),
         title=f"number of sources: expected calibration error {error:.3f}",
     )
     upper.legend(loc="lower right", fontsize="small")
     lower.bar(edges[:-1], bins.count / len(confidence), np.diff(edges), align="edge", color="0.6")
-    lower.set(xlabel="how sure the network is of the number", ylabel="share of scenes", xlim=(0, 1))
+    lower.set(xlabel="confidence in the number", ylabel="fraction of scenes", xlim=(0, 1))
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
     return figure
@@ -141,16 +141,16 @@ def calibration(confidence: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"]
 def draw(
     config: config_lib.Config, result: evaluation.Evaluation, scene: Shown
 ) -> dict[str, Figure]:
-    """All figures of an evaluation: `spectra`, `map` and `calibration`."""
+    """Draw all figures of an evaluation: `spectra`, `map` and `calibration`."""
     right = result.scores["count_correct"] > 0
     confidence = calibration(result.scores["count_confidence"], right)
     return scene_figures(config, result.first, scene) | {"calibration": confidence}
 
 
 def watcher(config: config_lib.Config) -> Callable[[observers.Look], Mapping[str, bytes]]:
-    """Draws the figures of a run: before it, some ten times on the way, and at its end.
+    """Create a callback that draws a run's figures: before it, about ten times in it, at its end.
 
-    Of several processes the first one draws.
+    With several processes, the first one draws.
     """
     epochs = config.training.epochs
     every = max(1, epochs // _FIGURES_A_RUN)

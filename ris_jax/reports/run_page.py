@@ -1,4 +1,4 @@
-"""One page of a run, finished or not: what was trained, how well, and how to use it."""
+"""Report page of a run, finished or not: configuration, scores and commands."""
 
 import math
 import pathlib
@@ -23,16 +23,16 @@ from ris_jax.training import checkpoint, devices, evaluation, processes, record,
 from ris_jax.training import state as state_lib
 
 NAME = "report.html"
-_TEST = "test"  # the stream or split that no training and no validation draws from
+_TEST = "test"  # the stream or split that neither training nor validation uses
 _NUM_SCENES = 2000
 
 
 class HeldOut(NamedTuple):
-    """Scenes that neither training nor validation draws from, and the devices to score them on."""
+    """Scenes that neither training nor validation uses, and the devices to score them on."""
 
     source: sources.Source
     split: str  # of the source
-    words: str  # what they are
+    words: str  # description
     placement: devices.Placement
 
 
@@ -41,11 +41,11 @@ def held_out(
     dataset: record_dataset.Dataset | None,
     placement: devices.Placement,
 ) -> HeldOut:
-    """What a run is scored on: simulated scenes, or records.
+    """Select the scenes that a run is scored on: simulated scenes, or records.
 
     Args:
       config: the run.
-      dataset: records; those that are validated on where they have none to test on.
+      dataset: records; without a test split, the validation split is used.
       placement: the devices; all processes of a run must share them.
 
     Raises:
@@ -60,23 +60,23 @@ def held_out(
 
 
 class Scores(NamedTuple):
-    """The network that is kept, on scenes that it has never seen."""
+    """Scores of the kept network on unseen scenes."""
 
     epoch: int
     scored: covariance_scores.Scored
-    scenes: str  # in words
+    scenes: str  # description
     drawn: Mapping[str, bytes]  # PNG by name
 
 
 class Report(NamedTuple):
-    """What the page says."""
+    """Contents of the page."""
 
     workdir: pathlib.Path
     config: config_lib.Config
     rows: list[dict[str, Any]]  # of metrics.jsonl
     log: list[record.LogLine]
     checkpoints: list[checkpoint.Entry]
-    scores: Scores | None  # None: `problems` say why
+    scores: Scores | None  # None: `problems` has the reason
     problems: list[str]
 
 
@@ -87,10 +87,10 @@ def gather(
     *,
     num_scenes: int = _NUM_SCENES,
 ) -> Report:
-    """Reads a run and scores its best network; every process of a run must call this.
+    """Read a run and score its best network; every process of a run must call this function.
 
     Args:
-      workdir: the run's folder.
+      workdir: the run's directory.
       config: the run's.
       on: the scenes to score on, at most `num_scenes` of them.
       num_scenes: 2 or more.
@@ -100,7 +100,7 @@ def gather(
         kept = checkpoint.Checkpoints(workdir, config.training.keep_checkpoints, read_only=True)
         entries = kept.inventory()
         restored, problems = kept.restore_best(state_lib.create_train_state(config, on.placement))
-    except errors.RunError as error:  # not yet, or not any more: the rest can be told
+    except errors.RunError as error:  # no checkpoint yet, or no longer: report the rest
         problems = [str(error)]
     else:
         scores = _score(restored, on, num_scenes)
@@ -123,21 +123,21 @@ def _score(restored: checkpoint.Restored, on: HeldOut, num_scenes: int) -> Score
 
 
 def _other_scenes(restored: checkpoint.Restored, on: HeldOut) -> list[str]:
-    """A warning where a run on records is scored on scenes that are not theirs, or the reverse."""
+    """Warn if a run on records is scored on other scenes, or the reverse."""
     ours, theirs = on.source.position(), restored.progress["data"]
     if (ours or {}).get("identity") == (theirs or {}).get("identity"):
         return []
     trained = "simulated scenes" if theirs is None else f"records {theirs['identity'][:12]}"
-    return [f"trained on {trained}, and not scored on scenes of theirs; --data names records"]
+    return [f"trained on {trained}, but scored on other scenes; give the records with --data"]
 
 
 def write(report: Report, path: pathlib.Path) -> None:
-    """Writes the page, whole or not at all."""
+    """Write the page atomically."""
     provenance.write_whole(path, render(report))
 
 
 def render(report: Report) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     name = report.workdir.resolve().name
     return page.render(
         f"ris_jax run {name}",
@@ -162,7 +162,7 @@ def _epochs(report: Report) -> list[dict[str, Any]]:
 
 
 def _state_of(report: Report) -> str:
-    """How far the run is."""
+    """Describe the progress of the run."""
     training, epochs = report.config.training, _epochs(report)
     done = epochs[-1]["epoch"] if epochs else 0
     if done == training.epochs:
@@ -183,7 +183,7 @@ def _result(report: Report) -> str:
             f"The network of epoch {epoch}, on {scenes}: covariance NMSE "
             f"{whole['network']:.4f} ± {whole['std. error']:.4f} (snapshots alone "
             f"{whole['snapshots']:.3f}, best constant {whole['constant']:.3f}); number of sources "
-            f"right in {whole['count right']:.1%} of scenes, expected calibration error "
+            f"correct in {whole['count right']:.1%} of scenes, expected calibration error "
             f"{scored.calibration_error:.3f}; variance of outputs over variance of truth "
             f"{scored.result.output_variance_ratio:.2f}."
         )
@@ -191,15 +191,15 @@ def _result(report: Report) -> str:
 
 
 def _warnings(report: Report) -> str:
-    """Everything that was not as it should be; empty where nothing was."""
+    """List the problems of the run; empty if there are none."""
     found = list(report.problems)
     if skipped := sum(row["skipped"] for row in _epochs(report)):
         total = sum(row["microbatches"] for row in _epochs(report))
-        found.append(f"{skipped} of {total} microbatches were not finite and were skipped.")
+        found.append(f"{skipped} of {total} microbatches were non-finite and were skipped.")
     begun = record.starts(report.log)
     if len(begun) > 1:
         after = ", ".join(str(epochs) for epochs in begun[1:])
-        found.append(f"Started again {len(begun) - 1} times, after epochs {after}.")
+        found.append(f"Resumed {len(begun) - 1} times, after epochs {after}.")
     found += [f"{line.when}: {line.text}" for line in record.warnings(report.log)]
     found += [
         f"Checkpoint of epoch {e.epoch}: {e.problem}" for e in report.checkpoints if e.problem
@@ -208,7 +208,7 @@ def _warnings(report: Report) -> str:
 
 
 def nearest_preset(config: config_lib.Config) -> str:
-    """The name of the preset that differs in the fewest fields."""
+    """Return the name of the preset that differs in the fewest fields."""
     return min(
         presets.NAMES,
         key=lambda name: len(config_lib.difference(config, presets.preset(name))),
@@ -216,7 +216,7 @@ def nearest_preset(config: config_lib.Config) -> str:
 
 
 def _configuration(config: config_lib.Config) -> str:
-    """What differs from the nearest preset."""
+    """List the differences from the nearest preset."""
     name = nearest_preset(config)
     here, there = (
         config_lib.flatten(config_lib.to_dict(c)) for c in (config, presets.preset(name))
@@ -224,13 +224,13 @@ def _configuration(config: config_lib.Config) -> str:
     changed = [(k, repr(here[k]), repr(there[k])) for k in here if here[k] != there[k]]
     first = page.paragraph(f"Preset {name!r}, unchanged.")
     if changed:
-        first = page.paragraph(f"Preset {name!r}, the nearest one, but for:")
+        first = page.paragraph(f"Nearest preset {name!r}, with these changes:")
         first += page.table(("field", "here", "preset"), changed)
     return first
 
 
 def _made_with(config: config_lib.Config) -> str:
-    """Where this page was made, and every field of the configuration."""
+    """Return machine, versions and every field of the configuration."""
     fields = config_lib.flatten(config_lib.to_dict(config))
     everything = page.table(("field", "value"), [(k, repr(v)) for k, v in fields.items()])
     header = page.preformatted(provenance.header(config))
@@ -239,7 +239,7 @@ def _made_with(config: config_lib.Config) -> str:
 
 def _curves(report: Report) -> str:
     if not _epochs(report):
-        return page.paragraph("No epoch has ended yet.")
+        return page.paragraph("No epoch is complete yet.")
     curves = localization_figures.png(figures.loss_curves(report.rows))
     return page.image(curves, "loss and NMSE of training and held-out scenes by epoch")
 
@@ -249,7 +249,7 @@ def _scores(report: Report) -> str:
         return page.paragraph("There is no network to score yet.")
     about = page.paragraph(
         f"The network of epoch {report.scores.epoch} on {report.scores.scenes}. NMSE is that of "
-        f"{architectures.of(report.config).scored} at trace N; count right is a share of scenes."
+        f"{architectures.of(report.config).scored} at trace N; count right is a fraction of scenes."
     )
     rows = report.scores.scored.rows
     return about + page.table(covariance_scores.HEADER, rows) + _pictures(report, "bars")
@@ -258,8 +258,8 @@ def _scores(report: Report) -> str:
 _SHOWS = {
     "bars": "NMSE of network, snapshots and best constant by number of sources and SNR",
     "spectra": "MUSIC spectra of the network's, the true and the snapshots' covariance",
-    "map": "true sources and those that the network found, from above and from the surface",
-    "calibration": "how often the number of sources is right, by how sure the network is",
+    "map": "true sources and sources found by the network, from above and from the surface",
+    "calibration": "fraction of scenes with the correct number of sources, by confidence",
 }
 
 
@@ -274,7 +274,7 @@ def _checkpoints(report: Report) -> str:
     kept = None if report.scores is None else report.scores.epoch
     rows = [
         (
-            str(entry.epoch) + " (the one that is used)" * (entry.epoch == kept),
+            str(entry.epoch) + " (in use)" * (entry.epoch == kept),
             entry.val_nmse if math.isfinite(entry.val_nmse) else None,
             entry.problem or "whole",
         )

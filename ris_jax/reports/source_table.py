@@ -1,4 +1,4 @@
-"""A user's answer: every source that was found, in degrees, metres and dB, with error bars."""
+"""Table of the sources found, in degrees, metres and dB, with error bars."""
 
 import json
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ HEADER = (
     "power_db",
     "flags",
 )
-_FILE_HEADER = ("file", "scene_of_file")  # beside the others, for a folder of files
-_SLACK = 1e-6  # of limits that the truth may touch
-_FEW_SCENES = 4  # below it, a common error of the number is chance
-_DIGITS = 7  # single precision has no more
+_FILE_HEADER = ("file", "scene_of_file")  # further columns for a directory of files
+_SLACK = 1e-6  # tolerance of the search limits, which the truth may touch
+_FEW_SCENES = 4  # with fewer scenes, a constant error of the number may be chance
+_DIGITS = 7  # of single precision
 
 
 def _number(value: float) -> float:
@@ -39,15 +39,15 @@ def _finite(value: float) -> float | None:
 
 
 def source_rows(estimate: Estimate, scene_numbers: np.ndarray) -> list[tuple]:
-    """Rows of `HEADER`, one a source.
+    """Return rows of `HEADER`, one per source.
 
     Args:
       estimate: [B, ...] NumPy arrays.
-      scene_numbers: [B] what to call the scenes.
+      scene_numbers: [B] numbers of the scenes.
 
     Returns:
-      Tuples; what is not finite is None, but for the infinite range of a plane wave. The names of
-      the scene's flags are separated by spaces.
+      Tuples. Non-finite values are None, except the infinite range of a plane wave. Names of a
+      scene's flags are separated by spaces.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         variances = np.diagonal(np.asarray(estimate.covariance, float), axis1=-2, axis2=-1)
@@ -78,18 +78,18 @@ def _flag_names(estimate: Estimate, scene: int) -> list[str]:
 
 
 def _in_file(number: int, files: Sequence[tuple[str, int]]) -> tuple[str, int]:
-    """File of a scene and its number there."""
+    """Return the file of a scene and the scene's number in it."""
     name, first = [entry for entry in files if entry[1] <= number][-1]
     return name, number - first
 
 
 def as_csv(rows: list[tuple], files: Sequence[tuple[str, int]] = ()) -> str:
-    """The rows with their header; what is not known is an empty cell.
+    """Return the rows with their header as CSV; unknown values are empty cells.
 
     Args:
       rows: from `source_rows`.
-      files: name and number of the first scene of every file of a folder; with them each row ends
-        with the file and the number of the scene there.
+      files: name and number of the first scene of every file of a directory. With them, each row
+        ends with the file and the number of the scene in it.
     """
     if not files:
         return tables.as_csv(HEADER, rows)
@@ -105,17 +105,17 @@ def as_json(
     about: dict[str, Any],
     files: Sequence[tuple[str, int]] = (),
 ) -> str:
-    """An object of what the result came from and `scenes`, a list, those with nothing included.
+    """Return JSON: an object with the provenance and `scenes`, a list of all scenes.
 
     Args:
       rows: from `source_rows`.
-      estimate: [B, ...] that they came from.
-      scene_numbers: [B] what to call the scenes.
-      about: what else is to stand in the object, ready for JSON.
+      estimate: [B, ...] source of the rows.
+      scene_numbers: [B] numbers of the scenes.
+      about: further entries of the object, ready for JSON.
       files: as for `as_csv`.
 
     Returns:
-      Text; what is not finite is null.
+      Text; non-finite values are null.
     """
     listed: dict[int, list[dict[str, Any]]] = {number: [] for number in scene_numbers.tolist()}
     for row in rows:
@@ -139,7 +139,7 @@ def as_json(
 
 
 def truth_summary(estimate: metrics.SourcesLike, truth: metrics.SourcesLike) -> str:
-    """Errors in two lines; a source is found if both of its angles are within 5 degrees."""
+    """Summarise errors in two lines; a source is found if both angles are within 5 degrees."""
     found = metrics.detection(estimate, truth)
     errors = metrics.matched_errors(estimate, truth, found.matches)
     medians = [statistics.median_absolute(values) for values in errors[:3]]
@@ -147,15 +147,15 @@ def truth_summary(estimate: metrics.SourcesLike, truth: metrics.SourcesLike) -> 
     right = counts.accuracy(np.asarray(truth.num_sources), np.asarray(estimate.num_sources))
     return (
         f"against the truth: {metrics.detection_rate(found):.1%} of {found.num_true.sum()} sources "
-        f"within 5 degrees in both angles, {found.false_alarms.sum()} false; count right in "
+        f"within 5 degrees in both angles, {found.false_alarms.sum()} false; number correct in "
         f"{right:.1%} of scenes; GOSPA {distance.total.mean():.3f} m\n{_median_errors(medians)}"
     )
 
 
 def _median_errors(medians: list[float]) -> str:
-    """The line of median errors in azimuth [rad], elevation [rad] and range [m]."""
+    """Return the line of median errors in azimuth [rad], elevation [rad] and range [m]."""
     if np.isnan(medians[0]):
-        return "median error of those found: none, as no source was found within 5 degrees"
+        return "median error of those found: none; no source was found within 5 degrees"
     azimuth, elevation = np.rad2deg(medians[:2])
     in_range = "unknown" if np.isnan(medians[2]) else f"{medians[2]:.3f} m"
     return (
@@ -167,11 +167,11 @@ def _median_errors(medians: list[float]) -> str:
 def truth_doubts(
     estimate: metrics.SourcesLike, truth: metrics.SourcesLike, limits: Limits | None
 ) -> list[str]:
-    """What looks wrong with the truth in a file, one line each.
+    """Return warnings about the truth in a file, one per line.
 
     Args:
       estimate: [B, ...] sources found.
-      truth: [B, ...] of the file; places after the first `num_sources` are not looked at.
+      truth: [B, ...] of the file; places after the first `num_sources` are ignored.
       limits: of the search, if known.
     """
     count = np.asarray(truth.num_sources)
@@ -187,20 +187,20 @@ def truth_doubts(
             lines.append(f"{number} of {active.sum()} true sources lie outside the search limits")
     ratios = _range_ratios(estimate, truth)
     for factor, unit in ((100.0, "centimetres"), (1000.0, "millimetres")):
-        # Ranges are found to some ten percent, mostly.
+        # Most range errors are below about ten percent.
         if len(ratios) and abs(np.log(np.median(ratios) / factor)) < np.log(1.5):
             lines.append(f"the true ranges look like {unit}: expected metres")
     excess = np.asarray(estimate.num_sources) - count
     if len(excess) >= _FEW_SCENES and excess[0] != 0 and np.all(excess == excess[0]):
         lines.append(
-            f"every scene has {excess[0]:+d} sources found against the true number: is num_sources "
-            "right?"
+            f"every scene has {excess[0]:+d} sources found against the true number: check "
+            "num_sources"
         )
     return lines
 
 
 def _range_ratios(estimate, truth) -> np.ndarray:
-    """True over found ranges of the sources whose directions agree."""
+    """Return true over estimated ranges of the sources with matching directions."""
     ratios = []
     for scene in range(len(np.asarray(truth.num_sources))):
         for true in range(int(truth.num_sources[scene])):

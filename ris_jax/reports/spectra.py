@@ -1,4 +1,4 @@
-"""MUSIC spectra over azimuth and elevation, of covariances that one looks at side by side."""
+"""MUSIC spectra over azimuth and elevation, for covariances drawn side by side."""
 
 import functools
 from typing import NamedTuple
@@ -17,15 +17,15 @@ from ris_jax.estimators import grids, subspace
 _STEP_DEG = 1.0
 _MARGIN_DEG = 3.0  # around the field of view
 _LEAST_RANGES = 16
-_HIGHEST_DB = 20.0  # of the colours; peaks of a true covariance are as high as the grid is fine
+_HIGHEST_DB = 20.0  # of the colours; the peaks of a true covariance grow with the grid
 
 
 class Spectra(NamedTuple):
-    """Spectra of C covariances of a scene."""
+    """Spectra of C covariances of one scene."""
 
     azimuth: Float[np.ndarray, "A"]  # [rad]
     elevation: Float[np.ndarray, "E"]  # [rad]
-    level_db: Float[np.ndarray, "C E A"]  # highest over the ranges; 0: nothing is there
+    level_db: Float[np.ndarray, "C E A"]  # maximum over the ranges; 0: no source
 
 
 @functools.partial(jax.jit, static_argnames=("wavelength", "wavefront"))
@@ -47,7 +47,7 @@ def _over_directions(
         )
         return subspace.music_spectrum(covariances, ranks, steering)
 
-    # One range after the other: all at once would be as many steering vectors as there are cells.
+    # One range at a time: all at once would need a steering vector per cell of the grid.
     return jnp.max(jax.lax.map(at_range, inverse_ranges), axis=0)
 
 
@@ -56,10 +56,10 @@ def spectra(
     ranks: Int[np.ndarray, "C"],
     config: config_lib.Config,
 ) -> Spectra:
-    """MUSIC in every direction of the field of view, at the range where it is highest.
+    """Compute MUSIC in every direction of the field of view, at the range of its maximum.
 
     Args:
-      factors: F of R = F F^H, any scale; columns of zeros are no matter.
+      factors: F of R = F F^H, any scale; columns of zeros are allowed.
       ranks: dimension of each signal subspace.
       config: its array, wavefront and field of view.
     """
@@ -90,7 +90,7 @@ def figure(
     found: Spectra, titles: list[str], azimuth: Float[np.ndarray, "K"],
     elevation: Float[np.ndarray, "K"], title: str = "",
 ) -> Figure:  # fmt: skip
-    """Spectra side by side in the same colours, with the true directions.
+    """Draw spectra side by side in the same colours, with the true directions.
 
     Args:
       found: of C covariances.

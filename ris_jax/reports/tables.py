@@ -1,4 +1,4 @@
-"""Tables as text, CSV and LaTeX, from columns of numbers."""
+"""Tables as text, CSV, LaTeX and Markdown."""
 
 import csv
 import io
@@ -10,14 +10,14 @@ Row = Sequence[str | int | float | None]
 
 
 def cell(value: str | int | float | None) -> str:
-    """A value as it is shown to people; what is not known is a dash."""
+    """Format a value for display; unknown values are a dash."""
     if value is None or value != value:  # not a number
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def as_text(header: Sequence[str], rows: Sequence[Row]) -> str:
-    """Columns of equal width, right-aligned."""
+    """Return columns of equal width, right-aligned."""
     cells = [list(header), *[[cell(value) for value in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
@@ -25,7 +25,7 @@ def as_text(header: Sequence[str], rows: Sequence[Row]) -> str:
 
 
 def as_csv(header: Sequence[str], rows: Sequence[Row]) -> str:
-    """Comma-separated values with a header line, numbers at full precision."""
+    """Return comma-separated values with a header line, numbers at full precision."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
@@ -34,7 +34,7 @@ def as_csv(header: Sequence[str], rows: Sequence[Row]) -> str:
 
 
 def as_latex(header: Sequence[str], rows: Sequence[Row]) -> str:
-    """A `tabular` environment in booktabs style."""
+    """Return a `tabular` environment in booktabs style."""
 
     def line(cells):
         return " & ".join(c.replace("_", r"\_").replace("%", r"\%") for c in cells) + r" \\"
@@ -47,18 +47,18 @@ def as_latex(header: Sequence[str], rows: Sequence[Row]) -> str:
 
 
 def as_markdown(header: Sequence[str], rows: Sequence[Row]) -> str:
-    """A table of GitHub's Markdown."""
+    """Return a table in GitHub's Markdown."""
     lines = [list(header), ["---"] * len(header), *[[cell(value) for value in r] for r in rows]]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def with_interval(value: float, lower: float, upper: float) -> str:
-    """A cell of three significant digits: `0.858 [0.799, 0.905]`."""
+    """Format a cell with three significant digits: `0.858 [0.799, 0.905]`."""
     if np.isnan(value):
         return "-"
     return f"{value:.3g} [{lower:.3g}, {upper:.3g}]"
 
 
 def significant(value: float) -> str:
-    """A cell of three significant digits."""
+    """Format a cell with three significant digits."""
     return "-" if np.isnan(value) else f"{value:.3g}"

@@ -1,1 +1,1 @@
-"""Hyper-parameter search: many runs of the trainer, kept account of in one storage."""
+"""Hyper-parameter search: trials of the trainer, recorded in one Optuna storage."""

@@ -1,9 +1,8 @@
-"""What became of every trial: a search has places, and a place the trials that tried to fill it.
+"""Trial ledger: a search has places, and each place holds the trials that tried to fill it.
 
-A trial that fails without a reason of its own was lost with its worker, and another trial with the
-same values takes its place. Which trial belongs where follows from the storage alone, whoever
-looks and whenever: a worker that is killed between any two writes leaves nothing that the next one
-cannot put right.
+A failed trial without a recorded reason was lost with its worker; a trial with the same values
+takes its place. The place of a trial follows from the storage alone, for every worker at any time.
+A worker killed between two writes therefore leaves a storage that the next worker can repair.
 """
 
 import dataclasses
@@ -14,9 +13,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 # Attributes of a trial.
-RETRY_OF = "retry_of"  # number of the trial whose place it takes
-FAILURE = "failure"  # why its configuration cannot be trained
-LEFT = "left"  # true: its worker was asked to stop, and did so in good order
+RETRY_OF = "retry_of"  # number of the trial that this one repeats
+FAILURE = "failure"  # reason why its configuration cannot be trained
+LEFT = "left"  # true: its worker stopped on request and in good order
 
 Outcome = Literal["waiting", "running", "complete", "pruned", "failed", "lost", "abandoned"]
 SETTLED: tuple[Outcome, ...] = ("complete", "pruned", "failed", "abandoned")
@@ -31,20 +30,20 @@ _OF_STATE: dict[TrialState, Outcome] = {
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """One of the trials that were asked for, with its attempts, the first one first."""
+    """One of the requested trials, with its attempts in order."""
 
-    number: int  # from 0; the same however often, and by how many workers, trials are begun again
+    number: int  # from 0; the same for all attempts and workers
     attempts: tuple[FrozenTrial, ...]
     retries: int  # allowed after the first attempt
 
     @property
     def last(self) -> FrozenTrial:
-        """The attempt that counts."""
+        """The attempt that counts: the latest."""
         return self.attempts[-1]
 
     @property
     def outcome(self) -> Outcome:
-        """What became of it; `lost` needs another attempt, `abandoned` gets none any more."""
+        """Outcome of the last attempt; `lost` is tried again, `abandoned` is not."""
         if self.last.state is not TrialState.FAIL:
             return _OF_STATE[self.last.state]
         if FAILURE in self.last.user_attrs:
@@ -53,25 +52,25 @@ class Place:
 
     @property
     def _losses(self) -> int:
-        """How many attempts ended with their worker's death; who stops when asked to is no loss."""
+        """Number of attempts that ended with the death of their worker, not by a requested stop."""
         return sum(not trial.user_attrs.get(LEFT) for trial in self.attempts)
 
     @property
     def reason(self) -> str:
-        """Why it has no result; empty where it has one, or may get one."""
+        """Reason why it has no result; empty if it has one or may still get one."""
         if self.outcome == "abandoned":
             return f"its worker was lost {self._losses} times"
         return self.last.user_attrs.get(FAILURE, "")
 
 
 def places(trials: Sequence[FrozenTrial], count: int, retries: int) -> list[Place]:
-    """The places of a search, by number.
+    """Group the trials of a search by place.
 
     Args:
       trials: all of a study.
-      count: places of the search. Two workers may both ask for the last one: trials past it have
-        none, and neither has a second retry of the same trial.
-      retries: allowed of each.
+      count: places of the search. Two workers may both request the last one: further trials have no
+        place, and neither has a second retry of the same trial.
+      retries: allowed for each place.
     """
     ordered = sorted(trials, key=lambda trial: trial.number)
     successor: dict[int, FrozenTrial] = {}
@@ -89,23 +88,23 @@ def places(trials: Sequence[FrozenTrial], count: int, retries: int) -> list[Plac
 
 
 def place_of(number: int, found: Sequence[Place]) -> Place | None:
-    """The place whose last attempt is the trial of that number, if one's is."""
+    """Return the place whose last attempt is this trial, or None."""
     return next((place for place in found if place.last.number == number), None)
 
 
 def summary(found: Sequence[Place]) -> str:
-    """Counts of outcomes in words: ``20 trials: 14 complete, 5 pruned, 1 failed``."""
+    """Count the outcomes: ``20 trials: 14 complete, 5 pruned, 1 failed``."""
     outcomes = [place.outcome for place in found]
     counts = {name: outcomes.count(name) for name in dict.fromkeys(outcomes)}
     again = sum(len(place.attempts) - 1 for place in found)
     text = f"{len(found)} trial{'s' * (len(found) != 1)}: " + ", ".join(
         f"{n} {name}" for name, n in counts.items()
     )
-    return text + f"; {again} begun again" * (again > 0)
+    return text + f"; {again} restarted" * (again > 0)
 
 
 def best(found: Sequence[Place], direction: optuna.study.StudyDirection) -> Place | None:
-    """The complete place of the best value, the earliest of equals; None where none is complete."""
+    """Return the complete place with the best value (the first of equals), or None."""
     sign = -1.0 if direction is optuna.study.StudyDirection.MAXIMIZE else 1.0
     complete = [place for place in found if place.outcome == "complete"]
     return min(complete, key=lambda place: sign * (place.last.value or 0.0), default=None)

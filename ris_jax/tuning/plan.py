@@ -1,4 +1,4 @@
-"""What all workers of a search must agree on; kept in the storage."""
+"""Settings that all workers of a search share; kept in the storage."""
 
 import dataclasses
 import json
@@ -28,16 +28,18 @@ def in_present_terms(stored: dict[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A search."""
+    """Settings of a search."""
 
     base: config_lib.Config
     space: space_lib.Space
     study: str = "ris_jax"
-    objective: Objective = "val_nmse"  # of the epoch with the least val_nmse, whose network is kept
+    objective: Objective = (
+        "val_nmse"  # at the epoch with the lowest val_nmse, whose network is kept
+    )
     pruner: Pruner = "median"
-    prune_after: int = 1  # epochs that every trial gets
+    prune_after: int = 1  # epochs that every trial runs
     startup_trials: int = 5  # drawn at random and never pruned
-    heartbeat: int = 30  # [s] between signs of life of a trial
+    heartbeat: int = 30  # [s] between heartbeats of a trial
 
     def __post_init__(self):
         for name, allowed in (("objective", Objective), ("pruner", Pruner)):
@@ -47,25 +49,25 @@ class Plan:
         weights = sorted(name for name in self.space if name.startswith("loss."))
         if self.objective == "val_loss" and weights:
             raise config_lib.ConfigError(
-                f"--objective: val_loss of trials with unlike {', '.join(weights)} cannot be "
-                "compared; need another objective, or a search space without them"
+                f"--objective: val_loss cannot be compared between trials with different "
+                f"{', '.join(weights)}; need another objective, or a search space without them"
             )
         space_lib.check(self.space, self.base)
 
     @property
     def direction(self) -> Literal["minimize", "maximize"]:
-        """Which values are better."""
+        """Direction of improvement of the objective."""
         return "maximize" if self.objective == "val_count_accuracy" else "minimize"
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain["base"] = config_lib.to_stored(self.base)
         plain["space"] = space_lib.to_dict(self.space)
         return json.loads(json.dumps(plain))
 
     def make_pruner(self) -> optuna.pruners.BasePruner:
-        """What ends a trial that does worse than half of those before it did at that epoch."""
+        """Create the pruner: it ends a trial that is worse than the median of earlier trials."""
         if self.pruner == "none":
             return optuna.pruners.NopPruner()
         return optuna.pruners.MedianPruner(
@@ -73,9 +75,9 @@ class Plan:
         )
 
     def make_sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """What draws the values of one place: a function of the seed, its number, and those before.
+        """Create the sampler of one place from the seed, the place's number and earlier trials.
 
-        One sampler for all of them would draw others after a restart.
+        A sampler shared by all places would draw other values after a restart.
         """
         seed = int(np.random.SeedSequence((self.base.training.seed, number)).generate_state(1)[0])
         with warnings.catch_warnings():
@@ -84,13 +86,13 @@ class Plan:
                 seed=seed,
                 n_startup_trials=self.startup_trials,
                 multivariate=False,
-                constant_liar=True,  # workers keep away from what others are trying
+                constant_liar=True,  # avoid the values that other workers are trying
             )
 
     def configuration(self, values: Mapping[str, Any]) -> config_lib.Config:
-        """The configuration of a trial.
+        """Return the configuration of a trial.
 
         Raises:
-          ConfigError: the values do not go together.
+          ConfigError: the values do not fit together.
         """
         return config_lib.override(self.base, dict(values))

@@ -1,8 +1,8 @@
-"""Signs of life: who trains a trial counts in the storage, and who sees no counting takes it over.
+"""Heartbeats: the worker of a trial increments a counter in the storage; others watch the counter.
 
-No clocks are compared: a trial is lost when its count has stood still for a while of the
-observer's own monotonic clock. So it is found, too, when its worker died before the first sign,
-and wrong clocks, or such as jump, do no harm.
+A trial is lost if its counter has not changed for some time on the observer's own monotonic clock.
+This also finds workers that died before the first heartbeat. Clocks of different machines are never
+compared, so wrong or jumping clocks do no harm.
 """
 
 import threading
@@ -18,10 +18,10 @@ MISSED_BEATS = 4  # after which a trial is lost
 
 
 class Pulse:
-    """Counts in a trial while it is trained. Use as a context manager."""
+    """Heartbeat of a trial while it is trained. Use as a context manager."""
 
     def __init__(self, trial: optuna.Trial, seconds: float):
-        """Counts every so many seconds, from when the context is entered."""
+        """Start a heartbeat every `seconds` when the context is entered."""
         self._trial, self._seconds = trial, seconds
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -41,22 +41,22 @@ class Pulse:
             try:
                 self._trial.set_user_attr(BEAT, beat)
             except UpdateFinishedTrialError:
-                return  # taken over; the next report to the storage says so, too
-            except Exception as error:  # the storage is away: it may come back in time
-                print(f"warning: no sign of life could be written: {type(error).__name__}")
+                return  # taken over by another worker; the next report to the storage raises
+            except Exception as error:  # storage unreachable: it may come back in time
+                print(f"warning: the heartbeat could not be written: {type(error).__name__}")
             self._ended.wait(self._seconds)
 
 
 class Watch:
-    """What an observer has seen of other workers' trials."""
+    """Heartbeats seen of other workers' trials."""
 
     def __init__(self, patience: float, clock: Callable[[], float] = time.monotonic):
-        """Calls a trial lost whose count stands still for `patience` seconds of `clock`."""
+        """Treat a trial as lost if its counter is constant for `patience` seconds of `clock`."""
         self._patience, self._clock = patience, clock
-        self._seen: dict[int, tuple[int, float]] = {}  # trial: its count, and since when
+        self._seen: dict[int, tuple[int, float]] = {}  # trial: counter, time of its last change
 
     def lost(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Those of the running trials whose workers give no sign of life."""
+        """Return the running trials whose workers send no heartbeat."""
         now, running = self._clock(), [t for t in trials if t.state is TrialState.RUNNING]
         seen = {}
         for trial in running:

@@ -1,4 +1,4 @@
-"""A worker of a search: takes places until all are settled, whoever else works or dies."""
+"""Worker of a search: trains until every place is settled, next to any number of other workers."""
 
 import contextlib
 import csv
@@ -25,16 +25,16 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 def check_folder(study: optuna.Study, workdir: pathlib.Path) -> None:
-    """Runs of a search that is no longer there must not pass for those of a new one.
+    """Reject a work directory with runs of another search, one that is not in the storage.
 
     Raises:
-      ConfigError: the folder has runs of trials, and the study has no trials.
+      ConfigError: the directory has runs of trials, and the study has no trials.
     """
     runs = workdir / trials_lib.FOLDER
     if runs.is_dir() and any(runs.iterdir()) and not study.get_trials(deepcopy=False):
         raise config_lib.ConfigError(
             f"--workdir: {runs} holds runs, but study {study.study_name!r} in the storage is new; "
-            "need another folder, or the storage of those runs"
+            "need another directory, or the storage of those runs"
         )
 
 
@@ -42,7 +42,7 @@ def _tell(study: optuna.Study, number: int, state: TrialState) -> None:
     try:
         study.tell(number, state=state, skip_if_finished=True)
     except (UpdateFinishedTrialError, ValueError):
-        # Between the look and the write another worker did the same, or more.
+        # Another worker wrote this trial between the read and the write.
         if not study.get_trials(deepcopy=False)[number].state.is_finished():
             raise
 
@@ -50,38 +50,38 @@ def _tell(study: optuna.Study, number: int, state: TrialState) -> None:
 def recover(
     study: optuna.Study, watch: pulse.Watch, count: int, retries: int
 ) -> list[accounts.Place]:
-    """Fails trials whose workers are lost, queues them again; returns all places.
+    """Fail the trials of lost workers, queue them again, and return all places.
 
-    Every step can be done again by anyone: failing is idempotent, and of two retries of one trial
-    only the first has a place.
+    Any worker can repeat any step: failing is idempotent, and only the first of two retries of a
+    trial has a place.
     """
     for trial in watch.lost(study.get_trials(deepcopy=False)):
         _tell(study, trial.number, TrialState.FAIL)
     found = accounts.places(study.get_trials(deepcopy=False), count, retries)
     for place in found:
         if place.outcome == "lost":
-            print(f"trial {place.number} was left by its worker; it is begun again", flush=True)
+            print(f"trial {place.number} was left by its worker and is queued again", flush=True)
             again = {accounts.RETRY_OF: place.last.number}
             study.enqueue_trial(place.last.params, user_attrs=again)
     return accounts.places(study.get_trials(deepcopy=False), count, retries)
 
 
-def _wait(found: Sequence[accounts.Place], plan: plan_lib.Plan, told: float) -> float:
-    """Sleeps while other workers train; returns when that was last told."""
+def _wait(found: Sequence[accounts.Place], plan: plan_lib.Plan, last_line: float) -> float:
+    """Sleep while other workers train; return the time of the last printed line."""
     now = time.monotonic()
-    if now - told > _SECONDS_BETWEEN_LINES:
-        told = now
+    if now - last_line > _SECONDS_BETWEEN_LINES:
+        last_line = now
         print(f"waiting for other workers; {accounts.summary(found)}", flush=True)
     time.sleep(min(_MOST_SECONDS_BETWEEN_LOOKS, plan.heartbeat))
-    return told
+    return last_line
 
 
 def _run_one(
     study: optuna.Study, plan: plan_lib.Plan, workdir: pathlib.Path, count: int, retries: int
 ) -> None:
-    """Takes a place and settles it; if that is interrupted, the place is free at once.
+    """Take a place and settle it; after an interruption the place is free at once.
 
-    Whatever happens, the run's own rows and checkpoint are on disk before the storage hears of it.
+    The run's rows and checkpoint are on disk before the storage is updated.
     """
     trial = study.ask()
     number = trial.number
@@ -106,37 +106,37 @@ def _run_one(
         if isinstance(error, KeyboardInterrupt):
             with contextlib.suppress(UpdateFinishedTrialError):
                 trials_lib.leave(trial)
-        _tell(study, trial.number, TrialState.FAIL)  # without a reason of its own: tried again
+        _tell(study, trial.number, TrialState.FAIL)  # no recorded reason: it is tried again
         raise
 
 
 def work(
     study: optuna.Study, plan: plan_lib.Plan, workdir: pathlib.Path, *, count: int, retries: int
 ) -> list[accounts.Place]:
-    """Trains until every place of the search is settled.
+    """Train until every place of the search is settled.
 
     Args:
-      study: of `storage.opened`.
-      plan: the same.
-      workdir: gets a run for every place, the table of trials, and the best configuration.
-      count: places of the search, those of earlier calls included.
-      retries: of a place whose worker is lost.
+      study: from `storage.opened`.
+      plan: the one that the study was opened with.
+      workdir: receives a run per place, the table of trials, and the best configuration.
+      count: places of the search, including those of earlier calls.
+      retries: allowed for a place whose worker is lost.
 
     Returns:
       The places, all settled.
 
     Raises:
-      RunError: a run cannot be written; its place is begun again by the next worker.
+      RunError: a run cannot be written; the next worker starts its place again.
     """
     watch = pulse.Watch(pulse.MISSED_BEATS * plan.heartbeat)
-    told = -_SECONDS_BETWEEN_LINES
+    last_line = -_SECONDS_BETWEEN_LINES
     while True:
         found = recover(study, watch, count, retries)
         waiting = any(place.outcome == "waiting" for place in found)
         if len(found) == count and not waiting:
             if all(place.outcome in accounts.SETTLED for place in found):
                 return found
-            told = _wait(found, plan, told)
+            last_line = _wait(found, plan, last_line)
             continue
         _run_one(study, plan, workdir, count, retries)
         found = accounts.places(study.get_trials(deepcopy=False), count, retries)
@@ -145,7 +145,7 @@ def work(
 
 
 def describe_best(study: optuna.Study, plan: plan_lib.Plan, found: Sequence[accounts.Place]) -> str:
-    """The best trial so far in words."""
+    """Describe the best trial so far."""
     best = accounts.best(found, study.direction)
     if best is None:
         return "none complete yet"
@@ -168,7 +168,7 @@ def _table(plan: plan_lib.Plan, found: Sequence[accounts.Place]) -> str:
 def write_results(
     study: optuna.Study, plan: plan_lib.Plan, workdir: pathlib.Path, found: Sequence[accounts.Place]
 ) -> None:
-    """Writes the table of trials, and the best one's configuration for `train --config`."""
+    """Write the table of trials, and the best configuration for `train --config`."""
     with files.replacing(workdir / TABLE_NAME) as partial:
         partial.write_text(_table(plan, found))
     best = accounts.best(found, study.direction)
@@ -178,16 +178,16 @@ def write_results(
 
 
 def require_best(study: optuna.Study, found: Sequence[accounts.Place]) -> accounts.Place:
-    """The best trial.
+    """Return the best trial.
 
     Raises:
-      RunError: none was completed; the last reason is told.
+      RunError: no trial is complete; the message has the reason of the last failure.
     """
     best = accounts.best(found, study.direction)
     if best is None:
         reasons = [place.reason for place in found if place.reason]
         raise errors.RunError(
-            f"{accounts.summary(found)}; none was completed"
-            + (f"; the last failed: {reasons[-1]}" if reasons else "")
+            f"{accounts.summary(found)}; no trial is complete"
+            + (f"; the last one failed: {reasons[-1]}" if reasons else "")
         )
     return best

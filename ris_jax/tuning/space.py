@@ -1,4 +1,4 @@
-"""What a search varies: a table of configuration fields and where each may lie."""
+"""Search space: a table of configuration fields and the values that each may take."""
 
 import dataclasses
 import fractions
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`; integers where the field is one."""
+    """Numbers from `low` to `high`; integers if the field is an integer."""
 
     low: float
     high: float
     log: bool = False  # uniform in the logarithm
-    step: float | None = None  # from `low` on; None: any number, or every integer
+    step: float | None = None  # from `low`; None: any number, or every integer
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One of some values."""
+    """One of several values."""
 
     choices: tuple[Any, ...]
 
@@ -46,14 +46,14 @@ DEFAULT: Space = types.MappingProxyType(
         "optimizer.warmup_fraction": Range(0.0, 0.2),
         "model.width": Choice((32, 64, 96, 128)),
         "model.depth": Range(1, 6),
-        # loss.covariance stays: a common factor of all weights is clipped away.
+        # loss.covariance is fixed: gradient clipping removes a common factor of all weights.
         "loss.existence": Range(0.3, 3.0, log=True),
         "loss.offset": Range(0.01, 1.0, log=True),
         "loss.count": Range(0.01, 1.0, log=True),
     }
 )
 
-# Fields that make the task another one, or trials of unlike length, are not there to be tuned.
+# Fields that change the task, or the length of a trial, cannot be tuned.
 _SECTIONS = ("model", "covariance", "loss", "optimizer")
 _FIELDS = ("training.batch_size",)
 
@@ -69,7 +69,7 @@ def _is_number(value: Any, whole: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     if isinstance(value, int):
-        return abs(value) <= sys.maxsize  # of what Optuna draws from
+        return abs(value) <= sys.maxsize  # range of integers that Optuna draws from
     return math.isfinite(value) and (not whole or value.is_integer())
 
 
@@ -86,28 +86,28 @@ def _parse_range(name: str, values: dict[str, Any], whole: bool) -> Range:
     found = Range(**values)
     _require(isinstance(found.log, bool), f"{name}: log", "true or false", found.log)
     _require(found.low < found.high, name, "low < high", f"{found.low} and {found.high}")
-    _require(not found.log or found.low > 0, f"{name}: low", "a value above zero of log", found.low)
+    _require(not found.log or found.low > 0, f"{name}: low", "above zero with log", found.low)
     if found.step is not None:
         _require(found.step > 0, f"{name}: step", "a value above zero", found.step)
         _require(not found.log, f"{name}: step", "none with log", found.step)
-        # Optuna would lower `high`, with a warning. In binary, 0.5 is not five steps of 0.1.
+        # Optuna would lower `high` with a warning. In binary, 0.5 is not five steps of 0.1.
         low, high, step = (
             fractions.Fraction(str(value)) for value in (found.low, found.high, found.step)
         )
         parts = (high - low) / step
         whole_parts = parts.denominator == 1 and parts <= _MOST_STEPS
-        _require(whole_parts, f"{name}: step", "a whole part of high - low", found.step)
+        _require(whole_parts, f"{name}: step", "a divisor of high - low", found.step)
     cast = int if whole else float
     step = None if found.step is None else cast(found.step)
     return Range(cast(found.low), cast(found.high), found.log, step)
 
 
 def _parse_field(name: str, values: Any, whole: bool | None) -> Range | Choice:
-    _require(isinstance(values, dict), name, "an object of low and high, or of choices", values)
+    _require(isinstance(values, dict), name, "an object with low and high, or with choices", values)
     if "choices" not in values:
-        _require(whole is not None, name, "choices, for it is no number", ", ".join(values))
+        _require(whole is not None, name, "choices, because it is no number", ", ".join(values))
         return _parse_range(name, values, bool(whole))
-    _require(len(values) == 1, name, "nothing beside choices", ", ".join(sorted(values)))
+    _require(len(values) == 1, name, "choices only", ", ".join(sorted(values)))
     choices = values["choices"]
     _require(isinstance(choices, list) and choices != [], name, "a list of choices", choices)
     plain = all(value is None or isinstance(value, (bool, int, float, str)) for value in choices)
@@ -116,7 +116,7 @@ def _parse_field(name: str, values: Any, whole: bool | None) -> Range | Choice:
 
 
 def _whole(name: str, fields: Mapping[str, Any]) -> bool | None:
-    """Whether a field is an integer; None where it is no number."""
+    """Return whether a field is an integer; None if it is not a number."""
     _require(name in fields, name, "a configuration field", name)
     section = name.partition(".")[0]
     tunable = section in _SECTIONS or name in _FIELDS
@@ -127,14 +127,14 @@ def _whole(name: str, fields: Mapping[str, Any]) -> bool | None:
 
 
 def parse(values: Any) -> Space:
-    """A search space from plain values: ``{"model.depth": {"low": 1, "high": 4}}``.
+    """Return a search space from plain values: ``{"model.depth": {"low": 1, "high": 4}}``.
 
     Args:
-      values: dotted configuration fields, each with low and high (and perhaps log, step), or with
+      values: dotted configuration fields, each with low and high (optionally log or step), or with
         choices.
 
     Raises:
-      ConfigError: an unknown field, or one that is not to be tuned, or a wrong range, by name.
+      ConfigError: a field is unknown or cannot be tuned, or a range is wrong; the field is named.
     """
     _require(isinstance(values, dict) and values != {}, "the table", "fields", values)
     fields = config_lib.flatten(dataclasses.asdict(config_lib.Config()))
@@ -144,32 +144,32 @@ def parse(values: Any) -> Space:
 
 
 def read(path: pathlib.Path) -> Space:
-    """The search space of a JSON file.
+    """Read a search space from a JSON file.
 
     Raises:
-      ConfigError: it is none; the message names the file and the field.
+      ConfigError: it is not a search space; the message names the file and the field.
       OSError: it cannot be read.
     """
     try:
         return parse(json.loads(path.read_text()))
     except config_lib.ConfigError as error:
         raise config_lib.ConfigError(f"{path}: {error}") from error
-    except (ValueError, RecursionError) as error:  # not JSON, or not even text
+    except (ValueError, RecursionError) as error:  # not JSON, or not text
         raise config_lib.ConfigError(f"{path}: not JSON: {errors.brief(error)}") from error
 
 
 def to_dict(space: Space) -> dict[str, Any]:
-    """What `parse` reads."""
+    """Return plain values that `parse` reads."""
     return json.loads(
         json.dumps({name: dataclasses.asdict(where) for name, where in space.items()})
     )
 
 
 def check(space: Space, base: config_lib.Config) -> None:
-    """Every field's ends, or choices, make a configuration of `base`, one at a time.
+    """Check every field's ends, or choices, in `base`, one field at a time.
 
     Raises:
-      ConfigError: one does not; the message says why.
+      ConfigError: a value gives no valid configuration; the message has the reason.
     """
     for name, where in space.items():
         ends = where.choices if isinstance(where, Choice) else (where.low, where.high)
@@ -178,12 +178,12 @@ def check(space: Space, base: config_lib.Config) -> None:
                 config_lib.override(base, {name: value})
             except config_lib.ConfigError as error:
                 raise config_lib.ConfigError(
-                    f"search space: {name}={errors.brief(repr(value))} cannot be: {error}"
+                    f"search space: {name}={errors.brief(repr(value))} is not possible: {error}"
                 ) from error
 
 
 def sample(space: Space, trial: "optuna.Trial") -> dict[str, Any]:
-    """The values of a trial, by field; drawn on the first call."""
+    """Return the values of a trial by field; they are drawn on the first call."""
     found: dict[str, Any] = {}
     for name, where in space.items():
         if isinstance(where, Choice):

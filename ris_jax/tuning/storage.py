@@ -1,4 +1,4 @@
-"""Where a search is kept: an Optuna study in an SQL database that workers share."""
+"""Storage of a search: an Optuna study in an SQL database that workers share."""
 
 import contextlib
 import time
@@ -16,18 +16,18 @@ from ris_jax.tuning import plan as plan_lib
 
 _PLAN = "ris_jax_plan"  # attribute of a study
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
-_SECONDS_FOR_A_LOCK = 60.0  # that another worker holds on an SQLite file
-_TRIES = 5  # to make tables that another worker may be making
+_SECONDS_FOR_A_LOCK = 60.0  # longest wait for a lock on an SQLite file
+_TRIES = 5  # to create tables that another worker may be creating
 
 
 def parse_url(text: str) -> sqlalchemy.URL:
-    """The address of a storage.
+    """Parse the address of a storage.
 
     Args:
       text: ``sqlite:///file.db`` or ``postgresql://user:password@host/database``.
 
     Raises:
-      ConfigError: it is no address, or not of a storage that outlives its workers.
+      ConfigError: it is no address, or its storage would not outlive the workers.
     """
     example = "need sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
     try:
@@ -45,7 +45,7 @@ def parse_url(text: str) -> sqlalchemy.URL:
 
 
 def shown(url: sqlalchemy.URL) -> str:
-    """A storage's address without its password."""
+    """Return a storage's address without its password."""
     return url.render_as_string(hide_password=True)
 
 
@@ -59,7 +59,7 @@ def _reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def errors_of(url: sqlalchemy.URL) -> Iterator[None]:
-    """Turns what a database raises into one line.
+    """Turn database exceptions into one-line errors.
 
     Raises:
       RunError: the storage cannot be reached, read or written.
@@ -71,11 +71,11 @@ def errors_of(url: sqlalchemy.URL) -> Iterator[None]:
 
 
 def _connect(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
-    """Opens a storage and makes its tables.
+    """Open a storage and create its tables.
 
     Raises:
-      ConfigError: the driver for it is not installed.
-      RunError: its tables are of an Optuna that this one does not understand.
+      ConfigError: the database driver is not installed.
+      RunError: the tables belong to an incompatible version of Optuna.
     """
     sqlite = url.get_backend_name() == "sqlite"
     options: dict[str, Any] = (
@@ -136,10 +136,10 @@ def _study(
 
 @contextlib.contextmanager
 def opened(url: sqlalchemy.URL, plan: plan_lib.Plan) -> Iterator[optuna.Study]:
-    """The study of a plan, made if it is not there; its connections are closed in the end.
+    """Yield the study of a plan, created if missing; close its connections at the end.
 
     Raises:
-      ConfigError: the study is of another plan, or none of ours; the fields are named.
+      ConfigError: the study has another plan or is not ours; the message names the fields.
       RunError: the storage cannot be used, now or later in the context.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)

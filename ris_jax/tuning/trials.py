@@ -1,4 +1,4 @@
-"""One trial: a run of the trainer in a folder of its own, told to the storage epoch by epoch."""
+"""One trial: a training run in its own directory, reported to the storage after every epoch."""
 
 import pathlib
 from typing import Any
@@ -15,28 +15,28 @@ from ris_jax.tuning import plan as plan_lib
 from ris_jax.tuning import space as space_lib
 
 FOLDER = "trials"
-_MOST_PROGRAMS = 4  # whose compilations are kept at a time; a process has room for dozens
+_MOST_PROGRAMS = 4  # kept compiled at a time; a process has room for dozens
 
 
 class Failed(Exception):
-    """A trial whose configuration cannot be trained; that is a result. The message says why."""
+    """The configuration of a trial cannot be trained, for the reason in the message."""
 
 
 def folder(workdir: pathlib.Path, number: int) -> pathlib.Path:
-    """The run of a place of the search."""
+    """Directory of the run of a place."""
     return workdir / FOLDER / f"{number:04d}"
 
 
 def _program(config: config_lib.Config) -> tuple[config_lib.Config, int]:
-    """What the programs of a trial are compiled for; trials that share it compile once."""
+    """Key of the compiled programs of a trial; trials with equal keys compile once."""
     return state_lib.program_config(config), config.training.batch_size
 
 
-_programs: set[tuple[config_lib.Config, int]] = set()  # that JAX holds compiled in this process
+_programs: set[tuple[config_lib.Config, int]] = set()  # compiled in this process
 
 
 def _make_room(config: config_lib.Config) -> None:
-    """Drop all compiled programs when a process would hold those of too many configurations."""
+    """Drop all compiled programs if a process would hold those of too many configurations."""
     program = _program(config)
     if program not in _programs and len(_programs) >= _MOST_PROGRAMS:
         jax.clear_caches()
@@ -45,17 +45,17 @@ def _make_room(config: config_lib.Config) -> None:
 
 
 class _Reports:
-    """Tells the storage of every epoch once, in order, after its row and checkpoint are on disk."""
+    """Report each epoch to the storage once, in order, after its row and checkpoint are on disk."""
 
     def __init__(self, trial: optuna.Trial, plan: plan_lib.Plan, path: pathlib.Path):
         self._trial, self._plan, self._path = trial, plan, path
-        self._epochs = 0  # that the storage knows of
+        self._epochs = 0  # already reported
 
     def __call__(self) -> None:
-        """Reports the epochs that are new.
+        """Report the new epochs.
 
         Raises:
-          TrialPruned: the trial is not worth more epochs.
+          TrialPruned: the trial is pruned.
         """
         for row in record.epoch_rows(self._path):
             if row["epoch"] <= self._epochs:
@@ -69,7 +69,7 @@ class _Reports:
 
 
 def _value(plan: plan_lib.Plan, rows: list[dict[str, Any]]) -> float:
-    """The objective in the epoch whose network `evaluate` uses."""
+    """Return the objective at the epoch whose network `evaluate` uses."""
     usable = [row for row in rows if None not in (row.get("val_nmse"), row.get(plan.objective))]
     if not usable:
         raise Failed(f"no epoch has a finite {plan.objective}")
@@ -82,21 +82,21 @@ def _in_words(values: dict[str, Any]) -> str:
 
 
 def run(trial: optuna.Trial, plan: plan_lib.Plan, number: int, workdir: pathlib.Path) -> float:
-    """Trains a trial, from its newest checkpoint if an earlier attempt has left one.
+    """Train a trial; resume from the newest checkpoint if an earlier attempt has left one.
 
     Args:
       trial: of the study, running.
       plan: of the search.
-      number: of its place, which names the folder.
+      number: of its place, which names the directory.
       workdir: of the search.
 
     Returns:
       The objective.
 
     Raises:
-      TrialPruned: it was not worth more epochs.
+      TrialPruned: the trial is pruned.
       Failed: its configuration cannot be trained.
-      RunError: the run cannot be read or written; that says nothing about the configuration.
+      RunError: the run cannot be read or written, which is no fault of the configuration.
     """
     trial.study.sampler = plan.make_sampler(number)
     values = space_lib.sample(plan.space, trial)
@@ -107,10 +107,10 @@ def run(trial: optuna.Trial, plan: plan_lib.Plan, number: int, workdir: pathlib.
         raise Failed(str(error)) from error
     path = folder(workdir, number)
     report = _Reports(trial, plan, path)
-    report()  # what an earlier attempt has done; its worker may have died before telling
+    report()  # epochs of an earlier attempt; its worker may have died before reporting them
     _make_room(config)
     try:
-        # A worker that was taken for dead may only have been asleep, and still train there.
+        # A worker that counts as dead may only have been suspended, and still train there.
         loop.train(config, path, after_epoch=report, wait=True)
     except (errors.TrainingLostError, errors.OutOfMemoryError) as error:
         raise Failed(str(error)) from error
@@ -119,10 +119,10 @@ def run(trial: optuna.Trial, plan: plan_lib.Plan, number: int, workdir: pathlib.
 
 
 def fail(trial: optuna.Trial, reason: str) -> None:
-    """Marks a trial so that it counts as failed for a reason, and is not tried again."""
+    """Mark a trial as failed for a reason, so that it is not tried again."""
     trial.set_user_attr(accounts.FAILURE, reason)
 
 
 def leave(trial: optuna.Trial) -> None:
-    """Marks a trial whose worker is asked to stop; to begin it again is no retry."""
+    """Mark a trial whose worker stops on request, so that its next attempt is no retry."""
     trial.set_user_attr(accounts.LEFT, True)

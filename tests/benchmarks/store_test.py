@@ -12,7 +12,7 @@ from ris_jax.benchmarks import store
 SETTINGS = {"seed": 0, "num_scenes": 8}
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_round_trip(tmp_path):
     with store.opened(tmp_path / "deep" / "out", SETTINGS) as where:
         path = where.path("music", {"snr": 3})
         assert where.read(path) is None

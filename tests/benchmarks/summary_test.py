@@ -51,7 +51,7 @@ def test_missed_sources_count():
     assert row["gospa_m_lower"] < row["gospa_m"] < row["gospa_m_upper"]
 
 
-def test_nothing_found_is_no_number():
+def test_no_sources_found_gives_nan():
     row = summary.summarise(outcome([0.0] * 4, missed=4))
     assert np.isnan(row["azimuth_rmse_deg"])
     assert np.isnan(row["azimuth_above_bound_db_lower"])
@@ -82,7 +82,7 @@ def test_every_kind_of_figure_has_the_bound_and_every_table_intervals(name, tmp_
         assert any("above\nthe bound [dB]" in text for text in texts)
     else:
         assert any("Cramér-Rao bound" in text for text in texts)
-        assert any("music, K told" in text for text in texts)
+        assert any("music, K known" in text for text in texts)
     paths = bundle.write_suite(tmp_path, suite, rows, "seed: 3\nmachine: mine")
     assert {path.suffix for path in paths} == {".csv", ".tex", ".png", ".pdf"}
     for path in paths[:2]:
@@ -102,4 +102,4 @@ def test_distance_from_bound():
     assert f"at most {max(worst, 0.0):.2f} dB" in said
     for row in rows:
         row["resolved"] = 0.9
-    assert "no more than 90%" in bundle.distance_from_bound(rows, "music")
+    assert "at most 90%" in bundle.distance_from_bound(rows, "music")

@@ -35,7 +35,7 @@ def test_a_tiny_suite_with_a_true_estimator(capsys, tmp_path):
     status, printed, err = run(capsys, *flags)
     assert (status, err) == (0, "")
     comments, (row,) = rows(tmp_path / "tables" / "two_sources.csv")
-    for text in ("seed: 5", "machine: ", "versions: ", "system.rows=4", "4 scenes a cell"):
+    for text in ("seed: 5", "machine: ", "versions: ", "system.rows=4", "4 scenes per cell"):
         assert any(text in line for line in comments), text
     assert (row["estimator"], row["told"], row["scenes"]) == ("music", "True", str(SCENES))
     assert float(row["azimuth_bound_deg"]) > 0
@@ -65,7 +65,7 @@ def test_resumes_at_the_cell(capsys, tmp_path, calls, monkeypatch):
     monkeypatch.setattr(localization, "localize", killed)
     status, _, err = run(capsys, *flags, f"--out={tmp_path / 'parts'}")
     assert status == 130
-    assert "the same command goes on" in err
+    assert "the same command resumes" in err
     monkeypatch.setattr(localization, "localize", fake)
     assert run(capsys, *flags, f"--out={tmp_path / 'parts'}")[0] == 0
     assert len(calls) == 2 * whole

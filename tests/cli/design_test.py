@@ -53,7 +53,7 @@ def test_region_and_resume(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(code_design, "descend", stopping)
     status, _, err = run(capsys, f"--out={parts}", *SMALL, "--bits=1,2")
     assert status == 130
-    assert "goes on where it stopped" in err
+    assert "resumes where it stopped" in err
     monkeypatch.setattr(code_design, "descend", descend)
     status, said, _ = run(capsys, f"--out={parts}", *SMALL, "--bits=1,2")
     assert status == 0

@@ -19,7 +19,7 @@ def _read(capsys, path, *arguments):
     return recordings.read(path)
 
 
-def test_is_deterministic(capsys, tmp_path):
+def test_deterministic(capsys, tmp_path):
     first = _read(capsys, tmp_path / "a.npz")
     again = _read(capsys, tmp_path / "b.h5")
     other = _read(capsys, tmp_path / "c.npz", "--seed=1")

@@ -53,7 +53,7 @@ def test_needs_no_jax(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
-def test_is_printed_before_the_command_runs(capsys, monkeypatch, tmp_path):
+def test_printed_before_the_command_runs(capsys, monkeypatch, tmp_path):
     seen = []
 
     def run():
@@ -76,5 +76,5 @@ def test_doctor_checks_its_arguments_first(capsys, tmp_path):
     assert main.main(["ris-jax", "doctor", f"--workdir={workdir}"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"ris-jax: --workdir: need the folder of a run; got {str(workdir)!r}\n"
+    assert err == f"ris-jax: --workdir: need the directory of a run; got {str(workdir)!r}\n"
     assert not pathlib.Path(workdir).exists()

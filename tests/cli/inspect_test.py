@@ -157,7 +157,7 @@ MISTAKES = {
     ),
     "nearly duplicated elements": (
         _set(element_positions=lambda q: np.where(np.arange(len(q))[:, None] == 1, q[0] + 1e-6, q)),
-        {}, "2 elements are in the place of another",
+        {}, "2 elements coincide with another",
     ),
     "map coordinates": (
         _set(element_positions=lambda q: q + np.array([431_250.0, 5_412_800.0, 112.0])), {},

@@ -140,7 +140,7 @@ class TestOutput:
         assert float(rows[0]["azimuth_std_deg"]) == pytest.approx(np.rad2deg(0.01), rel=1e-5)
         assert rows[0]["range_std_m"] == ""
         assert float(rows[0]["power_db"]) == 20.0
-        assert "3 sources in 2 scenes; 1 scenes with nothing found, 0 skipped" in printed
+        assert "3 sources in 2 scenes; 1 scenes without sources, 0 skipped" in printed
         assert "against the truth" in printed
         assert f"written: {out}" in printed
         assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, data.name]
@@ -318,9 +318,7 @@ class TestBadFlags:
             (["--nosuch=1"], ["nosuch"]),
         ],
     )
-    def test_is_one_line_and_nothing_is_written(
-        self, capsys, monkeypatch, data, tmp_path, flags, parts
-    ):
+    def test_one_line_and_no_output_file(self, capsys, monkeypatch, data, tmp_path, flags, parts):
         if {"--max_sources=36", "--estimator=network"} & set(flags):
             monkeypatch.undo()  # what the estimators themselves refuse
         (tmp_path / "folder.csv").mkdir()
@@ -434,7 +432,7 @@ class TestForReal:
         assert rows
         assert all(np.isfinite(float(row["azimuth_deg"])) for row in rows)
         if estimator == "maximum_likelihood":
-            assert "count right in 100.0%" in printed
+            assert "number correct in 100.0%" in printed
             assert "100.0% of" in printed
             assert all(float(row["azimuth_std_deg"]) < 5 for row in rows)
         else:

@@ -39,7 +39,7 @@ class TestBadInput:
         status, _, err = _run(capsys, command)
         _assert_one_line(status, err, f"unknown command {command!r}", "commands: example")
 
-    def test_no_command_prints_what_there_is(self, capsys):
+    def test_without_a_command_all_are_listed(self, capsys):
         status, out, _ = _run(capsys)
         assert status != 0
         assert "Commands:" in out
@@ -108,7 +108,7 @@ class TestWorkdir:
         _assert_one_line(status, err, "--workdir", "none given")
 
     @pytest.mark.parametrize("below", ["", "run", "deep/run"])
-    def test_that_cannot_be_made(self, capsys, tmp_path, below):
+    def test_cannot_be_created(self, capsys, tmp_path, below):
         (tmp_path / "file").write_text("")
         workdir = tmp_path / "file" / below
         status, _, err = _run(capsys, "train", f"--workdir={workdir}")
@@ -121,7 +121,7 @@ class TestWorkdir:
         _assert_one_line(status, err, str(tmp_path / "config.json"))
         assert (tmp_path / "config.json").read_bytes() == content
 
-    def test_of_another_configuration(self, capsys, tmp_path):
+    def test_has_another_configuration(self, capsys, tmp_path):
         checkpoint.save_config(tmp_path, presets.preset("quickstart"))
         (tmp_path / "checkpoints" / "1").mkdir(parents=True)  # or it would be taken over
         flags = ["--seed=5", "--set=model.width=96"]
@@ -149,8 +149,8 @@ class TestFailuresOfARun:
                 OSError(28, "No space left on device", "metrics.jsonl"),
                 "metrics.jsonl: No space left on device; make room",
             ),
-            (KeyboardInterrupt(), "interrupted; the same command goes on where it stopped"),
-            (errors.Interrupted(15), "stopped by SIGTERM; the same command goes on where it stop"),
+            (KeyboardInterrupt(), "interrupted; the same command resumes where it stopped"),
+            (errors.Interrupted(15), "stopped by SIGTERM; the same command resumes where it stop"),
             (errors.Interrupted(2, " after epoch 1"), "ris-jax: stopped by SIGINT after epoch 1\n"),
             (MemoryError(), "out of memory with --batch_size=9: --batch_size=4 needs less; Memor"),
         ],
@@ -172,7 +172,7 @@ class TestFailuresOfARun:
             ("simulate", [], ""),
         ],
     )
-    def test_of_memory_name_the_batch(self, capsys, monkeypatch, command, flags, advice):
+    def test_out_of_memory_suggests_a_batch_size(self, capsys, monkeypatch, command, flags, advice):
         module = importlib.import_module(f"ris_jax.cli.{command}")
         monkeypatch.setattr(module, "announcement", lambda: "")
         monkeypatch.setattr(module, "run", lambda: jnp.ones(1 << 43).block_until_ready())
@@ -191,7 +191,7 @@ class TestFailuresOfARun:
         status, _, err = _run(capsys, "evaluate")
         assert (status, err) == (143, "ris-jax: stopped by SIGTERM\n")
 
-    def test_that_are_bugs_keep_their_traceback(self, monkeypatch):
+    def test_bugs_keep_their_traceback(self, monkeypatch):
         monkeypatch.setattr(train_command, "run", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main.main(["ris-jax", "train", "--workdir=x"])
@@ -221,7 +221,7 @@ def test_flags_override_set_and_set_overrides_the_preset(monkeypatch):
 
 class TestHelp:
     @pytest.mark.parametrize("flag", ["--help", "-h", "help"])
-    def test_of_all(self, capsys, flag):
+    def test_all_commands(self, capsys, flag):
         status, out, err = _run(capsys, flag)
         assert (status, err) == (0, "")
         assert "--help" in out
@@ -230,7 +230,7 @@ class TestHelp:
 
     @pytest.mark.parametrize("flag", ["--help", "-h"])
     @pytest.mark.parametrize("command", main._COMMANDS)
-    def test_of_a_command(self, capsys, command, flag):
+    def test_one_command(self, capsys, command, flag):
         module = importlib.import_module(f"ris_jax.cli.{main._MODULES.get(command, command)}")
         folder = next(f"--{name}" for name in ("workdir", "out", "data") if name in module.FLAGS)
         status, out, err = _run(capsys, command, f"{folder}=x", flag)
@@ -240,7 +240,7 @@ class TestHelp:
         assert folder in out
 
     @pytest.mark.parametrize("command", [None, *main._COMMANDS])
-    def test_is_quick_because_it_does_not_import_jax(self, command):
+    def test_does_not_import_jax(self, command):
         arguments = ["ris-jax", *([command] if command else []), "--help"]
         program = (
             "import sys, time\n"
@@ -278,7 +278,7 @@ class TestConfigFile:
         path.write_bytes(content)
         return path
 
-    def test_is_where_flags_start_from(self, tmp_path, monkeypatch):
+    def test_flags_override_it(self, tmp_path, monkeypatch):
         seen = []
         monkeypatch.setattr(
             train_command, "run", lambda: seen.append(train_command.configuration()) or 0
@@ -302,17 +302,17 @@ class TestConfigFile:
             (b'{"model": {"width": -3}}', "model.width: need a value above zero; got -3"),
         ],
     )
-    def test_that_is_none(self, capsys, tmp_path, content, part):
+    def test_invalid(self, capsys, tmp_path, content, part):
         path = self._write(tmp_path, content)
         flags = [f"--workdir={tmp_path / 'run'}", f"--config={path}"]
         status, _, err = _run(capsys, "train", *flags)
         _assert_one_line(status, err, str(path), part)
         assert not (tmp_path / "run").exists()
 
-    def test_that_is_not_there(self, capsys, tmp_path):
+    def test_missing(self, capsys, tmp_path):
         flags = [f"--workdir={tmp_path / 'run'}", f"--config={tmp_path / 'none.json'}"]
         _assert_one_line(*_run(capsys, "train", *flags)[::2], "none.json")
 
-    def test_and_preset(self, capsys, tmp_path):
+    def test_excludes_preset(self, capsys, tmp_path):
         flags = [f"--workdir={tmp_path / 'run'}", "--config=x.json", "--preset=large"]
         _assert_one_line(*_run(capsys, "train", *flags)[::2], "--preset; both given")

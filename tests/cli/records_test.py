@@ -55,7 +55,7 @@ def test_simulate(capsys, folder):
 
 
 def test_simulate_refuses(capsys, folder, tmp_path):
-    _assert_one_line(*_run(capsys, "simulate")[::2], "--out: need the folder to write")
+    _assert_one_line(*_run(capsys, "simulate")[::2], "--out: need the output directory")
     again = _run(capsys, "simulate", f"--out={folder}", *SIZES, *SMALL, "--seed=3")
     _assert_one_line(*again[::2], "request.seed=3 (there 0)", str(folder))
     bad = _run(capsys, "simulate", f"--out={tmp_path / 'x'}", "--num_train=-1", *SMALL)
@@ -125,7 +125,7 @@ def test_import(capsys, shard, tmp_path):
     ("flags", "parts"),
     [
         ([], ["--data: need recordings to read, none given"]),
-        (["--data=x"], ["--out: need the folder to write, none given"]),
+        (["--data=x"], ["--out: need the output directory, none given"]),
         (["--data=nowhere.npz", "--out=y"], ["nowhere.npz: no such file"]),
         (["--data=x", "--out=y", "--val_fraction=1"], ["val_fraction, test_fraction"]),
     ],
@@ -163,7 +163,10 @@ class TestTrain:
         ("flags", "parts"),
         [
             (["--skip_damaged"], ["--skip_damaged: goes with --data; none given"]),
-            (["--data=nowhere"], ["nowhere: need a folder of records", "got nothing of that name"]),
+            (
+                ["--data=nowhere"],
+                ["nowhere: need a directory of records", "got nothing of that name"],
+            ),
         ],
     )
     def test_refuses(self, capsys, tmp_path, monkeypatch, flags, parts):
@@ -222,7 +225,7 @@ def test_sigterm_ends_simulate_and_it_goes_on(capsys, folder, tmp_path, monkeypa
     before = signal.getsignal(signal.SIGTERM)
     status, _, err = _run(capsys, *command)
     assert (status, err) == (
-        143, "ris-jax: stopped by SIGTERM; the same command goes on where it stopped\n"
+        143, "ris-jax: stopped by SIGTERM; the same command resumes where it stopped\n"
     )  # fmt: skip
     assert signal.getsignal(signal.SIGTERM) == before
     monkeypatch.undo()
@@ -239,4 +242,4 @@ def test_an_interruption_says_what_goes_on(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(simulation, "simulate", interrupted)
     status, _, err = _run(capsys, "simulate", f"--out={tmp_path}")
     assert status == 130
-    assert "interrupted; the same command goes on where it stopped" in err
+    assert "interrupted; the same command resumes where it stopped" in err

@@ -65,7 +65,7 @@ def test_train_ends_with_a_page(workdir):
         "<td>model.width</td><td>16</td><td>64</td>",  # here, and in the nearest preset
         "<td>K = 2</td>",
         "Where the time went",
-        "(the one that is used)",
+        "(in use)",
         f"ris-jax localize --data=recordings.npz --out=positions.csv --workdir={workdir}",
     ):
         assert part in text
@@ -90,7 +90,7 @@ def test_train_profile(workdir):
 
 
 def test_report_of_a_run_that_has_troubles(workdir, tmp_path, capsys):
-    """Started again, an epoch behind, a microbatch skipped, a damaged checkpoint, a rude name."""
+    """Resumed, an epoch behind, a microbatch skipped, a damaged checkpoint, a rude name."""
     copy = shutil.copytree(workdir, tmp_path / "<b>&'run'")
     shutil.rmtree(copy / "profile")
     rows = (copy / "metrics.jsonl").read_text().splitlines()
@@ -110,8 +110,8 @@ def test_report_of_a_run_that_has_troubles(workdir, tmp_path, capsys):
     for part in (
         "ris_jax run &lt;b&gt;&amp;&#x27;run&#x27;",
         "Not finished: 1 of 2 epochs.",
-        "3 of 30 microbatches were not finite and were skipped.",
-        "Started again 1 times, after epochs 1.",
+        "3 of 30 microbatches were non-finite and were skipped.",
+        "Resumed 1 times, after epochs 1.",
         "2026-01-01T00:00:01+00:00: warning: &lt;i&gt;the disk&lt;/i&gt; is slow",
         "no usable checkpoint in",
         "it was cut short while it was written",
@@ -125,10 +125,10 @@ def test_report_of_a_run_that_has_troubles(workdir, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--workdir: need the folder of a run"),
-        (["--workdir=/nonexistent"], "--workdir: need a folder that exists; got /nonexistent"),
+        ([], "--workdir: need the directory of a run"),
+        (["--workdir=/nonexistent"], "--workdir: need a directory that exists; got /nonexistent"),
         (["--workdir=/"], "no run in /"),
-        (["--workdir=/", "--out=/none/x.html"], "--out: need a folder that exists; got /none"),
+        (["--workdir=/", "--out=/none/x.html"], "--out: need a directory that exists; got /none"),
         (["--workdir=/", "--num_scenes=1"], "num_scenes"),
     ],
 )
@@ -143,7 +143,7 @@ def test_evaluate(workdir, capsys):
     assert main.main(["ris-jax", "evaluate", f"--workdir={workdir}", "--num_scenes=50"]) == 0
     printed = capsys.readouterr().out
     assert "variance of outputs over variance of truth" in printed
-    assert "expected calibration error of the count" in printed
+    assert "expected calibration error of the number of sources" in printed
     with (workdir / "evaluation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["scenes"] == "50"
@@ -221,7 +221,7 @@ def test_evaluate_on_records_of_another_count(workdir, tmp_path, capsys):
     flags = [f"--workdir={workdir}", f"--data={tmp_path / 'records'}"]
     assert main.main(["ris-jax", "evaluate", *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--data: need places for 2 sources a scene" in line
+    assert "--data: need 2 source places per scene" in line
     assert "got 3 in" in line
 
 
@@ -297,7 +297,7 @@ def test_other_signals_than_those_of_the_training_are_searched(
 def test_a_network_has_its_own_field_of_view(workdir, recordings, tmp_path, capsys, flag):
     out = tmp_path / "positions.csv"
     assert _localize(recordings, out, f"--workdir={workdir}", f"--{flag}=20") != 0
-    _refused(capsys, out, f"--{flag}: need none with a network")
+    _refused(capsys, out, f"--{flag}: not allowed with a network")
 
 
 def test_a_shipped_network_has_its_own_field_of_view(recordings, tmp_path, capsys):
@@ -307,7 +307,7 @@ def test_a_shipped_network_has_its_own_field_of_view(recordings, tmp_path, capsy
     out = tmp_path / "positions.csv"
     for name in shipped:
         assert _localize(recordings, out, f"--pretrained={name}", "--range_min=1") != 0
-        _refused(capsys, out, "--range_min: need none with a network")
+        _refused(capsys, out, "--range_min: not allowed with a network")
 
 
 def test_a_damaged_run_is_told(workdir, recordings, tmp_path, capsys):
@@ -322,7 +322,7 @@ def test_a_damaged_run_is_told(workdir, recordings, tmp_path, capsys):
 @pytest.mark.full
 def test_doctor_checks_a_run(workdir, tmp_path):
     findings = list(checks.run(workdir))
-    assert [name for name, *_ in findings] == ["checkpoints are whole", "beats the best constant"]
+    assert [name for name, *_ in findings] == ["checkpoints are intact", "beats the best constant"]
     assert findings[0][1]
     (failed,) = doctor._guarded("run", lambda: checks.run(tmp_path))
     assert not failed[1]
@@ -351,7 +351,7 @@ def test_overflowing_rate_ends_the_run_and_saves_nothing_bad(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate"], "--workdir: need the folder of a run"),
+        (["evaluate"], "--workdir: need the directory of a run"),
         (["evaluate", "--estimator=esprit"], "estimator: need one of auto, maximum_likelihood"),
         (["evaluate", "--pretrained=default", "--workdir=x"], "both given"),
         (["evaluate", "--pretrained=x"], "pretrained: need one of"),

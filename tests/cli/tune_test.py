@@ -32,7 +32,7 @@ def _refused(capsys, *arguments):
         ("--heartbeat=0", "heartbeat"),
         ("--retries=-1", "retries"),
         ("--set=model.widht=3", "unknown configuration key: model.widht"),
-        ("--preset=large", "model.width=32 cannot be: model.num_heads"),
+        ("--preset=large", "model.width=32 is not possible: model.num_heads"),
         ("--config=/nonexistent.json", "/nonexistent.json"),
     ],
 )
@@ -44,7 +44,7 @@ def test_refuses(flag, part, tmp_path, capsys):
 
 
 def test_needs_a_workdir(capsys):
-    assert "--workdir: need the folder of the search" in _refused(capsys)[1]
+    assert "--workdir: need the directory of the search" in _refused(capsys)[1]
 
 
 def test_names_the_field_of_a_space(tmp_path, capsys):
@@ -68,13 +68,13 @@ def test_says_that_optuna_is_missing(tmp_path, capsys, monkeypatch):
     assert "pip install 'ris-jax[tune]'" in _refused(capsys, f"--workdir={tmp_path}")[1]
 
 
-def test_that_is_interrupted_goes_on(tmp_path, capsys, monkeypatch):
+def test_interrupted_trial_resumes(tmp_path, capsys, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tune, "run", interrupted)
     assert (
-        "interrupted; the same command goes on where it stopped"
+        "interrupted; the same command resumes where it stopped"
         in _refused(capsys, f"--workdir={tmp_path}")[1]
     )
 
@@ -82,17 +82,17 @@ def test_that_is_interrupted_goes_on(tmp_path, capsys, monkeypatch):
 class TestGate:
     """Whether a small network learns; what `doctor` measures is its own test's affair."""
 
-    def test_that_fails_stops_the_search_with_one_line(self, tmp_path, capsys, monkeypatch):
+    def test_failure_stops_the_search_with_one_line(self, tmp_path, capsys, monkeypatch):
         findings = [("gradients alive", True, "all"), ("32 scenes are learned", False, "NMSE 0.9")]
         monkeypatch.setattr(checks, "learning", lambda config: iter(findings))
         _, err = _refused(capsys, f"--workdir={tmp_path / 'search'}")
         assert err == (
-            "ris-jax: nothing is tuned, for training itself fails: 32 scenes are learned: "
+            "ris-jax: the search does not start because training fails: 32 scenes are learned: "
             "NMSE 0.9; `ris-jax doctor` checks more\n"
         )
         assert not (tmp_path / "search").exists()
 
-    def test_that_passes_is_remembered_for_this_installation(self, tmp_path, monkeypatch):
+    def test_success_is_stored_for_this_installation(self, tmp_path, monkeypatch):
         calls = []
         findings = [("32 scenes are learned", True, "NMSE 0.03")]
         monkeypatch.setattr(

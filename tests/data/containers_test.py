@@ -217,14 +217,14 @@ class FormatsTest(Case):
         self.assertEqual(os.listdir(self.folder), ["a.h5"])
 
     @parameterized.parameters("a.mat", "a.csv", "a")
-    def test_no_other_format_is_written(self, name):
+    def test_unsupported_suffix(self, name):
         with self.assert_one_line(name, ".npz, .h5 or .hdf5"):
             containers.save(self.folder / name, {})
         self.assertEmpty(list(self.folder.iterdir()))
 
 
 class NotAFormatTest(Case):
-    """Every way in which a file is not what its name says."""
+    """Every way in which a file does not match its name says."""
 
     def bytes_of(self, kind):
         arrays, buffer = {"one": np.ones(3)}, io.BytesIO()

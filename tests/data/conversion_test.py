@@ -187,7 +187,7 @@ def test_recordings_that_cannot_be_trained_on(tmp_path, changes, named):
 
 @pytest.mark.parametrize("fractions", [(-0.1, 0.1), (0.5, 0.5), (0.1, float("nan"))])
 def test_fractions_out_of_their_domain(tmp_path, fractions):
-    with pytest.raises(config_lib.ConfigError, match="val_fraction, test_fraction: need shares"):
+    with pytest.raises(config_lib.ConfigError, match="val_fraction, test_fraction: need fractions"):
         conversion.convert(tmp_path, tmp_path / "out", CONFIG, conversion.Fractions(*fractions))
 
 
@@ -215,5 +215,5 @@ def test_nothing_readable(tmp_path):
     with pytest.raises(errors.RunError, match=r"a\.npz"):
         conversion.convert(tmp_path, tmp_path / "out", CONFIG, HALF, skip_damaged=True)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(errors.RunError, match=r"need a folder of \.npz recordings"):
+    with pytest.raises(errors.RunError, match=r"need a directory of \.npz recordings"):
         conversion.convert(tmp_path / "empty", tmp_path / "out", CONFIG, HALF)

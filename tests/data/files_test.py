@@ -100,7 +100,7 @@ def test_an_error_without_a_reason_keeps_its_words(path):
         halfway()
 
 
-def test_what_killed_writers_left_is_swept(tmp_path):
+def test_sweep_removes_files_of_killed_writers(tmp_path):
     (tmp_path / "train").mkdir()
     for name in (".a.npy.7.partial", "train/.b.npy.7.partial", "train/c.npy", ".d"):
         (tmp_path / name).write_text("x")

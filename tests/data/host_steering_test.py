@@ -17,7 +17,7 @@ def _places():
 
 
 @pytest.mark.parametrize("wavefront", get_args(config_lib.Wavefront))
-def test_is_that_of_the_package(wavefront):
+def test_equals_the_package(wavefront):
     positions = np.random.default_rng(1).uniform(-0.5, 0.5, (7, 3))
     points = host_steering.coordinates_of(*_places())
     points[0] = [0.6, 0.0, 2.0]  # 0.1 m from the last element

@@ -157,7 +157,7 @@ SPOILERS = (
 class TestDamage:
     @pytest.mark.parametrize("part", ["scenes", "digests"])
     @pytest.mark.parametrize(("spoil", "named"), SPOILERS)
-    def test_is_named_or_skipped(self, folder, part, spoil, named):
+    def test_reported_or_skipped(self, folder, part, spoil, named):
         path = folder / "train" / f"00003.{part}.npy"
         whole = record_dataset.open_dataset(folder)
         spoil(path)

@@ -186,7 +186,7 @@ def test_another_request_is_refused_and_named(small_config, make_scenes, tmp_pat
 def test_a_folder_of_something_else_is_refused(small_config, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with (
-        pytest.raises(errors.RunError, match=r"an empty folder, or one of records; got 'thesis"),
+        pytest.raises(errors.RunError, match=r"an empty directory, or one of records; got 'thesis"),
         record_writer.writing(tmp_path, small_config, REQUEST),
     ):
         pass
@@ -203,7 +203,7 @@ def test_a_second_writer_is_refused(small_config, tmp_path):
 
 @pytest.mark.parametrize(
     ("spoil", "named"),
-    [("flip", "sha256: need .* cannot go on from it"), ("lose", "cannot be read")],
+    [("flip", "sha256: need .* cannot be continued from it"), ("lose", "cannot be read")],
 )
 def test_going_on_from_damage_is_refused(small_config, make_scenes, tmp_path, spoil, named):
     _write(tmp_path, small_config, make_scenes)

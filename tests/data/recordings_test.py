@@ -159,7 +159,7 @@ class ReadTest(Case):
             recordings.read(self.folder / "a.h5")
 
     def test_missing(self):
-        with self.assert_one_line("nosuch: no such file or folder"):
+        with self.assert_one_line("nosuch: no such file or directory"):
             recordings.read(self.folder / "nosuch")
 
 
@@ -197,7 +197,7 @@ class PlainArrayTest(Case):
 
 
 class SkippedScenesTest(Case):
-    def test_are_left_out_and_told(self):
+    def test_left_out_and_listed(self):
         arrays = make_arrays()
         arrays["snapshots"][0] = 0
         arrays["codes"][2, 0, 0] = np.nan
@@ -262,7 +262,7 @@ class WriteTest(Case):
         channel = containers.load(self.folder / name, ["channel"])["channel"]
         self.assertEqual(channel.ndim, 2 if shared else 3)
 
-    def test_what_the_format_has_no_place_for(self):
+    def test_fields_outside_the_format_are_dropped(self):
         arrays = make_arrays()
         arrays["snapshots"][0] = 0
         found = dataclasses.replace(recordings.from_arrays(arrays), wavefront="parabolic")
@@ -393,7 +393,7 @@ class ShardsTest(Case):
 
     def test_folder_without_recordings(self):
         (self.folder / "a.txt").write_text("nothing")
-        with self.assert_one_line(f"{self.folder}: need a folder of .npz recordings"):
+        with self.assert_one_line(f"{self.folder}: need a directory of .npz recordings"):
             recordings.read(self.folder)
 
 

@@ -65,20 +65,24 @@ def test_records_of_version_1_keep_their_meaning(folder, small_config):
     ("name", "written", "got"),
     [
         ("x", [], "got nothing of that name; `ris-jax simulate` and"),
-        ("x", ["x/"], "got an empty folder$"),
-        ("x.npz", ["x.npz"], "got a file of recordings, which `ris-jax import` makes records of$"),
-        ("x.h5", ["x.h5"], "got a file of recordings, which `ris-jax import` makes records of$"),
+        ("x", ["x/"], "got an empty directory$"),
+        (
+            "x.npz",
+            ["x.npz"],
+            "got a file of recordings, which `ris-jax import` converts to records$",
+        ),
+        ("x.h5", ["x.h5"], "got a file of recordings, which `ris-jax import` converts to records$"),
         ("x.txt", ["x.txt"], "got a file$"),
-        ("x", ["x/", "x/a.npz"], "got a folder of .npz files, which `ris-jax import` makes"),
-        ("x", ["x/", "x/a.txt"], "got a folder of other files$"),
+        ("x", ["x/", "x/a.npz"], "got a directory of .npz files, which `ris-jax import`"),
+        ("x", ["x/", "x/a.txt"], "got a directory of other files$"),
         ("x", ["x/", "x/train/"], "got shards without one: give the command .* again$"),
     ],
 )
-def test_what_stands_in_the_place_of_records(tmp_path, name, written, got):
+def test_path_without_records(tmp_path, name, written, got):
     for entry in written:
         path = tmp_path / entry
         path.mkdir() if entry.endswith("/") else path.write_bytes(b"x")
-    with pytest.raises(errors.RunError, match=rf"{name}: need a folder of records, .* {got}"):
+    with pytest.raises(errors.RunError, match=rf"{name}: need a directory of records, .* {got}"):
         records.require_index(tmp_path / name)
 
 
@@ -107,7 +111,7 @@ def test_every_flipped_bit_of_the_index_is_noticed(folder):
         (b'{"format": "ris_jax records", "version": 1}', "damaged: its content"),
     ],
 )
-def test_what_is_no_index(folder, content, named):
+def test_invalid_index(folder, content, named):
     (folder / "index.json").write_bytes(content)
     with pytest.raises(errors.RunError, match=rf"index\.json: {named}"):
         records.read_index(folder)
@@ -133,12 +137,12 @@ def test_an_index_of_another_writer(folder, changes, named):
         records.read_index(folder)
 
 
-def test_what_is_not_complete(folder):
+def test_incomplete_records(folder):
     _rewrite(folder, complete=False)
     with pytest.raises(errors.RunError, match="need all records; got 1 shards of an unfinished"):
         records.require_index(folder)
     for nothing in (folder / "train", folder / "nowhere", folder / "index.json"):
-        with pytest.raises(errors.RunError, match=rf"{nothing}: need a folder of records"):
+        with pytest.raises(errors.RunError, match=rf"{nothing}: need a directory of records"):
             records.require_index(nothing)
 
 

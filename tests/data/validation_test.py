@@ -166,7 +166,7 @@ class NumbersTest(Case):
         ("0.3", "real numbers; got no numbers (dtype <U3)"),
         (0.3j, "real numbers; got complex numbers (dtype complex128)"),
     )
-    def test_no_wavelength(self, value, expected):
+    def test_invalid_wavelength(self, value, expected):
         with self.assert_error(f"wavelength: need {expected}"):
             validation.wavelength("f.npz", np.asarray(value))
 
@@ -177,7 +177,7 @@ class NumbersTest(Case):
         ):
             validation.check_positions("f.npz", np.array([[0.0, 0, 0], [0, np.nan, 0]]))
         with self.assert_error(
-            "element_positions: need every element in a place of its own; "
+            "element_positions: need distinct positions of all elements; "
             "got 2 places for N=3 elements"
         ):
             validation.check_positions("f.npz", np.array([[0.0, 0, 0], [1, 0, 0], [-0.0, 0, 0]]))
@@ -202,8 +202,8 @@ class AxesTest(Case):
         ("channel", (7, 3, 6, 2), "[B, M, N] or [M, N]; got [7, 3, 6, 2]"),
         ("codes", (6,), "[B, L, N] or [L, N]; got [6]"),
         ("element_positions", (18,), "[N, 3]; got [18]"),
-        ("snapshots", (0, 5, 3), "at least one of everything (scenes, ...); got [0, 5, 3]"),
-        ("codes", (5, 0), "at least one of everything (scenes, ...); got [5, 0]"),
+        ("snapshots", (0, 5, 3), "no empty axis; got [0, 5, 3]"),
+        ("codes", (5, 0), "no empty axis; got [5, 0]"),
         ("channel", (7, 6, 3), "[B, M, N] = [7, 3, 6]; got [7, 6, 3] - are the axes swapped?"),
         ("channel", (6, 3), "[M, N] = [3, 6]; got [6, 3] - are the axes swapped?"),
         ("channel", (6, 3, 7), "[B, M, N] = [7, 3, 6]; got [6, 3, 7] - are the axes swapped?"),
@@ -275,7 +275,7 @@ class ScenesTest(Case):
         arrays[field][0, 0] = np.nan
         size = arrays[field].size
         with self.assert_error(
-            f"{field}: need finite values, being shared by all scenes; "
+            f"{field}: need finite values, because all scenes share them; "
             f"got 1 of {size} NaN, infinite or too large"
         ):
             validation.unusable_scenes("f.npz", arrays)

@@ -63,8 +63,8 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
 
 def test_require_folder(tmp_path):
     provenance.require_folder("--out", tmp_path / "new.csv")
-    with pytest.raises(errors.RunError, match=r"--out: need a folder that exists; got .*none"):
+    with pytest.raises(errors.RunError, match=r"--out: need a directory that exists; got .*none"):
         provenance.require_folder("--out", tmp_path / "none" / "new.csv")
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(errors.RunError, match=r"--out: need the name of a file; got the folder"):
+    with pytest.raises(errors.RunError, match=r"--out: need the name of a file; got the directory"):
         provenance.require_folder("--out", tmp_path / "folder.csv")

@@ -79,7 +79,7 @@ def test_summary_without_a_source_found():
         np.full((3, 1), -1.0), np.zeros((3, 1)), np.full((3, 1), 2.0), np.array([1, 1, 0])
     )
     text = source_table.truth_summary(estimate, truth)
-    assert "none, as no source was found within 5 degrees" in text
+    assert "none; no source was found within 5 degrees" in text
     assert "nan" not in text
 
 
@@ -116,7 +116,7 @@ def test_summary_by_hand():
     )
     text = source_table.truth_summary(estimate, truth)
     assert "50.0% of 2 sources within 5 degrees in both angles, 1 false" in text
-    assert "count right in 100.0% of scenes" in text
+    assert "number correct in 100.0% of scenes" in text
     assert "azimuth 1.000 deg, elevation 2.000 deg, range 0.500 m" in text
     assert len(text.splitlines()) == 2
 

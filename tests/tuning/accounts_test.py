@@ -77,7 +77,7 @@ def test_place_of():
 def test_words():
     trials = _trials((C, {}), (F, {"failure": "why"}), (F, {}), (F, _retry(2)), (P, _retry(3)))
     found = accounts.places(trials, 3, 2)
-    assert accounts.summary(found) == ("3 trials: 1 complete, 1 failed, 1 pruned; 2 begun again")
+    assert accounts.summary(found) == ("3 trials: 1 complete, 1 failed, 1 pruned; 2 restarted")
     assert [place.reason for place in found] == ["", "why", ""]
     (gone,) = accounts.places(_trials((F, {}), (F, _retry(0))), 1, 1)
     assert gone.reason == "its worker was lost 2 times"

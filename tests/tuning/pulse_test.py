@@ -63,4 +63,4 @@ def test_outlives_a_storage_that_is_away(monkeypatch, capsys):
     monkeypatch.setattr(trial, "set_user_attr", failing)
     with pulse.Pulse(trial, 0.01):
         assert _count_within(study, 30.0, 2)
-    assert "warning: no sign of life could be written: OSError" in capsys.readouterr().out
+    assert "warning: the heartbeat could not be written: OSError" in capsys.readouterr().out

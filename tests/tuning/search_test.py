@@ -106,7 +106,7 @@ def test_the_best_is_a_configuration_and_its_trial_is_that_run(tmp_path, monkeyp
 
 @pytest.mark.full
 def test_interruptions_do_not_change_what_is_drawn(tmp_path, monkeypatch):
-    """Trials that were begun again keep their values, and those after them draw the same."""
+    """Restarted trials keep their values, and those after them draw the same."""
     _, whole = _search(tmp_path / "whole", 9)
     train, calls = loop.train, []
 
@@ -172,7 +172,7 @@ class TestFailures:
             (errors.OutOfMemoryError("out of memory on cpu:0"), "out of memory on cpu:0"),
         ],
     )
-    def test_of_a_configuration_are_results(self, tmp_path, monkeypatch, error, reason):
+    def test_configuration_failures_are_results(self, tmp_path, monkeypatch, error, reason):
         self._failing(monkeypatch, error)
         study, found = _search(tmp_path, 3)
         assert _outcomes(found) == ["failed", "complete", "complete"]
@@ -189,9 +189,7 @@ class TestFailures:
             ZeroDivisionError("a bug"),
         ],
     )
-    def test_of_the_machine_stop_the_worker_and_the_next_goes_on(
-        self, tmp_path, monkeypatch, error
-    ):
+    def test_machine_failures_stop_the_worker(self, tmp_path, monkeypatch, error):
         self._failing(monkeypatch, error)
         with pytest.raises(type(error)):
             _search(tmp_path, 3)
@@ -216,15 +214,15 @@ class TestFailures:
         assert _outcomes(found) == ["abandoned", "complete"]
         assert "its worker was lost 2 times" in found[0].reason
 
-    def test_of_values_that_do_not_go_together(self, tmp_path):
+    def test_contradictory_values(self, tmp_path):
         """Each is right beside the base's other, the pair is not."""
         table = {"model.width": space.Choice((36,)), "model.num_heads": space.Choice((8,))}
-        with pytest.raises(errors.RunError, match="none was completed; the last failed: model"):
+        with pytest.raises(errors.RunError, match="no trial is complete; the last one failed: m"):
             search.require_best(*_search(tmp_path, 2, _plan(space=table)))
         assert not (tmp_path / "best.json").exists()
         assert not (tmp_path / "trials").exists()
 
-    def test_of_all_scores(self, tmp_path, monkeypatch):
+    def test_no_finite_score(self, tmp_path, monkeypatch):
         def unscored(config, workdir, after_epoch, wait):
             workdir.mkdir(parents=True)
             row = {"kind": "epoch", "epoch": 1, "val_nmse": None}
@@ -237,7 +235,7 @@ class TestFailures:
 
 
 class TestOtherWorkers:
-    def test_that_took_the_last_place(self, tmp_path):
+    def test_two_workers_request_the_last_place(self, tmp_path):
         """Both ask before either is seen: the later trial is not trained."""
         plan = _plan()
         study = _open(tmp_path, plan)
@@ -253,8 +251,8 @@ class TestOtherWorkers:
         _, found = _search(tmp_path, 2)
         assert [(p.number, p.last.number) for p in found] == [(0, 0), (1, 2)]
 
-    def test_that_died_are_replaced_by_those_that_wait(self, tmp_path):
-        """One before it drew values, one after; neither gave a sign of life."""
+    def test_waiting_workers_replace_dead_ones(self, tmp_path):
+        """One before it drew values, one after; neither sent a heartbeat."""
         plan = _plan()
         study = _open(tmp_path, plan)
         study.ask()
@@ -285,7 +283,7 @@ class TestOtherWorkers:
         _, found = _search(tmp_path, 1)
         assert [place.last.number for place in found] == [1]
 
-    def test_that_took_a_trial_over(self, tmp_path, monkeypatch, capsys):
+    def test_trial_taken_over(self, tmp_path, monkeypatch, capsys):
         """A worker that slept for too long hears of it at the next epoch, and works on."""
         train = loop.train
 
@@ -303,7 +301,7 @@ class TestOtherWorkers:
             TrialState.COMPLETE,
         ]
 
-    def test_that_still_train_in_the_folder_are_waited_for(self, tmp_path, monkeypatch, capsys):
+    def test_waits_for_a_worker_that_still_trains(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(files, "_SECONDS_BETWEEN_LOOKS", 0.01)
         path = trials.folder(tmp_path, 0)
         path.mkdir(parents=True)
@@ -392,7 +390,7 @@ def test_compiled_programs_are_shared_and_do_not_pile_up(tmp_path, monkeypatch):
         ("training.batch_size", 16, False),
     ],
 )
-def test_what_makes_another_program(field, value, shared):
+def test_program_keys(field, value, shared):
     base = config_lib.Config()
     other = config_lib.override(base, {field: value})
     assert (trials._program(base) == trials._program(other)) == shared

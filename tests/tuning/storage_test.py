@@ -124,7 +124,7 @@ def test_a_server_that_is_not_there():
         (sqlalchemy.exc.OperationalError("q", {}, Exception("locked")), errors.RunError, "locked$"),
     ],
 )
-def test_what_optuna_raises(tmp_path, monkeypatch, error, kind, message):
+def test_optuna_exceptions(tmp_path, monkeypatch, error, kind, message):
     def failing(*_, **__):
         raise error
 
@@ -164,14 +164,14 @@ class TestPlan:
             ({"objective": "nmse"}, "--objective: need one of val_nmse, .*; got 'nmse'"),
             ({"pruner": "all"}, "--pruner: need one of median, none; got 'all'"),
             ({"objective": "val_loss", "space": {"loss.count": space.Range(0.1, 1.0)}},
-             "--objective: val_loss of trials with unlike loss.count cannot be compared"),
-            ({"space": {"model.width": space.Choice((63,))}}, "model.width=63 cannot be"),
+             "--objective: val_loss cannot be compared between trials with different loss.count"),
+            ({"space": {"model.width": space.Choice((63,))}}, "model.width=63 is not possible"),
         ],
     )  # fmt: skip
     def test_refused(self, changes, message):
         with pytest.raises(config_lib.ConfigError, match=message):
             _plan(**changes)
 
-    def test_of_losses_that_can_be_compared(self):
+    def test_loss_objective_with_fixed_weights(self):
         assert _plan(objective="val_loss").direction == "minimize"
         assert _plan(objective="val_count_accuracy").direction == "maximize"
