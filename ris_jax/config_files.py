@@ -30,5 +30,5 @@ def read(path: pathlib.Path) -> config_lib.Config:
 
 
 def text(config: config_lib.Config) -> str:
-    """What `read` reads."""
+    """Return text that `read` reads."""
     return json.dumps(config_lib.to_stored(config), indent=2) + "\n"

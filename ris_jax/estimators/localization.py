@@ -163,7 +163,7 @@ def localize(
         network = network.for_array(measurement, positions, wavelength, wavefront, source_signal)
 
     def run(measurement, counts):
-        scaled, scale = _scaled(measurement)
+        scaled, scale = _scaled(jax.tree.map(inputs.as_canonical, measurement))
         estimate = _localize_scaled(
             scaled,
             positions,
@@ -202,7 +202,7 @@ def localize(
 
 
 class _Scale(NamedTuple):
-    """By what a measurement was divided: powers of two, so that no digit is lost."""
+    """Divisors of a measurement: powers of two, so that no digit is lost."""
 
     snapshots: Float[Array, "B"]
     channel: Float[Array, "B"]
@@ -271,8 +271,8 @@ def _localize_scaled(
         sub_surface = modified_music.sub_surface_of(layout.shape) if single else None
         extra = {"layout": layout, "sub_surface": sub_surface}
     counts, noise = num_sources, measurement.noise_variance
-    # Inside `jax.jit` nobody can look; what has no noise variance there has none in the result.
-    unknown = not isinstance(noise, Tracer) and bool(np.any(np.isnan(noise)))
+    # Inside `jax.jit` values cannot be read: the noise variance may be unknown.
+    unknown = isinstance(noise, Tracer) or bool(np.any(np.isnan(noise)))
     if unknown or (counts is None and network is None):
         fit = likelihood_fit(measurement, num_sources)
         counts = fit.num_sources if counts is None and network is None else counts
@@ -327,7 +327,14 @@ def _searched_again(
     counts: Int[Array, "B"] | None,
     search: Callable[..., Estimate],
 ) -> Estimate:
-    """The estimate with the unsure scenes replaced by what `search` finds."""
+    """The estimate, with the result of `search` for the unsure scenes."""
+    if isinstance(unsure, Tracer):
+        found = search(measurement, counts)
+        return jax.tree.map(
+            lambda old, new: jnp.where(jnp.expand_dims(unsure, range(1, old.ndim)), new, old),
+            estimate,
+            found,
+        )
     numbers = np.flatnonzero(unsure)
     if not len(numbers):
         return estimate

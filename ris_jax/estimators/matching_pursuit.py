@@ -40,9 +40,11 @@ _CLOSE = 2.0
 # A change that explains this much less than the fit before its refinement, in the same unit, is not
 # refined: of 1200 that were, none below 60 improved the fit.
 _HOPELESS = 100.0
-# Values of a decision other than an alternative: the fit before; the fit with the source that was
-# taken out.
-_SAME, _FULLER = 3, 4
+# Most sources that are tested together, and by how much more than the first one they may explain.
+_LOOK_AHEAD = 3
+_INTERFERENCE = 1.1
+# Values of a decision other than an alternative: the fit as it is; the fit to return to.
+_SAME, _KEPT = 3, 4
 # Bytes of observation operators that a queue may copy.
 _QUEUE_BYTES = 1 << 28
 
@@ -112,7 +114,9 @@ class Task(NamedTuple):
     most: Int[Array, ""]
     stage: Int[Array, ""]
     fit: Fit
-    fuller: Fit  #: the fit before its weakest source was taken out
+    #: The fit to return to: with the weakest source that was taken out, or without those `ahead`.
+    kept: Fit
+    ahead: Int[Array, ""]  #: last sources of the fit that are not significant yet; see `decide`
     attempts: Int[Array, ""]  #: improvements tried
     passes: Int[Array, ""]
     changed: Bool[Array, ""]  #: whether this pass has changed anything after growing
@@ -141,14 +145,16 @@ class Search:
         count: Float[Array, ""],
         before: Float[Array, ""],
         after: Float[Array, ""],
+        added: Int[Array, ""] | int = 1,
     ) -> Bool[Array, ""]:
-        """Test whether another source is significant.
+        """Test whether one or more further sources are significant together.
 
         Args:
           energy: of the scene.
           count: sources before.
           before: energy explained by these.
-          after: energy explained with another one.
+          after: energy explained with the further ones.
+          added: number of these.
         """
         statistic = model_order.statistic(
             jnp.maximum(energy - before, 0.0) + _ROUNDING * energy,
@@ -156,9 +162,36 @@ class Search:
             count,
             samples=self.samples,
             amplitudes=self.amplitudes,
+            added=added,
         )
-        chance = model_order.false_alarm_probability(statistic, self.amplitudes, self.volumes)
+        chance = model_order.false_alarm_probability(
+            statistic, self.amplitudes, self.volumes, added
+        )
         return chance < self.false_alarm_rate
+
+    def promising(
+        self,
+        energy: Float[Array, ""],
+        count: Int[Array, ""],
+        before: Float[Array, ""],
+        gain: Float[Array, ""],
+    ) -> Bool[Array, ""]:
+        """Test whether two or three sources could be significant where one is not.
+
+        Each of them explains at most as much as the first one, or a little more where they
+        interfere.
+
+        Args:
+          energy: of the scene.
+          count: sources before.
+          before: energy explained by these.
+          gain: energy that the first further source explains.
+        """
+        possible = [
+            self.significant(energy, count, before, before + _INTERFERENCE * n * gain, n)
+            for n in range(2, _LOOK_AHEAD + 1)
+        ]
+        return jnp.any(jnp.stack(possible))
 
     def noise_variance(self, observation: likelihood.Observation, fit: Fit) -> Float[Array, ""]:
         left = self.samples - jnp.sum(fit.active) * (self.amplitudes + 1.5)
@@ -181,7 +214,7 @@ def begin(
     zero = jnp.zeros((), jnp.int32)
     idle = (most == 0) | ~jnp.isfinite(energy) | ((energy == 0.0) & (least == 0))
     stage = jnp.where(idle, Stage.DONE, Stage.GROW).astype(jnp.int32)
-    return Task(observation, least, most, stage, fit, fit, zero, zero, jnp.zeros((), bool))
+    return Task(observation, least, most, stage, fit, fit, zero, zero, zero, jnp.zeros((), bool))
 
 
 def _where(condition, new, old):
@@ -426,11 +459,15 @@ def decide(
 ) -> tuple[Task, Int[Array, ""]]:
     """Choose among the alternatives of a scene by the energy that they explain.
 
+    A source that is not significant by itself may be the first of several equal ones, of which it
+    explains only a part: while they are promising, the fit goes on with it, and up to `_LOOK_AHEAD`
+    sources are tested together.
+
     Returns:
       The new state, except its fit; and the number of the alternative that becomes its fit, or
-      `_SAME` or `_FULLER`.
+      `_SAME` or `_KEPT`.
     """
-    stage, count = task.stage, task.count
+    stage, count, energy = task.stage, task.count, task.observation.energy
     growing, improving, reducing, retrying = (
         stage == which for which in (Stage.GROW, Stage.IMPROVE, Stage.REDUCE, Stage.RETRY)
     )
@@ -439,31 +476,42 @@ def decide(
     same, found = values[0], values[best]
     tolerance = _TOLERANCE * search.noise_variance(task.observation, task.fit)
     better = found > same + tolerance
+    old = jnp.where(task.ahead > 0, task.kept.local.value, task.fit.local.value)
     # Retrying: the source that was taken out is tested against the improved others.
-    before = jnp.where(retrying, jnp.where(better, found, same), task.fit.local.value)
-    after = jnp.where(retrying, task.fuller.local.value, jnp.where(growing, same, found))
-    significant = search.significant(task.observation.energy, count, before, after)
+    before = jnp.where(retrying, jnp.where(better, found, same), old)
+    after = jnp.where(retrying, task.kept.local.value, jnp.where(growing, same, found))
+    significant = search.significant(energy, count - task.ahead, before, after, task.ahead + 1)
     needed = (count < task.least) | significant
     better &= retrying | needed | (jnp.sum(change.active[best]) <= count)
 
-    chosen = jnp.where(better, best, 0)
     grown = growing & needed
+    failed = growing & ~needed
+    first = same - task.fit.local.value
+    looking = (task.ahead > 0) | search.promising(energy, count, before, first)
+    looking &= failed & (task.ahead + 1 < _LOOK_AHEAD) & (count + 1 < task.most)
+    returning = failed & ~looking & (task.ahead > 0)
     gone = retrying & ~significant
-    takes = (improving | reducing | grown | gone).astype(chosen.dtype)
-    take = jnp.where(takes, jnp.where(growing, 0, chosen), jnp.where(retrying, _FULLER, _SAME))
+    takes = jnp.where(improving | reducing, jnp.where(better, best, 0), 0)
+    takes = jnp.where(gone & better, best, takes)
+    take = jnp.select(
+        [improving | reducing | grown | looking | gone, retrying | returning],
+        [takes, jnp.full_like(takes, _KEPT)],
+        _SAME,
+    )
 
     attempts = task.attempts + improving
     again = improving & better & (attempts < search.options.attempts)
-    grows_on = grown & (count + 1 < task.most)
-    nothing = growing & ~grown & (count == 0)
+    grows_on = looking | (grown & (count + 1 < task.most))
+    nothing = failed & (count == task.ahead)
     following = jnp.select(
-        [nothing, grows_on, growing | again, improving | gone, reducing, retrying],
-        [Stage.DONE, Stage.GROW, Stage.IMPROVE, Stage.SETTLE, Stage.RETRY, Stage.REST],
+        [grows_on, nothing, growing | again, improving | gone, reducing, retrying],
+        [Stage.GROW, Stage.DONE, Stage.IMPROVE, Stage.SETTLE, Stage.RETRY, Stage.REST],
         stage,
     )
     task = task._replace(
         stage=following,
-        fuller=_where(reducing, task.fit, task.fuller),
+        kept=_where(reducing | (looking & (task.ahead == 0)), task.fit, task.kept),
+        ahead=jnp.where(looking, task.ahead + 1, 0),
         attempts=attempts,
         changed=task.changed | again | gone,
     )
@@ -488,13 +536,13 @@ def solve(search: Search, operator: Float[Array, "S T N 2R"], tasks: Task) -> Ta
         changes = jax.vmap(functools.partial(propose_changes, search))(tasks, losses, places)
         fits = refine_changes(search, operator, tasks, changes)
         values = fits.local.value.reshape(batch, -1)
-        old, fuller = tasks.fit, tasks.fuller
+        old, kept = tasks.fit, tasks.kept
         tasks, take = jax.vmap(functools.partial(decide, search))(tasks, changes, values)
         alternatives = values.shape[1]
         place = alternatives * jnp.arange(batch) + jnp.minimum(take, alternatives - 1)
         new = jax.tree.map(lambda leaf: leaf[place], fits)
         new = jax.vmap(_where)(take == _SAME, old, new)
-        tasks = tasks._replace(fit=jax.vmap(_where)(take == _FULLER, fuller, new))
+        tasks = tasks._replace(fit=jax.vmap(_where)(take == _KEPT, kept, new))
         # Python integers are int64 where JAX is set to 64 bits.
         return jax.tree.map(lambda new, old: new.astype(old.dtype), tasks, before)
 

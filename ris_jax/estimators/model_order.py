@@ -1,9 +1,9 @@
-r"""How many sources: a test on the likelihood with a false-alarm rate that one can ask for.
+r"""Number of sources: a likelihood-ratio test at a given false-alarm rate.
 
-A new source is believed when the energy that it explains would rarely be found anywhere in the
-region of search if there were only noise. At one fixed place, minus the logarithm of the share of
-the residual energy that stays is, scaled, half a chi-squared variable with two degrees of freedom
-for each free complex amplitude. Its maximum over a region exceeds a high level about as often as
+Another source is significant if noise alone would rarely explain as much energy anywhere in the
+search region. At one fixed place, minus the logarithm of the fraction of the residual energy that
+remains is, scaled, half a chi-squared variable with two degrees of freedom for each free complex
+amplitude. Its maximum over a region exceeds a high level about as often as
 the expected Euler characteristic of the excursion set says, which counts the region's resolution
 cells (Worsley, *Local maxima and the expected Euler characteristic of excursion sets of
 chi-squared, F and t fields*, Adv. Appl. Prob. 26(1), 1994).
@@ -12,7 +12,7 @@ chi-squared, F and t fields*, Adv. Appl. Prob. 26(1), 1994).
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import config as config_lib
 
@@ -55,15 +55,39 @@ def intrinsic_volumes(
 
 
 def false_alarm_probability(
-    statistic: Float[Array, "..."], amplitudes: int, volumes: Float[Array, "4"]
+    statistic: Float[Array, "..."],
+    amplitudes: int,
+    volumes: Float[Array, "4"],
+    added: Int[Array, ""] | int = 1,
 ) -> Float[Array, "..."]:
-    """Probability that noise alone exceeds a statistic somewhere in the region, at most 1.
+    r"""Probability that noise alone exceeds a statistic somewhere in the region, at most 1.
+
+    The statistic of d sources that are tested together has d times as many degrees of freedom, and
+    their places are one of about :math:`M^d / d!` sets of resolution cells. M is the number of
+    cells for which one source at the d-th part of the level has the probability above.
 
     Args:
       statistic: [...] log-likelihood ratio, half a chi-squared variable at each fixed place.
       amplitudes: free complex amplitudes of a source: 1, or one for each snapshot.
       volumes: [4] `intrinsic_volumes` of the region.
+      added: d, sources that are tested together.
     """
+    added = jnp.asarray(added, statistic.dtype)
+    # Far above its mean, the number of cells hardly depends on the level.
+    highest = amplitudes + 8.0 * np.sqrt(amplitudes) + 40.0
+    level = jnp.minimum(statistic / added, highest)
+    alone = _one_source(level, amplitudes, volumes)
+    cells = alone / jax.scipy.special.gammaincc(float(amplitudes), level)
+    chance = jax.scipy.special.gammaincc(amplitudes * added, statistic)
+    sets = jnp.exp(added * jnp.log(cells) - jax.scipy.special.gammaln(added + 1.0))
+    several = jnp.where(alone < 1.0, jnp.clip(sets * chance, 0.0, 1.0), 1.0)
+    return jnp.where(added == 1.0, _one_source(statistic, amplitudes, volumes), several)
+
+
+def _one_source(
+    statistic: Float[Array, "..."], amplitudes: int, volumes: Float[Array, "4"]
+) -> Float[Array, "..."]:
+    """`false_alarm_probability` of one source."""
     degrees = 2.0 * amplitudes  # a float: its square overflows int32 for long recordings
     level = 2.0 * jnp.maximum(statistic, 1e-3)
     # Of the chi-squared density with `degrees` degrees of freedom, up to u^-1/2 (Worsley, 1994).
@@ -92,23 +116,25 @@ def statistic(
     *,
     samples: int,
     amplitudes: int,
+    added: Int[Array, ""] | int = 1,
 ) -> Float[Array, "..."]:
-    r"""Log-likelihood ratio of one more source, corrected for the samples that are left.
+    r"""Log-likelihood ratio of d further sources, corrected for the remaining samples.
 
-    .. math:: (n - \tfrac{T+1}{2}) \log\frac{\text{residual energy before}}{\text{after}},\quad
+    .. math:: (n - \tfrac{dT+1}{2}) \log\frac{\text{residual energy before}}{\text{after}},\quad
               n = LM - K(T + \tfrac32)
 
-    with K sources held, of T amplitudes and three coordinates each. For T = 1 and a fixed place
+    with K sources held, of T amplitudes and three coordinates each. For dT = 1 and a fixed place
     its distribution without a new source is exactly exponential; for more, Bartlett's correction.
 
     Args:
       before: [...] residual energy with the sources held.
-      after: [...] residual energy with one more.
+      after: [...] residual energy with the further ones.
       held: [...] K.
       samples: LM, complex samples of a scene.
       amplitudes: T.
+      added: d.
     """
-    left = samples - held * (amplitudes + 1.5) - 0.5 * (amplitudes + 1)
+    left = samples - held * (amplitudes + 1.5) - 0.5 * (amplitudes * added + 1)
     floor = jnp.finfo(before.dtype).tiny
     share = jnp.maximum(after, 1e-7 * before + floor) / jnp.maximum(before, floor)
     return jnp.maximum(left, 1.0) * -jnp.log(jnp.minimum(share, 1.0))

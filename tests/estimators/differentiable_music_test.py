@@ -41,9 +41,10 @@ def grid_vectors(dtype, shape):
 
 @functools.partial(jax.jit, static_argnames="shape")
 def _soft_peaks(factor, num_sources, points, conjugates, shape):
-    parts = linear.parts(conjugates.T)
-    grid = proposals.Grid(points, parts, shape, jnp.asarray(UNIT, points.dtype))
     limits = tuple(jnp.asarray(end, points.dtype) for end in (REGION.lower, REGION.upper))
+    space = grids.SearchSpace(points, *limits, shape)
+    parts, unit = linear.parts(conjugates.T), jnp.asarray(UNIT, points.dtype)
+    grid = proposals.Grid(space, unit, jnp.asarray(POSITIONS), WAVELENGTH, "spherical", parts)
     return differentiable_music.soft_peaks(factor, num_sources, grid, steering, limits, SOURCES)
 
 

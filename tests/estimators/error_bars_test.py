@@ -59,7 +59,7 @@ def both(measurement, points, active, shares, wavefront):
     wave = {"wavelength": WAVELENGTH, "wavefront": wavefront}
     positions = jnp.asarray(POSITIONS)
     jet = functools.partial(arrays.steering_jet, positions=positions, **wave)
-    setting = refinement.Setting(jet, REGION.lower, REGION.upper, "constant")
+    setting = refinement.Setting(jet, REGION.lower, REGION.upper)
 
     def one(scene, points, active, shares):
         observation = likelihood.observe(scene, "constant")

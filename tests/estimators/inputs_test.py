@@ -39,8 +39,11 @@ class PreparedTest(parameterized.TestCase):
             channel=given.channel[0], codes=given.codes[0].tolist(), noise_variance=0.5
         )
         found, positions = inputs.prepared(shared, POSITIONS.tolist())
-        self.assertEqual(found.channel.shape, (B, M, N))
-        self.assertEqual(found.codes.shape, (B, L, N))
+        self.assertEqual(found.channel.shape, (1, M, N))
+        self.assertEqual(found.codes.shape, (1, L, N))
+        each = inputs.for_each_scene(found)
+        self.assertEqual(each.channel.shape, (B, M, N))
+        self.assertEqual(each.codes.shape, (B, L, N))
         np.testing.assert_array_equal(found.noise_variance, [0.5, 0.5])
         np.testing.assert_array_equal(positions, POSITIONS)
 
@@ -51,8 +54,8 @@ class PreparedTest(parameterized.TestCase):
     def test_array_without_a_surface(self):
         snapshots = simulator.gaussian(np.random.default_rng(0), B, L, N)
         found, _ = inputs.prepared(scenes.Measurement(snapshots), POSITIONS)
-        np.testing.assert_array_equal(found.channel, np.tile(np.eye(N), (B, 1, 1)))
-        np.testing.assert_array_equal(found.codes, np.ones((B, L, N)))
+        np.testing.assert_array_equal(found.channel, np.eye(N)[None])
+        np.testing.assert_array_equal(found.codes, np.ones((1, L, N)))
 
     def test_real_identity_channel_and_signs(self):
         snapshots = simulator.gaussian(np.random.default_rng(0), B, L, N)

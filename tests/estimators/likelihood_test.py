@@ -107,15 +107,17 @@ def concentrate(
         observation = likelihood.observe(measurement, source_signal)
     else:  # a constant signal without Gram matrices: one group of LM rows
         phi = measurement.codes[:, None, :] * measurement.channel
+        energy = jnp.sum(jnp.abs(measurement.snapshots) ** 2)
         observation = likelihood.Observation(
             linear.parts(phi.reshape(1, -1, phi.shape[-1]).swapaxes(1, 2)),
             measurement.snapshots.reshape(1, -1),
-            jnp.sum(jnp.abs(measurement.snapshots) ** 2),
+            energy,
+            jnp.ones(1, energy.dtype),
+            compressed=False,
         )
-        source_signal = "independent"
     jets = arrays.steering_jet(points, positions, wavelength=WAVELENGTH) * active[:, None, None]
     vectors = jnp.swapaxes(jets, 0, 1).reshape(4 * len(points), -1)
-    seen = likelihood.images(observation, vectors, source_signal)
+    seen = likelihood.images(observation, vectors)
     gram = likelihood.inner_products(seen.left, seen.right)
     matched = likelihood.against(seen.left, observation.data)
     return likelihood.concentrate(gram, matched, active, prior), observation
@@ -130,7 +132,9 @@ def run(made, points, active=None, *, precision="f8", prior=False, **options):
             jnp.ones((), precision),
         )
         belief = likelihood.Prior(
-            jnp.asarray(POWER[: len(points)], precision), jnp.asarray(NOISE_VARIANCE, precision)
+            jnp.asarray(POWER[: len(points)], precision),
+            jnp.asarray(NOISE_VARIANCE, precision),
+            jnp.ones(len(made.snapshots), precision),
         )
         result = concentrate(
             measurement,

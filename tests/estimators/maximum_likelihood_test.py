@@ -394,7 +394,7 @@ class EfficiencyTest(parameterized.TestCase):
         jet = functools.partial(
             arrays.steering_jet, positions=jnp.asarray(POSITIONS, "f4"), wavelength=WAVELENGTH
         )
-        setting = refinement.Setting(jet, REGION.lower, REGION.upper, "constant")
+        setting = refinement.Setting(jet, REGION.lower, REGION.upper)
 
         @jax.jit
         @jax.vmap

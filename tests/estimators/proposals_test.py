@@ -91,7 +91,7 @@ def jet(points):
 @functools.partial(jit, static_argnames="source_signal")
 def propose(measurement, held_points, active, place, unit, source_signal):
     """All three proposals beside held sources [B, 3, 3], and the held ones' value."""
-    setting = refinement.Setting(jet, REGION.lower, REGION.upper, source_signal)
+    setting = refinement.Setting(jet, REGION.lower, REGION.upper)
     space = grids.search_space(REGION, GRID, "spherical")
     positions = jnp.asarray(POSITIONS, "f4")
     grid = proposals.grid_of(space, unit, positions, wavelength=WAVELENGTH, wavefront="spherical")
@@ -100,10 +100,10 @@ def propose(measurement, held_points, active, place, unit, source_signal):
         observation = likelihood.observe(scene, source_signal)
         fit = refinement.refine(setting, observation, held_points, active, 0)
         held = refinement.background(observation, fit)
-        propose = functools.partial(
-            proposals.propose_source, setting, grid, observation, held, candidates=6
-        )
-        source, elsewhere = propose(jnp.full(3, jnp.inf)), propose(place)
+        fields = likelihood.matched_fields(observation, held.residual)
+        points = proposals.find_peaks(grid, fields[None], 6)[0]
+        propose = functools.partial(proposals.propose_source, setting, grid, observation, held)
+        source, elsewhere = propose(jnp.full(3, jnp.inf), points), propose(place, points)
         pair = proposals.propose_pair(setting, grid, observation, held, place)
         return source, elsewhere, pair, held.value
 

@@ -76,7 +76,7 @@ def setting(source_signal):
     jet = functools.partial(
         arrays.steering_jet, positions=jnp.asarray(POSITIONS, "f4"), wavelength=WAVELENGTH
     )
-    return refinement.Setting(jet, REGION.lower, REGION.upper, source_signal)
+    return refinement.Setting(jet, REGION.lower, REGION.upper)
 
 
 def fits_of(measurement, starts, active, source_signal, iterations):

@@ -63,7 +63,7 @@ def residual_energies(measurement, source_signal):
     jet = functools.partial(
         arrays.steering_jet, positions=jnp.asarray(POSITIONS), wavelength=WAVELENGTH
     )
-    setting = refinement.Setting(jet, REGION.lower, REGION.upper, source_signal)
+    setting = refinement.Setting(jet, REGION.lower, REGION.upper)
 
     def one(scene):
         observation = likelihood.observe(scene, source_signal)
