@@ -8,7 +8,7 @@ the far field; standard deviations of `spherical` over those of `spherical_phase
 error of an estimator that assumes `spherical_phase` on spherical waves, over the bound, at a
 received SNR of 20 dB.
 
-Two CPU cores, about a minute:
+On two CPU cores:
 
   azimuth_deg  elevation_deg  range_m  power  azimuth_ratio  elevation_ratio  range_ratio  misfit
   -----------------------------------------------------------------------------------------------
