@@ -8,7 +8,7 @@ the far field; standard deviations of `spherical` over those of `spherical_phase
 error of an estimator that assumes `spherical_phase` on spherical waves, over the bound, at a
 received SNR of 20 dB.
 
-Two CPU cores, about a minute:
+On two CPU cores:
 
   azimuth_deg  elevation_deg  range_m  power  azimuth_ratio  elevation_ratio  range_ratio  misfit
   -----------------------------------------------------------------------------------------------
@@ -24,8 +24,8 @@ Two CPU cores, about a minute:
            40             15        8  0.999          1.004            1.000        0.993   1.098
 
 At the same power of the source, the surface receives less at boresight, where all elements are
-farther than the origin. The amplitude over the surface itself tells little of the place. An
-estimator that leaves it out is biased; off boresight the bias is a tenth of the bound at 8 m.
+farther than the origin. An estimator that leaves the amplitude out is biased; off boresight its
+error is still 10 % above the bound at 8 m.
 """
 
 import ris_jax  # noqa: F401  Before jax: it sets threads that JAX reads when it starts.
