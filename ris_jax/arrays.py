@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from ris_jax import config as config_lib
+from ris_jax import linear, phasor
 
 # Least squared cosine to boresight: 0.06 degrees above the horizon.
 _HORIZON = 1e-6
@@ -104,7 +105,7 @@ def path_difference(
         raise ValueError(
             f"need positions [N, 3] and unit vectors [..., 3]; got {positions.shape}, {unit.shape}"
         )
-    along = jnp.einsum("...c,nc->...n", unit, positions)
+    along = linear.einsum("...c,nc->...n", unit, positions)
     if wavefront == "planar":
         return -along
     rho = inverse_range[..., None]
@@ -188,12 +189,12 @@ def steering(
       [..., N] complex. The norm is 1, except for `spherical`, where it is 1 in the far field.
     """
     unit, inverse_range, positions = map(jnp.asarray, (unit, inverse_range, positions))
-    wavenumber = 2.0 * jnp.pi / wavelength
-    phase = wavenumber * path_difference(unit, inverse_range, positions, wavefront=wavefront)
+    turns = path_difference(unit, inverse_range, positions, wavefront=wavefront) / wavelength
     modulus = 1.0 / jnp.sqrt(float(positions.shape[0]))
     if wavefront == "spherical":
         modulus *= relative_amplitude(unit, inverse_range, positions, wavefront=wavefront)
-    return jax.lax.complex(modulus * jnp.cos(phase), -modulus * jnp.sin(phase))
+    cosine, sine = phasor.cosine_and_sine(turns)
+    return jax.lax.complex(modulus * cosine, -modulus * sine)
 
 
 def steering_vector(
@@ -321,7 +322,7 @@ def steering_jet(
         ],
         axis=-2,
     )
-    moved = jnp.einsum("...ac,nc->...an", turns, positions)
+    moved = linear.einsum("...ac,nc->...an", turns, positions)
 
     def slopes(with_along, with_rho):
         turned = moved * with_along[..., None, :]
@@ -349,7 +350,7 @@ def _path_slopes(
         \frac{\partial\delta}{\partial\rho} = \frac{\|q\|^2 + a\delta}{d(d + 1)},\quad
         d = \|\hat u - \rho q\|
     """
-    along = jnp.einsum("...c,nc->...n", unit, positions)
+    along = linear.einsum("...c,nc->...n", unit, positions)
     square = jnp.sum(positions**2, axis=-1)
     if wavefront == "planar":
         return -jnp.ones_like(along), jnp.zeros_like(along)
@@ -372,7 +373,7 @@ def _amplitude_slopes(
       \frac{\partial(-\log d)}{\partial\rho} = \frac{a - \rho\|q\|^2}{d^2},\quad
       d = \|\hat u - \rho q\|
     """
-    along = jnp.einsum("...c,nc->...n", unit, positions)
+    along = linear.einsum("...c,nc->...n", unit, positions)
     square = jnp.sum(positions**2, axis=-1)
     distance = _relative_distance(unit, rho, positions)
     # At the least distance the amplitude is constant.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Complex, Float
 
-from ris_jax import arrays, bounds, scenes
+from ris_jax import arrays, bounds, linear, scenes
 from ris_jax import config as config_lib
 
 _PHASES = 4  # relative phases of two sources with constant signals
@@ -90,7 +90,7 @@ def _first_source(
     vector = arrays.steering_vector(
         azimuth[0], elevation[0], source_range[0], surface.positions, **waves
     )
-    image = (surface.codes * vector) @ channel.T
+    image = linear.matmul(surface.codes * vector, channel.T)
     gain = jnp.mean(jnp.abs(image) ** 2)
     measurement = scenes.Measurement(image, channel, surface.codes, noise_variance=gain)
     bound = bounds.cramer_rao_bound(
@@ -115,8 +115,7 @@ def _chunk_bounds(
     )
     one = jax.vmap(one, in_axes=(None, None, 0))  # positions
     one = jax.vmap(jax.vmap(one, in_axes=(None, 0, None)), in_axes=(0, None, None))
-    with jax.default_matmul_precision("highest"):  # phases of many radians
-        found = one(surface.channel, signals, places)
+    found = one(surface.channel, signals, places)
     return [field.reshape(-1, *field.shape[2:]) for field in found]
 
 

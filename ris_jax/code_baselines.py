@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Complex, Float
 
-from ris_jax import arrays, code_design
+from ris_jax import arrays, code_design, linear
 from ris_jax import config as config_lib
 
 _POWER_STEPS = 1000  # of the descent on the covariance of the four beams
@@ -128,14 +128,14 @@ def four_beams_bound(
     no unit-modulus codes have a lower bound. Constant signals.
     """
     basis = jnp.asarray(_orthonormal_beams(problem, channel), jnp.complex64)
-    images = jnp.einsum("ln,npvm->lpvm", basis, problem.responses)
+    images = linear.einsum("ln,npvm->lpvm", basis, problem.responses)
     power = float(num_codes * basis.shape[1])
     optimizer = optax.adam(optax.cosine_decay_schedule(0.05, _POWER_STEPS))
 
     def error(parts):
         mix = jax.lax.complex(*parts)
         mix = mix * jnp.sqrt(power / jnp.sum(jnp.abs(mix) ** 2))
-        mixed = jnp.einsum("kl,lpvm->kpvm", mix, images)
+        mixed = linear.einsum("kl,lpvm->kpvm", mix, images)
         total = jnp.sum(code_design.grams_of(mixed), axis=0)
         return jnp.log(code_design.errors_of_total(total, problem.level)[0])
 

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Complex, Float, Int
 
-from ris_jax import arrays
+from ris_jax import arrays, linear
 from ris_jax import config as config_lib
 
 Goal = Literal["mean", "worst", "quantile"]
@@ -85,14 +85,13 @@ def make_problem(
         slopes = [jax.jvp(steering, (place,), (axis,))[1] for axis in jnp.diag(1.0 / arms)]
         return jnp.stack([steering(place), *slopes])
 
-    with jax.default_matmul_precision("highest"):  # phases of many radians
-        found = jax.vmap(vectors)(places)
-    return Problem(jnp.einsum("pvn,mn->npvm", found, channel), level)
+    found = jax.vmap(vectors)(places)
+    return Problem(linear.einsum("pvn,mn->npvm", found, channel), level)
 
 
 def grams_of(images: Complex[Array, "... 4 M"]) -> Complex[Array, "... 4 4"]:
     """Return the Gram matrix of an image and its derivatives at the antennas."""
-    return jnp.einsum("...im,...jm->...ij", images.conj(), images)
+    return linear.einsum("...im,...jm->...ij", images.conj(), images)
 
 
 def _information(grams: Complex[Array, "... 4 4"]) -> Float[Array, "... 3 3"]:
@@ -131,7 +130,7 @@ def position_errors(
     source_signal: config_lib.SourceSignal = "constant",
 ) -> Float[Array, "P"]:
     """Return the position error bound of a source at each position [m]; large if unidentifiable."""
-    images = jnp.einsum("ln,npvm->lpvm", codes, problem.responses)
+    images = linear.einsum("ln,npvm->lpvm", codes, problem.responses)
     total = jnp.sum(_shares(grams_of(images), source_signal), axis=0)
     return errors_of_total(total, problem.level, source_signal)
 
@@ -247,7 +246,7 @@ class _Sweep(NamedTuple):
 def _coordinates(problem, codes, order, *, bits, source_signal, goal, quantile):
     """Set the phases of (code, element) pairs, in turn, to the best of their levels."""
     levels = jnp.exp(2j * jnp.pi * jnp.arange(2**bits) / 2**bits).astype(codes.dtype)
-    images = jnp.einsum("ln,npvm->lpvm", codes, problem.responses)
+    images = linear.einsum("ln,npvm->lpvm", codes, problem.responses)
     grams = grams_of(images)
     total = jnp.sum(_shares(grams, source_signal), axis=0)
 
@@ -256,7 +255,7 @@ def _coordinates(problem, codes, order, *, bits, source_signal, goal, quantile):
         response = problem.responses[element]
         image, gram = state.images[code], state.grams[code]
         change = levels - state.codes[code, element]
-        cross = jnp.einsum("pim,pjm->pij", response.conj(), image)
+        cross = linear.einsum("pim,pjm->pij", response.conj(), image)
         steps = change[:, None, None, None]
         tried = gram + steps.conj() * cross + steps * jnp.swapaxes(cross.conj(), -1, -2)
         tried += jnp.abs(steps) ** 2 * grams_of(response)

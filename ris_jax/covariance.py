@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import config as config_lib
+from ris_jax import linear
 
 # Gram eigenvalues below this fraction of the largest are float32 rounding, not signal.
 _RANK_TOLERANCE = 1e-6
@@ -56,7 +57,7 @@ def dense(covariance: LowRankCovariance) -> Complex[Array, "... N N"]:
     """Return R as a matrix, for estimators that need one."""
     factor = covariance.factor
     identity = jnp.eye(factor.shape[-2], dtype=factor.dtype)
-    outer = factor @ jnp.swapaxes(factor, -1, -2).conj()
+    outer = linear.matmul(factor, jnp.swapaxes(factor, -1, -2).conj())
     return outer + covariance.loading[..., None, None] * identity
 
 
@@ -121,7 +122,7 @@ def effective_covariance(
 
 def inner(left: LowRankCovariance, right: LowRankCovariance) -> Float[Array, "..."]:
     """Return tr(R_left R_right) from Gram matrices."""
-    cross = jnp.swapaxes(left.factor, -1, -2).conj() @ right.factor
+    cross = linear.matmul(jnp.swapaxes(left.factor, -1, -2).conj(), right.factor)
     left_power = jnp.sum(jnp.abs(left.factor) ** 2, axis=(-1, -2))
     right_power = jnp.sum(jnp.abs(right.factor) ** 2, axis=(-1, -2))
     return (
@@ -134,7 +135,7 @@ def inner(left: LowRankCovariance, right: LowRankCovariance) -> Float[Array, "..
 
 def sample_covariance(fields: Complex[Array, "... N C"]) -> Complex[Array, "... N N"]:
     """Return the mean outer product of C fields, [..., N, N]."""
-    return fields @ jnp.swapaxes(fields, -1, -2).conj() / fields.shape[-1]
+    return linear.matmul(fields, jnp.swapaxes(fields, -1, -2).conj()) / fields.shape[-1]
 
 
 def forward_backward(factor: Complex[Array, "... N r"]) -> Complex[Array, "... N 2r"]:
@@ -197,12 +198,14 @@ def signal_basis(
     """
     adjoint = jnp.swapaxes(factor, -1, -2).conj()
     tall = factor.shape[-2] >= factor.shape[-1]
-    values, vectors, signal = _principal(adjoint @ factor if tall else factor @ adjoint, rank)
+    values, vectors, signal = _principal(
+        linear.matmul(adjoint, factor) if tall else linear.matmul(factor, adjoint), rank
+    )
     values, vectors, signal = (part[..., -columns:] for part in (values, vectors, signal))
     if not tall:
         return vectors * signal[..., None, :]
     scale = jnp.where(signal, jax.lax.rsqrt(jnp.where(signal, values, 1.0)), 0.0)
-    return factor @ (vectors * scale[..., None, :])
+    return linear.matmul(factor, vectors * scale[..., None, :])
 
 
 @jax.custom_jvp
@@ -225,7 +228,7 @@ def gram_pseudo_inverse(
     """
     values, vectors, signal = _principal(gram, rank)
     inverse = jnp.where(signal, 1.0 / jnp.where(signal, values, 1.0), 0.0)
-    return (vectors * inverse[..., None, :]) @ jnp.swapaxes(vectors, -1, -2).conj()
+    return linear.matmul(vectors * inverse[..., None, :], jnp.swapaxes(vectors, -1, -2).conj())
 
 
 @gram_pseudo_inverse.defjvp
@@ -235,7 +238,7 @@ def _gram_pseudo_inverse_jvp(primals, tangents):
     values, vectors, signal = _principal(gram, rank)
     adjoint = jnp.swapaxes(vectors, -1, -2).conj()
     inverse = jnp.where(signal, 1.0 / jnp.where(signal, values, 1.0), 0.0)
-    output = (vectors * inverse[..., None, :]) @ adjoint
+    output = linear.matmul(vectors * inverse[..., None, :], adjoint)
     row, column = inverse[..., :, None], inverse[..., None, :]
     both = signal[..., :, None] & signal[..., None, :]
     either = signal[..., :, None] ^ signal[..., None, :]
@@ -246,8 +249,8 @@ def _gram_pseudo_inverse_jvp(primals, tangents):
     scaled = gap / floor
     quotient = (row - column) * scaled / (scaled**2 + 1.0) / floor
     divided = jnp.where(both, -row * column, jnp.where(either, quotient, 0.0))
-    inside = adjoint @ hermitize(gram_dot) @ vectors
-    return output, vectors @ (divided * inside) @ adjoint
+    inside = linear.matmul(adjoint, hermitize(gram_dot), vectors)
+    return output, linear.matmul(vectors, divided * inside, adjoint)
 
 
 def projector_overlap(
@@ -267,9 +270,14 @@ def projector_overlap(
         raise ValueError(f"need factors of one shape; got {estimate.shape} and {truth.shape}")
     # One batched decomposition for both: two at once in one program can deadlock on a CPU.
     factors = jnp.stack([estimate, truth])
-    grams = jnp.swapaxes(factors, -1, -2).conj() @ factors
+    grams = linear.matmul(jnp.swapaxes(factors, -1, -2).conj(), factors)
     inverses = gram_pseudo_inverse(grams, jnp.broadcast_to(rank, grams.shape[:-2]))
-    cross = jnp.swapaxes(estimate, -1, -2).conj() @ truth
-    product = inverses[0] @ cross @ inverses[1] @ jnp.swapaxes(cross, -1, -2).conj()
-    dimension = jnp.trace(inverses[1] @ grams[1], axis1=-2, axis2=-1).real
+    cross = linear.matmul(jnp.swapaxes(estimate, -1, -2).conj(), truth)
+    product = linear.matmul(
+        inverses[0],
+        cross,
+        inverses[1],
+        jnp.swapaxes(cross, -1, -2).conj(),
+    )
+    dimension = jnp.trace(linear.matmul(inverses[1], grams[1]), axis1=-2, axis2=-1).real
     return jnp.trace(product, axis1=-2, axis2=-1).real, dimension

@@ -16,8 +16,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Inexact
 
-matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+tensordot = functools.partial(jnp.tensordot, precision=jax.lax.Precision.HIGHEST)
+vdot = functools.partial(jnp.vdot, precision=jax.lax.Precision.HIGHEST)
+
+
+def matmul(*factors: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+    """Return the matrix product of two or more factors, from left to right."""
+    return functools.reduce(
+        functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST), factors
+    )
+
 
 # A pivot below this share of its diagonal entry is rounding; it is raised to it.
 _LEAST_PIVOT = 1e-7

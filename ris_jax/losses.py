@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
+from ris_jax import linear
 
 # Distances, in units of resolution, below which an estimate or a candidate matches a source.
 SAME = 2.0
@@ -160,9 +161,9 @@ def subspace_missed(
       num_sources: its dimension.
     """
     adjoint = jnp.swapaxes(estimate, -1, -2).conj()
-    inverse = cov.gram_pseudo_inverse(adjoint @ estimate, num_sources)
-    inner = adjoint @ basis
-    held = jnp.sum((inner.conj() * (inverse @ inner)).real, axis=(-1, -2))
+    inverse = cov.gram_pseudo_inverse(linear.matmul(adjoint, estimate), num_sources)
+    inner = linear.matmul(adjoint, basis)
+    held = jnp.sum((inner.conj() * linear.matmul(inverse, inner)).real, axis=(-1, -2))
     there = jnp.sum(jnp.abs(basis) ** 2, axis=(-1, -2))  # fewer dimensions if two sources coincide
     return 1.0 - held / jnp.maximum(there, 1.0)
 

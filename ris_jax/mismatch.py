@@ -114,7 +114,7 @@ def _image(positions, codes, channel_matrix, place, wavelength, wavefront):
     """Return the mean received at the antennas from (azimuth, elevation, inverse range), flat."""
     unit = arrays.direction(place[0], place[1])
     vector = arrays.steering(unit, place[2], positions, wavelength=wavelength, wavefront=wavefront)
-    return ((codes * vector) @ channel_matrix.T).reshape(-1)
+    return linear.matmul(codes * vector, channel_matrix.T).reshape(-1)
 
 
 def received(
@@ -142,11 +142,8 @@ def received(
             positions, codes, surface.channel[0], point, surface.wavelength, wavefront
         )  # fmt: skip
 
-    with jax.default_matmul_precision("highest"):  # phases of many radians
-        over_places = jax.vmap(one, in_axes=(None, None, 0))
-        return jax.vmap(over_places, in_axes=(0, 0, None))(
-            hardware.positions, hardware.codes, points
-        )
+    over_places = jax.vmap(one, in_axes=(None, None, 0))
+    return jax.vmap(over_places, in_axes=(0, 0, None))(hardware.positions, hardware.codes, points)
 
 
 def _cartesian(point: Float[Array, "5"]) -> Float[Array, "3"]:
@@ -167,7 +164,7 @@ def _fit(mean, target: Complex[Array, "R"], place: Float[Array, "3"]) -> Float[A
     """Fit the model to a target by damped Gauss-Newton steps from a start position."""
     point = jnp.concatenate([place.at[2].set(1.0 / place[2]), jnp.array([1.0, 0.0], place.dtype)])
     image = mean(point)
-    amplitude = jnp.vdot(image, target) / jnp.sum(jnp.abs(image) ** 2)
+    amplitude = linear.vdot(image, target) / jnp.sum(jnp.abs(image) ** 2)
     point = point.at[3:].set(jnp.stack([amplitude.real, amplitude.imag]))
 
     def cost(point):
@@ -176,8 +173,8 @@ def _fit(mean, target: Complex[Array, "R"], place: Float[Array, "3"]) -> Float[A
     def step(_, state):
         point, damping, value = state
         slopes, residual = jax.jacfwd(mean)(point), target - mean(point)
-        matrix = jnp.real(slopes.conj().T @ slopes)
-        right = jnp.real(slopes.conj().T @ residual)
+        matrix = jnp.real(linear.matmul(slopes.conj().T, slopes))
+        right = jnp.real(linear.matmul(slopes.conj().T, residual))
         scale = jax.lax.rsqrt(jnp.diagonal(matrix))
         matrix = matrix * scale[:, None] * scale + damping * jnp.eye(5, dtype=scale.dtype)
         move = scale * linear.solve_positive(matrix, (scale * right)[:, None])[:, 0]
@@ -211,9 +208,8 @@ def fit(
     def one(channel_matrix, target, place):
         return _cartesian(_fit(_model(surface, channel_matrix, wavefront), target, place))
 
-    with jax.default_matmul_precision("highest"):
-        over_places = jax.vmap(one, in_axes=(None, 0, 0))
-        return jax.vmap(over_places, in_axes=(0, 0, None))(estimated_channel, targets, places)
+    over_places = jax.vmap(one, in_axes=(None, 0, 0))
+    return jax.vmap(over_places, in_axes=(0, 0, None))(estimated_channel, targets, places)
 
 
 @functools.partial(jax.jit, static_argnames="wavefront")
@@ -246,20 +242,19 @@ def misspecified_bound(
         mean = _model(surface, channel_matrix, wavefront)
         point = _fit(mean, target, place)
         slopes, residual = jax.jacfwd(mean)(point), target - mean(point)
-        curvature = jax.hessian(lambda at: jnp.real(jnp.vdot(residual, mean(at))))(point)
-        outer = jnp.real(slopes.conj().T @ slopes)
+        curvature = jax.hessian(lambda at: jnp.real(linear.vdot(residual, mean(at))))(point)
+        outer = jnp.real(linear.matmul(slopes.conj().T, slopes))
         scale = jax.lax.rsqrt(jnp.diagonal(outer))
         both = scale[:, None] * scale
         arms = jax.jacfwd(_cartesian)(point) * scale
         sensitivity = linear.solve_positive((outer - curvature) * both, arms.T)
-        covariance = 0.5 * variance * sensitivity.T @ (outer * both) @ sensitivity
+        covariance = linear.matmul(0.5 * variance * sensitivity.T, outer * both, sensitivity)
         truth = _cartesian(place.at[2].set(1.0 / place[2]))
         return _cartesian(point) - truth, covariance
 
-    with jax.default_matmul_precision("highest"):
-        over_places = jax.vmap(one, in_axes=(None, 0, 0, 0))
-        over_draws = jax.vmap(over_places, in_axes=(0, 0, None, 0))
-        return Misspecified(*over_draws(estimated_channel, means, places, noise_variance))
+    over_places = jax.vmap(one, in_axes=(None, 0, 0, 0))
+    over_draws = jax.vmap(over_places, in_axes=(0, 0, None, 0))
+    return Misspecified(*over_draws(estimated_channel, means, places, noise_variance))
 
 
 def root_mean_squares(found: Misspecified) -> Mapping[str, Float[Array, "P"]]:

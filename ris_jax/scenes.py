@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Int, UInt32
 
-from ris_jax import arrays, channel, codebooks, draws
+from ris_jax import arrays, channel, codebooks, draws, linear
 from ris_jax import config as config_lib
 
 
@@ -145,7 +145,7 @@ def _product(left: Complex[Array, "L N"], right: Complex[Array, "M N"]) -> Compl
     count, width = left.shape[0], right.shape[0]
     left = jnp.concatenate([left.real, left.imag])
     right = jnp.concatenate([right.real, right.imag])
-    both = left @ right.T
+    both = linear.matmul(left, right.T)
     real = both[:count, :width] - both[count:, width:]
     return jax.lax.complex(real, both[:count, width:] + both[count:, :width])
 
@@ -275,8 +275,7 @@ def scenes_at(key: jax.Array, indices: Int[Array, "B"], config: config_lib.Confi
         truth = _truth_of(entries[: len(shapes)], config.scene)
         return _scene_of(entries[len(shapes) :], own, truth, config)
 
-    with jax.default_matmul_precision("highest"):  # phases of many radians
-        return jax.vmap(one)(indices)
+    return jax.vmap(one)(indices)
 
 
 _scenes_from_0 = jax.jit(

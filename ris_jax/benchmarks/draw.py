@@ -110,9 +110,8 @@ def _truths(keys, scene: config_lib.SceneConfig, placement: Placement, places: i
 
 @functools.partial(jax.jit, static_argnames="config")
 def _simulated(keys, truth: scenes.Truth, positions, config: config_lib.Config):
-    with jax.default_matmul_precision("highest"):  # phases of many radians
-        batch = jax.vmap(lambda key, one: scenes.simulate(key, one, config))(keys, truth)
-        return batch.measurement, bounds.scene_bound(batch, positions, config.system).covariance
+    batch = jax.vmap(lambda key, one: scenes.simulate(key, one, config))(keys, truth)
+    return batch.measurement, bounds.scene_bound(batch, positions, config.system).covariance
 
 
 def _stream(cell: Cell) -> str:

@@ -79,8 +79,7 @@ def _truths(keys: jax.Array, config: config_lib.Config) -> scenes.Truth:
 @functools.partial(jax.jit, static_argnames="config")
 def _simulated(keys: jax.Array, truth: scenes.Truth, config: config_lib.Config) -> scenes.Scene:
     """Simulate scenes of given truths; checks with different truths share the compilation."""
-    with jax.default_matmul_precision("highest"):
-        return jax.vmap(lambda key, one: scenes.simulate(key, one, config))(keys, truth)
+    return jax.vmap(lambda key, one: scenes.simulate(key, one, config))(keys, truth)
 
 
 def _keys(config: config_lib.Config) -> jax.Array:

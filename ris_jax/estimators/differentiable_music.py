@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import covariance as cov
+from ris_jax import linear
 from ris_jax.estimators import grids, spectral_search
 from ris_jax.estimators.proposals import Grid
 
@@ -37,8 +38,8 @@ def _left(
     factor: Complex[Array, "N r"], inverse: Complex[Array, "r r"], conjugates: Complex[Array, "G N"]
 ) -> Float[Array, "G"]:
     """The share of steering vectors beside the signal subspace."""
-    inner = conjugates @ factor
-    explained = jnp.sum((inner @ inverse * inner.conj()).real, axis=-1)
+    inner = linear.matmul(conjugates, factor)
+    explained = jnp.sum((linear.matmul(inner, inverse) * inner.conj()).real, axis=-1)
     return jnp.maximum(1.0 - explained, spectral_search.ROUNDING)
 
 
@@ -63,7 +64,7 @@ def soft_peaks(
     Returns:
       Coordinates that can be differentiated in the factor, within a cell of a peak of the grid.
     """
-    inverse = cov.gram_pseudo_inverse(factor.conj().T @ factor, num_sources)
+    inverse = cov.gram_pseudo_inverse(linear.matmul(factor.conj().T, factor), num_sources)
     height = -jax.lax.stop_gradient(_left(factor, inverse, grid.conjugates))
     # Beyond the horizon there is nothing.
     height = jnp.where(jnp.any(grid.conjugates != 0, axis=-1), height, -jnp.inf)

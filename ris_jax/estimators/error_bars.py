@@ -67,6 +67,6 @@ def covariance(
     )  # fmt: skip
     # Azimuth turns with w, too.
     known = jnp.stack([known[:, 0] & known[:, 1], known[:, 1], known[:, 2] & ~far], axis=-1)
-    moved = jnp.einsum("kij,kjl,kml->kim", turn, own, turn)
+    moved = linear.einsum("kij,kjl,kml->kim", turn, own, turn)
     both = known[:, :, None] & known[:, None, :]
     return jnp.where(both, moved, jnp.where(jnp.eye(3, dtype=bool), jnp.inf, 0.0))

@@ -106,7 +106,7 @@ def least_squares(
     gram = likelihood.regular_gram(likelihood.inner_products(left, right), active)
     matched = likelihood.against(left, data)
     amplitudes = linear.solve_positive(gram, matched[..., None])[..., 0]
-    return Fit(amplitudes, data - jnp.einsum("tk,tkr->tr", amplitudes, right))
+    return Fit(amplitudes, data - linear.einsum("tk,tkr->tr", amplitudes, right))
 
 
 def as_estimate(

@@ -349,8 +349,7 @@ def network_covariance(
     """The covariance of a network, its mean power, and the number of sources that it finds."""
     config = network.config
     signal = config.system.source_signal
-    with jax.default_matmul_precision("highest"):
-        fields = jax.vmap(lambda scene: measurement_lib.field_estimates(scene, signal))(measurement)
+    fields = jax.vmap(lambda scene: measurement_lib.field_estimates(scene, signal))(measurement)
     snr = jax.vmap(measurement_lib.signal_to_noise)(measurement)
     factor, count = network.covariance(measurement)
     covariance = cov.effective_covariance(factor, fields, snr, config.covariance)

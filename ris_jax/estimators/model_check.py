@@ -69,14 +69,12 @@ class Problem(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("wavelength", "wavefront"))
 def _vectors(points, positions, *, wavelength, wavefront):
-    with jax.default_matmul_precision("highest"):
-        return arrays.steering_at(points, positions, wavelength=wavelength, wavefront=wavefront)
+    return arrays.steering_at(points, positions, wavelength=wavelength, wavefront=wavefront)
 
 
 @functools.partial(jax.jit, static_argnames=("wavelength", "wavefront"))
 def _jets(points, positions, *, wavelength, wavefront):
-    with jax.default_matmul_precision("highest"):
-        return arrays.steering_jet(points, positions, wavelength=wavelength, wavefront=wavefront)
+    return arrays.steering_jet(points, positions, wavelength=wavelength, wavefront=wavefront)
 
 
 def finish(estimate: Estimate, problem: Problem, bounds: limits.Limits | None) -> Estimate:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import config as config_lib
+from ris_jax import linear
 
 DEFAULT_FALSE_ALARM_RATE = config_lib.DEFAULT_FALSE_ALARM_RATE
 
@@ -31,7 +32,7 @@ def metric_tensor(jets: Complex[Array, "... 4 N"]) -> Float[Array, "... 3 3"]:
     square = jnp.sum(vector.real**2 + vector.imag**2, axis=-1, keepdims=True)
     along = jnp.sum(vector.conj() * slopes, axis=-1, keepdims=True)
     across = slopes - along / square * vector
-    return jnp.einsum("...in,...jn->...ij", across.conj(), across).real / square
+    return linear.einsum("...in,...jn->...ij", across.conj(), across).real / square
 
 
 def intrinsic_volumes(
@@ -104,7 +105,7 @@ def _one_source(
             / (2 * np.pi) ** 1.5,
         ]
     )
-    expected = jnp.tensordot(volumes, densities, axes=1)
+    expected = linear.tensordot(volumes, densities, axes=1)
     # Low levels leave a set with holes, of which the characteristic says nothing.
     return jnp.where(level > 2 * degrees + 4, jnp.clip(expected, 0.0, 1.0), 1.0)
 

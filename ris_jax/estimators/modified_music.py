@@ -137,7 +137,7 @@ def _with_ranges(
     """Each direction, or that of its aliases which is seen best, with the range of that."""
 
     def height(points):
-        return jnp.sum(jnp.abs(setting.vectors(points).conj() @ basis) ** 2, axis=-1)
+        return jnp.sum(jnp.abs(linear.matmul(setting.vectors(points).conj(), basis)) ** 2, axis=-1)
 
     def along(places, inverse_range):
         return jnp.concatenate([places, inverse_range], axis=-1)
@@ -229,27 +229,24 @@ def _search(
     _check(covariance, num_sources, positions, layout, sub_surface, max_sources, grid)
     unit, covariance = subspace.unit_power(covariance)
     most = jnp.clip(num_sources, 0, max_sources)
-    with jax.default_matmul_precision("highest"):
-        aperture = _aperture(covariance, most, positions, layout, sub_surface, max_sources)
-        setting = _setting_of(
-            aperture.positions, layout, wavelength, wavefront, max_sources, region, grid
-        )
-        seen, spectrum = spectra_of(aperture, most, wavelength, max_sources)
+    aperture = _aperture(covariance, most, positions, layout, sub_surface, max_sources)
+    setting = _setting_of(
+        aperture.positions, layout, wavelength, wavefront, max_sources, region, grid
+    )
+    seen, spectrum = spectra_of(aperture, most, wavelength, max_sources)
 
-        def one_scene(scene):
-            seen, basis, most = scene
-            return _one_scene(setting, functools.partial(spectrum, seen), basis, most)
+    def one_scene(scene):
+        seen, basis, most = scene
+        return _one_scene(setting, functools.partial(spectrum, seen), basis, most)
 
-        peaks = jax.lax.map(one_scene, (seen, aperture.basis, most), batch_size=_AT_A_TIME)
-        # Of the energy of a unit-norm steering vector a sub-surface has its share of the elements.
-        unit_power = unit * len(positions) / len(aperture.positions)
-        power = subspace.least_squares_powers(peaks.vectors, peaks.active, aperture.factor)
-        power = power / arrays.squared_norm(
-            peaks.coordinates, aperture.positions, wavefront=wavefront
-        )
-        return estimate.without_error_bars(
-            peaks.coordinates, unit_power[:, None] * power, peaks.active, unit * covariance.loading
-        )
+    peaks = jax.lax.map(one_scene, (seen, aperture.basis, most), batch_size=_AT_A_TIME)
+    # Of the energy of a unit-norm steering vector a sub-surface has its share of the elements.
+    unit_power = unit * len(positions) / len(aperture.positions)
+    power = subspace.least_squares_powers(peaks.vectors, peaks.active, aperture.factor)
+    power = power / arrays.squared_norm(peaks.coordinates, aperture.positions, wavefront=wavefront)
+    return estimate.without_error_bars(
+        peaks.coordinates, unit_power[:, None] * power, peaks.active, unit * covariance.loading
+    )
 
 
 def anti_diagonal(factor: Complex[Array, "... N r"]) -> Complex[Array, "... N"]:
@@ -271,7 +268,7 @@ def _anti_diagonal_spectra(aperture, most, wavelength, max_sources):
     doubled = 2.0 * smoothing.centred_window(aperture.positions, aperture.shape, window)
 
     def spectrum(basis, directions):
-        seen = _plane_waves(directions, doubled, wavelength).conj() @ basis
+        seen = linear.matmul(_plane_waves(directions, doubled, wavelength).conj(), basis)
         return jnp.maximum(1.0 - jnp.sum(jnp.abs(seen) ** 2, axis=-1), spectral_search.ROUNDING)
 
     return cov.signal_basis(smoothed, most, max_sources), spectrum
@@ -290,7 +287,7 @@ def _rank_reduction_spectra(aperture, most, wavelength, max_sources):
         waves = _plane_waves(directions, aperture.positions[:half], wavelength)
         phases = half**0.5 * share * waves
         folded = phases.conj()[..., None] * first + phases[..., None] * mirror
-        rest = jnp.eye(basis.shape[-1]) - jnp.einsum("...nk,...nl->...kl", folded.conj(), folded)
+        rest = jnp.eye(basis.shape[-1]) - linear.einsum("...nk,...nl->...kl", folded.conj(), folded)
         inverse = linear.inverse_positive(rest)
         trace = jnp.sum(jnp.diagonal(inverse, axis1=-2, axis2=-1).real, axis=-1)
         return 1.0 / jnp.maximum(trace, 1.0)

@@ -159,22 +159,21 @@ def _network_start(
     snapshots, antennas = measurement.snapshots.shape[-2:]
     amplitudes = 1 if source_signal == "constant" else snapshots
     samples = snapshots * antennas
-    with jax.default_matmul_precision("highest"):
-        observation = likelihood.observe_batch(measurement, source_signal)
-        opinion = network.opinion(observation, measurement.noise_variance)
-        active, coordinates = present(opinion, num_sources, max_sources)
-        search = maximum_likelihood.prepare(
-            positions, limits, matching_pursuit.SearchOptions(), (1, 1, 1), samples, amplitudes,
-            1.0, **wave,
-        )  # fmt: skip
+    observation = likelihood.observe_batch(measurement, source_signal)
+    opinion = network.opinion(observation, measurement.noise_variance)
+    active, coordinates = present(opinion, num_sources, max_sources)
+    search = maximum_likelihood.prepare(
+        positions, limits, matching_pursuit.SearchOptions(), (1, 1, 1), samples, amplitudes,
+        1.0, **wave,
+    )  # fmt: skip
 
-        def polish(scene, observation, start, active):
-            fit = refinement.refine(search.setting, observation, start, active, _POLISHING)
-            return maximum_likelihood.as_estimate(
-                search, observation, fit, scene, positions, wave, source_signal
-            )
+    def polish(scene, observation, start, active):
+        fit = refinement.refine(search.setting, observation, start, active, _POLISHING)
+        return maximum_likelihood.as_estimate(
+            search, observation, fit, scene, positions, wave, source_signal
+        )
 
-        estimate = jax.vmap(polish)(measurement, observation, coordinates, active)
+    estimate = jax.vmap(polish)(measurement, observation, coordinates, active)
     too_much = residual_test.inconsistent(estimate, measurement, amplitudes)
     # A network that has learned impairments knows why there is more than noise.
     nominal = network.config.impairments == config_lib.ImpairmentConfig()

@@ -109,11 +109,10 @@ def orthogonal_matching_pursuit(
         seen = likelihood.images(observation, atoms.vectors)
         return pursue(seen, observation.data, count, max_sources)
 
-    with jax.default_matmul_precision("highest"):
-        indices, fit = jax.lax.map(
-            one_scene, (measurement, count), batch_size=grid_dictionary.AT_A_TIME
-        )
-        active = (jnp.arange(max_sources) < count[:, None]).astype(fit.amplitudes.real.dtype)
-        return grid_dictionary.as_estimate(
-            atoms, indices, fit.amplitudes, active, measurement.noise_variance
-        )
+    indices, fit = jax.lax.map(
+        one_scene, (measurement, count), batch_size=grid_dictionary.AT_A_TIME
+    )
+    active = (jnp.arange(max_sources) < count[:, None]).astype(fit.amplitudes.real.dtype)
+    return grid_dictionary.as_estimate(
+        atoms, indices, fit.amplitudes, active, measurement.noise_variance
+    )

@@ -68,14 +68,16 @@ def _whiten(
         return _Whitened(images.right, seen.data[:, None])
     if scene.snapshots.size <= scene.channel.shape[-1]:
         operator = measurement_lib.operator(scene)
-        return _Whitened((atoms.vectors @ operator.T)[None], scene.snapshots.reshape(1, 1, -1))
+        return _Whitened(
+            linear.matmul(atoms.vectors, operator.T)[None], scene.snapshots.reshape(1, 1, -1)
+        )
     gram = measurement_lib.gram(scene.channel, scene.codes)
     ridge = _RIDGE * jnp.trace(gram).real / gram.shape[0]
     root = jnp.linalg.cholesky(gram + ridge * jnp.eye(gram.shape[0], dtype=gram.dtype))
     data = jax.lax.linalg.triangular_solve(
         root, measurement_lib.adjoint(scene)[:, None], left_side=True, lower=True
     )
-    return _Whitened((atoms.vectors @ root.conj())[None], data.T[None])
+    return _Whitened(linear.matmul(atoms.vectors, root.conj())[None], data.T[None])
 
 
 def _quotient(
@@ -86,16 +88,16 @@ def _quotient(
 ) -> Float[Array, "G"]:
     """By how much, squared, each power grows in a step."""
     (points, size), snapshots = atoms.shape[-2:], data.shape[1]
-    covariance = jnp.einsum("tgd,tge->tde", atoms * power[:, None], atoms.conj())
+    covariance = linear.einsum("tgd,tge->tde", atoms * power[:, None], atoms.conj())
     covariance = covariance + noise_variance * jnp.eye(size, dtype=covariance.dtype)
     columns = jnp.swapaxes(jnp.concatenate([atoms, data], axis=1), -1, -2)
     if size <= _SMALL:
-        left, right = columns, linear.inverse_positive(covariance) @ columns
+        left, right = columns, linear.matmul(linear.inverse_positive(covariance), columns)
     else:
         root = jnp.linalg.cholesky(covariance)
         left = right = jax.lax.linalg.triangular_solve(root, columns, left_side=True, lower=True)
     own = jnp.sum((left.conj() * right).real, axis=1)[:, :points]
-    matched = jnp.einsum("tdg,tds->tsg", left[..., :points].conj(), right[..., points:])
+    matched = linear.einsum("tdg,tds->tsg", left[..., :points].conj(), right[..., points:])
     own = snapshots * jnp.sum(own, axis=0)
     found = jnp.sum(jnp.abs(matched) ** 2, axis=(0, 1))
     return jnp.where(own > 0, found / jnp.where(own > 0, own, 1.0), 0.0)
@@ -120,7 +122,7 @@ def learn_powers(
     noise = jnp.maximum(noise_variance, _LEAST_NOISE * mean_power)
     noise = jnp.maximum(noise, jnp.finfo(noise.dtype).tiny)
     energy = jnp.sum(jnp.abs(atoms) ** 2, axis=(0, 2))
-    matched = jnp.abs(jnp.einsum("tgd,tsd->tsg", atoms.conj(), data)) ** 2
+    matched = jnp.abs(linear.einsum("tgd,tsd->tsg", atoms.conj(), data)) ** 2
     # A beamformer's powers to begin with.
     squared = jnp.where(energy > 0, energy, 1.0) ** 2 * data.shape[1] / data.shape[0]
     power = jnp.where(energy > 0, jnp.sum(matched, axis=(0, 1)) / squared, 0.0)
@@ -191,8 +193,7 @@ def sparse_bayesian_learning(
         fit = grid_dictionary.least_squares(columns, white.data[:, 0], active)
         return indices, fit.amplitudes, active
 
-    with jax.default_matmul_precision("highest"):
-        indices, amplitudes, active = jax.lax.map(one_scene, (measurement, num_sources))
-        return grid_dictionary.as_estimate(
-            atoms, indices, amplitudes, active, measurement.noise_variance
-        )
+    indices, amplitudes, active = jax.lax.map(one_scene, (measurement, num_sources))
+    return grid_dictionary.as_estimate(
+        atoms, indices, amplitudes, active, measurement.noise_variance
+    )

@@ -84,7 +84,7 @@ class _Setting:
 
 def explained(ridge: Ridge, inner: Complex[Array, "... G r"]) -> Float[Array, "... G"]:
     """The share of steering vectors that the covariance explains, from their ``a^H F``."""
-    return jnp.sum((inner @ ridge.inverse * inner.conj()).real, axis=-1)
+    return jnp.sum((linear.matmul(inner, ridge.inverse) * inner.conj()).real, axis=-1)
 
 
 def least_cells(max_sources: int) -> int:
@@ -103,10 +103,10 @@ def _evaluate(ridge, jet, point):
     vector, slopes = jnp.split(jets * jax.lax.rsqrt(jnp.sum(jnp.abs(jets[0]) ** 2)), [1])
     slopes = slopes - jnp.sum(vector.conj() * slopes, axis=-1, keepdims=True) * vector
     rows = jnp.concatenate([vector, slopes])
-    solution = rows @ ridge.factor.conj() @ ridge.inverse.T
-    residual = rows - solution @ ridge.factor.T
+    solution = linear.matmul(rows, ridge.factor.conj(), ridge.inverse.T)
+    residual = rows - linear.matmul(solution, ridge.factor.T)
     residual = jnp.concatenate([residual, jnp.sqrt(ridge.loading) * solution], axis=1)
-    products = (residual.conj() @ residual.T).real
+    products = linear.matmul(residual.conj(), residual.T).real
     return _Local(-products[0, 0], -products[1:, 0], products[1:, 1:]), vector[0]
 
 
@@ -128,7 +128,7 @@ def _climb(setting, ridge, height, count) -> Candidates:
 
 def _distinct(vectors: Complex[Array, "C N"], found: Bool[Array, "C"]) -> Bool[Array, "C"]:
     """Which peaks, given best first, are not found again in a better one."""
-    same = jnp.abs(vectors.conj() @ vectors.T) ** 2 > _SAME
+    same = jnp.abs(linear.matmul(vectors.conj(), vectors.T)) ** 2 > _SAME
     index = jnp.arange(found.shape[0])
 
     def keep(this, kept):
@@ -152,19 +152,21 @@ def choose(candidates: Candidates, most: Int[Array, ""], max_sources: int) -> Pe
 def _explained_beside(ridge, inner, peaks) -> Float[Array, "G"]:
     """The share that is explained of what the steering vectors have beside those of the peaks."""
     held = peaks.active * (peaks.unexplained < _DOUBTFUL)
-    solution = (peaks.vectors * held[:, None]) @ ridge.factor.conj() @ ridge.inverse.T
-    fitted = solution @ ridge.factor.T
-    gram = fitted.conj() @ fitted.T
+    solution = linear.matmul(peaks.vectors * held[:, None], ridge.factor.conj(), ridge.inverse.T)
+    fitted = linear.matmul(solution, ridge.factor.T)
+    gram = linear.matmul(fitted.conj(), fitted.T)
     gram = gram + jnp.diag(jnp.where(held > 0, _REGULARISATION, 1.0))
-    along = inner @ solution.T
-    known = jnp.sum((along @ linear.inverse_positive(gram) * along.conj()).real, axis=-1)
+    along = linear.matmul(inner, solution.T)
+    known = jnp.sum(
+        (linear.matmul(along, linear.inverse_positive(gram)) * along.conj()).real, axis=-1
+    )
     return (explained(ridge, inner) - known) / jnp.maximum(1.0 - known, _LEAST_REST)
 
 
 def _one_scene(setting: _Setting, ridge: Ridge, most: Int[Array, ""]) -> Peaks:
     """Two rounds of peaks of one scene."""
     sources = setting.max_sources
-    inner = setting.conjugates @ ridge.factor
+    inner = linear.matmul(setting.conjugates, ridge.factor)
     first = _climb(setting, ridge, explained(ridge, inner), least_cells(sources))
     peaks = choose(first, most, sources)
     second = _climb(setting, ridge, _explained_beside(ridge, inner, peaks), sources + 1)

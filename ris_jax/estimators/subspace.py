@@ -19,7 +19,6 @@ The covariance of sources with constant signals has rank one, and no spectrum te
 `ris_jax.estimators.smoothing`, or use the likelihood.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Int
 
@@ -36,7 +35,7 @@ _MOST_COLUMNS = 32
 
 
 def _gram(factor: Complex[Array, "... N r"]) -> Complex[Array, "... r r"]:
-    return jnp.swapaxes(factor, -1, -2).conj() @ factor
+    return linear.matmul(jnp.swapaxes(factor, -1, -2).conj(), factor)
 
 
 def compress(covariance: cov.LowRankCovariance, columns: int) -> cov.LowRankCovariance:
@@ -65,9 +64,9 @@ def compress(covariance: cov.LowRankCovariance, columns: int) -> cov.LowRankCova
     columns = min(columns, elements)
     if rank <= elements:
         values, vectors = cov.safe_eigh(_gram(factor))
-        kept = factor @ vectors[..., -columns:]
+        kept = linear.matmul(factor, vectors[..., -columns:])
     else:
-        values, vectors = cov.safe_eigh(factor @ jnp.swapaxes(factor, -1, -2).conj())
+        values, vectors = cov.safe_eigh(linear.matmul(factor, jnp.swapaxes(factor, -1, -2).conj()))
         root = jnp.sqrt(jnp.maximum(values[..., -columns:], 0.0))
         kept = vectors[..., -columns:] * root[..., None, :]
     values = jnp.maximum(values, 0.0)
@@ -104,7 +103,7 @@ def _unexplained(
     ridge: spectral_search.Ridge, steering: Complex[Array, "G N"]
 ) -> Float[Array, "... G"]:
     """The share of each steering vector that the covariance leaves, within rounding of (0, 1]."""
-    inner = arrays.normalized(steering).conj() @ ridge.factor
+    inner = linear.matmul(arrays.normalized(steering).conj(), ridge.factor)
     return jnp.maximum(1.0 - spectral_search.explained(ridge, inner), spectral_search.ROUNDING)
 
 
@@ -121,8 +120,7 @@ def music_spectrum(
     Returns:
       [..., G], at least 1 up to rounding.
     """
-    with jax.default_matmul_precision("highest"):
-        return 1.0 / _unexplained(_music_ridge(covariance, rank), steering)
+    return 1.0 / _unexplained(_music_ridge(covariance, rank), steering)
 
 
 def mvdr_spectrum(
@@ -138,9 +136,8 @@ def mvdr_spectrum(
     Returns:
       [..., G], in the units of the covariance.
     """
-    with jax.default_matmul_precision("highest"):
-        ridge = _mvdr_ridge(covariance)
-        return ridge.loading[..., None] / _unexplained(ridge, steering)
+    ridge = _mvdr_ridge(covariance)
+    return ridge.loading[..., None] / _unexplained(ridge, steering)
 
 
 def least_squares_powers(
@@ -157,9 +154,9 @@ def least_squares_powers(
     """
     rows = vectors * active[..., None]
     identity = jnp.eye(rows.shape[-2], dtype=rows.dtype)
-    gram = rows.conj() @ jnp.swapaxes(rows, -1, -2)
+    gram = linear.matmul(rows.conj(), jnp.swapaxes(rows, -1, -2))
     gram = gram + (1.0 - active)[..., None] * identity
-    signals = linear.solve_positive(gram, rows.conj() @ factor)
+    signals = linear.solve_positive(gram, linear.matmul(rows.conj(), factor))
     return jnp.sum(jnp.abs(signals) ** 2, axis=-1)
 
 
@@ -208,17 +205,16 @@ def _sources_at_peaks(
     wave = {name: where[name] for name in ("wavelength", "wavefront")}
     grid = grid or grids.search_shape(positions, where["region"], **wave)
     check(covariance, num_sources, positions, max_sources, grid)
-    with jax.default_matmul_precision("highest"):
-        unit, covariance = unit_power(compress(covariance, columns))
-        ridge = ridge_of(covariance)
-        peaks = spectral_search.search(
-            ridge, num_sources, positions, max_sources=max_sources, grid=grid, **where
-        )
-        norms = arrays.squared_norm(peaks.coordinates, positions, wavefront=where["wavefront"])
-        power = unit[:, None] * power_of(peaks, ridge) / norms
-        return estimate.without_error_bars(
-            peaks.coordinates, power, peaks.active, unit * covariance.loading
-        )
+    unit, covariance = unit_power(compress(covariance, columns))
+    ridge = ridge_of(covariance)
+    peaks = spectral_search.search(
+        ridge, num_sources, positions, max_sources=max_sources, grid=grid, **where
+    )
+    norms = arrays.squared_norm(peaks.coordinates, positions, wavefront=where["wavefront"])
+    power = unit[:, None] * power_of(peaks, ridge) / norms
+    return estimate.without_error_bars(
+        peaks.coordinates, power, peaks.active, unit * covariance.loading
+    )
 
 
 def music(

@@ -58,10 +58,9 @@ class LearnedPursuit(nnx.Module):
         rngs: nnx.Rngs | None,
     ) -> tuple[situation.Situation, judge.Verdict]:
         around = situation.surroundings(self.config)
-        with jax.default_matmul_precision("highest"):
-            seen = jax.vmap(lambda *scene: situation.describe(around, *scene))(
-                observation, fit, noise_variance
-            )
+        seen = jax.vmap(lambda *scene: situation.describe(around, *scene))(
+            observation, fit, noise_variance
+        )
         return seen, self.judge(seen, fit.active, rngs=rngs)
 
     def _decide(
@@ -99,16 +98,14 @@ class LearnedPursuit(nnx.Module):
     def _refine(self, observation: likelihood.Observation, plan: Plan) -> refinement.Fit:
         setting = situation.surroundings(self.config).setting
         steps = self.config.model.iterations
-        with jax.default_matmul_precision("highest"):
-            return jax.vmap(
-                lambda scene, start, active: refinement.refine(setting, scene, start, active, steps)
-            )(observation, plan.coordinates, plan.active)
+        return jax.vmap(
+            lambda scene, start, active: refinement.refine(setting, scene, start, active, steps)
+        )(observation, plan.coordinates, plan.active)
 
     def _observe(self, measurement: scenes.Measurement) -> likelihood.Observation:
         """All scenes at once: by eights, as `observe_batch`, no two devices could share them."""
         signal = self.config.system.source_signal
-        with jax.default_matmul_precision("highest"):
-            return jax.vmap(lambda scene: likelihood.observe(scene, signal))(measurement)
+        return jax.vmap(lambda scene: likelihood.observe(scene, signal))(measurement)
 
     def _nothing(self, observation: likelihood.Observation) -> refinement.Fit:
         sources = self.config.scene.max_sources
@@ -177,9 +174,8 @@ class LearnedPursuit(nnx.Module):
           [B, N, K] complex64.
         """
         around = situation.surroundings(self.config)
-        with jax.default_matmul_precision("highest"):
-            power = jax.vmap(refinement.signal_power)(observation, fit, noise_variance)
-            vectors = jax.vmap(lambda c: around.setting.jet(c)[:, 0])(fit.coordinates)
+        power = jax.vmap(refinement.signal_power)(observation, fit, noise_variance)
+        vectors = jax.vmap(lambda c: around.setting.jet(c)[:, 0])(fit.coordinates)
         # sqrt has an infinite slope at 0: step around it.
         positive = power * existence > 0
         weight = jnp.where(positive, jnp.sqrt(jnp.where(positive, power * existence, 1.0)), 0.0)

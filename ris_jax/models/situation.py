@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
-from ris_jax import arrays
+from ris_jax import arrays, linear
 from ris_jax import config as config_lib
 from ris_jax.estimators import grids, likelihood, proposals, refinement
 
@@ -148,7 +148,7 @@ def _candidate_features(
 ) -> Float[Array, "P F"]:
     """Where each peak is, what a source there would explain, and how the peak looks."""
     cross = likelihood.inner_products(held.images.left, seen.right)
-    lost = jnp.sum((cross.conj() * (held.inverse_gram @ cross)).real, axis=1)
+    lost = jnp.sum((cross.conj() * linear.matmul(held.inverse_gram, cross)).real, axis=1)
     power = jnp.sum((seen.left.conj() * seen.right).real, axis=-1)
     left = jnp.maximum(power - lost, 1e-3 * power)
     gain = jnp.sum(jnp.abs(likelihood.against(seen.left, held.residual)) ** 2 / left, axis=0)

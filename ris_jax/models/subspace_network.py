@@ -28,7 +28,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Complex, Float, Int
 
-from ris_jax import arrays, losses, scenes
+from ris_jax import arrays, linear, losses, scenes
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
 from ris_jax import measurement as measurement_lib
@@ -124,12 +124,10 @@ class SubspaceNetwork(nnx.Module):
           A `Prediction`, float32 and complex64 whatever the compute dtype; its sources are the
           peaks at the number that the network thinks most probable.
         """
-        with jax.default_matmul_precision("highest"):
-            image, snr = self._read(measurement)
+        image, snr = self._read(measurement)
         cleaned, count_logits = self._clean(image, snr, rngs)
-        with jax.default_matmul_precision("highest"):
-            factor = self._factor(cleaned)
-            peaks = peaks_of(self.config, factor, 1 + jnp.argmax(count_logits, axis=-1))
+        factor = self._factor(cleaned)
+        peaks = peaks_of(self.config, factor, 1 + jnp.argmax(count_logits, axis=-1))
         return losses.Prediction(
             factor=factor,
             count_logits=count_logits,
@@ -192,7 +190,7 @@ class SubspaceNetwork(nnx.Module):
         """The surrogate's factor: the image under each ramp, seen from the array."""
         grid = situation.surroundings(self.config).grid
         ramped = cleaned[:, :, None] * _ramps(self.config)
-        return jnp.einsum("gn,bgr->bnr", grid.conjugates.conj(), ramped)
+        return linear.einsum("gn,bgr->bnr", grid.conjugates.conj(), ramped)
 
 
 def _ramps(config: config_lib.Config) -> Complex[Array, "G r"]:
