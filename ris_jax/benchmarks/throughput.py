@@ -21,7 +21,7 @@ from ris_jax.benchmarks import draw, operations, store, suites
 from ris_jax.benchmarks.accuracy import Plan
 from ris_jax.benchmarks.suites import Cell
 from ris_jax.data import containers, measurements, recordings
-from ris_jax.estimators import localization, matching_pursuit, maximum_likelihood
+from ris_jax.estimators import compilation, localization, matching_pursuit, maximum_likelihood
 from ris_jax.estimators import network_start as network_lib
 from ris_jax.estimators.catalogue import METHODS
 from ris_jax.reports import provenance, source_table, tables
@@ -116,9 +116,14 @@ def _resized(base: Case, factor: float) -> Iterator[Case]:
 
 
 def _compiled(function: Any, *arguments: Any) -> tuple[Any, operations.Cost, float]:
-    """Compile a jitted function for its arguments; return it with its cost and compile time."""
+    """Compile a jitted function for its arguments, with the compiler options of the package.
+
+    Returns:
+      The program, its cost and the time to compile it.
+    """
     began = time.perf_counter()
-    compiled = function.lower(*arguments).compile()
+    # Options of programs within another one do not count: give them to the outermost.
+    compiled = function.lower(*arguments).compile(compiler_options=compilation.compiler_options())
     spent = time.perf_counter() - began
     return compiled, operations.cost(function, compiled, *arguments), spent
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Complex, Float, Int
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
 from ris_jax import losses, scenes
+from ris_jax.estimators import compilation
 from ris_jax.training import devices
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
@@ -106,7 +107,7 @@ def _gather(host: list[dict[str, np.ndarray]], num_scenes: int) -> dict[str, np.
     return {name: np.concatenate([p[name] for p in host])[:num_scenes] for name in host[0]}
 
 
-@jax.jit
+@compilation.program(quick=True)
 def _constant_sums(target: losses.Target) -> tuple[Complex[Array, "N N"], Float[Array, ""]]:
     truth = cov.from_factor(target.factor)
     weight = 1.0 / cov.inner(truth, truth)
@@ -124,7 +125,7 @@ def best_constant(training_scenes: Heldout) -> Complex[np.ndarray, "N N"]:
     return total / weight
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compilation.program(static_argnames=("config",), quick=True)
 def _yardsticks(
     config: config_lib.Config, constant: Complex[Array, "N N"], target: losses.Target
 ) -> dict[str, Float[Array, "B"]]:

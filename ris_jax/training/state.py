@@ -14,6 +14,7 @@ from jaxtyping import Array, Int
 
 from ris_jax import config as config_lib
 from ris_jax import losses, scenes
+from ris_jax.estimators import compilation
 from ris_jax.models import architectures
 from ris_jax.training import devices, optimizer
 
@@ -119,7 +120,8 @@ def _maker(
     hyper = hyperparameters(program)
     made = jax.jit(make, out_shardings=shardings(jax.eval_shape(make, hyper)))
     # It runs once: what compiles fast is fast.
-    return made.lower(hyper).compile(compiler_options={"xla_backend_optimization_level": "0"})
+    options: Any = compilation.compiler_options() | {"xla_backend_optimization_level": 0}
+    return made.lower(hyper).compile(compiler_options=options)
 
 
 def shardings(state: TrainState) -> TrainState:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Complex, Float, Int
 from ris_jax import arrays, losses, measurement, scenes
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
+from ris_jax.estimators import compilation
 from ris_jax.models import architectures, situation
 from ris_jax.training import devices, optimizer
 from ris_jax.training import state as state_lib
@@ -213,8 +214,8 @@ def _microbatch(
     return next_state, metrics
 
 
-keeping_step = jax.jit(_microbatch)
-donating_step = jax.jit(_microbatch, donate_argnums=0)
+keeping_step = compilation.Program(_microbatch)
+donating_step = compilation.Program(_microbatch, donate_argnums=(0,))
 
 
 def draw_batch(config: config_lib.Config, step: Array) -> scenes.Scene:
@@ -266,7 +267,7 @@ def draw_scenes(
     return _draw_scenes(drawn, sharding, key, indices)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compilation.program(static_argnames=("config", "sharding"))
 def _draw_scenes(config, sharding, key, indices):
     return devices.split(scenes.scenes_at(key, indices, config), sharding)
 
@@ -278,7 +279,7 @@ def prepared(
     return _prepared(batch, state_lib.program_config(config))
 
 
-_prepared = jax.jit(prepare, static_argnums=1)
+_prepared = compilation.Program(prepare, static_argnames=("config",))
 
 
 class Moments(NamedTuple):
@@ -316,7 +317,7 @@ def eval_step(
     return scoring_step(for_program(state), features, target)
 
 
-@jax.jit
+@compilation.program()
 def scoring_step(
     state: state_lib.TrainState, features: scenes.Measurement, target: losses.Target
 ) -> Evaluated:

@@ -49,7 +49,7 @@ def test_with_learning_rate_zero_train_loss_is_validation_loss(
     loop.train(config, tmp_path)
     (tmp_path / "checkpoints" / "2.sha256.json").unlink()  # resume from epoch 1
     loop.train(config, tmp_path)
-    assert [program._cache_size() for program in programs] == [1, 1]
+    assert [program.num_compiled() for program in programs] == [1, 1]
     rows = record.epoch_rows(tmp_path)
     assert len(rows) == 2
     for row in rows:

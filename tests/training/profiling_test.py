@@ -20,7 +20,7 @@ def test_who_looks_on_changes_no_bit_and_compiles_no_step(tiny_config, tmp_path)
     jax.clear_caches()
     loop.train(tiny_config, tmp_path / "alone")
     loop.train(tiny_config, tmp_path / "watched", watching=watching)
-    assert [step_lib.donating_step._cache_size(), step_lib.scoring_step._cache_size()] == [1, 1]
+    assert [step_lib.donating_step.num_compiled(), step_lib.scoring_step.num_compiled()] == [1, 1]
     rows = record.read_rows(tmp_path / "watched")
     assert rows == record.read_rows(tmp_path / "alone")
     assert len(rows) > 4

@@ -158,4 +158,4 @@ def test_heldout_scenes_are_the_first_of_their_split(config, dataset, count):
 def test_a_stored_run_traces_its_step_once(config, dataset, tmp_path):
     jax.clear_caches()
     loop.train(config, tmp_path, dataset)
-    assert step_lib.donating_step._cache_size() == 1
+    assert step_lib.donating_step.num_compiled() == 1

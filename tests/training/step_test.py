@@ -49,7 +49,7 @@ def test_step_traces_once(tiny_config):
     state = state_lib.create_train_state(tiny_config)
     for number in range(3):
         state, _ = step_lib.train_step(state, _batch(tiny_config, number))
-    assert step_lib.keeping_step._cache_size() == 1
+    assert step_lib.keeping_step.num_compiled() == 1
 
 
 def test_runs_that_differ_in_numbers_share_the_program(tiny_config):
@@ -75,7 +75,7 @@ def test_runs_that_differ_in_numbers_share_the_program(tiny_config):
         state = state.replace(params=state_lib.create_train_state(tiny_config).params)
         next_state, rows[config] = step_lib.train_step(state, _batch(tiny_config, 0))
         assert next_state.config == config
-    assert step_lib.keeping_step._cache_size() == 1
+    assert step_lib.keeping_step.num_compiled() == 1
     ours, theirs = rows[tiny_config], rows[other]
     np.testing.assert_allclose(theirs["loss_covariance"], 0.5 * ours["loss_covariance"], rtol=1e-5)
     np.testing.assert_allclose(

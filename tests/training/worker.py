@@ -99,7 +99,7 @@ def main():
         held = sum(leaf.addressable_shards[0].data.size for leaf in local)
         # How many times the step was compiled; the share of the optimizer's state on a device.
         print(json.dumps({
-            "programs": step_lib.donating_step._cache_size(),
+            "programs": step_lib.donating_step.num_compiled(),
             "held": held / sum(leaf.size for leaf in local),
         }))  # fmt: skip
 
