@@ -328,8 +328,8 @@ class MatchedErrorsTest(parameterized.TestCase):
     @parameterized.parameters(
         (np.array([0]), r"matches: need \(1, 1\) int; got \(1,\)"),
         (np.array([[0.0]]), "matches: .*float64"),
-        (np.array([[1]]), "no padding"),
-        (np.array([[-2]]), "no padding"),
+        (np.array([[1]]), "not padding"),
+        (np.array([[-2]]), "not padding"),
     )
     def test_refuses(self, matches, message):
         estimate = boresight(3, 4)._replace(num_sources=np.array([1]))

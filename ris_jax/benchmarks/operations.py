@@ -87,14 +87,15 @@ def search_operations(
 
     Args:
       config: array and maximum number of sources.
-      options: grid and iterations.
+      options: grid, not None, and iterations.
       num_found: mean number of sources of a scene.
     """
     system = config.system
     most = config.scene.max_sources
     constant = system.source_signal == "constant"
     elements, rows = system.num_elements, system.num_snapshots * system.num_antennas
-    through = 8.0 * elements * (elements if constant else rows)
+    through = 8.0 * elements * (min(elements, rows) if constant else rows)
+    assert options.grid is not None
     matched = 8.0 * elements * math.prod(options.grid) * (1 if constant else system.num_snapshots)
     joint = 4 * most
     rounds = min(num_found + 1.0, most)

@@ -46,8 +46,19 @@ class Case:
     config: config_lib.Config
     batch: int
     num_sources: int | None = None  # of every scene; None: as configured
-    grid: tuple[int, int, int] = matching_pursuit.SearchOptions().grid
+    grid: tuple[int, int, int] | None = None  # of the search; None: that of the array
     varies: str = ""  # the size that differs from the configuration
+
+    @property
+    def cells(self) -> tuple[int, int, int]:
+        """Return the cells of the search grid."""
+        system = self.config.system
+        return self.grid or grids.search_shape(
+            arrays.element_positions(system),
+            grids.region_of(self.config.scene),
+            wavelength=system.wavelength,
+            wavefront=system.wavefront,
+        )
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -58,7 +69,7 @@ class Case:
             "N": system.num_elements,
             "L": system.num_snapshots,
             "K": self.num_sources or " to ".join(map(str, span)),
-            "grid": "x".join(map(str, self.grid)),
+            "grid": "x".join(map(str, self.cells)),
             "batch": self.batch,
         }
 
@@ -111,7 +122,7 @@ def _resized(base: Case, factor: float) -> Iterator[Case]:
     batch = max(int(base.batch * factor**2), 1)
     yield dataclasses.replace(base, batch=batch, varies="batch")
     if base.stage == "maximum_likelihood":
-        finer = (max(int(base.grid[0] * factor), 2), *base.grid[1:])
+        finer = (max(int(base.cells[0] * factor), 2), *base.cells[1:])
         yield dataclasses.replace(base, grid=finer, varies="grid")
 
 
@@ -167,7 +178,7 @@ def _estimator(case: Case, plan: Plan) -> Built:
     measurement = jax.tree.map(jnp.asarray, drawn.measurement)
     positions = arrays.element_positions(case.config.system)
     if case.stage == "maximum_likelihood":
-        search = matching_pursuit.SearchOptions(grid=case.grid)
+        search = matching_pursuit.SearchOptions(grid=case.cells)
         function = jax.jit(
             lambda m: maximum_likelihood.maximum_likelihood(m, positions, options=search, **options)
         )

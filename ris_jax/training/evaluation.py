@@ -11,7 +11,7 @@ from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
-from ris_jax import losses, scenes
+from ris_jax import linear, losses, scenes
 from ris_jax.estimators import compilation
 from ris_jax.training import devices
 from ris_jax.training import state as state_lib
@@ -112,7 +112,7 @@ def _constant_sums(target: losses.Target) -> tuple[Complex[Array, "N N"], Float[
     truth = cov.from_factor(target.factor)
     weight = 1.0 / cov.inner(truth, truth)
     weighted = truth.factor * weight[:, None, None]
-    return jnp.einsum("bnk,bmk->nm", weighted, truth.factor.conj()), jnp.sum(weight)
+    return linear.einsum("bnk,bmk->nm", weighted, truth.factor.conj()), jnp.sum(weight)
 
 
 def best_constant(training_scenes: Heldout) -> Complex[np.ndarray, "N N"]:
@@ -131,7 +131,7 @@ def _yardsticks(
 ) -> dict[str, Float[Array, "B"]]:
     truth = cov.from_factor(target.factor)
     power = cov.inner(truth, truth)
-    projected = jnp.einsum("bnk,nm,bmk->b", truth.factor.conj(), constant, truth.factor).real
+    projected = linear.einsum("bnk,nm,bmk->b", truth.factor.conj(), constant, truth.factor).real
     shrunk = cov.shrink(truth, cov.shrinkage_weight(target.snr, config.covariance))
     return {
         "constant_nmse": (jnp.sum(jnp.abs(constant) ** 2) - 2.0 * projected + power) / power,

@@ -4,7 +4,6 @@
 loop in it, so no indentation can drop a batch.
 """
 
-import contextlib
 import functools
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Complex, Float, Int
 
-from ris_jax import arrays, losses, measurement, scenes
+from ris_jax import arrays, linear, losses, measurement, scenes
 from ris_jax import config as config_lib
 from ris_jax import covariance as cov
 from ris_jax.estimators import compilation
@@ -23,11 +22,6 @@ from ris_jax.training import devices, optimizer
 from ris_jax.training import state as state_lib
 
 Metrics = dict[str, Float[Array, "..."]]
-
-
-def _full_precision() -> contextlib.AbstractContextManager:
-    """Physics, covariances and losses stay float32 where a device would multiply in less."""
-    return jax.default_matmul_precision("highest")
 
 
 def prepare(
@@ -41,14 +35,13 @@ def prepare(
         fields = measurement.field_estimates(scene, system.source_signal)
         return fields, measurement.signal_to_noise(scene)
 
-    with _full_precision():
-        fields, snr = jax.vmap(snapshots_say)(batch.measurement)
-        factor = scenes.steering_matrix(truth, arrays.element_positions(system), system)
-        coordinates = arrays.to_coordinates(truth.azimuth, truth.elevation, truth.source_range)
-        factor, fields = (
-            architectures.of(config).compared(part, truth.num_sources, config)
-            for part in (factor, fields)
-        )
+    fields, snr = jax.vmap(snapshots_say)(batch.measurement)
+    factor = scenes.steering_matrix(truth, arrays.element_positions(system), system)
+    coordinates = arrays.to_coordinates(truth.azimuth, truth.elevation, truth.source_range)
+    factor, fields = (
+        architectures.of(config).compared(part, truth.num_sources, config)
+        for part in (factor, fields)
+    )
     target = losses.Target(
         factor=factor,
         sample_factor=fields,
@@ -110,9 +103,8 @@ def batch_loss(
     config = state.config
     rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
     prediction = state_lib.predict(state.graphdef, params, features, rngs=rngs)
-    with _full_precision():
-        terms = _loss_terms(state, prediction, target)
-        nmse = covariance_scores(prediction, target, config)["nmse"]
+    terms = _loss_terms(state, prediction, target)
+    nmse = covariance_scores(prediction, target, config)["nmse"]
     logged = {f"loss_{name}": jnp.mean(term) for name, term in terms.items()}
     return sum(logged.values(), jnp.zeros(())), logged | {"nmse": jnp.mean(nmse)}
 
@@ -325,17 +317,16 @@ def scoring_step(
     config = state.config
     prediction = state_lib.predict(state.graphdef, state.ema_params, features)
     count = 1 + jnp.argmax(prediction.count_logits, axis=-1)
-    with _full_precision():
-        terms = _loss_terms(state, prediction, target)
-        scores = covariance_scores(prediction, target, config)
-        predicted = cov.from_factor(_compared(prediction, target, config))
-        true = cov.from_factor(target.factor)
-        moments = Moments(
-            _outer_sum(predicted.factor),
-            jnp.sum(cov.inner(predicted, predicted)),
-            _outer_sum(true.factor),
-            jnp.sum(cov.inner(true, true)),
-        )
+    terms = _loss_terms(state, prediction, target)
+    scores = covariance_scores(prediction, target, config)
+    predicted = cov.from_factor(_compared(prediction, target, config))
+    true = cov.from_factor(target.factor)
+    moments = Moments(
+        _outer_sum(predicted.factor),
+        jnp.sum(cov.inner(predicted, predicted)),
+        _outer_sum(true.factor),
+        jnp.sum(cov.inner(true, true)),
+    )
     scores = (
         {"loss": sum(terms.values(), jnp.zeros(()))}
         | {f"loss_{name}": term for name, term in terms.items()}
@@ -347,4 +338,4 @@ def scoring_step(
 
 
 def _outer_sum(factor: Complex[Array, "B N K"]) -> Complex[Array, "N N"]:
-    return jnp.einsum("bnk,bmk->nm", factor, factor.conj())
+    return linear.einsum("bnk,bmk->nm", factor, factor.conj())

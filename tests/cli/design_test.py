@@ -57,7 +57,7 @@ def test_region_and_resume(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(code_design, "descend", descend)
     status, said, _ = run(capsys, f"--out={parts}", *SMALL, "--bits=1,2")
     assert status == 0
-    assert "resumes" in said
+    assert "resuming" in said
     for name in ("codes_continuous.npz", "codes_2bit.npz", "codes_1bit.npz"):
         with np.load(whole / name) as expected, np.load(parts / name) as found:
             np.testing.assert_array_equal(found["codes"], expected["codes"])

@@ -110,7 +110,7 @@ class TestRecorded:
     def test_without_truth(self, capsys, calls, data):
         flags = [f"--data={data / 'without.npz'}", f"--out={data / 'out'}"]
         status, _, err = _run(capsys, "--estimator=auto", *flags)
-        _assert_one_line(status, err, "--data", "hold the truth", "without.npz")
+        _assert_one_line(status, err, "--data", "recordings with truth", "without.npz")
         assert not (data / "out").exists()
 
 
@@ -162,7 +162,7 @@ class TestStored:
         path = copy / "test" / "00001.scenes.npy"
         path.write_bytes(path.read_bytes()[:-1])
         flags = ["--estimator=auto", f"--data={copy}", f"--out={out}"]
-        _assert_one_line(*_run(capsys, *flags)[::2], str(path), "--skip_damaged goes on without")
+        _assert_one_line(*_run(capsys, *flags)[::2], str(path), "--skip_damaged continues without")
         assert not out.exists()
         assert _run(capsys, *flags, "--skip_damaged")[0] == 0
         assert _read(out / "evaluation_auto.csv")["all"]["scenes"] == str(SCENES - 2)

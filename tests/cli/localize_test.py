@@ -276,7 +276,7 @@ class TestBadFlags:
         [
             (["--out={}/a.txt"], ["--out", ".csv or .json", "a.txt"]),
             (["--out={}/a"], ["--out", ".csv or .json"]),
-            (["--out={}/none/a.csv"], ["--out", "a folder that exists", "none"]),
+            (["--out={}/none/a.csv"], ["--out", "a directory that exists", "none"]),
             (["--out={}"], ["--out", ".csv or .json"]),
             (["--out={}/folder.csv"], ["--out", "name of a file", "folder.csv"]),
             (["--out="], ["--out", "none given"]),
@@ -311,9 +311,9 @@ class TestBadFlags:
             (["--pretrained=default", "--workdir={}"], ["--pretrained", "--workdir", "both given"]),
             (["--estimator=network"], ["--estimator: network needs --pretrained or --workdir"]),
             (["--figure={}/map.txt"], ["--figure", ".png or .pdf or .svg", "map.txt"]),
-            (["--figure={}/none/map.png"], ["--figure", "a folder that exists"]),
+            (["--figure={}/none/map.png"], ["--figure", "a directory that exists"]),
             (["--figure={}/map.png", "--figure_scene=3"], ["--figure_scene", "0 to 2", "3"]),
-            (["--figure_scene=1"], ["--figure_scene", "need --figure"]),
+            (["--figure_scene=1"], ["--figure_scene", "needs --figure"]),
             (["--batch_size=0"], ["batch_size", "0"]),
             (["--nosuch=1"], ["nosuch"]),
         ],
@@ -401,7 +401,7 @@ class TestBadData:
 
     def test_empty_folder(self, capsys, tmp_path):
         (tmp_path / "shards").mkdir()
-        self._refused(capsys, tmp_path / "shards", "shards", "folder of .npz")
+        self._refused(capsys, tmp_path / "shards", "shards", "directory of .npz")
 
 
 def test_a_failure_on_the_way_writes_nothing(capsys, monkeypatch, data, tmp_path):

@@ -154,7 +154,7 @@ class TestTrain:
         refused = _run(capsys, "train", *flags)
         skipped = _run(capsys, "train", *flags, "--skip_damaged", "--batch_size=0")
         path.write_bytes(content)
-        _assert_one_line(*refused[::2], f"{path}: size: need", "--skip_damaged goes on without")
+        _assert_one_line(*refused[::2], f"{path}: size: need", "--skip_damaged continues without")
         assert "8 train, 4 validation, 2 test scenes; 1 damaged shards skipped" in skipped[1]
         assert f"skipped: {path}: size: need" in skipped[2]
         assert not workdir.exists()

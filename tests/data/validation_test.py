@@ -297,8 +297,8 @@ class SnrTest(Case):
             validation.snr("f.npz", values, 3, np.array([0, 2])), [1.0, 3.0]
         )
         with self.assert_error(
-            "snr_db: need finite dB in every scene, at most 200 in magnitude (leave the key out if "
-            "it is not known); got nan in scene 1"
+            "snr_db: need finite dB in every scene, at most 200 in magnitude (leave out the key if "
+            "it is unknown); got nan in scene 1"
         ):
             validation.snr("f.npz", values, 3, np.arange(3))
         with self.assertRaisesRegex(errors.RunError, r"at most 200 .*got 1000000\.0 in scene 2"):
