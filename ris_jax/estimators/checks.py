@@ -67,9 +67,10 @@ def check_scenes(
         require(array.ndim == 3, name, axes, array.shape)
     batch, length, antennas = snapshots.shape
     elements = positions.shape[0]
+    shared = int(len(channel) == len(codes) == 1)
     for name, array, shape in (
-        ("channel", channel, (1 if len(channel) == 1 else batch, antennas, elements)),
-        ("codes", codes, (1 if len(codes) == 1 else batch, length, elements)),
+        ("channel", channel, (shared or batch, antennas, elements)),
+        ("codes", codes, (shared or batch, length, elements)),
         ("positions", positions, (elements, 3)),
     ):
         require(array.shape == shape, name, f"{list(shape)}", list(array.shape))

@@ -42,6 +42,8 @@ _CLOSE = 2.0
 _HOPELESS = 100.0
 # Most sources that are tested together, and by how much more than the first one they may explain.
 _LOOK_AHEAD = 3
+# False-alarm rate of these tests over that with a source fewer, so that they hardly add to it.
+_AHEAD_RATE = 0.1
 _INTERFERENCE = 1.1
 # Values of a decision other than an alternative: the fit as it is; the fit to return to.
 _SAME, _KEPT = 3, 4
@@ -156,6 +158,7 @@ class Search:
           after: energy explained with the further ones.
           added: number of these.
         """
+        added = jnp.asarray(added)
         statistic = model_order.statistic(
             jnp.maximum(energy - before, 0.0) + _ROUNDING * energy,
             jnp.maximum(energy - after, 0.0) + _ROUNDING * energy,
@@ -167,7 +170,7 @@ class Search:
         chance = model_order.false_alarm_probability(
             statistic, self.amplitudes, self.volumes, added
         )
-        return chance < self.false_alarm_rate
+        return chance < self.false_alarm_rate * _AHEAD_RATE ** (added - 1.0)
 
     def promising(
         self,

@@ -134,7 +134,7 @@ def run(made, points, active=None, *, precision="f8", prior=False, **options):
         belief = likelihood.Prior(
             jnp.asarray(POWER[: len(points)], precision),
             jnp.asarray(NOISE_VARIANCE, precision),
-            jnp.ones(len(made.snapshots), precision),
+            jnp.ones(len(made.snapshots) if options["source_signal"] == "independent" else 1),
         )
         result = concentrate(
             measurement,
@@ -294,12 +294,12 @@ class ObservationTest(parameterized.TestCase):
         made = case()
         _, observation = run(made, made.points, source_signal=source_signal)
 
-        @functools.partial(jax.jit, static_argnames="source_signal")
-        def fields(observation, source_signal):
-            return likelihood.matched_fields(observation, observation.data, source_signal)
+        @jax.jit
+        def fields(observation):
+            return likelihood.matched_fields(observation, observation.data)
 
         with jax.enable_x64(True):
-            found = fields(observation, source_signal)
+            found = fields(observation)
         wanted = made.codes.conj() * (made.snapshots @ made.channel.conj())
         if source_signal == "constant":
             wanted = wanted.sum(axis=0, keepdims=True)

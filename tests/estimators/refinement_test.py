@@ -101,7 +101,7 @@ def backgrounds(measurement, active, new_points, source_signal):
     def one(observation, fit, left_out):
         held = refinement.background(observation, fit, left_out)
         vectors = setting(source_signal).jet(new_points)[:, 0]
-        new = likelihood.images(observation, vectors, source_signal)
+        new = likelihood.images(observation, vectors)
         products = refinement.projected_products(held, new)
         return held, products, likelihood.against(held.images.left, held.residual)
 
