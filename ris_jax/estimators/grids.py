@@ -141,10 +141,11 @@ def search_space(
     Plane waves have no range: 1/r is zero wherever the region is. A coordinate that has one value
     has one cell.
     """
-    lower, upper, held = jnp.asarray(region.lower), jnp.asarray(region.upper), region.held
+    kind, held = jnp.zeros(()).dtype, region.held
+    lower, upper = jnp.asarray(region.lower, kind), jnp.asarray(region.upper, kind)
     if wavefront == "planar":
         held = (*held[:2], True)
-        directions = np.array([1.0, 1.0, 0.0], np.float32)
+        directions = np.array([1.0, 1.0, 0.0], kind)
         lower, upper = lower * directions, upper * directions
     u, w, rho = (1 if one else count for one, count in zip(held, shape, strict=True))
     shape = (u, w, rho)

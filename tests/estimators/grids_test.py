@@ -2,14 +2,17 @@
 
 import functools
 import itertools
+from typing import ClassVar
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from cases import simulator
 
 from ris_jax import config as config_lib
+from ris_jax.data import host_steering
 from ris_jax.estimators import grids
 
 SHAPES = ((5, 4, 3), (1, 1, 1), (1, 4, 2), (2, 2, 2))
@@ -189,6 +192,83 @@ class NaturalShapeTest(absltest.TestCase):
         shape = grids.natural_shape(self.REGION, np.array([0.1, np.inf, np.inf]))
         self.assertEqual(shape[1:], (1, 1))
         self.assertEqual(grids.natural_shape(self.REGION, np.full(3, 100.0)), (1, 1, 1))
+
+
+def spiral(count, width):
+    """Elements on a spiral, a few wavelengths apart, [N, 3]."""
+    number = np.arange(count)
+    radius, angle = 0.5 * width * np.sqrt(number / (count - 1)), 2.4 * number
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle), 0 * angle], axis=-1)
+
+
+class SearchShapeTest(parameterized.TestCase):
+    REGION = grids.SearchRegion()
+    WAVE: ClassVar = {"wavelength": 0.1, "wavefront": "spherical"}
+
+    @parameterized.named_parameters(
+        ("square", simulator.plane(12, 12, 0.05)),
+        ("long", simulator.plane(64, 4, 0.05)),
+        ("large", simulator.plane(24, 24, 0.05)),
+        ("spiral", spiral(48, 1.5)),
+        ("deep", simulator.plane(8, 8, 0.05) + [0, 0, 0.1] * (np.arange(64)[:, None] % 5)),
+    )
+    def test_no_source_is_far_from_a_point(self, positions):
+        """Squared correlation with the best of the points around; median and 10 %."""
+        shape = grids.search_shape(positions, self.REGION, **self.WAVE)
+        random = np.random.default_rng(0)
+        sources = np.stack(
+            [random.uniform(-60, 60, 60), random.uniform(-30, 30, 60), random.uniform(0.5, 9, 60)],
+            axis=-1,
+        )
+        far = 1 / sources[:, 2:]
+        points = np.concatenate([simulator.directions(sources)[:, :2], far], axis=1)
+        size = (self.REGION.upper - self.REGION.lower) / shape
+        cell = np.floor((points - self.REGION.lower) / size)
+        best = np.zeros(len(points))
+        for offset in itertools.product((-1, 0, 1), repeat=3):
+            near = np.clip(cell + offset, 0, np.array(shape) - 1)
+            near = self.REGION.lower + (near + 0.5) * size
+            vectors = [host_steering.steering(p, positions, wavelength=0.1) for p in (points, near)]
+            vectors = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in vectors]
+            product = np.abs(np.sum(vectors[0].conj() * vectors[1], axis=1)) ** 2
+            best = np.maximum(best, product)
+        self.assertGreater(np.median(best), 0.85)
+        self.assertGreater(np.quantile(best, 0.1), 0.75)
+
+    def test_the_default_array(self):
+        positions = simulator.plane(12, 12, 0.15)
+        shape = grids.search_shape(positions, self.REGION, wavelength=0.3, wavefront="spherical")
+        self.assertEqual(shape, (28, 16, 9))
+        flat = grids.search_shape(positions, self.REGION, wavelength=0.3, wavefront="planar")
+        self.assertEqual(flat, (28, 16, 1))
+
+    def test_similar_arrays_share_a_shape(self):
+        """Counts above 16 are rounded up to three bits."""
+        shapes = {
+            grids.search_shape(
+                simulator.plane(24, 24, 0.05), self.REGION, wavelength=w, wavefront="planar"
+            )
+            for w in (0.1005, 0.101, 0.102)
+        }
+        self.assertLen(shapes, 1)
+
+    def test_wider_cells(self):
+        fine, wide = (
+            grids.search_shape(simulator.plane(12, 12, 0.05), self.REGION, cell=cell, **self.WAVE)
+            for cell in (0.5, 1.0)
+        )
+        self.assertGreater(np.prod(fine), 5 * np.prod(wide))
+
+    def test_too_many_cells(self):
+        with self.assertRaisesRegex(config_lib.ConfigError, "region: expected at most .* cells"):
+            grids.search_shape(simulator.plane(64, 64, 5.0), self.REGION, **self.WAVE)
+
+    def test_traced_positions(self):
+        def shape(positions):
+            return grids.search_shape(positions, self.REGION, **self.WAVE)[0]
+
+        with self.assertRaisesRegex(config_lib.ConfigError, "positions: expected concrete"):
+            jax.jit(shape)(simulator.plane(4, 4))
 
 
 class PeaksTest(parameterized.TestCase):
