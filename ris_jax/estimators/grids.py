@@ -115,7 +115,7 @@ def grid_points(region: Box, shape: tuple[int, int, int]) -> Float[Array, "G 3"]
 
 
 class SearchSpace(NamedTuple):
-    """Where to look, as far as the wavefront tells it."""
+    """Search grid and limits for a wavefront."""
 
     points: Float[Array, "G 3"]  #: (u, w, 1/r), 1/r fastest
     lower: Float[Array, "3"]  #: limits
@@ -138,8 +138,8 @@ def search_space(
 ) -> SearchSpace:
     """The grid and the limits of a region for a wavefront.
 
-    Plane waves have no range: 1/r is zero wherever the region is. A coordinate that has one value
-    has one cell.
+    Plane waves have no range: 1/r is zero for any region. A coordinate with one value has one
+    cell.
     """
     lower, upper, held = jnp.asarray(region.lower), jnp.asarray(region.upper), region.held
     if wavefront == "planar":
@@ -184,7 +184,7 @@ def highest_peaks(
 def resolution(
     positions: Float[np.ndarray, "N 3"], *, wavelength: float, wavefront: config_lib.Wavefront
 ) -> np.ndarray:
-    """Distances in u, w and 1/r over which a steering vector turns by about one radian, [3].
+    """Return distances in u, w and 1/r that change a steering vector by about one radian, [3].
 
     From the spread of positions and of half their squared distances over the aperture (the
     Fresnel form at boresight); infinite along a coordinate that the array does not resolve.
@@ -226,7 +226,7 @@ def search_shape(
     wavefront: config_lib.Wavefront,
     cell: float = 0.75,
 ) -> tuple[int, int, int]:
-    """Cells of a search grid on which no source is far from a point, for any array.
+    """Return the shape of a search grid with a point near every source, for any array.
 
     At `cell` = 0.75, the median squared correlation of a source with its best cell is 0.89 to 0.91
     for 12 x 12, 64 x 4 and 64 x 64 elements, a ring and a spiral 47 wavelengths wide, and in 90 %

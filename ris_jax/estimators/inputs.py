@@ -38,7 +38,7 @@ def _array(field: str, value: Any) -> Any:
 
 
 def code_problem(codes: np.ndarray) -> tuple[str, str] | None:
-    """Why real codes are not reflection coefficients: what was found and advice; None if they are.
+    """Diagnose real codes: what was found, and advice; None if they are valid coefficients.
 
     Real coefficients are -1 and 1. Only 0 and 1 look like one-bit states.
     """
@@ -59,7 +59,7 @@ def code_problem(codes: np.ndarray) -> tuple[str, str] | None:
 
 
 def real_channel_accepted(channel: np.ndarray) -> bool:
-    """Whether a real channel is meant as one: antennas that are elements (an identity matrix)."""
+    """Return whether a real channel is valid: antennas are elements (an identity matrix)."""
     return bool(np.isin(channel, (0, 1)).all())
 
 
@@ -146,7 +146,7 @@ def _for_each(array: Any, batch: int) -> Any:
 
 
 def for_each_scene(measurement: scenes.Measurement) -> scenes.Measurement:
-    """A measurement whose channel and codes are repeated for every scene, [B, ...]."""
+    """Repeat channel and codes for every scene, [B, ...]."""
     batch = len(measurement.snapshots)
     return measurement._replace(
         channel=_for_each(measurement.channel, batch), codes=_for_each(measurement.codes, batch)

@@ -312,7 +312,7 @@ def _queue_size(search: Search, operator: Float[Array, "S T N 2R"]) -> int:
 
 
 def find_places(search: Search, operator: Float[Array, "S T N 2R"], tasks: Task) -> Places:
-    """Places for the sources of all scenes, [B, K], with each fitted source taken out.
+    """Place for the sources of all scenes, [B, K], with each fitted source taken out.
 
     In a scene that grows, the first one is the place of another source.
     """
@@ -432,7 +432,7 @@ def propose_changes(
 def refine_changes(
     search: Search, operator: Float[Array, "S T N 2R"], tasks: Task, changes: Change
 ) -> Fit:
-    """Fits of all wanted alternatives, [B A]."""
+    """Fit of all wanted alternatives, [B A]."""
     options = search.options
     alternatives = changes.wanted.shape[1]
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), changes)
