@@ -144,7 +144,7 @@ def least_squares_powers(
     active: Float[Array, "... K"],
     factor: Complex[Array, "... N r"],
 ) -> Float[Array, "... K"]:
-    r"""Return the diagonal of :math:`A^+ FF^H A^{+H}`, A the active steering vectors (Schmidt).
+    r"""Return diag :math:`(A^+ FF^H A^{+H})`, A the active steering vectors (Schmidt, 1986).
 
     Args:
       vectors: [..., K, N].
