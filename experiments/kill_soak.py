@@ -3,8 +3,8 @@ r"""Soak test: repeatedly killed commands must give the results of uninterrupted
 Every target runs twice without interruption, and both runs must agree. Targets are `train` on
 simulated and on stored scenes, `simulate`, and `import` of the reference's shards and of
 recordings, with some duplicate and some unusable scenes. Then the same commands run in new
-directories. They are killed with SIGKILL at seeded random times, many during the writing of a
-checkpoint, a shard or an index, and started again after every kill. For `train`, all fields of the
+directories. They are killed with SIGKILL at seeded random times and started again. Many kills are
+during the writing of a checkpoint, a shard or an index. For `train`, all fields of the
 `epoch` rows of metrics.jsonl are compared. For the others, the hash of every scene, recomputed from
 its content, and of every file are compared.
 

@@ -105,7 +105,7 @@ class Training(Target):
     def phase(self, folder: pathlib.Path, log: pathlib.Path, since: float, begun: int) -> str:
         """Return the phase from the names of checkpoints, after leftovers were removed."""
         said = log.read_bytes()[begun:] if log.exists() else b""  # not started yet
-        if b"before training: " not in said and b"going on after epoch " not in said:
+        if b"before training: " not in said and b"resuming after epoch " not in said:
             return START
         names = _names(folder / "checkpoints")
         unfinished = {int(n) for n in names if n.isdigit() and f"{n}.sha256.json" not in names}

@@ -1,7 +1,7 @@
 r"""Linear measurement :math:`y = \Phi x + n` and estimates of the aperture field x.
 
 :math:`\Phi = [H\,\mathrm{diag}(c_l)]_l \in C^{LM\times N}`. With the default sizes it has full
-column rank, so a field that is the same in all snapshots can be estimated by regularised least
+column rank. A field that is the same in all snapshots can then be estimated by regularised least
 squares (docs/theory.md). All functions take one scene; map them over a batch with `jax.vmap`.
 """
 

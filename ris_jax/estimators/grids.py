@@ -50,8 +50,8 @@ class BoxLimits:
 class SearchRegion:
     """A box in direction cosines and inverse range; estimates stay within it.
 
-    The defaults hold the default field of view (60 degrees of azimuth, 30 of elevation, 0.5 m and
-    beyond, to infinity) with a margin, so that noise at its edge is not folded back.
+    The defaults contain the default field of view (60 degrees of azimuth, 30 of elevation, 0.5 m to
+    infinity). A margin prevents clipping of noisy estimates at its edge.
     """
 
     u_max: float = 0.9  #: ``|sin(azimuth) cos(elevation)|``; zero holds u at 0
@@ -228,9 +228,9 @@ def search_shape(
 ) -> tuple[int, int, int]:
     """Return the shape of a search grid with a point near every source, for any array.
 
-    At `cell` = 0.75, the median squared correlation of a source with its best cell is 0.89 to 0.91
-    for 12 x 12, 64 x 4 and 64 x 64 elements, a ring and a spiral 47 wavelengths wide, and in 90 %
-    of places it is above 0.8.
+    At `cell` = 0.75, the median squared correlation of a source with its best cell is 0.89 to 0.91.
+    At 90 % of positions it is above 0.8. The arrays were 12 x 12, 64 x 4 and 64 x 64 elements, and
+    a ring and a spiral 47 wavelengths wide.
 
     Counts above 16 are rounded up to three significant bits, so that arrays and wavelengths that
     differ little share a compiled program.

@@ -11,9 +11,9 @@ Spatially white noise has equal eigenvalues. The criteria balance the equality o
 1985). The minimum description length is consistent for many snapshots. Akaike's criterion misses
 fewer sources, but has false alarms for any number of snapshots.
 
-With fewer snapshots T than elements n, a sample covariance has only T nonzero eigenvalues, those of
-the T x T Gram matrix of the snapshots, in which noise is also white. Elements and snapshots are
-then exchanged: the T largest eigenvalues are used, as for n vectors of length T.
+With fewer snapshots T than elements n, a sample covariance has only T nonzero eigenvalues. They are
+those of the T x T Gram matrix of the snapshots, in which noise is also white. Elements and
+snapshots are then exchanged: the T largest eigenvalues are used, as for n vectors of length T.
 """
 
 import jax.numpy as jnp

@@ -238,9 +238,9 @@ def concentrate(
     r"""Explained energy, its gradient and Gauss-Newton curvature, from inner products alone.
 
     The Jacobian of the projected residual is Kaufman's (*A variable projection method for solving
-    separable nonlinear least squares problems*, BIT 15, 1975): with :math:`D` the derivatives of
-    the steering vectors times the fitted amplitudes, curvature is
-    :math:`\mathrm{Re}\,D^H\Phi^H(I - BB^+)\Phi D`, which is also the Fisher information of the
+    separable nonlinear least squares problems*, BIT 15, 1975). Let :math:`D` be the derivatives of
+    the steering vectors times the fitted amplitudes. The curvature is
+    :math:`\mathrm{Re}\,D^H\Phi^H(I - BB^+)\Phi D`, the Fisher information of the
     positions, without the factor :math:`2/\sigma^2`.
 
     With a prior, amplitudes are integrated out instead of fitted, :math:`\Lambda =

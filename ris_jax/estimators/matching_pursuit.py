@@ -53,8 +53,8 @@ _QUEUE_BYTES = 1 << 28
 class SearchOptions:
     """Search effort: grid, candidates, iterations. `EFFORTS` has named ones.
 
-    With the defaults, the likelihood reached is that of a start at the truth or better in 98 % of
-    scenes of five sources with constant signals, 99.7 % of fewer, from 10 dB on
+    The reference is the likelihood reached from a start at the truth. From 10 dB on, with constant
+    signals, the defaults reach it in 98 % of scenes of five sources and 99.7 % of scenes with fewer
     (experiments/at_the_bound.py).
     """
 
@@ -460,8 +460,8 @@ def decide(
     """Choose among the alternatives of a scene by the energy that they explain.
 
     A source that is not significant by itself may be the first of several equal ones, of which it
-    explains only a part: while they are promising, the fit goes on with it, and up to `_LOOK_AHEAD`
-    sources are tested together.
+    explains only a part: while further ones are promising, the fit continues with it, and up to
+    `_LOOK_AHEAD` sources are tested together.
 
     Returns:
       The new state, except its fit; and the number of the alternative that becomes its fit, or

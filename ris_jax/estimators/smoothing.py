@@ -8,8 +8,8 @@ for direction-of-arrival estimation of coherent signals*, IEEE Trans. ASSP 33(4)
 arrays: Yeh, Lee & Chen, *Estimating two-dimensional angles of arrival in coherent source
 environment*, IEEE Trans. ASSP 37(1), 1989). The cost is aperture: a sub-array has wider beams.
 
-**For plane waves only.** In the near field a shift also changes the angle and the range of a
-source, the angle by about d / r radians for a shift d. Smoothing blurs the source over that angle.
+**For plane waves only.** In the near field a shift d also changes the range of a source, and
+its angle by about d / r radians. Smoothing blurs the source over that angle.
 This is acceptable if the angle is well below the beamwidth of the sub-array.
 
 `covariance.forward_backward` doubles the number of phases; use it first, on the whole array.

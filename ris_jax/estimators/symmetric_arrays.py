@@ -7,7 +7,7 @@ near-field steering vector,
 
 both have the same quadratic phase, which contains the range, and opposite linear phases, which
 contain the direction. A method that uses only :math:`2\hat u^T q_n` has the beamwidth of an array
-of twice the spacing d, and is ambiguous in u and w with the period :math:`\lambda / 2d`. Half a
+of twice the spacing d. It is ambiguous in u and w with the period :math:`\lambda / 2d`. Half a
 wavelength spacing gives one ambiguity, a quarter wavelength none.
 """
 

@@ -287,7 +287,7 @@ def _run(
     constant, snapshots, floor = (float(np.mean(yardsticks[n])) for n in evaluation.YARDSTICKS)
     beside = f"constant {constant:.3f} | snapshots {snapshots:.3f} | shrunk truth {floor:.4f}"
     if done := progress.microbatches(training):
-        recorder.line(f"going on after {progress.place(training)}")
+        recorder.line(f"resuming after {progress.place(training)}")
         recorder.skip(done)
     else:
         _start(state, source, recorder, heldout, watching)
@@ -338,8 +338,8 @@ def _leave(
     training = state.config.training
     done = progress.microbatches(training)
     if not done:
-        raise stop.error(" before the first microbatch; the same command begins again")
+        raise stop.error(" before the first microbatch; the same command starts again")
     checkpoints.save_within(state, done, progress.to_json())
     raise stop.error(
-        f" after {progress.place(training)}, which is saved; the same command goes on from there"
+        f" after {progress.place(training)}, which is saved; the same command resumes from there"
     )

@@ -257,7 +257,7 @@ def test_a_lost_process_stops_the_others_with_one_line_and_the_run_goes_on(confi
         (line,) = complaint.splitlines()
         assert line.startswith(f"ris-jax: process {1 - victim} of 2 stops because another stopped")
         told = output if victim == 1 else first_output
-        assert (f"going on after epoch {done} of" in told) == (done > 0)
+        assert (f"resuming after epoch {done} of" in told) == (done > 0)
         assert (output + first_output).count("devices") == 1  # one process speaks
 
 
