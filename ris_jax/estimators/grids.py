@@ -56,7 +56,7 @@ class SearchRegion:
 
     u_max: float = 0.9  #: ``|sin(azimuth) cos(elevation)|``; zero holds u at 0
     w_max: float = 0.54  #: ``|sin(elevation)|``; zero holds w at 0
-    inverse_range_min: float = 0.0  #: [1/m]; zero lets sources be infinitely far
+    inverse_range_min: float = 0.0  #: [1/m]; zero includes infinite range
     inverse_range_max: float = 2.2  #: [1/m]
 
     def __post_init__(self):
@@ -89,12 +89,12 @@ class SearchRegion:
 
     @property
     def limits(self) -> BoxLimits:
-        """The same box as arrays, to be passed to a compiled program."""
+        """The same box as arrays, for a compiled program."""
         return BoxLimits(self.lower, self.upper, self.held)
 
 
 def region_of(scene: config_lib.SceneConfig) -> SearchRegion:
-    """The region that holds what a configuration draws, with a margin at its edges."""
+    """Return the region that contains the scenes of a configuration, with a margin."""
     u_max = np.sin(np.deg2rad(min(scene.azimuth_max_deg + 4.0, 89.0)))
     w_max = np.sin(np.deg2rad(min(scene.elevation_max_deg + 2.7, 89.0)))
     return SearchRegion(float(u_max), float(w_max), 0.0, 1.1 / scene.range_min)
@@ -124,19 +124,19 @@ class SearchSpace(NamedTuple):
 
     @property
     def visible(self) -> Bool[Array, "G"]:
-        """Points above the horizon."""
+        """Mask of the points above the horizon."""
         return visible(self.points)
 
 
 def visible(points: Float[Array, "... 3"]) -> Bool[Array, "..."]:
-    """Points (u, w, 1/r) above the horizon, whose directions exist."""
+    """Return a mask of points (u, w, 1/r) above the horizon, which have a direction."""
     return jnp.sum(points[..., :2] ** 2, axis=-1) < 1.0
 
 
 def search_space(
     region: Box, shape: tuple[int, int, int], wavefront: config_lib.Wavefront
 ) -> SearchSpace:
-    """The grid and the limits of a region for a wavefront.
+    """Return the grid and the limits of a region for a wavefront.
 
     Plane waves have no range: 1/r is zero for any region. A coordinate with one value has one
     cell.
@@ -155,7 +155,7 @@ def search_space(
 def local_maxima(
     spectrum: Float[Array, "... G"], shape: tuple[int, int, int]
 ) -> Float[Array, "... G"]:
-    """The spectrum where no neighbour (26 of them) is higher, and minus infinity elsewhere."""
+    """Return the spectrum at local maxima (26 neighbours), and minus infinity elsewhere."""
     cube = spectrum.reshape(*spectrum.shape[:-1], *shape)
     highest = cube
     for axis in (-3, -2, -1):
@@ -174,9 +174,9 @@ def local_maxima(
 def highest_peaks(
     spectrum: Float[Array, "... G"], shape: tuple[int, int, int], count: int
 ) -> tuple[Float[Array, "... count"], Int[Array, "... count"]]:
-    """Values and indices of the `count` highest local maxima, in falling order.
+    """Return values and indices of the `count` highest local maxima, in descending order.
 
-    Where a spectrum has fewer, the rest have a value of minus infinity.
+    If a spectrum has fewer, the others have the value minus infinity.
     """
     return jax.lax.top_k(local_maxima(spectrum, shape), count)
 

@@ -193,7 +193,7 @@ def maximum_likelihood(
         independent signals, snapshots with the same code are replaced by as many as there are
         antennas, without loss: see `snapshot_groups`.
       num_sources: given number of sources, [B] or one for all; None counts them.
-      max_sources: most sources that are sought.
+      max_sources: maximum number of sources.
       false_alarm_rate: probability of a false source in a scene, if they are counted.
       region: search region; default `SearchRegion()`.
       options: search effort; default `SearchOptions()`.

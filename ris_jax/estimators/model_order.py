@@ -68,7 +68,7 @@ def false_alarm_probability(
     cells for which one source at 1/d of the level has the probability above.
 
     Args:
-      statistic: [...] log-likelihood ratio, half a chi-squared variable at each fixed place.
+      statistic: [...] log-likelihood ratio, half a chi-squared variable at each fixed position.
       amplitudes: free complex amplitudes of a source: 1, or one for each snapshot.
       volumes: [4] `intrinsic_volumes` of the region.
       added: d, sources that are tested together.

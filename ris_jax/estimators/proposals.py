@@ -122,7 +122,7 @@ def peaks(
 ) -> Float[Array, "count 3"]:
     """Highest peaks of a spectrum, interpolated between the points of its grid.
 
-    The vertex of the parabola through a peak and its two neighbours along each axis is the place.
+    The position is the vertex of the parabola through a peak and its two neighbours on each axis.
     """
     _, peak = grids.highest_peaks(spectrum, space.shape, count)
     shape = np.array(space.shape)
@@ -175,7 +175,7 @@ def propose_source(
       grid: of the call.
       observation: one scene.
       held: its other sources.
-      away_from: (u, w, 1/r) of a source that was just taken out and is not sought there again;
+      away_from: (u, w, 1/r) of a source that was just removed and is not proposed there again;
         infinity excludes nothing.
       points: candidates, see `find_peaks`.
     """
@@ -222,7 +222,7 @@ def propose_pair(
 ) -> Proposal:
     """Find the best pair of sources around the position of a removed source, [2, 3].
 
-    Two sources closer than a beam are first fitted as one between them; no other single source then
+    Two sources within a beamwidth are first fitted as one between them; no other single source then
     explains the energy of both.
     """
     offset = _OFFSETS.astype(place.dtype) * grid.unit

@@ -35,7 +35,7 @@ class Fit(NamedTuple):
 
 
 class Background(NamedTuple):
-    """Sources that are held while others are sought."""
+    """Sources that are held during the search for others."""
 
     images: likelihood.Images  #: [T, K, R], zero where absent
     inverse_gram: Complex[Array, "T K K"]

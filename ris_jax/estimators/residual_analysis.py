@@ -182,7 +182,7 @@ def _has_large_eigenvalue(fitted: SceneFit) -> bool:
         return False
     matrix = residual if length >= antennas else residual.T
     largest = np.linalg.eigvalsh(matrix.conj().T @ matrix)[-1]
-    # Johnstone, Ann. Statist. 29(2), 2001; the trace stands for the noise variance (Nadler, IEEE
+    # Johnstone, Ann. Statist. 29(2), 2001; the trace replaces the noise variance (Nadler, IEEE
     # Trans. Signal Process. 59(5), 2011).
     root = np.sqrt(large) + np.sqrt(small)
     spread = root * (1.0 / np.sqrt(large) + 1.0 / np.sqrt(small)) ** (1.0 / 3.0)

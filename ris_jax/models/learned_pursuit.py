@@ -66,7 +66,7 @@ class LearnedPursuit(nnx.Module):
     def _decide(
         self, fit: refinement.Fit, seen: situation.Situation, verdict: judge.Verdict
     ) -> Plan:
-        """Drop and add sources according to the scores; the most probable take the free places.
+        """Drop and add sources according to the scores; the most probable take the free slots.
 
         No gradient passes through it: the loss compares the scores of every step with the truth.
         """
