@@ -1,13 +1,13 @@
-"""What each part of the learned pursuit is worth: short trainings with one thing changed.
+"""Ablation of the learned pursuit: short trainings with one change each.
 
   python experiments/ablation.py
 
 Every row is trained on the same 19 200 scenes (3 epochs) from the same seed and scored on the same
-1 024: NMSE of the covariance, right counts, and sources found within 5 degrees (of those that
-the network is sure of). Not the shipped networks, which train seven times as long.
+1 024: NMSE of the covariance, right counts, and sources found within 5 degrees (of those with a
+high probability). These are not the shipped networks, which train seven times as long.
 
-Gave, with --epochs=1 --num_scenes=512 (6 400 scenes of training; 23 November 2026; x86_64, 2 cores,
-jax 0.10.2; standard errors of the counts 0.02):
+Results, with --epochs=1 --num_scenes=512 (6 400 scenes of training; 23 November 2026; x86_64, 2
+cores, jax 0.10.2; standard errors of the counts 0.02):
 
                         variant    NMSE  count right   found   false  sure count right  GOSPA [m]
                        as it is  0.0247       0.8027  0.8919  0.0312            0.7988     1.1618
@@ -17,16 +17,16 @@ jax 0.10.2; standard errors of the counts 0.02):
         without the offset loss  0.0273       0.7891  0.8874  0.0234            0.7949     1.1653
     no overlaps between sources  0.0249       0.7871  0.8880  0.0176            0.7930     1.1552
 
-The second round pays, a third does not; offsets pay in NMSE; overlaps, and what is lost without the
-offset loss, are within a standard error in counts. The covariance loss does not show at this length
-(existence learns the same). More iterations, candidates or width do not pay. The other rows have
-not been run.
+The second round improves the scores, a third does not. The offset loss improves the NMSE; in
+counts, its effect and that of overlaps are within a standard error. The covariance loss has no
+effect at this length (the existence loss has the same information). More iterations, candidates or
+width give no gain. The other rows were not run.
 
-Tried before, 64 000 scenes each unless said: a free-form covariance factor from a patch transformer
-stayed at NMSE 0.112 and 66 % of counts after 384 000 scenes; this network with four iterations of
-refinement a round and 16 candidates on a grid of 0.7 resolution cells 0.0266 and 84 %, with two
-iterations (32 000 scenes) 0.0261 and 85 %, and with 12 candidates on cells of 0.9 0.0251 and 87 %
-(77 000 scenes): the cheaper ones lose nothing.
+Earlier trials, 64 000 scenes each unless stated: a free-form covariance factor from a patch
+transformer stayed at NMSE 0.112 and 66 % of counts after 384 000 scenes; this network with four
+iterations of refinement per round and 16 candidates on a grid of 0.7 resolution cells 0.0266 and 84
+%, with two iterations (32 000 scenes) 0.0261 and 85 %, and with 12 candidates on cells of 0.9
+0.0251 and 87 % (77 000 scenes): the cheaper variants are as good.
 """
 
 import contextlib
@@ -96,7 +96,7 @@ VARIANTS: dict[str, tuple[dict[str, object], Patch]] = {
 
 
 def row(name: str, overrides: dict[str, object], patch: Patch) -> tuple:
-    """Trains and scores one variant."""
+    """Train and score one variant."""
     config = config_lib.override(
         config_lib.Config(), {"training.epochs": _EPOCHS.value} | overrides
     )
@@ -134,7 +134,7 @@ def row(name: str, overrides: dict[str, object], patch: Patch) -> tuple:
 
 
 def main(_) -> None:
-    """Prints a row for every variant."""
+    """Print a row for every variant."""
     print(provenance.header(config_lib.Config()))
     header = ("variant", "NMSE", "count right", "found", "false", "sure count right", "GOSPA [m]",
               "training [s]")  # fmt: skip

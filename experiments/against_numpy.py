@@ -2,12 +2,11 @@
 
   python experiments/against_numpy.py --seconds=10
 
-What the package itself does in a second is in `ris-jax benchmark --suite=throughput`; here is what
-it is compared with. Compile time stands apart. The last row repeats the field estimate in a process
-of its own with as many BLAS threads as there are cores, which is what JAX would do if the package
-did not set OPENBLAS_NUM_THREADS=1.
+The rates of the package are in `ris-jax benchmark --suite=throughput`; this script measures the
+references. Compile time is excluded. The last row repeats the field estimate in a separate process
+with as many BLAS threads as cores, the default of JAX without OPENBLAS_NUM_THREADS=1.
 
-Gave, in one run of a quiet machine (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2),
+Result of one run on a quiet machine (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2),
 40 seconds; 64 scenes at once:
 
                            stage   scenes/s   ratio
@@ -45,7 +44,7 @@ _ONLY_FIELDS = flags.DEFINE_bool("only_fields", False, "print the field estimate
 def numpy_scene(
     generator: np.random.Generator, config: config_lib.Config, positions, codes
 ) -> np.ndarray:
-    """One scene the simplest way: the same physics as `scenes.simulate`, source by source."""
+    """Simulate one scene directly: the physics of `scenes.simulate`, source by source."""
     scene, system = config.scene, config.system
     elements, antennas = len(positions), system.num_antennas
     wavenumber = 2 * np.pi / system.wavelength
@@ -80,7 +79,7 @@ def numpy_scene(
 
 
 def main(_) -> None:
-    """Measures every row and prints the table."""
+    """Measure every row and print the table."""
     config = presets.preset("quickstart")
     size = config.training.batch_size
     positions = np.asarray(arrays.element_positions(config.system), np.float64)
@@ -90,7 +89,7 @@ def main(_) -> None:
     seconds = _SECONDS.value
 
     def rate(call):
-        """Calls a second, after the first."""
+        """Return calls per second, after the first call."""
         return 1.0 / operations.timed(call, seconds).seconds.mean()
 
     field_rate = size * rate(lambda: fields(batch.measurement))

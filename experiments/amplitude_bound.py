@@ -24,7 +24,7 @@ On two CPU cores:
            40             15        8  0.999          1.004            1.000        0.993   1.098
 
 At the same power of the source, the surface receives less at boresight, where all elements are
-farther than the origin. An estimator that leaves the amplitude out is biased; off boresight its
+farther than the origin. An estimator without the amplitude is biased; off boresight its
 error is still 10 % above the bound at 8 m.
 """
 
@@ -47,7 +47,7 @@ SNR = 10.0**2
 
 
 def make_surface() -> bound_maps.Surface:
-    """The default surface with its channels."""
+    """Return the default surface with its channels."""
     system = config_lib.SystemConfig()
     positions = arrays.element_positions(system)
 
@@ -63,7 +63,7 @@ def make_surface() -> bound_maps.Surface:
 
 
 def misfit(surface: bound_maps.Surface, places: np.ndarray) -> np.ndarray:
-    """Position error over the bound if `spherical_phase` is assumed, [P]."""
+    """Return the position error over the bound if `spherical_phase` is assumed, [P]."""
     points = jnp.asarray(places)
     squares = []
     for matrix in surface.channel:
@@ -83,7 +83,7 @@ def misfit(surface: bound_maps.Surface, places: np.ndarray) -> np.ndarray:
 
 
 def main(_):
-    """One row for each direction and range."""
+    """Print one row for each direction and range."""
     print(provenance.header(config_lib.Config()), flush=True)
     surface = make_surface()
     places = np.array([[*np.deg2rad(d), r] for d in DIRECTIONS_DEG for r in RANGES])

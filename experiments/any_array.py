@@ -4,11 +4,11 @@
   python experiments/any_array.py --arrays=64x64_28GHz --num_scenes=4
 
 One row for each array and for K known or not. Columns: median |error| over the root of the
-Cramer-Rao bound in azimuth, elevation and range (0.674 where efficient; a missed source counts as
+Cramer-Rao bound in azimuth, elevation and range (0.674 if efficient; a missed source has
 an infinite error); fraction of sources found within 5 degrees; fraction of scenes with the right
 number of sources; fraction of scenes whose likelihood is as good as that of a refinement that
-starts at the truth; cells of the search grid; CPU seconds a scene without compilation; peak memory
-of the process so far.
+starts at the truth; cells of the search grid; CPU seconds per scene without compilation; peak
+memory of the process so far.
 
 @GAVE@
 """
@@ -41,7 +41,7 @@ def _planar(rows: int, columns: int, wavelength: float = _S_BAND, **other) -> di
 
 
 def _placed(x, y) -> dict:
-    """Elements at x and y, in wavelengths."""
+    """Return settings for elements at x and y, in wavelengths."""
     places = _S_BAND * np.stack([x, y, np.zeros_like(x)], axis=-1)
     return {
         "element_positions": tuple(map(tuple, places.tolist())),
@@ -77,7 +77,7 @@ ARRAYS = {
 _ARRAYS = flags.DEFINE_list("arrays", list(ARRAYS), "of " + ", ".join(ARRAYS))
 _SOURCES = flags.DEFINE_integer("sources", 2, "sources in every scene")
 _SNR_DB = flags.DEFINE_float("snr_db", 20.0, "SNR [dB]")
-_NUM_SCENES = flags.DEFINE_integer("num_scenes", 16, "scenes a row", lower_bound=1)
+_NUM_SCENES = flags.DEFINE_integer("num_scenes", 16, "scenes per row", lower_bound=1)
 _SEARCH = flags.DEFINE_enum("search", "normal", list(matching_pursuit.EFFORTS), "search effort")
 _HEADER = (
     "array", "K", "azimuth", "elevation", "range", "found", "count right", "as good",
@@ -87,7 +87,7 @@ _GATE = np.deg2rad(5.0)
 
 
 def row(name: str, blind: bool) -> tuple:
-    """One row of the table."""
+    """Compute one row of the table."""
     config = config_lib.override(
         config_lib.Config(),
         {f"system.{key}": value for key, value in ARRAYS[name].items()}

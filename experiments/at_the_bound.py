@@ -2,15 +2,18 @@
 
   python experiments/at_the_bound.py --num_scenes=400 --seed=1
 
-One row a cell of K, SNR and source signal: median |error| over the root of the bound (0.674 where
-efficient; a source without a match counts as an infinite error), the share of scenes whose
-likelihood is as good as that of a refinement started at the truth, the share of those where it is
-better (there the truth is not the maximum), and how many 95 % ellipses of azimuth and elevation
-and ellipsoids of all three hold the truth, over the resolved sources: those within 5 degrees whose
-bound is below 1 degree and 20 % of the range.
+One row for each K, SNR and source signal:
 
-Gave (23 November 2026; x86_64, 2 cores with other work on them, Python 3.11.7, jax 0.10.2), some
-6 minutes:
+* median |error| over the root of the bound (0.674 if efficient; a source without a match has an
+  infinite error);
+* fraction of scenes whose likelihood is as good as that of a refinement started at the truth;
+* fraction of scenes where it is better, so the truth is not the maximum;
+* fraction of 95 % ellipses of azimuth and elevation, and of ellipsoids of all three, that contain
+  the truth. Resolved sources are those within 5 degrees whose bound is below 1 degree and 20 % of
+  the range.
+
+Results (23 November 2026; x86_64, 2 cores with other work on them, Python 3.11.7, jax 0.10.2),
+about 6 minutes:
 
        signal  K  SNR [dB]    az.    el.      r  as good  better  in 2-D  in 3-D  resolved  scenes/s
      constant  1         0  0.735  0.695  0.652    1.000   0.000   0.942   0.937       399       202
@@ -38,10 +41,10 @@ Gave (23 November 2026; x86_64, 2 cores with other work on them, Python 3.11.7, 
   independent  5        10  0.835  0.812  0.791    0.965   0.280   0.945   0.938      1329        33
   independent  5        20  0.677  0.693  0.694    0.997   0.010   0.949   0.947      1917        38
 
-Independent signals at 0 dB, and K = 5 at 10 dB, stay above the conditional bound: with an amplitude
-to fit for every snapshot it cannot be attained there, and the likelihood's maximum is often not at
-the truth (`better`). The K = 1 medians scatter by 0.04: 2400 scenes at 20 dB gave 0.666, 0.689 and
-0.653.
+Independent signals at 0 dB, and K = 5 at 10 dB, stay above the conditional bound. With one fitted
+amplitude per snapshot it cannot be attained there, and the maximum of the likelihood is often not
+at the truth (`better`). The K = 1 medians scatter by 0.04: 2400 scenes at 20 dB gave 0.666, 0.689
+and 0.653.
 """
 
 import functools
@@ -61,7 +64,7 @@ from ris_jax import config as config_lib
 from ris_jax.estimators import grids, localization
 from ris_jax.reports import provenance, tables
 
-_NUM_SCENES = flags.DEFINE_integer("num_scenes", 400, "scenes a cell", lower_bound=1)
+_NUM_SCENES = flags.DEFINE_integer("num_scenes", 400, "scenes per cell", lower_bound=1)
 _SOURCES = flags.DEFINE_list("sources", ["1", "2", "3", "5"], "numbers of sources")
 _SNRS_DB = flags.DEFINE_list("snrs_db", ["0", "10", "20"], "SNRs [dB]")
 _SIGNALS = flags.DEFINE_list("signals", ["constant", "independent"], "source signals")
@@ -84,7 +87,7 @@ _HEADER = (
 
 
 def localise(scene: scenes.Scene, positions, system, sources: int, batch: int):
-    """Estimates of all scenes, and scenes a second without the first batch's compilation."""
+    """Return the estimates of all scenes, and scenes per second without compilation."""
     estimate = functools.partial(
         localization.localize_in_chunks,
         positions=positions,
@@ -101,7 +104,7 @@ def localise(scene: scenes.Scene, positions, system, sources: int, batch: int):
 
 
 def cell(config: config_lib.Config, sources: int, snr_db: float, count: int, batch: int) -> tuple:
-    """One row of the table."""
+    """Compute one row of the table."""
     system = config.system
     positions = arrays.element_positions(system)
     key = scenes.stream_key(config.training.seed, f"bound-{sources}-{snr_db}")
@@ -156,7 +159,7 @@ def cell(config: config_lib.Config, sources: int, snr_db: float, count: int, bat
 
 
 def main(_):
-    """All cells: source signals, numbers of sources and SNRs."""
+    """Print all cells: source signals, numbers of sources and SNRs."""
     most = config_lib.Config().scene.max_sources
     config = config_lib.override(
         config_lib.Config(), {"training.seed": _SEED.value, "scene.min_sources": most}

@@ -3,13 +3,13 @@
   python experiments/cold_start.py
   python experiments/cold_start.py --only=localize,doctor --package=/path/to/another/checkout
 
-Each command runs as a process of its own in a temporary folder: once without a compilation cache,
+Each command runs as a separate process in a temporary directory: once without a compilation cache,
 once to fill an empty cache, once with the full cache. CPU seconds are user and system time of the
-process and its children. The first line is wall time; only a quiet machine gives fair figures.
+process and its children. The first line is wall time; measure it on a quiet machine.
 `benchmark` and `evaluate` are stopped after their first line.
 
-Gave (28 November 2026; x86_64, 2 cores with much other work on them, Python 3.11.7, jax 0.10.2).
-Before, at 431a069, which had no cache of its own: a second start cost the same. `tune` is from the
+Results (28 November 2026; x86_64, 2 cores under heavy load, Python 3.11.7, jax 0.10.2).
+Before, at 431a069, without a package cache: a second start cost the same. `tune` is from the
 report of the problem, not from this script.
 
                           CPU s, no cache   CPU s, cache   first line
@@ -27,7 +27,7 @@ report of the problem, not from this script.
   second batch size                  28.3
   second wavelength                  28.3
 
-After, with other work on the cores too; `tune`, `simulate`, `import` were not measured again:
+After, also under load; `tune`, `simulate`, `import` were not measured again:
 
                           CPU s, no cache   CPU s, cache   first line
   localize                            9.2            4.2        0.1 s
@@ -63,7 +63,7 @@ _TINY = [
     "--set=training.validation_scenes=128",
 ]  # fmt: skip
 
-# In the order in which one's outputs are another's inputs. OUT is a folder that is new every time.
+# In order of dependence: outputs of one are inputs of later ones. OUT is a new directory each time.
 COMMANDS = {
     "localize": ["localize", "--data=recordings.npz", "--out=OUT/positions.csv"],
     "localize_network": [
@@ -121,12 +121,12 @@ class Cost(NamedTuple):
     """Cost of one process."""
 
     cpu: float  # user and system [s]
-    first_line: float  # wall time [s]; infinite where nothing is printed
+    first_line: float  # wall time [s]; infinite without output
     lines: list[str]
 
 
 def _run(command: list[str], folder: pathlib.Path, cache: pathlib.Path | None, stop: bool) -> Cost:
-    """Runs a Python process; `stop` ends it after its first line.
+    """Run a Python process; `stop` ends it after its first line.
 
     Raises:
       RuntimeError: it failed.
@@ -162,7 +162,7 @@ def _run(command: list[str], folder: pathlib.Path, cache: pathlib.Path | None, s
 def _measure(
     name: str, folder: pathlib.Path, cache: pathlib.Path | None, *, stop: bool = False
 ) -> Cost:
-    """Runs a command of the package with outputs in a new folder."""
+    """Run a command of the package with outputs in a new directory."""
     out = pathlib.Path(tempfile.mkdtemp(dir=folder, prefix="out"))
     words = [word.replace("OUT", out.name) for word in (COMMANDS | FIRST_LINE_ONLY)[name]]
     cost = _run(["-m", "ris_jax", *words], folder, cache, stop)
@@ -172,7 +172,7 @@ def _measure(
 
 
 def _with(mode: str, name: str, folder: pathlib.Path) -> Cost:
-    """Measures one command in one mode; a cache is filled first."""
+    """Measure one command in one mode; a cache is filled first."""
     if mode == "none":
         return _measure(name, folder, None)
     cache = folder / f"cache_{name}"
@@ -181,7 +181,7 @@ def _with(mode: str, name: str, folder: pathlib.Path) -> Cost:
 
 
 def main(argv: list[str]) -> None:
-    """Prints a row a command, as it is measured."""
+    """Print a row per command when it is measured."""
     del argv
     wanted = _ONLY.value or [*COMMANDS, *FIRST_LINE_ONLY, "python"]
     with tempfile.TemporaryDirectory() as text:

@@ -1,14 +1,14 @@
-"""How many sources: counts of the likelihood test, blind, against the false-alarm rate asked for.
+"""Source counting by the likelihood test, compared with the requested false-alarm rate.
 
   python experiments/counting.py --cell_scenes=400
 
-One row a cell of scene (default: amplitudes 1/r, 26 dB of spread; equal: amplitudes alike) and K:
-how often each number was found, GOSPA (cutoff 2 m) with its parts, detection rate (within 5
-degrees), for each false-alarm rate; K = 0 is noise alone. `too many` is the false-alarm rate that
-was measured: scenes with more sources than there are (never, where K is the most that is sought).
+One row for each kind of scene (default: amplitudes 1/r, 26 dB of spread; equal: equal amplitudes),
+K and false-alarm rate: fraction of right counts, GOSPA (cutoff 2 m) with its parts, and detection
+rate (within 5 degrees). K = 0 is noise only. `too many` is the measured false-alarm rate: scenes
+with more estimated than true sources (zero if K is the maximum number of sources).
 
-Gave (23 November 2026; x86_64, 2 cores with other work on them, Python 3.11.7, jax 0.10.2), some 4
-minutes:
+Results (23 November 2026; x86_64, 2 cores with other work on them, Python 3.11.7, jax 0.10.2),
+about 4 minutes:
 
    scenes  K  asked  right    95 % int.  too many  detected  GOSPA [m]  localisation  missed  false
   default  0  0.001  0.995  0.982-0.999     0.005         -      0.007         0.000   0.000  0.010
@@ -59,10 +59,10 @@ from ris_jax import config as config_lib
 from ris_jax.estimators import localization
 from ris_jax.reports import provenance, tables
 
-_CELL_SCENES = flags.DEFINE_integer("cell_scenes", 400, "scenes a cell", lower_bound=1)
+_CELL_SCENES = flags.DEFINE_integer("cell_scenes", 400, "scenes per cell", lower_bound=1)
 _NUMBERS = flags.DEFINE_list("numbers", ["0", "1", "2", "3", "5"], "numbers of sources")
 _SNR_DB = flags.DEFINE_float("snr_db", 15.0, "SNR [dB]")
-_RATES = flags.DEFINE_list("rates", ["0.001", "0.01", "0.05"], "false-alarm rates to ask for")
+_RATES = flags.DEFINE_list("rates", ["0.001", "0.01", "0.05"], "requested false-alarm rates")
 _ROOT_SEED = flags.DEFINE_integer("root_seed", 1, "root of all randomness")
 _CHUNK = 80
 _HEADER = (
@@ -81,7 +81,7 @@ _HEADER = (
 
 
 def noise_alone(scene: scenes.Scene) -> scenes.Scene:
-    """The same scenes without a source: noise of unit variance."""
+    """Return the same scenes without sources: noise of unit variance."""
     shape = scene.measurement.snapshots.shape
     real, imaginary = np.random.default_rng(_ROOT_SEED.value).normal(size=(2, *shape))
     snapshots = jnp.asarray((real + 1j * imaginary) / np.sqrt(2), jnp.complex64)
@@ -90,7 +90,7 @@ def noise_alone(scene: scenes.Scene) -> scenes.Scene:
 
 
 def row(name: str, sources: int, rate: float, scene: scenes.Scene, system) -> tuple:
-    """Counts and scores of one cell."""
+    """Compute counts and scores of one cell."""
     estimate = localization.localize_in_chunks(
         jax.device_get(scene.measurement),
         arrays.element_positions(system),
@@ -118,7 +118,7 @@ def row(name: str, sources: int, rate: float, scene: scenes.Scene, system) -> tu
 
 
 def main(_):
-    """All cells: kinds of scene, numbers of sources and false-alarm rates."""
+    """Print all cells: kinds of scene, numbers of sources and false-alarm rates."""
     most = config_lib.Config().scene.max_sources
     base = {"training.seed": _ROOT_SEED.value, "scene.min_sources": most}
     print(provenance.header(config_lib.override(config_lib.Config(), base)))

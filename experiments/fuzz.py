@@ -1,23 +1,25 @@
-r"""Does any damaged input get anything but a right result or one clear line?
+r"""Fuzz test: damaged inputs must give a right result or one clear error line.
 
-Every case is a number: surface and damage follow from it and the seed. Records (read for training,
-or gone on with by `import`), runs with their checkpoints, configurations (files, --set, search
-spaces) and recordings (.npz, HDF5, MATLAB v7.3, the reference's shards) are damaged in their bytes
-and in their structure; where hashes would find it, the hashes are made anew in most cases, so that
-what lies deeper is reached. Right is a result that is what was written, or, where nobody can know,
-one that can be computed with; refused is one of the errors that the command line turns into a line,
-naming file or field. Anything else counts as wrong: another exception, a warning, a process that
-dies, more than a minute, memory for what the input does not hold.
+A case is a number; it determines surface and damage, together with the seed. The inputs are records
+(read for training, or resumed by `import`), runs with their checkpoints, configurations (files,
+--set, search spaces) and recordings (.npz, HDF5, MATLAB v7.3, the reference's shards). Bytes and
+structure are damaged. If hashes would detect the damage, they are mostly recomputed, so that later
+checks are reached. Each case has one result:
+
+* right: the data are those that were written or, if this cannot be known, are valid;
+* refused: one of the errors that the command line prints as one line, with file or field;
+* wrong: everything else, such as another exception, a warning, a process that dies, more than one
+  minute, or memory for more than the input holds.
 
   python experiments/fuzz.py --cases=10500 --commands=100
-  python experiments/fuzz.py --only=1234      # one case again, told in full
+  python experiments/fuzz.py --only=1234      # repeat one case with full output
 
---commands is how many of the refused ones are then given to `ris-jax` itself, which must end with
+--commands is the number of refused cases that are then passed to `ris-jax` itself. It must end with
 one line on standard error, no traceback, and status 1 or 2.
 
 Cost: 3 minutes of one core for every 1000 cases; no GPU.
-Gave (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2, numpy 2.4.6, h5py 3.16.0;
-seed 0; 13 minutes beside two other programs):
+Results (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2, numpy 2.4.6, h5py 3.16.0;
+seed 0; 13 minutes, with two other programs running):
 
 | surface | cases | right | refused | wrong |
 |---|---|---|---|---|
@@ -27,8 +29,8 @@ seed 0; 13 minutes beside two other programs):
 | checkpoints | 525 | 470 | 55 | 0 |
 | all | 10500 | 2062 | 8438 | 0 |
 
-Two cases (5061, 7571) first ended in the damaging itself, which was mended, and were run again.
-3612 cases before that had found 13 wrong ones, which have been mended; each has a test.
+In two cases (5061, 7571) the damaging code failed first; it was fixed and they were run again.
+3612 earlier cases had found 13 wrong ones, which have been fixed; each has a test.
 """
 
 import collections
@@ -52,27 +54,27 @@ from typing import Any
 import fuzz_cases
 from absl import app, flags
 
-_CASES = flags.DEFINE_integer("cases", 10_500, "how many", lower_bound=1)
-_FIRST = flags.DEFINE_integer("first", 0, "the number of the first case", lower_bound=0)
-_SEED = flags.DEFINE_integer("seed", 0, "of all cases")
-_ONLY = flags.DEFINE_integer("only", None, "the number of a single case")
-_COMMANDS = flags.DEFINE_integer("commands", 100, "cases that the command line is given, too")
+_CASES = flags.DEFINE_integer("cases", 10_500, "number of cases", lower_bound=1)
+_FIRST = flags.DEFINE_integer("first", 0, "number of the first case", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of all cases")
+_ONLY = flags.DEFINE_integer("only", None, "number of a single case")
+_COMMANDS = flags.DEFINE_integer("commands", 100, "refused cases for the command line")
 _WORKERS = flags.DEFINE_integer("workers", 1, "processes", lower_bound=1)
-_LOG = flags.DEFINE_string("log", None, "file of all verdicts, one JSON object a line")
+_LOG = flags.DEFINE_string("log", None, "file of all verdicts, one JSON object per line")
 
-_SECONDS = 60  # of a case; the machine may be busy with others
-_MEMORY = 4 << 30  # bytes more than before the first case
-# Of twenty cases, in turn: the cheap ones are more.
+_SECONDS = 60  # limit per case; the machine may be busy
+_MEMORY = 4 << 30  # limit [bytes] above the use before the first case
+# Order within twenty cases: cheap surfaces are more frequent.
 _TURNS = ("configurations",) * 9 + ("recordings",) * 7 + ("records",) * 3 + ("checkpoints",)
 
 
 def surface_of(number: int) -> str:
-    """The surface of a case."""
+    """Return the surface of a case."""
     return _TURNS[number % len(_TURNS)]
 
 
 def surfaces(home: pathlib.Path) -> dict[str, fuzz_cases.Surface]:
-    """All that is fuzzed, by name; whole inputs are written to the folder."""
+    """Create all surfaces, by name; intact inputs are written to the directory."""
     import fuzz_configurations
     import fuzz_folders
     import fuzz_recordings
@@ -89,7 +91,7 @@ def surfaces(home: pathlib.Path) -> dict[str, fuzz_cases.Surface]:
 def make_case(
     known: dict[str, fuzz_cases.Surface], seed: int, number: int, place: pathlib.Path
 ) -> tuple[str, fuzz_cases.Case]:
-    """A case by its number, and the name of its surface."""
+    """Return a case by its number, and the name of its surface."""
     name = surface_of(number)
     return name, known[name].case(random.Random(f"{seed} {number}"), place)
 
@@ -97,7 +99,7 @@ def make_case(
 def run_case(
     known: dict[str, fuzz_cases.Surface], seed: int, number: int, place: pathlib.Path
 ) -> dict[str, Any]:
-    """Runs a case in a folder that is removed afterwards."""
+    """Run a case in a directory that is removed afterwards."""
     name, case = make_case(known, seed, number, place)
     try:
         with warnings.catch_warnings():
@@ -113,7 +115,7 @@ def _too_long(*_: object) -> None:
 
 
 def _work(connection: Any, seed: int, home: pathlib.Path) -> None:
-    """A worker: answers numbers of cases with what came of them."""
+    """Run a worker: receive case numbers, send results."""
     known = surfaces(home)
     signal.signal(signal.SIGALRM, _too_long)
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
@@ -129,7 +131,7 @@ def _work(connection: Any, seed: int, home: pathlib.Path) -> None:
 
 
 class _Worker:
-    """A process that runs cases one after the other, and what it is at."""
+    """A process that runs cases, and its current case."""
 
     def __init__(self, seed: int):
         context = multiprocessing.get_context("spawn")  # threads of JAX do not survive a fork
@@ -139,17 +141,17 @@ class _Worker:
         self._process.start()
         theirs.close()
         if self.connection.recv() != "ready":
-            raise SystemExit("a worker does not begin")
+            raise SystemExit("a worker process did not start")
         self.number: int | None = None
         self._since = 0.0
 
     def give(self, number: int) -> None:
-        """Has a case begun."""
+        """Start a case."""
         self.number, self._since = number, time.monotonic()
         self.connection.send(number)
 
     def take(self) -> dict[str, Any] | None:
-        """What came of the case; None while it is at work."""
+        """Return the result of the case; None while it runs."""
         number, text = self.number, ""
         try:
             if self.connection.poll(0.05):
@@ -159,7 +161,7 @@ class _Worker:
             self._process.join()
             text = f"the process died ({self._process.exitcode})"
         if time.monotonic() - self._since > 2 * _SECONDS:
-            text = "hangs, and hears no signal"
+            text = "hangs and ignores signals"
         if not text:
             return None
         self.end()
@@ -167,7 +169,7 @@ class _Worker:
                 "kind": fuzz_cases.WRONG, "text": text}  # fmt: skip
 
     def end(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._process.kill()
         self._process.join()
         self.number = None
@@ -175,12 +177,12 @@ class _Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether it can be given a case."""
+        """Return whether the worker can take a case."""
         return self._process.is_alive()
 
 
 def _all_cases(numbers: list[int]) -> list[dict[str, Any]]:
-    """What came of every case, in any order."""
+    """Return the results of all cases, in any order."""
     waiting, found = numbers[::-1], []
     workers = [_Worker(_SEED.value) for _ in range(min(_WORKERS.value, len(numbers)))]
     with open(_LOG.value or os.devnull, "w") as log:
@@ -204,7 +206,7 @@ def _all_cases(numbers: list[int]) -> list[dict[str, Any]]:
 
 
 def _commands(results: list[dict[str, Any]], count: int) -> list[tuple[int, fuzz_cases.Verdict]]:
-    """What `ris-jax` itself says to some of the refused cases, of all surfaces alike."""
+    """Run `ris-jax` on some of the refused cases, evenly over all surfaces."""
     refused = [result for result in results if result["kind"] == fuzz_cases.REFUSED]
     rng, numbers = random.Random(_SEED.value), []
     for name in dict.fromkeys(_TURNS):
@@ -225,7 +227,7 @@ def _commands(results: list[dict[str, Any]], count: int) -> list[tuple[int, fuzz
 
 
 def _report(results: list[dict[str, Any]]) -> int:
-    """Prints the table; returns how many are wrong."""
+    """Print the table; return the number of wrong cases."""
     versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("jax", "numpy", "h5py"))
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
           f"{versions}; seed {_SEED.value}")  # fmt: skip
@@ -241,9 +243,9 @@ def _report(results: list[dict[str, Any]]) -> int:
 
 
 def main(argv: list[str]) -> None:
-    """Runs the study."""
+    """Run the study."""
     if len(argv) > 1:
-        raise app.UsageError(f"flags only, please; got {argv[1:]}")
+        raise app.UsageError(f"expected flags only; got {argv[1:]}")
     began = time.monotonic()
     last = _FIRST.value + _CASES.value
     numbers = list(range(_FIRST.value, last)) if _ONLY.value is None else [_ONLY.value]
@@ -252,7 +254,7 @@ def main(argv: list[str]) -> None:
     if _COMMANDS.value and _ONLY.value is None:
         found = _commands(results, _COMMANDS.value)
         bad = sum(verdict.kind == fuzz_cases.WRONG for _, verdict in found)
-        print(f"{len(found)} of the refused ones as commands: {bad} wrong")
+        print(f"{len(found)} of the refused cases as commands: {bad} wrong")
         wrong += bad
     print(f"{time.monotonic() - began:.0f} s")
     sys.exit(min(wrong, 1))

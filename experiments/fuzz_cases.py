@@ -1,4 +1,4 @@
-"""A case of `fuzz.py`: what is damaged, what is then called, and the verdict on what comes back."""
+"""Cases of `fuzz.py`: the damage, the call, and the verdict on its result."""
 
 import abc
 import pathlib
@@ -13,7 +13,7 @@ from absl import flags
 from ris_jax import config as config_lib
 from ris_jax import errors
 
-# What the command line turns into one line and an exit status of 1 or 2.
+# Errors that the command line prints as one line, with an exit status of 1 or 2.
 OWN_ERRORS = (config_lib.ConfigError, errors.RunError, OSError, flags.Error)
 RIGHT, REFUSED, WRONG = "right", "refused", "WRONG"
 _LONGEST_LINE = 5000  # characters
@@ -22,36 +22,36 @@ _LONGEST_LINE = 5000  # characters
 class Case(NamedTuple):
     """One damaged input."""
 
-    what: str  # the damage
-    run: Callable[[], str]  # reads the input; what is wrong with the result, or nothing
-    names: tuple[str, ...]  # a message must have one of these: the file, or the field
-    command: tuple[str, ...]  # of `ris-jax`, that reads the same
+    what: str  # description of the damage
+    run: Callable[[], str]  # reads the input; returns the error of the result, or ""
+    names: tuple[str, ...]  # a message must contain one of these: the file, or the field
+    command: tuple[str, ...]  # of `ris-jax`, with the same input
 
 
 class Verdict(NamedTuple):
-    """What came of a case."""
+    """Result of a case."""
 
     kind: str  # RIGHT, REFUSED or WRONG
-    text: str  # the message, or what is wrong
+    text: str  # the message, or the error
 
 
 class Surface(abc.ABC):
-    """Inputs of one kind, whole ones of which are in a folder."""
+    """Inputs of one kind; intact ones are in a directory."""
 
     name: str
 
     @abc.abstractmethod
     def case(self, rng: random.Random, place: pathlib.Path) -> Case:
-        """Damages a copy of a whole input.
+        """Damage a copy of an intact input.
 
         Args:
-          rng: decides everything.
-          place: a folder that is not there yet; whatever the case needs goes into it.
+          rng: source of all randomness.
+          place: a directory that does not exist yet, for the files of the case.
         """
 
 
 def judge(case: Case) -> Verdict:
-    """Runs a case."""
+    """Run a case and return its verdict."""
     try:
         problem = case.run()
     except OWN_ERRORS as error:
@@ -76,19 +76,19 @@ def _judge_message(case: Case, error: Exception) -> Verdict:
     if len(text) > _LONGEST_LINE:
         return Verdict(WRONG, f"a message of {len(text)} characters: {text[:200]}")
     if "MemoryError" in text:
-        return Verdict(WRONG, f"memory is asked for that the input does not hold: {text[:300]}")
+        return Verdict(WRONG, f"more memory is requested than the input holds: {text[:300]}")
     if not any(name in text for name in case.names):
         return Verdict(WRONG, f"names none of {', '.join(case.names)[:200]}: {text[:300]}")
     return Verdict(REFUSED, text)
 
 
 def judge_command(case: Case, status: int, complaint: str) -> Verdict:
-    """The verdict on a command: one line and a status of 1 or 2, or a result.
+    """Return the verdict on a command: one line and a status of 1 or 2, or a result.
 
     Args:
-      case: that the command is of.
+      case: of the command.
       status: its exit status.
-      complaint: what it wrote to standard error.
+      complaint: its standard error.
     """
     told = re.compile("(skipped|warning): ")
     lines = [line for line in complaint.splitlines() if not told.match(line)]
@@ -102,12 +102,12 @@ def judge_command(case: Case, status: int, complaint: str) -> Verdict:
 
 
 def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    """All files of a folder, in an order that is always the same."""
+    """Return all files of a directory, in a fixed order."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def misplace(rng: random.Random, victim: pathlib.Path, others: Sequence[pathlib.Path]) -> str:
-    """Removes a file, swaps it with another, puts something else in its place; tells what."""
+    """Remove a file, swap it with another, or replace it; return a description."""
     kind = rng.choice(["removed", "swapped", "copied over", "a folder", "a dangling link", "twice"])
     other = rng.choice(others)
     if kind == "swapped" and other != victim:

@@ -33,7 +33,7 @@ class Configurations(fuzz_cases.Surface):
     name = "configurations"
 
     def __init__(self, home: pathlib.Path):
-        """Needs no folder: whole configurations are in the package."""
+        """Create the surface; intact configurations are in the package."""
         del home
         everything = config_lib.to_dict(config_lib.Config())
         odd = config_lib.override(
@@ -61,7 +61,7 @@ class Configurations(fuzz_cases.Surface):
         ]
 
     def case(self, rng: random.Random, place: pathlib.Path) -> fuzz_cases.Case:
-        """A file or a flag."""
+        """Damage a file or a flag."""
         return rng.choice([self._config_file, self._flags, self._space_file])(rng, place)
 
     def _config_file(self, rng: random.Random, place: pathlib.Path) -> fuzz_cases.Case:
@@ -85,7 +85,7 @@ class Configurations(fuzz_cases.Surface):
         if rng.random() < 0.2:
             settings.append(rng.choice(_ODD_SETTINGS))
         flag = rng.choice([*_ODD_FLAGS, *[None] * 2 * len(_ODD_FLAGS)])
-        # What cannot be on a command line at all.
+        # Characters that a command line cannot contain.
         settings = [
             text.encode("utf-8", "replace").decode().replace("\0", "0") for text in settings
         ]
@@ -96,7 +96,7 @@ class Configurations(fuzz_cases.Surface):
             train.FLAGS(["train", *given, *([flag] if flag else [])])
             return _config_problem(train.configuration())
 
-        # No scenes: the command ends, whatever the configuration is.
+        # No scenes: the command ends for any configuration.
         sizes = [f"--num_{split}=0" for split in ("train", "val", "test")]
         command = ("simulate", f"--out={place}", *sizes, *given)
         names = (*_SECTIONS, "unknown configuration key", "--set", "flag", "preset", "num_train")
@@ -118,7 +118,7 @@ class Configurations(fuzz_cases.Surface):
 def _written_json(
     rng: random.Random, place: pathlib.Path, wholes: list[dict[str, Any]]
 ) -> tuple[pathlib.Path, str]:
-    """A damaged JSON file in a new folder, and what was done to it."""
+    """Write a damaged JSON file in a new directory; return a description of the damage."""
     place.mkdir()
     path = place / "given.json"
     what, data = fuzz_damage.json_text(rng, rng.choice(wholes))
@@ -133,20 +133,20 @@ def _written_json(
 
 
 def _config_problem(config: config_lib.Config) -> str:
-    """A configuration can be kept, read back, and is one of JAX's static arguments."""
+    """Check that a configuration can be stored, read back, and used as a static argument."""
     hash(config)
     if config_lib.from_stored(json.loads(config_files.text(config))) != config:
-        return "a configuration that is another one when read back"
+        return "a configuration that changes when it is read back"
     return ""
 
 
 def _plan_problem(plan: Any) -> str:
-    """A search can be kept, and draws values that make configurations or say why not."""
+    """Check that a search can be stored, and draws valid configurations or named errors."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if space_lib.parse(_without_none(space_lib.to_dict(plan.space))) != plan.space:
-        return "a search space that is another one when read back"
+        return "a search space that changes when it is read back"
     with warnings.catch_warnings():
         study = optuna.create_study(sampler=plan.make_sampler(0))
         values = space_lib.sample(plan.space, study.ask())

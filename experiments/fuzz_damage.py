@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 _DEEP = 50_000  # brackets; Python's own recursion ends at 1000
-# What stands in JSON where something else should. Values that `json` writes as they are.
+# Replacement values in JSON, which `json` writes unchanged.
 _ODD_VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 3, 7, 0.5, -0.5, 1e-320, 1e300, 2**31, 2**63, -(2**63), 10**400,
     float("inf"), float("-inf"), float("nan"), "", "x", "1", "nan", "\ud800", "\x00", "../..",
@@ -25,11 +25,11 @@ _ODD_VALUES: tuple[Any, ...] = (
 def damaged_bytes(
     rng: random.Random, data: bytes, other: bytes = b"PK\x03\x04"
 ) -> tuple[str, bytes]:
-    """One kind of damage to a file's bytes, and what it was."""
+    """Damage the bytes of a file in one way; return the description and the bytes."""
     if not data:
         return "grown from nothing", rng.randbytes(rng.randrange(1, 100))
     place = rng.randrange(len(data))
-    if rng.random() < 0.5:  # headers are at the beginning, directories at the end
+    if rng.random() < 0.5:  # headers are at the start, directories at the end
         near = min(len(data), 300)
         place = rng.choice([rng.randrange(near), len(data) - 1 - rng.randrange(near)])
     length = rng.choice([1, 2, 8, 64, 1000])
@@ -61,7 +61,7 @@ def _flipped(rng: random.Random, data: bytes, place: int) -> bytes:
 
 
 def damaged_json(rng: random.Random, values: Any) -> tuple[str, Any]:
-    """A copy of plain values with one to three of them replaced, lost, renamed, ...; and what."""
+    """Return a copy with one to three values replaced, lost, renamed, ..., and a description."""
     values, told = copy.deepcopy(values), []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         what, values = _with_one_change(rng, values)
@@ -88,7 +88,7 @@ def _with_one_change(rng: random.Random, values: Any) -> tuple[str, Any]:
         parent[key] = str(value)
     elif kind == "scaled" and isinstance(value, (int, float)):
         factor = rng.choice([-1, 2, 0.5, 10, 1000, 1e-9])
-        # Damaged before, it may have more digits than a float can hold.
+        # After earlier damage, it may have more digits than a float can hold.
         parent[key] = value * factor if abs(value) < 1e300 else -value
     elif kind == "renamed" and isinstance(parent, dict):
         parent[rng.choice(["x", f"{key}x", "", "\ud800", str(key).upper()])] = parent.pop(key)
@@ -100,7 +100,7 @@ def _with_one_change(rng: random.Random, values: Any) -> tuple[str, Any]:
 
 
 def _place(rng: random.Random, values: Any) -> tuple[Any, Any, list[Any]]:
-    """Any value within nested ones: what holds it, under which key, and the way there."""
+    """Pick any nested value: return its container, its key and its path."""
     path: list[Any] = []
     while True:
         key = rng.choice(list(values) if isinstance(values, dict) else range(len(values)))
@@ -116,7 +116,7 @@ def _short(value: Any) -> str:
 
 
 def json_text(rng: random.Random, values: Any) -> tuple[str, bytes]:
-    """Damaged values as JSON; now and then text that is none, or nested without end."""
+    """Return damaged values as JSON; sometimes invalid text or extreme nesting."""
     kind = rng.random()
     if kind < 0.15:
         return damaged_bytes(rng, json.dumps(values).encode(), b"\x80\x04K\x00.")
@@ -134,7 +134,7 @@ _TYPES = ("?", "b", "u1", "<i2", ">i4", "<i8", "<u8", "<f2", "<f4", ">f4", "<f8"
 
 
 def damaged_array(rng: random.Random, array: np.ndarray) -> tuple[str, Any]:
-    """An array of another type, shape or content, and what was done."""
+    """Return an array of another type, shape or content, and a description."""
     kinds = {
         "another type": _retyped,
         "another shape": _reshaped,
@@ -179,7 +179,7 @@ def _reshaped(rng: random.Random, array: np.ndarray) -> tuple[str, Any]:
 
 
 def with_odd_values(rng: random.Random, array: np.ndarray) -> tuple[str, Any]:
-    """Some values replaced by one that is legal in the type and odd in the field."""
+    """Replace some values by one that is valid for the type and unusual for the field."""
     array = np.array(array)
     odd = rng.choice([np.nan, np.inf, -np.inf, 0, -1, 1e300, -1e30, 1e-300, 2**40, 57.3, 0.5])
     if array.dtype.kind in "iu":
@@ -213,7 +213,7 @@ def _not_plain(rng: random.Random, array: np.ndarray) -> tuple[str, Any]:
 
 
 def npy_bytes(array: Any) -> bytes:
-    """An array in npy format."""
+    """Return an array in npy format."""
     file = io.BytesIO()
     np.save(file, np.asarray(array), allow_pickle=True)
     return file.getvalue()
@@ -229,7 +229,7 @@ _DESCRIPTIONS = ("'|O'", "'<f17'", "'V0'", "'<f4'", "'<c16'", "'>c8'", "None", "
 
 
 def npy_with_odd_header(rng: random.Random, array: Any) -> tuple[str, bytes]:
-    """An npy file whose header says something else than its content."""
+    """Return an npy file whose header contradicts its content."""
     data, array = npy_bytes(array), np.asarray(array)
     body = data[-array.nbytes :] if array.nbytes else b""
     fields = {

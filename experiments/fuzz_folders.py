@@ -1,4 +1,4 @@
-"""Damaged folders: records, and runs with their checkpoints."""
+"""Damaged directories: records, and runs with their checkpoints."""
 
 import contextlib
 import io
@@ -29,16 +29,16 @@ def _without_training(state: state_lib.TrainState, *_: object) -> state_lib.Trai
 
 
 class _Stopped(Exception):
-    """Ends an import that is to be gone on with."""
+    """Stops an import that is to be resumed."""
 
 
 class Records(fuzz_cases.Surface):
-    """Folders of records, read for training, or gone on with by `import`."""
+    """Directories of records, read for training, or resumed by `import`."""
 
     name = "records"
 
     def __init__(self, home: pathlib.Path):
-        """Imports four files of recordings, once whole and once half of them."""
+        """Import four files of recordings, once completely and once half of them."""
         self._source, self._whole, self._begun = home / "source", home / "whole", home / "begun"
         self._source.mkdir(parents=True)
         for number in range(4):
@@ -60,7 +60,7 @@ class Records(fuzz_cases.Surface):
         conversion.convert(self._source, folder, self._config, _FRACTIONS, **options)
 
     def _digests(self, folder: pathlib.Path, skip_damaged: bool = False) -> list[bytes]:
-        """The hash of every scene that can be read, made from its content."""
+        """Return the hash of every readable scene, computed from its content."""
         dataset = record_dataset.open_dataset(folder, skip_damaged=skip_damaged)
         found = []
         for split in dataset.splits.values():
@@ -71,7 +71,7 @@ class Records(fuzz_cases.Surface):
         return found
 
     def case(self, rng: random.Random, place: pathlib.Path) -> fuzz_cases.Case:
-        """A file changed; or its hash and that of the index, too, so that deeper checks see it."""
+        """Change a file, sometimes with its hash and that of the index, to reach later checks."""
         going_on = rng.random() < 0.4
         shutil.copytree(self._begun if going_on else self._whole, place)
         hidden = rng.random() < 0.6
@@ -90,12 +90,12 @@ class Records(fuzz_cases.Surface):
             if going_on:
                 self._convert(place)
             found = self._digests(place, skip_damaged=skipping)
-            if hidden:  # whoever changes the hashes, too, may have any scenes
+            if hidden:  # with recomputed hashes any scenes are valid
                 return ""
             allowed = set(self._scenes)
             if len(set(found)) != len(found) or not set(found) <= allowed:
                 return "scenes that were not written, or twice"
-            return "" if skipping or set(found) == allowed else "scenes are lost without a word"
+            return "" if skipping or set(found) == allowed else "scenes are lost without a message"
 
         return fuzz_cases.Case(what, run, (str(place), "batch_size"), (*command, *skip))
 
@@ -123,7 +123,7 @@ class Records(fuzz_cases.Surface):
             victim.write_bytes(data)
             written = records.file_of(victim)
             shard["files"][part] = {"bytes": written.bytes, "sha256": written.sha256}
-            what = f"{victim.name}, hashed anew: {what}"
+            what = f"{victim.name}, hash recomputed: {what}"
         if isinstance(values, dict):
             values["sha256"] = records._checksum(values)
         path.write_text(json.dumps(values))
@@ -171,12 +171,12 @@ _STRANGE_NAMES = (
 
 
 class Runs(fuzz_cases.Surface):
-    """Folders of runs, gone on with: configuration, rows and checkpoints."""
+    """Directories of runs that are resumed: configuration, rows and checkpoints."""
 
     name = "checkpoints"
 
     def __init__(self, home: pathlib.Path):
-        """Saves two epochs of a network that is not trained, for speed."""
+        """Save two epochs of an untrained network, for speed."""
         self._home = home / "run"
         self._home.mkdir(parents=True)
         self._config = config_lib.override(config_lib.Config(), _TINY)
@@ -199,7 +199,7 @@ class Runs(fuzz_cases.Surface):
         shutil.rmtree(self._home / "tensorboard")
 
     def case(self, rng: random.Random, place: pathlib.Path) -> fuzz_cases.Case:
-        """One file of the run damaged; or its hash in the manifest, too."""
+        """Damage one file of the run, sometimes with its hash in the manifest."""
         shutil.copytree(self._home, place)
         hidden = rng.random() < 0.6
         paths = [path for path in fuzz_cases.files_in(place) if path.name != ".lock"]

@@ -1,4 +1,4 @@
-"""Damaged recordings, in every format that is read."""
+"""Damaged recordings, in every supported format."""
 
 import io
 import pathlib
@@ -17,7 +17,7 @@ from ris_jax.data import measurements, recordings, validation
 
 
 def recordings_arrays(seed: int = 0) -> dict[str, np.ndarray]:
-    """A recordings file: 8 scenes, 3 snapshots, 2 antennas, 6 elements, up to 2 sources."""
+    """Create recordings: 8 scenes, 3 snapshots, 2 antennas, 6 elements, up to 2 sources."""
     random = np.random.default_rng(seed)
 
     def gaussian(*shape):
@@ -38,7 +38,7 @@ def recordings_arrays(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def _shard_arrays() -> dict[str, np.ndarray]:
-    """A shard of the reference: 4 scenes, 3 snapshots, 2 antennas."""
+    """Create a shard of the reference: 4 scenes, 3 snapshots, 2 antennas."""
     random = np.random.default_rng(0)
     return {
         "y": random.normal(size=(4, 3, 2, 2)),
@@ -74,16 +74,16 @@ def _write_hdf5(path: pathlib.Path, arrays: dict[str, Any], matlab: bool) -> Non
 
 
 class Recordings(fuzz_cases.Surface):
-    """Recordings in .npz, HDF5 and MATLAB v7.3, the reference's shards, and folders of them."""
+    """Recordings in .npz, HDF5 and MATLAB v7.3, the reference's shards, and directories of them."""
 
     name = "recordings"
 
     def __init__(self, home: pathlib.Path):
-        """Needs no folder: files are small and written anew."""
+        """Create the surface; its files are small and written for each case."""
         del home
 
     def case(self, rng: random.Random, place: pathlib.Path) -> fuzz_cases.Case:
-        """A file of one of the kinds, damaged in its arrays, its container or its bytes."""
+        """Create a file of one kind, with damaged arrays, container or bytes."""
         place.mkdir()
         shard = rng.random() < 0.25
         arrays = _shard_arrays() if shard else recordings_arrays()
@@ -117,7 +117,7 @@ class Recordings(fuzz_cases.Surface):
             _write_hdf5(path, arrays, matlab=path.suffix == ".mat")
 
     def _moved(self, rng: random.Random, path: pathlib.Path, shard: bool) -> pathlib.Path:
-        """Now and then a file gets another ending, or company in a folder that is read whole."""
+        """Sometimes change the extension, or add other files to a directory that is read."""
         kind = rng.random()
         if kind < 0.03:
             other = path.with_suffix(rng.choice([".npz", ".h5", ".mat", ".csv", "", ".NPZ"]))
@@ -131,7 +131,7 @@ class Recordings(fuzz_cases.Surface):
 
 
 def _damage_keys(rng: random.Random, arrays: dict[str, Any]) -> str:
-    """One or two arrays changed, lost, renamed, ... in place."""
+    """Change, lose, rename, ... one or two arrays in place."""
     told = []
     for _ in range(rng.choice([1, 1, 2])):
         key = rng.choice(list(arrays))
@@ -153,7 +153,7 @@ def _damage_keys(rng: random.Random, arrays: dict[str, Any]) -> str:
 
 
 def _damaged_npz(rng: random.Random, path: pathlib.Path, arrays: dict[str, Any]) -> str:
-    """An archive with an entry that no writer of arrays makes."""
+    """Write an archive with an entry that no array writer creates."""
     victim = rng.choice(list(arrays))
     kind = rng.choice(["header", "header", "header", "bytes", "bomb", "entry", "directory"])
     compression = rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
@@ -183,7 +183,7 @@ def _damaged_npz(rng: random.Random, path: pathlib.Path, arrays: dict[str, Any])
             ]
         )
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w", compression) as archive:
-        warnings.simplefilter("ignore")  # of names that are there twice
+        warnings.simplefilter("ignore")  # about duplicate names
         for key, array in arrays.items():
             archive.writestr(
                 *((name, data) if key == victim else (f"{key}.npy", fuzz_damage.npy_bytes(array)))
@@ -196,7 +196,7 @@ def _damaged_npz(rng: random.Random, path: pathlib.Path, arrays: dict[str, Any])
 
 
 def _change_directory(rng: random.Random, path: pathlib.Path) -> None:
-    """Changes an entry's flags, method, sizes or offset in the archive's directory."""
+    """Change an entry's flags, method, sizes or offset in the archive's directory."""
     data = bytearray(path.read_bytes())
     place = data.rfind(b"PK\x01\x02")
     field = rng.choice([8, 10, 16, 20, 24, 28, 30, 32, 34, 38, 42])
@@ -205,7 +205,7 @@ def _change_directory(rng: random.Random, path: pathlib.Path) -> None:
 
 
 def _damage_hdf5(rng: random.Random, path: pathlib.Path, arrays: dict[str, Any]) -> str:
-    """An entry that is no plain array, or says that it is larger than the file."""
+    """Write an entry that is no plain array, or claims to be larger than the file."""
     victim = rng.choice(list(arrays))
     array = np.asarray(arrays[victim])
     text = h5py.string_dtype()
@@ -259,7 +259,7 @@ def _virtual(file: h5py.File, name: str) -> None:
 
 
 def _recordings_problem(found: recordings.Recordings) -> str:
-    """What is returned can be computed with: right shapes and types, all of it finite."""
+    """Check that results are valid: right shapes and types, all values finite."""
     scenes, snapshots, antennas = found.snapshots.shape
     elements = len(found.positions)
     shapes = {
@@ -275,7 +275,7 @@ def _recordings_problem(found: recordings.Recordings) -> str:
         if name != "scene_numbers" and array.dtype != np.complex64:
             return f"{name}: {array.dtype}"
     if not scenes or not np.isfinite(found.positions).all() or not 0 < found.wavelength < np.inf:
-        return "no scenes, or positions or a wavelength that are none"
+        return "no scenes, or invalid positions or wavelength"
     if found.truth is not None:
         active = np.arange(found.truth.azimuth.shape[1]) < found.truth.num_sources[:, None]
         for name in validation.TRUTH_KEYS[1:]:

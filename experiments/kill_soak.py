@@ -1,20 +1,20 @@
-r"""Is anything lost, twice or different after commands that write were killed again and again?
+r"""Soak test: repeatedly killed commands must give the results of uninterrupted ones.
 
-Runs every target once without interruption, and once more to see that two such runs agree:
-`train` on simulated scenes and on stored ones, `simulate`, and `import` of the reference's shards
-and of recordings, in which some scenes are there twice and some unusable. Then the same commands in
-fresh folders, killed with SIGKILL at seeded random moments, many of them aimed inside the writing
-of a checkpoint, a shard or an index, and started again after every kill. Compared in the end: of
-`train` the `epoch` rows of metrics.jsonl, all fields; of the others the hash of every scene, made
-anew from its content, and of every file.
+Every target runs twice without interruption, and both runs must agree. Targets are `train` on
+simulated and on stored scenes, `simulate`, and `import` of the reference's shards and of
+recordings, with some duplicate and some unusable scenes. Then the same commands run in new
+directories. They are killed with SIGKILL at seeded random times and started again. Many kills are
+during the writing of a checkpoint, a shard or an index. For `train`, all fields of the
+`epoch` rows of metrics.jsonl are compared. For the others, the hash of every scene, recomputed from
+its content, and of every file are compared.
 
   python experiments/kill_soak.py --kills=220 --folder=soak
 
-The same command goes on with that folder if it was stopped itself. Processes are forked from one
-that has imported all they need, which would take most of their time.
+If the study itself is stopped, the same command resumes it in that directory. Processes are forked
+from one that has imported all modules, because imports take most of the time.
 
-Gave (23 November 2026; x86_64, 2 cores that other programs shared, Python 3.11.7, jax 0.10.2,
-orbax-checkpoint 0.12.8, grain 0.2.18; seed 0), with --kills=210: 210 kills, 56 runs, nothing wrong.
+Results (23 November 2026; x86_64, 2 cores shared with other programs, Python 3.11.7, jax 0.10.2,
+orbax-checkpoint 0.12.8, grain 0.2.18; seed 0), with --kills=210: 210 kills, 56 runs, no errors.
 
 | target | kills | runs | compared in each | outcome |
 |---|---|---|---|---|
@@ -24,11 +24,11 @@ orbax-checkpoint 0.12.8, grain 0.2.18; seed 0), with --kills=210: 210 kills, 56 
 | import, shards | 65 | 15 | 601 scenes | identical |
 | import | 55 | 15 | 1515 scenes | identical |
 
-Of the 34 kills of `train`, 9 came while orbax was writing, 7 between its files and their hashes,
-3 while an old checkpoint was removed, 13 in steps and validation, 2 at the start; of the 176 of
-the others, 69 between a shard and the index that lists it, 55 between shards, 26 in a shard, 16
-in the index, 10 at the start. The study was stopped twice on the way and went on. `train` alone,
-an earlier version: 20 kills over 9 runs, identical.
+Of the 34 kills of `train`, 9 were during orbax writes, 7 between its files and their hashes,
+3 during the removal of an old checkpoint, 13 in steps and validation, 2 at the start. Of the 176
+others, 69 were between a shard and the index that lists it, 55 between shards, 26 in a shard, 16
+in the index, 10 at the start. The study was stopped and resumed twice. `train` alone, in an
+earlier version: 20 kills over 9 runs, identical.
 """
 
 import collections
@@ -53,7 +53,7 @@ from absl import app, flags
 from ris_jax.cli import main as main_command
 
 # isort: split
-# Imported for the processes that are forked; JAX has no threads before its first computation.
+# Imported for the forked processes; JAX has no threads before its first computation.
 import grain  # noqa: F401
 import jax
 import optax  # noqa: F401
@@ -65,18 +65,18 @@ from ris_jax.data import conversion, simulation  # noqa: F401
 from ris_jax.reports import figures  # noqa: F401
 from ris_jax.training import loop  # noqa: F401
 
-_KILLS = flags.DEFINE_integer("kills", 220, "how many times to kill", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "of the moments")
-_FOLDER = flags.DEFINE_string("folder", None, "where the runs go; a temporary folder if not given")
+_KILLS = flags.DEFINE_integer("kills", 220, "number of kills", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the kill times")
+_FOLDER = flags.DEFINE_string("folder", None, "directory of the runs; temporary by default")
 
 _TIMEOUT = 900.0  # [s], of a single process
-_SECONDS_INTO = 0.02  # how long after a phase has begun a kill that is aimed at it may come
-# Of the kills, in percent.
+_SECONDS_INTO = 0.02  # maximum delay of an aimed kill after its phase has begun
+# Percentage of the kills per target.
 _SHARES = {"train": 10, "train, stored": 10, "simulate": 27, "import, shards": 27, "import": 26}
 
 
 def _targets(folder: pathlib.Path) -> dict[str, kill_targets.Target]:
-    """What is killed; the folders of data are made on the first call."""
+    """Return the targets; the directories of data are created on the first call."""
     shards, recordings = folder / "shards", folder / "recordings"
     sources = (
         (shards, kill_targets.write_shards, 12),
@@ -102,7 +102,7 @@ def _targets(folder: pathlib.Path) -> dict[str, kill_targets.Target]:
 
 
 def _command(command: list[str], log: pathlib.Path, folder: pathlib.Path) -> None:
-    """What a process that is to be killed runs: the command line program."""
+    """Run the command line program in a process that is to be killed."""
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -115,10 +115,10 @@ def _command(command: list[str], log: pathlib.Path, folder: pathlib.Path) -> Non
 
 
 class Soak:
-    """A study in a folder: what has happened is in `events.jsonl`, one line each."""
+    """A study in a directory; `events.jsonl` has one line per event."""
 
     def __init__(self, folder: pathlib.Path):
-        """Opens the folder, or goes on in it."""
+        """Open the directory, or resume the study in it."""
         self._folder = folder
         self._path = folder / "events.jsonl"
         self._targets = _targets(folder)
@@ -131,7 +131,7 @@ class Soak:
         if not self._events:
             self._note(**request)
         if self._events[0] != request:
-            raise SystemExit(f"{folder}: began with {self._events[0]}; here: {request}")
+            raise SystemExit(f"{folder}: holds a study of {self._events[0]}; got {request}")
 
     def _note(self, **event: Any) -> None:
         self._events.append(event)
@@ -146,7 +146,7 @@ class Soak:
         return self._folder / f"{target.name.replace(', ', '-')}-{run}"
 
     def _start(self, target: kill_targets.Target, place: pathlib.Path) -> BaseProcess:
-        """Starts the command."""
+        """Start the command."""
         arguments = (target.command(place), place.with_suffix(".log"), self._folder)
         process = multiprocessing.get_context("fork").Process(target=_command, args=arguments)
         process.start()
@@ -160,26 +160,26 @@ class Soak:
             raise SystemExit(f"{place}: the command failed:\n{text[-4000:]}")
 
     def references(self) -> None:
-        """Every target twice without interruption: what is compared with, and how long it takes."""
+        """Run every target twice without interruption, for the reference and the duration."""
         for name in sorted(self._targets, key=lambda name: name != "simulate"):
             target = self._targets[name]
             if self._of("reference", name):
                 continue
             places = [self._place(target, which) for which in ("reference", "control")]
             for place in places:
-                shutil.rmtree(place, ignore_errors=True)  # of a study that was stopped here
+                shutil.rmtree(place, ignore_errors=True)  # left by a study that was stopped here
                 began = time.monotonic()
                 self._require_success(self._start(target, place), place)
-                seconds = time.monotonic() - began  # the second one: with a compilation cache
+                seconds = time.monotonic() - began  # of the second run, with a compilation cache
             for line in (found := target.differences(*places)):
-                print(f"  {name}: two runs that were not killed differ: {line}")
+                print(f"  {name}: two uninterrupted runs differ: {line}")
             scenes = kill_targets.number_of_scenes(places[0])
             self._note(event="reference", target=name, seconds=seconds, scenes=scenes,
                        units=target.done(places[0]), differences=len(found))  # fmt: skip
             print(f"{name}: {seconds:.1f} s, {target.done(places[0])} units", flush=True)
 
     def _kill_once(self, target: kill_targets.Target, place: pathlib.Path) -> dict | None:
-        """Starts the command and kills it; None if it ended before the moment came."""
+        """Start the command and kill it; None if it ended before the kill."""
         rng = random.Random(f"{_SEED.value} {target.name} {len(self._events)}")
         reference = self._of("reference", target.name)[0]
         aim = rng.choice([None, *target.aims])
@@ -217,7 +217,7 @@ class Soak:
         }
 
     def _finish(self, target: kill_targets.Target, run: int, place: pathlib.Path) -> None:
-        """Compares a run that has come to its end."""
+        """Compare a finished run with the reference."""
         found = target.differences(self._place(target, "reference"), place)
         self._note(event="finished", target=target.name, run=run, differences=len(found),
                    lines=found[:20])  # fmt: skip
@@ -230,7 +230,7 @@ class Soak:
             shutil.rmtree(place)
 
     def kill(self) -> None:
-        """Kills until the number is reached, then lets every run come to its end."""
+        """Kill until the number is reached, then finish every run."""
         for name in self._schedule[len(self._of("kill")) :]:
             target, event = self._targets[name], None
             while event is None:
@@ -251,7 +251,7 @@ class Soak:
                 self._finish(target, run, place)
 
     def report(self) -> int:
-        """Prints the table; returns how much is not as it should be."""
+        """Print the table; return the number of errors."""
         print(f"{self._events[0]['machine']}; seed {_SEED.value}")
         wrong = 0
         print("| target | kills | while | runs | compared in each | outcome |\n"
@@ -269,7 +269,7 @@ class Soak:
             wrong += bad
             print(f"| {name} | {len(kills)} | {named} | {len(finished)} | {compared} | {verdict} |")
         print(f"{len(self._of('kill'))} kills, {len(self._of('finished'))} runs: "
-              f"{wrong or 'nothing'} wrong")  # fmt: skip
+              f"{wrong or 'no'} errors")  # fmt: skip
         return wrong
 
 
@@ -282,11 +282,11 @@ def _machine() -> str:
 
 
 def _run(folder: pathlib.Path) -> int:
-    with (folder / ".lock").open("w") as lock:  # children have it, too, should they be left alone
+    with (folder / ".lock").open("w") as lock:  # inherited by children that outlive this process
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SystemExit(f"{folder}: a study, or what it has started, is at work") from None
+            raise SystemExit(f"{folder}: another study is running; wait for it") from None
         soak = Soak(folder)
         soak.references()
         soak.kill()
@@ -294,9 +294,9 @@ def _run(folder: pathlib.Path) -> int:
 
 
 def main(argv: list[str]) -> None:
-    """Runs the study in a folder that stays if one was given."""
+    """Run the study in a directory, which is kept if it was given."""
     if len(argv) > 1:
-        raise app.UsageError(f"flags only, please; got {argv[1:]}")
+        raise app.UsageError(f"expected flags only; got {argv[1:]}")
     if _FOLDER.value:
         folder = pathlib.Path(_FOLDER.value).resolve()
         folder.mkdir(parents=True, exist_ok=True)

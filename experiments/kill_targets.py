@@ -1,6 +1,6 @@
-"""What `kill_soak.py` kills: commands that write to a folder, and what is to be seen of them there.
+"""Targets of `kill_soak.py`: commands that write to a directory, and inspection of their files.
 
-Each `Target` is one command line. What a process was doing when it died is told by what it left.
+Each `Target` is one command line. The files that a killed process left show its last phase.
 """
 
 import abc
@@ -46,47 +46,47 @@ _TRAINING = (
 
 
 class Target(abc.ABC):
-    """One command, killed and started again until it has ended."""
+    """One command that is killed and started again until it ends."""
 
-    aims: tuple[str, ...] = ()  # phases that last too short to be met by chance
+    aims: tuple[str, ...] = ()  # phases too short to be hit by chance
 
     def __init__(self, name: str, *arguments: str):
-        """Names it, as the table does.
+        """Create a target with its name in the table.
 
         Args:
           name: of the target.
-          arguments: of `ris-jax`, all but the folder that is written.
+          arguments: of `ris-jax`, without the output directory.
         """
         self.name, self.arguments = name, arguments
 
     def command(self, folder: pathlib.Path) -> list[str]:
-        """The command line that is the same every time."""
+        """Return the command line, the same for every start."""
         return ["ris-jax", *self.arguments, f"{self.folder_flag}={folder}"]
 
     folder_flag = "--out"
 
     @abc.abstractmethod
     def done(self, folder: pathlib.Path) -> int:
-        """How much of the work counts as done; never less after a kill."""
+        """Return the number of finished units; a kill never reduces it."""
 
     @abc.abstractmethod
     def phase(self, folder: pathlib.Path, log: pathlib.Path, since: float, begun: int) -> str:
-        """What a process is doing, or was when it died.
+        """Return the current or last phase of a process.
 
         Args:
-          folder: that it writes.
-          log: what all processes of this folder have printed.
-          since: when it was started, as files' times are told.
-          begun: length of the log at that moment, bytes.
+          folder: its output directory.
+          log: output of all processes of this directory.
+          since: its start time, as file times.
+          begun: length of the log at the start [bytes].
         """
 
     @abc.abstractmethod
     def differences(self, expected: pathlib.Path, found: pathlib.Path) -> list[str]:
-        """What is not as in the folder of the command that was never killed, one line each."""
+        """List the differences from the directory of the uninterrupted command, one per line."""
 
 
 class Training(Target):
-    """`train`: the rows of all epochs must be the same, to the last bit."""
+    """Target `train`: the rows of all epochs must be identical, to the last bit."""
 
     aims = (_ORBAX, _HASHES, _REMOVING)
     folder_flag = "--workdir"
@@ -96,16 +96,16 @@ class Training(Target):
         super().__init__(name, "train", *settings, *arguments)
 
     def done(self, folder: pathlib.Path) -> int:
-        """The newest checkpoint that has its hashes."""
+        """Return the newest checkpoint with hashes."""
         names = _names(folder / "checkpoints")
         return max(
             (int(n) for n in names if n.isdigit() and f"{n}.sha256.json" in names), default=0
         )
 
     def phase(self, folder: pathlib.Path, log: pathlib.Path, since: float, begun: int) -> str:
-        """By the names among the checkpoints, once what the kill before left has been swept."""
-        said = log.read_bytes()[begun:] if log.exists() else b""  # not begun yet
-        if b"before training: " not in said and b"going on after epoch " not in said:
+        """Return the phase from the names of checkpoints, after leftovers were removed."""
+        said = log.read_bytes()[begun:] if log.exists() else b""  # not started yet
+        if b"before training: " not in said and b"resuming after epoch " not in said:
             return START
         names = _names(folder / "checkpoints")
         unfinished = {int(n) for n in names if n.isdigit() and f"{n}.sha256.json" not in names}
@@ -118,7 +118,7 @@ class Training(Target):
         return ENDING if b"epoch 12/12" in said else _STEPS
 
     def differences(self, expected: pathlib.Path, found: pathlib.Path) -> list[str]:
-        """Fields of `epoch` rows, and epochs that are missing or there twice."""
+        """List different fields of `epoch` rows, and missing or duplicate epochs."""
         ours, theirs = record.epoch_rows(found), record.epoch_rows(expected)
         lines = [] if len(ours) == len(theirs) else [f"{len(theirs)} epochs, got {len(ours)}"]
         for here, there in zip(ours, theirs, strict=False):
@@ -131,7 +131,7 @@ class Training(Target):
 
 
 class Writing(Target):
-    """`simulate` and `import`: every scene must be there once, and every file the same."""
+    """Targets `simulate` and `import`: every scene exactly once, and identical files."""
 
     aims = (_WRITING_SHARD, _UNLISTED, _WRITING_INDEX)
 
@@ -140,7 +140,7 @@ class Writing(Target):
         self._known: tuple[pathlib.Path, int, Any] | None = None
 
     def _index(self, folder: pathlib.Path) -> dict[str, Any]:
-        """The index, read again when it has been replaced."""
+        """Return the index, read again if it was replaced."""
         path = folder / records.INDEX_NAME
         try:
             changed = path.stat().st_mtime_ns
@@ -151,11 +151,11 @@ class Writing(Target):
         return self._known[2]
 
     def done(self, folder: pathlib.Path) -> int:
-        """Units that the index lists."""
+        """Return the number of units in the index."""
         return len(self._index(folder)["units"])
 
     def phase(self, folder: pathlib.Path, log: pathlib.Path, since: float, begun: int) -> str:
-        """By half-written files, and files that are newer than the index."""
+        """Return the phase from partial files and files newer than the index."""
         if _changed(folder / ".lock") < since:
             return START
         if self._index(folder)["complete"]:
@@ -171,7 +171,7 @@ class Writing(Target):
         return _UNLISTED if any(_changed(path) > listed_at for path in fresh) else _READING
 
     def differences(self, expected: pathlib.Path, found: pathlib.Path) -> list[str]:
-        """Scenes lost and there twice, by a hash of their content; then files, byte by byte."""
+        """List lost and duplicate scenes by content hash, then different files."""
         ours, theirs = _scenes(found), _scenes(expected)
         lost, foreign = theirs.keys() - ours.keys(), ours.keys() - theirs.keys()
         twice = [scene for scene, count in ours.items() if count > 1]
@@ -199,7 +199,7 @@ def _paths(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _changed(path: pathlib.Path) -> float:
-    """When a file was last written; never, if it is not there (any more)."""
+    """Return when a file was last written; a missing file counts as never."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -207,7 +207,7 @@ def _changed(path: pathlib.Path) -> float:
 
 
 def _scenes(folder: pathlib.Path) -> collections.Counter[bytes]:
-    """How often every scene is there, by a hash of what was measured, made from the content."""
+    """Count every scene by a hash of its measurement, computed from the content."""
     counts: collections.Counter[bytes] = collections.Counter()
     for shard in records.require_index(folder).shards:
         scenes = np.asarray(records.load(folder, shard, "scenes"))
@@ -216,7 +216,7 @@ def _scenes(folder: pathlib.Path) -> collections.Counter[bytes]:
 
 
 def _contents(folder: pathlib.Path) -> dict[str, str]:
-    """The hash of every file, whether the index lists it or not."""
+    """Return the hash of every file, listed in the index or not."""
     return {
         str(path.relative_to(folder)): records.file_of(path).sha256
         for path in folder.rglob("*")
@@ -225,19 +225,19 @@ def _contents(folder: pathlib.Path) -> dict[str, str]:
 
 
 def number_of_scenes(folder: pathlib.Path) -> int:
-    """All scenes of a folder of records; none where it is another folder."""
+    """Return the number of scenes in a directory of records; 0 for other directories."""
     if not (folder / records.INDEX_NAME).exists():
         return 0
     return sum(_scenes(folder).values())
 
 
 def write_shards(folder: pathlib.Path, files: int, scenes: int) -> None:
-    """Shards as the reference writes them, of random numbers; some scenes twice, some unusable.
+    """Write shards of random numbers as the reference does, some scenes duplicate or unusable.
 
     Args:
-      folder: to write to.
-      files: how many.
-      scenes: in each.
+      folder: output directory.
+      files: number of files.
+      scenes: scenes per file.
     """
     random = np.random.default_rng(0)
     folder.mkdir()
@@ -257,7 +257,7 @@ def write_shards(folder: pathlib.Path, files: int, scenes: int) -> None:
 
 
 def write_recordings(folder: pathlib.Path, files: int, scenes: int) -> None:
-    """Recordings of 3 x 3 elements; see `write_shards`."""
+    """Write recordings of 3 x 3 elements; see `write_shards`."""
     random = np.random.default_rng(1)
 
     def gaussian(*shape):
@@ -286,7 +286,7 @@ def write_recordings(folder: pathlib.Path, files: int, scenes: int) -> None:
 
 
 def _spoil(found: dict[str, np.ndarray], before: dict[str, np.ndarray], measured: str) -> None:
-    """Makes the first scene one of the file before and the last one unusable."""
+    """Make the first scene a duplicate from the previous file and the last one unusable."""
     scenes = len(found[measured])
     for name, array in before.items():
         if array.shape[:1] == (scenes,) and array is not found[name]:

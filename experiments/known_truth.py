@@ -1,4 +1,4 @@
-"""Scenes with a given number of sources and SNR, and the likelihood that a search could reach."""
+"""Scenes with a given number of sources and SNR, and the attainable likelihood."""
 
 import functools
 
@@ -10,14 +10,14 @@ from ris_jax import config as config_lib
 from ris_jax.estimators import likelihood, refinement
 
 _REFERENCE_STEPS = 25
-SAME = 0.02  # differences of the log-likelihood up to this are none
+SAME = 0.02  # smaller differences of the log-likelihood are ignored
 
 
 @functools.partial(jax.jit, static_argnames=("config", "count"))
 def draw(key, sources, snr_db, *, config: config_lib.Config, count: int) -> scenes.Scene:
-    """`count` scenes of so many sources at this SNR; one compilation for all cells of a signal.
+    """Draw `count` scenes with `sources` sources at an SNR; one compilation per source signal.
 
-    The configuration draws all `max_sources`; those past `sources` are silenced.
+    The configuration draws `max_sources`; those after the first `sources` get amplitude zero.
     """
 
     def one(key):
@@ -34,7 +34,7 @@ def draw(key, sources, snr_db, *, config: config_lib.Config, count: int) -> scen
 
 @functools.partial(jax.jit, static_argnames=("system", "region"))
 def energies(measurement, truth, estimate, positions, *, system, region):
-    """Energy explained after refinement from the truth, and from the estimate, and the noise."""
+    """Return the energy explained by refinement of truth and of estimate, and the noise."""
     jet = functools.partial(
         arrays.steering_jet,
         positions=positions,

@@ -1,12 +1,12 @@
-"""What the shipped networks are worth: count, covariance, start of the refinement, robustness.
+"""Scores of the shipped networks: count, covariance, start of the refinement, robustness.
 
   python experiments/learned.py --num_scenes=4000
 
-Scenes of the stream `test`, which no training has seen. Every row is of the same scenes.
+Scenes are from the stream `test`, which is not used in training. Every row uses the same scenes.
 
-Gave (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2), with other work on the
-cores; only the rates are of a quiet machine: medians of four rounds of 768 scenes, the three in
-turn in one process, compilation apart (the networks were 4.9 to 6.1 times as fast as the search):
+Results (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2), with other load on the
+cores. Only the rates are from a quiet machine: medians of four rounds of 768 scenes, the three in
+turn in one process, without compilation (the networks were 4.9 to 6.1 times as fast as the search):
 
               start  GOSPA [m]  std. error  detected  false a scene  count right  scenes/s
   likelihood search     1.1677      0.0153    0.8724         0.0057       0.7903       119
@@ -51,10 +51,10 @@ from ris_jax.reports import provenance, tables
 
 _NUM_SCENES = flags.DEFINE_integer("num_scenes", 4000, "scenes of each table", lower_bound=2)
 _CHUNK = flags.DEFINE_integer("chunk", 128, "scenes at once", lower_bound=1)
-_TIMED = flags.DEFINE_integer("timed", 768, "scenes of a round for the rates", lower_bound=1)
+_TIMED = flags.DEFINE_integer("timed", 768, "scenes per round for the rates", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 4, "rounds for the rates", lower_bound=1)
 _HARDWARE = flags.DEFINE_list("hardware", ["nominal", "impaired"], "of the cases below")
-_NETWORKS = flags.DEFINE_list("networks", ["default", "robust"], "of those that are shipped")
+_NETWORKS = flags.DEFINE_list("networks", ["default", "robust"], "names of shipped networks")
 
 # The reference's hardware: 7.5 mm of jitter, 0.1 rad, 3 % dead elements, phase-dependent loss.
 IMPAIRED: dict[str, object] = {
@@ -65,7 +65,7 @@ IMPAIRED: dict[str, object] = {
 }
 
 
-# With little noise the hardware's errors are what is left over.
+# With little noise the residual consists of the hardware errors.
 CASES: dict[str, dict[str, object]] = {
     "nominal": {},
     "impaired": IMPAIRED,
@@ -74,14 +74,14 @@ CASES: dict[str, dict[str, object]] = {
 
 
 def draw_all(config: config_lib.Config) -> scenes.Scene:
-    """All scenes of a table, on the host."""
+    """Draw all scenes of a table, on the host."""
     key = scenes.stream_key(config.training.seed, "test")
     draw = jax.jit(lambda indices: scenes.scenes_at(key, indices, config))
     return localization.in_chunks(draw, np.arange(_NUM_SCENES.value), chunk_size=_CHUNK.value)
 
 
 def rates(searches: list[Callable[[Any], Any]], batch: Any) -> list[float]:
-    """Scenes a second of each, compiled already: medians of rounds in which they take turns."""
+    """Return scenes per second of compiled searches: medians of alternating rounds."""
     some = jax.tree.map(lambda leaf: leaf[: _TIMED.value], batch)
     count = len(jax.tree.leaves(some)[0])
     found = np.empty((_ROUNDS.value, len(searches)))
@@ -93,7 +93,7 @@ def rates(searches: list[Callable[[Any], Any]], batch: Any) -> list[float]:
 
 
 def position_rows(scene: scenes.Scene, config: config_lib.Config) -> list[tuple]:
-    """Positions by the likelihood's own search and by networks' starts."""
+    """Score positions from the likelihood search and from networks."""
     system = config.system
     common = {
         "wavelength": system.wavelength,
@@ -138,7 +138,7 @@ def position_rows(scene: scenes.Scene, config: config_lib.Config) -> list[tuple]
 
 
 def count_rows(scene: scenes.Scene) -> list[tuple]:
-    """How often the most probable count is right, and whether the probabilities are."""
+    """Score the most probable count, and the calibration of its probability."""
     number = scene.truth.num_sources
     rows = []
     for name in _NETWORKS.value:
@@ -153,7 +153,7 @@ def count_rows(scene: scenes.Scene) -> list[tuple]:
 
 
 def music_rows(scene: scenes.Scene, config: config_lib.Config) -> list[tuple]:
-    """Sources that MUSIC finds within 5 degrees, told how many there are, by covariance."""
+    """Return the fraction of sources that MUSIC finds within 5 degrees, K known, by covariance."""
     system, truth = config.system, scene.truth
     positions = arrays.element_positions(system)
     network = networks.load_pretrained(_NETWORKS.value[0])
@@ -191,7 +191,7 @@ def music_rows(scene: scenes.Scene, config: config_lib.Config) -> list[tuple]:
 
 
 def main(_) -> None:
-    """Prints all tables."""
+    """Print all tables."""
     for hardware in _HARDWARE.value:
         config = config_lib.override(config_lib.Config(), CASES[hardware])
         print(f"{hardware} hardware, {_NUM_SCENES.value} scenes\n{provenance.header(config)}")

@@ -4,8 +4,8 @@
 
 Set-up: the default surface (12 x 12 elements, 16 antennas, 16 codes), one draw of its channel, one
 source at 20 dB and three positions; 32 draws of the hardware, each with 20 of the noise. Estimates
-are local maxima of the nominal likelihood, found from the true position. Shown are root mean
-squares of the position error [m] over draws and positions, as predicted and as measured.
+are local maxima of the nominal likelihood, found from the true position. The table shows root mean
+square position errors [m] over draws and positions, predicted and measured.
 
 Two CPU cores, 240 s of CPU time:
 
@@ -57,7 +57,7 @@ FACTORS = (0.3, 1.0, 3.0)  # of the typical strengths
 
 
 def make_surface(system: config_lib.SystemConfig) -> bound_maps.Surface:
-    """The surface of a configuration with one draw of its channel."""
+    """Return the surface of a configuration with one draw of its channel."""
     positions = arrays.element_positions(system)
     drawn = channel.rician_channel(
         jax.random.key(0), positions, num_antennas=system.num_antennas,
@@ -68,7 +68,7 @@ def make_surface(system: config_lib.SystemConfig) -> bound_maps.Surface:
 
 
 def scaled(name: str, factor: float, wavelength: float) -> config_lib.ImpairmentConfig:
-    """One impairment at a multiple of its typical strength; of beta_min, its distance from one."""
+    """Return an impairment at a multiple of its typical strength (beta_min: distance from 1)."""
     typical = mismatch.single_impairment(name, config_lib.ImpairmentConfig(), wavelength)
     value = getattr(typical, name)
     value = max(1.0 - factor * (1.0 - value), 0.0) if name == "beta_min" else factor * value
@@ -76,7 +76,7 @@ def scaled(name: str, factor: float, wavelength: float) -> config_lib.Impairment
 
 
 def compare(surface, impairments, truth_wavefront, assumed) -> tuple[float, float, float]:
-    """Nominal deviation, predicted and measured error [m]."""
+    """Return the nominal deviation, predicted and measured error [m]."""
     places = jnp.asarray(PLACES, surface.positions.dtype)
     hardware = mismatch.draw_hardware(jax.random.key(1), surface, impairments, _DRAWS.value)
     means = RECEIVED(surface, hardware, places, wavefront=truth_wavefront)
@@ -101,7 +101,7 @@ RECEIVED = jax.jit(mismatch.received, static_argnames="wavefront")
 
 
 def main(_):
-    """One row for each impairment and strength, and for wrong wavefronts."""
+    """Print one row for each impairment and strength, and for wrong wavefronts."""
     system = config_lib.SystemConfig()
     print(provenance.header(config_lib.Config()), flush=True)
     surface, ideal = make_surface(system), config_lib.ImpairmentConfig()

@@ -1,9 +1,8 @@
-"""The baselines on cases of their papers: `paper_cases_sparse.py`, `paper_cases_near_field.py`.
+"""Baselines on cases of their papers: `paper_cases_sparse.py`, `paper_cases_near_field.py`.
 
   python experiments/paper_cases.py --cases=1,2,3,4
 
-The headers of these two modules say what the cases are, what they gave, and what of that their
-papers say.
+The headers of these two modules describe the cases, the results, and the claims of the papers.
 """
 
 import ris_jax  # noqa: F401  Before jax: it sets threads that JAX reads when it starts.
@@ -17,14 +16,14 @@ from ris_jax import config as config_lib
 from ris_jax.reports import provenance, tables
 
 _TRIALS = flags.DEFINE_integer("num_trials", 200, "trials in every cell", lower_bound=1)
-_CASES = flags.DEFINE_list("cases", ["1", "2", "3", "4"], "which to run")
+_CASES = flags.DEFINE_list("cases", ["1", "2", "3", "4"], "cases to run")
 _SUPPORTS = flags.DEFINE_integer(
-    "num_supports", 4000, "trials in every cell of case 1, which are cheap", lower_bound=1
+    "num_supports", 4000, "trials per cell of case 1, which is cheap", lower_bound=1
 )
 
 
 def main(_):
-    """All cases, each a table."""
+    """Print a table for each case."""
     print(provenance.header(config_lib.Config()), flush=True)
     tasks = {
         "1": lambda: sparse.recovery_table(_SUPPORTS.value),

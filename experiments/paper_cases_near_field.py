@@ -1,23 +1,23 @@
-"""Cases of the papers of modified MUSIC and reduced-dimension MUSIC, beside the bound.
+"""Cases of the papers of modified MUSIC and reduced-dimension MUSIC, with the bound.
 
   python experiments/paper_cases.py --cases=3,4
 
-3. Modified MUSIC, Ramezani et al. (2024), whose claim is "the same performance as 3D MUSIC", from a
-   covariance that is smoothed over overlapping sub-surfaces where it lacks rank: a surface of
+3. Modified MUSIC, Ramezani et al. (2024), which claims "the same performance as 3D MUSIC", from a
+   covariance that is smoothed over overlapping sub-surfaces if it lacks rank: a surface of
    12 x 12 elements a quarter of a wavelength apart, three sources 1.5 to 4 m away.
-4. Reduced-dimension MUSIC, Zhang et al. (2018), whose claim is to come close to MUSIC over all
+4. Reduced-dimension MUSIC, Zhang et al. (2018), which claims to approach MUSIC over all
    coordinates without its search: a centred line of 15 sensors a quarter of a wavelength apart,
    Fresnel waves, sources at -10 and 20 degrees, 5 and 8 wavelengths away, 200 snapshots. Ranges are
    in wavelengths.
 
-The texts were not at hand, only the abstract of the first; the claim of the second is from memory.
-Arrays, ranges, snapshots and SNR are ours, and what is checked are the claims. Signals are Gaussian
-and independent, a single snapshot having random phases; the SNR is that of one source in one
-element. Resolved are scenes in which every source is within 2 degrees in azimuth and elevation;
-RMSE and bound are of these. All are told the number of sources.
+Only the abstract of the first paper was available; the claim of the second is from memory. Arrays,
+ranges, snapshots and SNR are our choice; the claims are tested. Signals are Gaussian and
+independent; a single snapshot has random phases. The SNR is that of one source in one element. A
+scene is resolved if every source is within 2 degrees in azimuth and elevation; RMSE and bound are
+over resolved scenes. The number of sources is known to all methods.
 
-Gave (23 November 2026; x86_64, 2 cores shared with a dozen other processes; 5 minutes and 40 s),
-200 trials, standard error of an RMSE 3 % (case 4: 3.5 %) where all are resolved:
+Results (23 November 2026; x86_64, 2 cores shared with a dozen other processes; 5 minutes and 40 s),
+200 trials, standard error of an RMSE 3 % (case 4: 3.5 %) if all are resolved:
 
 Case 3
 
@@ -50,19 +50,20 @@ Case 3
     fresnel          1   30        modified    0.1450         0.9477  0.0249     0.0534  0.0025
     fresnel          1   30  reduced-dimen.    0.6200         0.8412  0.0254     0.0579  0.0025
 
-The claim holds for ranges in Fresnel waves, where all three are at the bound, and not for
-directions. Why:
-- The anti-diagonal is free of the range only of uncorrelated sources. In T snapshots their sample
-  correlation is T^-1/2, so that cross terms, in which the ranges are, hold the error up however
-  little noise there is: at 0 dB 0.357 degrees with 100 snapshots, 0.119 with 1000, a third. On
-  exact covariances it peaks at the truth (tests/estimators/modified_music_test.py). MUSIC and the
-  rank reduction see a subspace, which does not care.
+The claim holds for ranges in Fresnel waves, where all three are at the bound. It does not hold for
+directions, for these reasons:
+
+- The anti-diagonal is independent of the range only for uncorrelated sources. For T snapshots the
+  sample correlation is T^-1/2, and the cross terms depend on the ranges. They limit the error at
+  any noise level: at 0 dB 0.357 degrees with 100 snapshots, 0.119 with 1000, a third. For exact
+  covariances it peaks at the truth (tests/estimators/modified_music_test.py). MUSIC and the rank
+  reduction use a subspace, which is not affected.
 - Mirror pairs of spherical waves (`spherical_phase`: the papers have unit modulus) keep odd orders
-  past the first: 0.45 degrees of bias here, also for the rank reduction.
-- Smoothing a single snapshot gives the covariance its rank but leaves correlation, and blurs what
-  is near: sub-surfaces up to 0.3 m apart see a source at 2 m under angles some 8 degrees apart.
-  None of the three is near the bound then, more power does not help, and the anti-diagonal, which
-  wants no correlation, suffers most.
+  above the first: 0.45 degrees of bias here, also for the rank reduction.
+- Smoothing a single snapshot restores the rank but leaves correlation, and blurs near sources: for
+  sub-surfaces up to 0.3 m apart, the angles of a source at 2 m differ by about 8 degrees. None of
+  the three is then near the bound, and more power does not help. The anti-diagonal, which needs
+  uncorrelated sources, is affected most.
 
 On a grid of 48 x 32 directions, the estimators' default, the rank reduction lost one of 120 sources
 at 10 dB to a false peak two cells away; 96 x 64 as here did not.
@@ -83,9 +84,9 @@ Case 4
         20        modified    1.0000         0.0875  0.0120              0.0004  0.0004
         20  reduced-dimen.    1.0000         0.0129  0.0120              0.0004  0.0004
 
-(and the same at 0 and 15 dB). The claim holds: over the rank reduction's 96 directions, and 48
-ranges along each peak, errors are within 3 % of those of MUSIC over both at once, which is 0.3 dB,
-and 0.6 to 1.4 dB above the bound.
+(and the same at 0 and 15 dB). The claim holds: with 96 directions of the rank reduction and 48
+ranges along each peak, errors are within 3 % (0.3 dB) of those of joint MUSIC, and 0.6 to 1.4 dB
+above the bound.
 """
 
 import dataclasses
@@ -104,18 +105,18 @@ from ris_jax.estimators import estimate, grids, modified_music, smoothing, subsp
 from ris_jax.estimators.symmetric_arrays import Layout
 
 _METHODS = ("MUSIC", "modified MUSIC", "reduced-dimension MUSIC")
-# A source is found within this of its azimuth and elevation.
+# Maximum azimuth and elevation error of a found source.
 _NEAR = np.deg2rad(2.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An array, its waves and where it looks."""
+    """An array, its waves and its search region."""
 
     layout: Layout
     wavelength: float
     wavefront: config_lib.Wavefront
-    snapshots: int  # a single one is what constant signals come to
+    snapshots: int  # a single one is equivalent to constant signals
     region: grids.SearchRegion
     music_grid: tuple[int, int, int]
     pair_grid: tuple[int, int, int]
@@ -126,12 +127,12 @@ class Case:
 
     @property
     def sub_surface(self) -> tuple[int, int] | None:
-        """Over which the covariance of a single snapshot is smoothed."""
+        """Sub-surface for smoothing the covariance of a single snapshot."""
         return modified_music.sub_surface_of(self.layout.shape) if self.snapshots == 1 else None
 
 
 class Sources(NamedTuple):
-    """Places, rising in azimuth."""
+    """Source positions, in order of azimuth."""
 
     azimuth: Float[Array, "B K"]
     elevation: Float[Array, "B K"]
@@ -140,7 +141,7 @@ class Sources(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="case")
 def _fields(case: Case, sources: Sources, noise: Float[Array, ""]) -> Complex[Array, "B N T"]:
-    """What the elements see; every source has a power of one there."""
+    """Return the fields at the elements; every source has power one there."""
     keys = jax.random.split(jax.random.key(3))
     vectors = arrays.steering_vector(
         *sources, case.positions, wavelength=case.wavelength, wavefront=case.wavefront
@@ -152,7 +153,7 @@ def _fields(case: Case, sources: Sources, noise: Float[Array, ""]) -> Complex[Ar
 
 
 def _signals(case: Case, key, shape) -> Complex[Array, "B T K"]:
-    """Gaussian ones, or where there is a single snapshot random phases."""
+    """Draw Gaussian signals, or random phases for a single snapshot."""
     batch, sources = shape
     if case.snapshots == 1:
         return jnp.exp(2j * jnp.pi * jax.random.uniform(key, (batch, 1, sources)))
@@ -173,7 +174,7 @@ def _locate(
     if method == "MUSIC":
         positions = case.positions
         if case.sub_surface:
-            # The same smoothing for all.
+            # The same smoothing for all methods.
             window = case.layout.shape, case.sub_surface
             factor = smoothing.smooth(covariance.factor, *window)
             covariance = cov.LowRankCovariance(factor, covariance.loading)
@@ -191,7 +192,7 @@ def _locate(
 
 @functools.partial(jax.jit, static_argnames="case")
 def _bound(case: Case, sources: Sources) -> Float[Array, "B K 2"]:
-    """Cramér-Rao bound of azimuth and of 1/r for noise of variance one."""
+    """Return the Cramér-Rao bound of azimuth and of 1/r for unit noise variance."""
     positions = case.positions
     # The signals of `_fields`.
     signals = _signals(case, jax.random.split(jax.random.key(3))[0], sources.azimuth.shape)
@@ -229,7 +230,7 @@ def _root_mean(squares) -> float | None:
 
 
 def _rows(case: Case, sources: Sources, snr_db: float, variance: np.ndarray) -> list[tuple]:
-    """Of each method: share of resolved scenes, and in these the errors beside their bound."""
+    """Return for each method the fraction of resolved scenes, and their errors and bounds."""
     noise = 10 ** (-snr_db / 10)
     fields = _fields(case, sources, jnp.asarray(noise))
     rows = []
@@ -269,7 +270,7 @@ _SURFACE: tuple[tuple[config_lib.Wavefront, int, tuple[float, ...]], ...] = (
 
 
 def _surface_sources(trials: int) -> Sources:
-    """Three sources, each in a third of the field of view, so that beams do not overlap."""
+    """Draw three sources, each in a third of the field of view, so that beams do not overlap."""
     keys = jax.random.split(jax.random.key(2), 3)
     third = jnp.array([-1.0, 0.0, 1.0])
     u = 0.55 * third + jax.random.uniform(keys[0], (trials, 3), minval=-0.12, maxval=0.12)
@@ -279,7 +280,7 @@ def _surface_sources(trials: int) -> Sources:
 
 
 def surface_table(trials: int) -> tuple[tuple[str, ...], list[tuple]]:
-    """Header and rows of case 3."""
+    """Return header and rows of case 3."""
     rows = []
     for wavefront, snapshots, ratios in _SURFACE:
         wavelength = 0.3
@@ -295,8 +296,8 @@ def surface_table(trials: int) -> tuple[tuple[str, ...], list[tuple]]:
 
 
 def line_table(trials: int) -> tuple[tuple[str, ...], list[tuple]]:
-    """Header and rows of case 4."""
-    # In wavelengths. A line tells nothing of w: it is not searched.
+    """Return header and rows of case 4."""
+    # In wavelengths. A line does not determine w, which is not searched.
     region = grids.SearchRegion(0.9, 1e-3, 0.0, 0.3)
     case = Case(Layout(1, 15, 0.25), 1.0, "fresnel", 200, region, (48, 1, 12), (96, 1, 48))
     sources = Sources(

@@ -3,14 +3,14 @@
   python experiments/paper_cases.py --cases=1,2
 
 1. Orthogonal matching pursuit, Tropp & Gilbert (2007), Table I: the number of Gaussian measurements
-   with which m-sparse vectors of dimension 256, entries one, are recovered 99 % of the time. The
-   table's numbers are in steps of four, each from 1000 trials.
+   for which 99 % of m-sparse vectors of dimension 256, entries one, are recovered. The numbers in
+   the table are in steps of four, each from 1000 trials.
 2. Sparse Bayesian learning, Gerstoft et al. (2016): 20 sensors half a wavelength apart, sources at
    -3, 2 and 75 degrees of 12, 22 and 20 dB, 50 snapshots, a grid of half a degree; beside MUSIC and
    the beamformer on the same grid. The SNR is that of the array: all sources over the noise, in one
-   sensor. Resolved are trials with all three within 2.5 degrees; the RMSE is of these.
+   sensor. A trial is resolved if all three are within 2.5 degrees; the RMSE is over these.
 
-Gave (23 November 2026; x86_64, 2 cores shared with a dozen other processes; 3 and 1 minutes):
+Results (23 November 2026; x86_64, 2 cores shared with a dozen other processes; 3 and 1 minutes):
 
 Case 1, 4000 trials
 
@@ -22,9 +22,9 @@ Case 1, 4000 trials
        20           228     0.9920          0.0014               0.8159                 0.9940
 
 All rows reach the paper's 99 % within a standard error. (200 other trials had given 97.0 % for 12
-nonzero, standard error 1.2 %.) Columns are compared at unit length here. As they are drawn, which
-is how the paper writes its Algorithm 3, another program gave in 2000 trials 98.8, 99.2, 97.8, 99.0
-and 99.1 %, standard error 0.2 (97.8: 0.3): then the row of 12 falls short.
+nonzero, standard error 1.2 %.) Columns are normalised here. Without
+normalisation, as in Algorithm 3 of the paper, another program gave in 2000 trials 98.8, 99.2, 97.8,
+99.0 and 99.1 %, standard error 0.2 (97.8: 0.3): the row of 12 is then below 99 %.
 
 Case 2, 200 trials
 
@@ -40,12 +40,13 @@ Case 2, 200 trials
         20  sparse Bayesian    1.0000     1.0000      0.0000       0.0359
         20            MUSIC    1.0000     1.0000      0.0000       0.0359
 
-and the beamformer resolves nothing at any SNR: -3 and 2 degrees are in one beam. Standard error of
-the RMSE 3 % where all are resolved, of a share 3.5 % at most. The paper's text was not at hand, so
-not the numbers of its figures; its abstract says that the method is "evaluated competitively"
-against LASSO, the beamformer and MUSIC. So it does here: it resolves the sources 5 dB below MUSIC,
-and is 2 dB above the bound at 5 dB. Errors below the bound are no contradiction: sources are on the
-grid, and the bound knows of none. Noise variances are given here, where the paper estimates them.
+The beamformer resolves nothing at any SNR: -3 and 2 degrees are in one beam. The standard error of
+the RMSE is 3 % if all are resolved, that of a fraction at most 3.5 %. The text of the paper and the
+numbers of its figures were not available. Its abstract states that the method is "evaluated
+competitively" against LASSO, the beamformer and MUSIC. The results here agree: it resolves the
+sources at an SNR 5 dB below MUSIC, and is 2 dB above the bound at 5 dB. Errors below the bound are
+possible because the sources are on the grid, which the bound does not use. Noise variances are
+given here; the paper estimates them.
 """
 
 import functools
@@ -77,13 +78,13 @@ _ANGLES = np.arange(-90, 90.5, 0.5)
 _TRUTH = np.array([-3.0, 2.0, 75.0])
 _POWERS_DB = np.array([12.0, 22.0, 20.0])
 _METHODS = ("sparse Bayesian", "MUSIC", "beamformer")
-# Peaks that are farther from their sources are others.
+# Maximum distance of a peak from its source.
 _NEAR_DEG = 2.5
 
 
 @functools.partial(jax.jit, static_argnames=("nonzero", "measurements", "trials"))
 def _recovered(nonzero: int, measurements: int, trials: int) -> Bool[Array, "B"]:
-    """Which sparse vectors have their support found."""
+    """Return a mask of the sparse vectors with recovered support."""
 
     def trial(key):
         rows, places = jax.random.split(key)
@@ -99,7 +100,7 @@ def _recovered(nonzero: int, measurements: int, trials: int) -> Bool[Array, "B"]
 
 
 def recovery_table(trials: int) -> tuple[tuple[str, ...], list[tuple]]:
-    """Header and rows of case 1."""
+    """Return header and rows of case 1."""
     rows = []
     for nonzero, measurements in _TABLE_1:
         shares = [
@@ -107,7 +108,7 @@ def recovery_table(trials: int) -> tuple[tuple[str, ...], list[tuple]]:
             for count in (measurements, measurements + _STEP)
         ]
         error = (shares[0] * (1 - shares[0]) / trials) ** 0.5
-        # How likely so many trials as the paper's come to 99 %, failures being rare.
+        # Probability that as many trials as in the paper reach 99 %, for rare failures.
         mean = _THEIR_TRIALS * (1 - shares[0])
         likely = float(stats.poisson.cdf(_THEIR_TRIALS // 100, mean))
         rows.append((nonzero, measurements, shares[0], error, likely, shares[1]))
@@ -119,19 +120,19 @@ def recovery_table(trials: int) -> tuple[tuple[str, ...], list[tuple]]:
 
 
 def _atoms() -> np.ndarray:
-    """[G, D] plane waves on the line of sensors."""
+    """Return [G, D] plane waves on the line of sensors."""
     phases = np.pi * np.outer(np.sin(np.deg2rad(_ANGLES)), np.arange(_SENSORS))
     return np.exp(-1j * phases).astype(np.complex64)
 
 
 def _signals(key):
-    """[T, K] of constant modulus and random phases."""
+    """Draw [T, K] signals of constant modulus and random phases."""
     phases = 2j * jnp.pi * jax.random.uniform(key, (_SNAPSHOTS, len(_TRUTH)))
     return 10 ** (jnp.asarray(_POWERS_DB) / 20) * jnp.exp(phases)
 
 
 def _noise_of(snr_db: float) -> float:
-    """Variance for which all sources are by so much above the noise in a sensor."""
+    """Return the noise variance for an SNR of all sources in one sensor."""
     return float(np.sum(10 ** (_POWERS_DB / 10)) * 10 ** (-snr_db / 10))
 
 
@@ -142,7 +143,7 @@ def _peaks(spectrum):
 
 @functools.partial(jax.jit, static_argnames="trials")
 def _directions(noise: Float[Array, ""], trials: int) -> Float[Array, "B M K"]:
-    """Angles [deg] that each method finds, in rising order."""
+    """Return the estimated angles [deg] of each method, in ascending order."""
     atoms = jnp.asarray(_atoms())
     places = np.searchsorted(_ANGLES, _TRUTH)
 
@@ -161,7 +162,7 @@ def _directions(noise: Float[Array, ""], trials: int) -> Float[Array, "B M K"]:
 
 
 def _bound_deg() -> float:
-    """Root of the mean Cramér-Rao bound, over sources and draws of the phases, for unit noise."""
+    """Return the root mean Cramér-Rao bound, over sources and phase draws, for unit noise."""
     positions = np.zeros((_SENSORS, 3), np.float32)
     positions[:, 0] = 0.5 * (np.arange(_SENSORS) - (_SENSORS - 1) / 2)
     measurement = scenes.Measurement(
@@ -184,7 +185,7 @@ def _bound_deg() -> float:
 
 
 def direction_table(trials: int) -> tuple[tuple[str, ...], list[tuple]]:
-    """Header and rows of case 2."""
+    """Return header and rows of case 2."""
     rows, unit_bound = [], _bound_deg()
     for snr_db in (-5.0, 0.0, 5.0, 10.0, 20.0):
         noise = _noise_of(snr_db)

@@ -11,7 +11,7 @@ of 2.51e-11 mW. Both hops have the power of a square patch of half a wavelength 
 CM3: Bjoernson and Sanguinetti, arXiv:2002.04960, Eq. 4); the phase of the channel to the antenna is
 removed, and waves have unit modulus over the surface.
 
-Published are the numbers of one draw of the codes. This script shows the mean and the standard
+The published numbers are for one draw of the codes. This script shows the mean and the standard
 deviation over --num_draws draws (two CPU cores, 10 draws, 7 s of CPU time):
 
   range_m  published_m    mean_m  spread  mean_over_published
@@ -51,7 +51,7 @@ PUBLISHED = {
 
 
 def patch_gain(x, y, z):
-    """Power that square patches of half a wavelength receive from an isotropic antenna.
+    """Return the power that half-wavelength square patches receive from an isotropic antenna.
 
     Args:
       x: [...] distance of patch and antenna along the polarisation's normal [m].
@@ -68,7 +68,7 @@ def patch_gain(x, y, z):
 
 
 def position_error_bounds(seed: int, ranges: np.ndarray) -> np.ndarray:
-    """Bounds [m] of a source on the diagonal, for one draw of the codes."""
+    """Return bounds [m] of a source on the diagonal, for one draw of the codes."""
     positions = arrays.planar_array(SIDE, SIDE, WAVELENGTH / 2, centered=False)
     x, y, _ = np.asarray(positions).T
     channel = np.sqrt(patch_gain(x, y, WAVELENGTH))
@@ -87,7 +87,7 @@ def position_error_bounds(seed: int, ranges: np.ndarray) -> np.ndarray:
 
 
 def main(_):
-    """One row for each range."""
+    """Print one row for each range."""
     jax.config.update("jax_enable_x64", True)
     print(provenance.header(config_lib.Config()), flush=True)
     ranges = np.array(list(PUBLISHED))

@@ -1,11 +1,11 @@
-"""Puts the best network of a run into the package, with what is known of it.
+"""Add the best network of a run to the package, with a card of its origin and scores.
 
   ris-jax train --workdir=runs/reference --preset=reference
   python experiments/ship_weights.py --workdir=runs/reference --preset=reference --name=default
 
 Writes ris_jax/weights/NAME: config.json, parameters.npz, and card.json with the command that
-trained it, the commit, the seed and its scores on 4000 scenes of the stream `test`. The networks
-that are there now: default (preset reference), robust, array_16x16, subspace_network.
+trained it, the commit, the seed and its scores on 4000 scenes of the stream `test`. Present
+networks: default (preset reference), robust, array_16x16, subspace_network.
 """
 
 import dataclasses
@@ -23,14 +23,14 @@ from ris_jax.reports import provenance
 from ris_jax.training import evaluation
 from ris_jax.training import state as state_lib
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "the run", required=True)
-_PRESET = flags.DEFINE_enum("preset", None, presets.NAMES, "what it was", required=True)
-_NAME = flags.DEFINE_string("name", None, "of the network", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "work directory of the run", required=True)
+_PRESET = flags.DEFINE_enum("preset", None, presets.NAMES, "preset of the run", required=True)
+_NAME = flags.DEFINE_string("name", None, "name of the network", required=True)
 _NUM_SCENES = flags.DEFINE_integer("num_scenes", 4000, "scenes to score", lower_bound=2)
 
 
 def scores(network: networks.Network) -> dict[str, float]:
-    """Held-out scores of a network."""
+    """Compute held-out scores of a network."""
     config = network.config
     state = state_lib.create_train_state(config).replace(ema_params=network.params)
     result = evaluation.evaluate(state, evaluation.draw_heldout(config, "test", _NUM_SCENES.value))
@@ -46,7 +46,7 @@ def scores(network: networks.Network) -> dict[str, float]:
 
 
 def main(_) -> None:
-    """Scores and writes."""
+    """Score the network and write its files."""
     network, warnings = networks.from_run(pathlib.Path(_WORKDIR.value))
     if warnings:
         raise app.UsageError("; ".join(warnings))

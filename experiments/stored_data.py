@@ -1,20 +1,20 @@
-r"""How fast are records written, checked and read, how large is a scene, does memory stay flat?
+r"""Stored records: rates of writing, checking and reading, size of a scene, memory over time.
 
-Writes records of the default system, reads every scene back and compares it with its hash, and
-runs the batches that training reads: shuffled, prefetched, in order of no file. Times reading from
-disk into host memory, first with nothing of the files in the system's memory, and onto the device
-as training does. Then trains on every scene once, and draws the memory of both.
+The script writes records of the default system, reads every scene back and compares it with its
+hash. It reads the batches of training: shuffled over files and prefetched. It times reading into
+host memory, first with an empty page cache, and onto the device as in training. Then it trains on
+every scene once, and plots the memory of both.
 
   python experiments/stored_data.py --figure=docs/stored_data.png
   python experiments/stored_data.py --folder=records --set=model.rounds=1 --set=model.iterations=1 \
     --set=model.candidates=6 --set=model.width=32 --set=model.depth=1     (a small network)
 
 Cost: with the small network 5 minutes of one core, 2.3 GB of disk; no GPU.
-Gave (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2, grain 0.2.18): 110 592 scenes,
-2.28 GB, 20 593 bytes a scene (the reference: 370 kB); every scene read back was what its digest
-says. On a machine with much else to do, at raised priority but for the last two rows; load is how
-many processes waited for the two cores. The last column divides by the processor time used, not by
-the clock. Rows come from three runs: writing, training, and the others.
+Results (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2, grain 0.2.18): 110 592
+scenes, 2.28 GB, 20 593 bytes per scene (the reference: 370 kB); every scene matched its digest. The
+machine was under load; priority was raised except for the last two rows. Load is the number of
+processes waiting for the two cores. The rate per core second uses processor time, not the
+clock. Rows are from three runs: writing, training, and the others.
 
                         stage  scenes/s  scenes/core s  load
   ----------------------------------------------------------
@@ -26,14 +26,14 @@ the clock. Rows come from three runs: writing, training, and the others.
         batches to the device     20000          35000    26
               train one epoch       211            586    23
 
-The first pass waits for the disk (0.7 GB/s here). With two reading threads it took 3.1 s of the
-cores where one takes 1.2, and the passes after it 6.8 s where one takes 3.0: copying holds the
-interpreter's lock.
+The first pass waits for the disk (0.7 GB/s here). Two reading threads needed 3.1 s of core
+time instead of 1.2 with one, and 6.8 s instead of 3.0 in the later passes: copying holds the
+interpreter lock.
 
 Private memory over three passes of reading: 186 to 204 MB after the first tenth. Over an epoch of
-1600 microbatches, when two threads still read: 1605 to 1735 MB after the first tenth, 1672 MB in
-the end. That small network (15 346 parameters) went from a validation NMSE of 2.63 to 0.057 (the
-best constant 0.97, the snapshots 1.26). The default network has not been trained on these records.
+1600 microbatches, then with two reading threads: 1605 to 1735 MB after the first tenth, 1672 MB
+at the end. The small network (15 346 parameters) went from a validation NMSE of 2.63 to 0.057 (the
+best constant 0.97, the snapshots 1.26). The default network was not trained on these records.
 """
 
 import contextlib
@@ -61,21 +61,21 @@ from ris_jax.reports import tables
 from ris_jax.training import devices, loop, record, sources
 
 _SCENES = flags.DEFINE_integer("scenes", 102_400, "scenes to train on", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 64, "scenes a batch", lower_bound=1)
-_PASSES = flags.DEFINE_integer("passes", 3, "how often all scenes are read", lower_bound=1)
-_FOLDER = flags.DEFINE_string("folder", None, "the records; a temporary folder if not given")
-_TRAIN = flags.DEFINE_bool("train", True, "train on all scenes once, too")
+_BATCH = flags.DEFINE_integer("batch_size", 64, "scenes per batch", lower_bound=1)
+_PASSES = flags.DEFINE_integer("passes", 3, "number of passes over all scenes", lower_bound=1)
+_FOLDER = flags.DEFINE_string("folder", None, "directory of the records; temporary by default")
+_TRAIN = flags.DEFINE_bool("train", True, "also train on all scenes once")
 settings.define(flags.FLAGS)  # of the training
 _FIGURE = flags.DEFINE_string("figure", None, "memory over the passes and the epoch, .png")
 
-_SAMPLES = 100  # of memory, a pass
+_SAMPLES = 100  # memory samples per pass
 _SECONDS_BETWEEN_SAMPLES = 1.0  # while training
 
-Curve = list[tuple[float, float]]  # where it was taken, and the memory [MB]
+Curve = list[tuple[float, float]]  # position of the sample, and the memory [MB]
 
 
 def private_memory() -> float:
-    """What the process holds that is no page of a file [MB]."""
+    """Return the process memory without file pages [MB]."""
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) / 1e3
@@ -83,18 +83,18 @@ def private_memory() -> float:
 
 
 def read_back(folder: pathlib.Path) -> int:
-    """Compares every scene with its digest; returns how many there are."""
+    """Compare every scene with its digest; return the number of scenes."""
     total = 0
     for shard in records.require_index(folder).shards:
         found = records.digests_of(records.load(folder, shard, "scenes"))
         if not np.array_equal(found, records.load(folder, shard, "digests")):
-            raise ValueError(f"{shard.name}: a scene is not what its digest says")
+            raise ValueError(f"{shard.name}: a scene does not match its digest")
         total += len(found)
     return total
 
 
 def forget(folder: pathlib.Path) -> None:
-    """Has the system drop what it keeps of the files in memory."""
+    """Drop the files from the page cache."""
     for path in folder.glob("*/*.npy"):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -106,7 +106,7 @@ def forget(folder: pathlib.Path) -> None:
 def passes(
     dataset: record_dataset.Dataset, number_of_passes: int, *, on_device: bool
 ) -> Iterator[tuple[float, float]]:
-    """Reads all scenes again and again; yields the pass and the memory [MB] now and then."""
+    """Read all scenes repeatedly; yield the pass and the memory [MB] periodically."""
     split = dataset.split("train")
     batches = record_dataset.batches(split, _BATCH.value, seed=0)
     count = number_of_passes * len(split) // _BATCH.value
@@ -121,7 +121,7 @@ def passes(
 
 @contextlib.contextmanager
 def sampled_memory(progress: Callable[[], float]) -> Iterator[Curve]:
-    """Memory while something else runs, beside how far that has come."""
+    """Sample memory and progress while other code runs."""
     curve: Curve = []
     ended = threading.Event()
 
@@ -139,7 +139,7 @@ def sampled_memory(progress: Callable[[], float]) -> Iterator[Curve]:
 
 
 def train(dataset: record_dataset.Dataset, workdir: pathlib.Path) -> Curve:
-    """One epoch in which every scene is a training scene once; memory over the share of it."""
+    """Train one epoch over every scene once; return memory over the fraction done."""
     steps = len(dataset.split("train")) // _BATCH.value
     stored = config_lib.flatten(records.stored_config(dataset.config))
     sizes = {
@@ -159,16 +159,16 @@ def train(dataset: record_dataset.Dataset, workdir: pathlib.Path) -> Curve:
 
 
 def told(name: str, curve: Curve) -> str:
-    """Memory once everything is compiled, and what it is from there on."""
+    """Describe the memory after compilation, and its range from then on."""
     later = [memory for at, memory in curve if at >= 0.1 * curve[-1][0]]
     return (
-        f"{name}: private memory after the first tenth {later[0]:.0f} MB, from there on "
-        f"{min(later):.0f} to {max(later):.0f} MB, in the end {later[-1]:.0f} MB"
+        f"{name}: private memory after the first tenth {later[0]:.0f} MB, later "
+        f"{min(later):.0f} to {max(later):.0f} MB, at the end {later[-1]:.0f} MB"
     )
 
 
 def draw_memory(curves: dict[str, Curve], path: pathlib.Path) -> None:
-    """Private memory over what was read, a panel each."""
+    """Plot private memory over progress, one panel per curve."""
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(
@@ -182,31 +182,31 @@ def draw_memory(curves: dict[str, Curve], path: pathlib.Path) -> None:
 
 
 class Stopwatch:
-    """Rates by the clock, and by the time that the cores worked, which load leaves alone."""
+    """Rates by wall time, and by core time, which is independent of load."""
 
     def __init__(self):
         self.rows: list[tuple[str, float, float]] = []
         self.restart()
 
     def restart(self) -> None:
-        """A stage begins."""
+        """Start a stage."""
         self._began = time.perf_counter(), time.process_time()
 
     def row(self, name: str, scenes: int) -> None:
-        """A stage ends, and the next one begins."""
+        """End a stage and start the next one."""
         clock, cores = self._began
         clock, cores = time.perf_counter() - clock, time.process_time() - cores
         self.rows.append((name, scenes / clock, scenes / cores))
         print(
-            f"{name}: {clock:.1f} s, {cores:.1f} s of the cores, load {os.getloadavg()[0]:.1f}",
+            f"{name}: {clock:.1f} s, {cores:.1f} s of core time, load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
         self.restart()
 
 
 def main(_) -> None:
-    """Measures every row and prints the table."""
-    logging.set_verbosity(logging.ERROR)  # orbax tells absl what it does at every step
+    """Measure every row and print the table."""
+    logging.set_verbosity(logging.ERROR)  # orbax logs every step through absl
     config, watch = config_lib.Config(), Stopwatch()
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(_FOLDER.value or f"{temporary}/records")
@@ -214,7 +214,7 @@ def main(_) -> None:
         counts = {"train": _SCENES.value, "validation": 4096, "test": 4096}
         index = simulation.simulate(config, folder, counts, shard_scenes=4096)
         total = sum(counts.values())
-        watch.row("find what was written before" if there else "simulate and write", total)
+        watch.row("find existing records" if there else "simulate and write", total)
         dataset = record_dataset.open_dataset(folder)
         watch.row("check before training", total)
         watch.row("read back by hash", read_back(folder))

@@ -1,20 +1,21 @@
-"""A learned covariance before MUSIC, on the case of its paper and in the near field.
+"""MUSIC on a learned covariance, on the case of its paper and in the near field.
 
   python experiments/surrogate_covariance.py
 
 1. Shmuel et al. (2025), coherent sources: a line of 8 sensors half a wavelength apart, two sources
    of equal power whose signals are the same, in the far field. MUSIC on the covariance of the
-   snapshots has one direction for two sources; the network's covariance before the same MUSIC is
-   to tell them apart. A small network is trained for that array first (some minutes).
-   The paper takes 100 snapshots at 10 dB, its sensors receive what ours reflect: here 8 antennas
-   see the line through 8 codes, and the field of 8 unknowns is estimated from 64 samples. The SNR
-   that corresponds, 30 dB at a sensor after the mean over 100 snapshots, is 21 dB at an antenna.
-2. Gast et al. (2025), whose claim is the same before spherical waves: the shipped network before
-   the default surface, scenes of two to five sources with signals that are the same in all
-   snapshots, at 15 dB, the number told.
+   snapshots has one direction for two sources; on the network's covariance it should
+   separate them. A small network is trained for that array first (a few minutes).
+   The paper uses 100 snapshots at 10 dB, and its sensors receive where ours reflect. Here 8
+   antennas observe the line through 8 codes, and the field of 8 unknowns is estimated from 64
+   samples. The corresponding SNR, 30 dB at a sensor after the mean over 100 snapshots, is 21 dB at
+   an antenna.
+2. Gast et al. (2025), which makes the same claim for spherical waves: the shipped network and
+   the default surface, scenes of two to five sources with constant signals, at 15 dB, the number
+   of sources known.
 
 With --num_scenes=300 --updates=1500 (23 November 2026; x86_64, 2 cores shared with other
-processes) it gave
+processes), the results were
 
 SNR [dB]                           method  RMSPE, mean [rad]  median [rad]  resolved
 ------------------------------------------------------------------------------------
@@ -42,12 +43,12 @@ K              method   found  azimuth median [deg]  range median [m]  GOSPA [m]
 2             network  1.0000                0.0604            0.0604     0.3364
 2  maximum_likelihood  1.0000                0.0598            0.0607     0.3398
 
-(standard error of a share 1.5 %; three and five sources were not waited for). The claim holds:
-MUSIC never resolves coherent sources, on the learned covariance it does, as any subspace method
-then does, and at 5 dB more often than after smoothing. From 21 dB on smoothing is as good and more
-accurate: a learned covariance has an error of its own, that of its training. A source that is
-missed counts as pi/2 in RMSPE, times the root of two here. The papers' figures were not at hand,
-only what they claim and, of case 1, its sensors, snapshots and SNR.
+(standard error of a fraction 1.5 %; three and five sources were not run). The claim holds: MUSIC
+never resolves coherent sources, but it does on the learned covariance, like any subspace method. At
+5 dB it resolves more than after smoothing. From 21 dB on, smoothing resolves as many and is more
+accurate, because the training of the covariance leaves an error. A missed source counts as pi/2 in
+RMSPE, times the root of two here. The figures of the papers were not available, only their claims
+and, for case 1, sensors, snapshots and SNR.
 """
 
 import functools
@@ -70,15 +71,15 @@ from ris_jax.reports import provenance, tables
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
-_CASES = flags.DEFINE_list("cases", ["1", "2"], "which to run")
+_CASES = flags.DEFINE_list("cases", ["1", "2"], "cases to run")
 _NUM_SCENES = flags.DEFINE_integer("num_scenes", 1000, "scenes in every cell", lower_bound=2)
-_UPDATES = flags.DEFINE_integer("updates", 3000, "of the small network", lower_bound=1)
+_UPDATES = flags.DEFINE_integer("updates", 3000, "updates of the network", lower_bound=1)
 _SENSORS, _SUB_ARRAY = 8, 6
 _METHODS = ("music", "modified_music", "subspace_network", "network", "maximum_likelihood")
 
 
 def line() -> config_lib.Config:
-    """Two coherent sources before a line of sensors, in the far field."""
+    """Return the configuration of two coherent far-field sources and a line of sensors."""
     values = {
         "system.rows": 1,
         "system.columns": _SENSORS,
@@ -101,7 +102,7 @@ def line() -> config_lib.Config:
 
 
 def trained(config: config_lib.Config) -> networks.Network:
-    """A network of a configuration."""
+    """Train a network of a configuration."""
     state = state_lib.create_train_state(config)
     for _ in range(config.total_updates):
         state, _ = step_lib.train_step(state, step_lib.draw_batch(config, state.step))
@@ -109,19 +110,19 @@ def trained(config: config_lib.Config) -> networks.Network:
 
 
 def at_snr(config: config_lib.Config, snr_db: float, **scene) -> config_lib.Config:
-    """The configuration at one SNR."""
+    """Return the configuration at one SNR."""
     changes = {"snr_min_db": snr_db, "snr_max_db": snr_db} | scene
     return config_lib.override(config, {f"scene.{name}": value for name, value in changes.items()})
 
 
 def drawn(config: config_lib.Config) -> scenes.Scene:
-    """Scenes of the stream `test`, on the host."""
+    """Draw scenes of the stream `test`, on the host."""
     key = scenes.stream_key(config.training.seed, "test")
     return jax.device_get(scenes.sample_scenes(key, config, _NUM_SCENES.value))
 
 
 def _smoothed(scene: scenes.Scene, config: config_lib.Config, positions) -> Estimate:
-    """MUSIC on the covariance of sub-arrays, forward and backward: the classical remedy."""
+    """Run MUSIC with forward-backward spatial smoothing, the classical method."""
     covariance, _ = localization.snapshot_covariance(scene.measurement, "constant")
     factor = cov.forward_backward(covariance.factor)
     shape, window = (1, _SENSORS), (1, _SUB_ARRAY)
@@ -134,13 +135,13 @@ def _smoothed(scene: scenes.Scene, config: config_lib.Config, positions) -> Esti
 
 
 def _along_the_line(found: Estimate) -> Estimate:
-    """A line measures one angle; the other is zero."""
+    """Set the angle that a line does not measure to zero."""
     u = np.sin(found.azimuth) * np.cos(found.elevation)
     return found._replace(azimuth=np.arcsin(u), elevation=np.zeros_like(u))
 
 
 def coherent(config: config_lib.Config, network: networks.Network, snr_db: float) -> list[tuple]:
-    """Rows of case 1 at one SNR."""
+    """Return the rows of case 1 at one SNR."""
     config = at_snr(config, snr_db)
     scene, positions = drawn(config), arrays.element_positions(config.system)
     truth = scene.truth._replace(elevation=np.zeros_like(scene.truth.elevation))
@@ -168,7 +169,7 @@ def coherent(config: config_lib.Config, network: networks.Network, snr_db: float
 
 
 def near_field(num_sources: int) -> list[tuple]:
-    """Rows of case 2 for one number of sources."""
+    """Return the rows of case 2 for one number of sources."""
     config = at_snr(config_lib.Config(), 15.0, min_sources=num_sources, max_sources=num_sources)
     scene, rows = drawn(config), []
     for name in _METHODS:
@@ -197,7 +198,7 @@ def near_field(num_sources: int) -> list[tuple]:
 
 
 def main(_) -> None:
-    """Both cases, each a table."""
+    """Print a table for each case."""
     if unknown := sorted(set(_CASES.value) - {"1", "2"}):
         raise app.UsageError(f"--cases: need some of 1, 2; got {', '.join(unknown)}")
     print(provenance.header(config_lib.Config()))

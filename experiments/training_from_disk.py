@@ -1,17 +1,16 @@
-"""Does training from disk keep up with training on scenes that are on the device already?
+"""Rate of training from disk, compared with training on scenes held on the device.
 
-The same step, fed in three ways: with simulated scenes held on the device, with scenes simulated
-anew for every microbatch, and with stored scenes, shuffled and prefetched as `train --data` does.
-The three take turns in one process, each beginning every third round, so that what else the
-machine does meets them alike; compilation stands apart. The last table leaves the step out: how
-fast scenes come from disk onto the device when nothing waits for them, and so how fast a step
-would have to be to wait.
+The same step has three sources: simulated scenes held on the device, new simulated scenes for every
+microbatch, and stored scenes, shuffled and prefetched as in `train --data`. The three alternate in
+one process, each first in every third round, so that other load affects them equally. Compilation
+is excluded. The last table is without the step: the rate of scenes from disk onto the device, which
+limits the rate of a faster step.
 
   python experiments/training_from_disk.py --folder=records --rounds=6 --microbatches=8
 
-Cost: a minute on two cores that are free, half of it compiling; no GPU.
-Gave (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2, grain 0.2.18), at raised
-priority beside other work that kept 20 to 27 processes waiting for the two cores, with the default
+Cost: one minute on two free cores, half of it compilation; no GPU.
+Results (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2, grain 0.2.18), at raised
+priority with a load of 20 to 27 processes waiting for the two cores, with the default
 configuration, microbatches of 64 and 102 400 stored scenes; median [least, most] of six rounds of
 eight microbatches:
 
@@ -26,9 +25,9 @@ eight microbatches:
   into host memory  78501 [28254, 111225]  107459 [63772, 133442]  0.84 [0.58, 2.27]
    onto the device   28801 [18845, 33882]    31448 [25154, 34949]  2.23 [1.89, 3.40]
 
-From disk: 96 % of the rate by the clock, 97 % by the time of the cores, each with a spread as wide
-as what it is off; without a step a microbatch takes 2.2 ms of the 217 that the step leaves. Two
-thirds of that are the copy onto the device and the fields that are cut out of it there.
+From disk, the rate is 96 % by wall time and 97 % by core time; the spread is as large as the
+difference. Without a step a microbatch takes 2.2 ms, compared with 217 ms for the step. Two thirds
+of that are the copy onto the device and the extraction of the fields there.
 """
 
 import itertools
@@ -58,28 +57,28 @@ from ris_jax.training import devices, sources
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
-_FOLDER = flags.DEFINE_string("folder", None, "records; a few are simulated if not given")
-_ROUNDS = flags.DEFINE_integer("rounds", 6, "turns of each way", lower_bound=1)
-_MICROBATCHES = flags.DEFINE_integer("microbatches", 12, "of a turn", lower_bound=1)
+_FOLDER = flags.DEFINE_string("folder", None, "directory of records; simulated by default")
+_ROUNDS = flags.DEFINE_integer("rounds", 6, "turns per source", lower_bound=1)
+_MICROBATCHES = flags.DEFINE_integer("microbatches", 12, "microbatches per turn", lower_bound=1)
 settings.define(flags.FLAGS)
 
 _HELD, _ANEW, _STORED = "held", "simulated", "from disk"
 _HELD_BATCHES = 8
 _FEW_SCENES = 8192
-_ALONE = 20  # turns' worth of microbatches without a step
+_ALONE = 20  # number of turns without a step
 
 Draw = Callable[[state_lib.TrainState], scenes.Scene]
 
 
 class Turn(NamedTuple):
-    """What a turn took of the clock and of the cores, of all threads [s]."""
+    """Wall time and core time of a turn, over all threads [s]."""
 
     clock: float
     cores: float
 
 
 def held(config: config_lib.Config) -> Draw:
-    """Microbatches of the simulator, drawn once."""
+    """Return microbatches of the simulator, drawn once."""
     batches = [step_lib.draw_batch(config, jnp.asarray(n)) for n in range(_HELD_BATCHES)]
     turn = itertools.cycle(jax.block_until_ready(batches))
     return lambda _: next(turn)
@@ -88,7 +87,7 @@ def held(config: config_lib.Config) -> Draw:
 def train(
     state: state_lib.TrainState, draw: Draw, count: int
 ) -> tuple[state_lib.TrainState, list[float]]:
-    """Some microbatches, their metrics fetched together as the training loop does."""
+    """Train on some microbatches; fetch their metrics together, as the training loop does."""
     pending = []
     for _ in range(count):
         state, metrics = step_lib.train_step(state, draw(state))
@@ -97,14 +96,14 @@ def train(
 
 
 def timed(call: Callable[[], object]) -> Turn:
-    """One turn."""
+    """Time one turn."""
     clock, cores = time.perf_counter(), time.process_time()
     call()
     return Turn(time.perf_counter() - clock, time.process_time() - cores)
 
 
 def take_turns(config: config_lib.Config, ways: dict[str, Draw]) -> Iterator[dict[str, Turn]]:
-    """Compiles, then yields the turns of each round."""
+    """Compile, then yield the turns of each round."""
     state = state_lib.create_train_state(config, devices.one_device())
 
     def turn(name, count):
@@ -121,13 +120,13 @@ def take_turns(config: config_lib.Config, ways: dict[str, Draw]) -> Iterator[dic
 
 
 def spread(values: list[float], digits: int) -> str:
-    """Median, and the ends."""
+    """Format the median, minimum and maximum."""
     low, high = min(values), max(values)
     return f"{statistics.median(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def training_rows(rounds: list[dict[str, Turn]]) -> list[tuple[str, ...]]:
-    """Rates by the clock and by the cores, each beside that of scenes held on the device."""
+    """Return rates by wall and core time, and relative to scenes held on the device."""
     count = _MICROBATCHES.value
     rows = []
     for name in rounds[0]:
@@ -146,7 +145,7 @@ def training_rows(rounds: list[dict[str, Turn]]) -> list[tuple[str, ...]]:
 
 
 def alone(config: config_lib.Config, dataset: record_dataset.Dataset) -> list[tuple[str, ...]]:
-    """Scenes from disk into host memory, and onto the device, with no step."""
+    """Measure scenes from disk into host memory, and onto the device, without a step."""
     size, count = config.training.batch_size, _ALONE * _MICROBATCHES.value
     batches = record_dataset.batches(dataset.split("train"), size, seed=0)
     placement = devices.one_device()
@@ -176,8 +175,8 @@ def alone(config: config_lib.Config, dataset: record_dataset.Dataset) -> list[tu
 
 
 def main(_) -> None:
-    """Measures and prints both tables."""
-    logging.set_verbosity(logging.ERROR)  # grain and JAX tell absl what they do
+    """Measure and print both tables."""
+    logging.set_verbosity(logging.ERROR)  # grain and JAX log through absl
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(_FOLDER.value or temporary)
         if not _FOLDER.value:

@@ -1,9 +1,9 @@
 r"""Element positions, source coordinates, wavefronts and steering vectors.
 
-Conventions, stated once: the array lies around the origin, boresight is :math:`+z`, time goes as
-:math:`e^{+j\omega t}` so that a longer path has a more negative phase, and every steering vector
-is referred to the phase at the origin. A source at azimuth :math:`\varphi`, elevation
-:math:`\theta`, range :math:`r` stands at :math:`p = r\hat u`,
+Conventions: the array lies around the origin and boresight is :math:`+z`. The time dependence is
+:math:`e^{+j\omega t}`, so a longer path has a more negative phase. The phase of every steering
+vector is relative to the origin. A source at azimuth :math:`\varphi`, elevation
+:math:`\theta`, range :math:`r` has the position :math:`p = r\hat u`,
 :math:`\hat u = (\sin\varphi\cos\theta, \sin\theta, \cos\varphi\cos\theta)`; :math:`u=\hat u_x`
 and :math:`w=\hat u_y` are its direction cosines.
 """
@@ -19,7 +19,7 @@ from ris_jax import linear, phasor
 
 # Least squared cosine to boresight: 0.06 degrees above the horizon.
 _HORIZON = 1e-6
-# Least squared distance of source and element over that of source and origin: a source on an
+# Minimum squared distance source to element, relative to source to origin, so that a source on an
 # element has finite values. Float32 rounds these squares to about 1e-7.
 _LEAST_SQUARE = 1e-6
 
@@ -27,7 +27,7 @@ _LEAST_SQUARE = 1e-6
 def planar_array(
     rows: int, columns: int, spacing: float, *, centered: bool = True
 ) -> Float[Array, "N 3"]:
-    """Positions of a grid in the x-y plane, x fastest.
+    """Return the positions of a grid in the x-y plane, x fastest.
 
     Args:
       rows: elements along y.
@@ -49,7 +49,7 @@ def planar_array(
 
 
 def element_positions(system: config_lib.SystemConfig) -> Float[Array, "N 3"]:
-    """The array that a configuration describes, [N, 3] float [m]."""
+    """Return the element positions of a configuration, [N, 3] float [m]."""
     if system.element_positions is not None:
         return jnp.asarray(system.element_positions, dtype=float)
     return planar_array(system.rows, system.columns, system.spacing, centered=system.centered)
@@ -58,7 +58,7 @@ def element_positions(system: config_lib.SystemConfig) -> Float[Array, "N 3"]:
 def direction(
     azimuth: Float[Array, "..."], elevation: Float[Array, "..."]
 ) -> Float[Array, "... 3"]:
-    """Unit vector towards a source, [..., 3]; angles in radians."""
+    """Return the unit vector towards a source, [..., 3]; angles in radians."""
     return jnp.stack(
         [
             jnp.sin(azimuth) * jnp.cos(elevation),
@@ -76,7 +76,7 @@ def path_difference(
     *,
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Float[Array, "... N"]:
-    r"""Return the path from a source to each element less that to the origin [m].
+    r"""Return the path from a source to each element minus the path to the origin [m].
 
     .. math::
       \text{spherical, spherical\_phase: } \|p - q\| - r
@@ -139,7 +139,7 @@ def relative_amplitude(
     *,
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Float[Array, "... N"]:
-    r"""Return the amplitude of a wave at each element over that at the origin.
+    r"""Return the amplitude of a wave at each element relative to the origin.
 
     .. math:: \text{spherical: } r / \|p - q\| = 1 / \|\hat u - \rho q\|
 
@@ -159,7 +159,7 @@ def squared_norm(
 ) -> Float[Array, "..."]:
     """Return the squared norm of the steering vectors at (u, w, 1/r), 1 in the far field.
 
-    A fitted amplitude of the unit-norm vector has the power of the source times this.
+    A fitted amplitude of the unit-norm vector has the power of the source times this value.
     """
     unit = unit_from_cosines(coordinates[..., 0], coordinates[..., 1])
     amplitude = relative_amplitude(unit, coordinates[..., 2], positions, wavefront=wavefront)
@@ -250,11 +250,11 @@ def steering_vector(
 
 
 def _within(u: Float[Array, "..."], w: Float[Array, "..."]) -> tuple[Array, Array, Array, Array]:
-    """Squared length of (u, w), whether it is above the horizon, and the two factors of it.
+    """Return the squared length of (u, w), whether it is above the horizon, and two factors.
 
     Returns:
-      ``u^2 + w^2``, whether that is below one, the factor that draws (u, w) in, and the component
-      of the unit vector along boresight; all [...].
+      ``u^2 + w^2``, whether it is below one, the factor that scales (u, w) into the unit disc, and
+      the component of the unit vector along boresight; all [...].
     """
     square = u**2 + w**2
     within = square < 1.0 - _HORIZON
@@ -264,9 +264,9 @@ def _within(u: Float[Array, "..."], w: Float[Array, "..."]) -> tuple[Array, Arra
 
 
 def unit_from_cosines(u: Float[Array, "..."], w: Float[Array, "..."]) -> Float[Array, "... 3"]:
-    """Unit vector with direction cosines u along x and w along y, in front of the array, [..., 3].
+    """Return the unit vector in front of the array with direction cosines u (x), w (y), [..., 3].
 
-    No direction has u^2 + w^2 above 1: such a pair is drawn in to just above the horizon.
+    A pair with u^2 + w^2 above 1 is no direction; it is scaled to just above the horizon.
     """
     _, _, shrink, ahead = _within(u, w)
     return jnp.stack([u * shrink, w * shrink, ahead], axis=-1)
@@ -293,10 +293,10 @@ def steering_jet(
     wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront = "spherical",
 ) -> Complex[Array, "... 4 N"]:
-    r"""Steering vectors and their derivatives in the coordinates :math:`(u, w, 1/r)`.
+    r"""Return steering vectors and their derivatives in the coordinates :math:`(u, w, 1/r)`.
 
-    In these the beam of a planar array is as wide everywhere, so that searches step and scale
-    evenly in them.
+    In these coordinates the beamwidth of a planar array is constant, so searches can use uniform
+    steps and scales.
 
     Args:
       coordinates: [..., 3] direction cosines u and w, inverse range [1/m].
@@ -312,7 +312,7 @@ def steering_jet(
     u, w, rho = coordinates[..., 0], coordinates[..., 1], coordinates[..., 2]
     square, within, shrink, ahead = _within(u, w)
     unit = jnp.stack([u * shrink, w * shrink, ahead], axis=-1)
-    # Below the horizon only the direction of (u, w) counts.
+    # Below the horizon only the direction of (u, w) matters.
     inward = jnp.where(within, 0.0, 1.0 / jnp.where(within, 1.0, square))
     back = jnp.where(within, 1.0, 0.0) / ahead
     turns = jnp.stack(
@@ -343,7 +343,7 @@ def _path_slopes(
     positions: Float[Array, "N 3"],
     wavefront: config_lib.Wavefront,
 ) -> tuple[Float[Array, "... N"], Float[Array, "... N"]]:
-    r"""Derivatives of `path_difference` :math:`\delta` in :math:`a = \hat u^T q` and in 1/r.
+    r"""Return derivatives of `path_difference` :math:`\delta` in :math:`a = \hat u^T q` and in 1/r.
 
     .. math::
       \text{spherical: } \frac{\partial\delta}{\partial a} = -\frac1d,\quad
@@ -366,7 +366,7 @@ def _path_slopes(
 def _amplitude_slopes(
     unit: Float[Array, "... 3"], rho: Float[Array, "... 1"], positions: Float[Array, "N 3"]
 ) -> tuple[Float[Array, "... N"], Float[Array, "... N"]]:
-    r"""Derivatives of :math:`-\log d`, the log-amplitude of `spherical`, in a and in 1/r.
+    r"""Return derivatives of :math:`-\log d`, the log-amplitude of `spherical`, in a and in 1/r.
 
     .. math::
       \frac{\partial(-\log d)}{\partial a} = \frac{\rho}{d^2},\quad
@@ -376,7 +376,7 @@ def _amplitude_slopes(
     along = linear.einsum("...c,nc->...n", unit, positions)
     square = jnp.sum(positions**2, axis=-1)
     distance = _relative_distance(unit, rho, positions)
-    # At the least distance the amplitude is constant.
+    # At the minimum distance the amplitude is constant.
     inverse = jnp.where(distance**2 > 1.0001 * _LEAST_SQUARE, distance**-2, 0.0)
     return rho * inverse, (along - rho * square) * inverse
 
@@ -384,7 +384,7 @@ def _amplitude_slopes(
 def to_coordinates(
     azimuth: Float[Array, "..."], elevation: Float[Array, "..."], source_range: Float[Array, "..."]
 ) -> Float[Array, "... 3"]:
-    """(azimuth, elevation, range) as (u, w, 1/r), [..., 3]."""
+    """Convert (azimuth, elevation, range) to (u, w, 1/r), [..., 3]."""
     u = jnp.sin(azimuth) * jnp.cos(elevation)
     return jnp.stack([u, jnp.sin(elevation), 1.0 / jnp.asarray(source_range)], axis=-1)
 
@@ -392,7 +392,7 @@ def to_coordinates(
 def from_coordinates(
     coordinates: Float[Array, "... 3"],
 ) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
-    """(u, w, 1/r) as azimuth [rad], elevation [rad], range [m]; 1/r of zero gives infinity."""
+    """Convert (u, w, 1/r) to azimuth [rad], elevation [rad], range [m]; 1/r = 0 gives infinity."""
     unit = unit_from_cosines(coordinates[..., 0], coordinates[..., 1])
     azimuth = jnp.arctan2(unit[..., 0], unit[..., 2])
     elevation = jnp.arcsin(jnp.clip(unit[..., 1], -1.0, 1.0))

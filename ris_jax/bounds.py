@@ -1,9 +1,10 @@
-r"""Fisher information and the Cramér-Rao bound: the least error that any unbiased estimator has.
+r"""Fisher information and Cramér-Rao bound: the least variance of any unbiased estimator.
 
-Of each source, azimuth, elevation and range are unknown, and so is its complex amplitude: one for
-all snapshots when the signal is constant, one a snapshot when it is independent. The noise is white
-and circular; the bound is the same if its variance is unknown, too. No LAPACK (`ris_jax.linear`),
-and residuals rather than differences of Gram matrices, so that float32 carries close sources.
+The unknowns of a source are azimuth, elevation, range and its complex amplitude. A constant signal
+has one amplitude for all snapshots, an independent signal has one per snapshot. The noise is white
+and circular; the bound is the same if its variance is unknown. The code uses no LAPACK
+(`ris_jax.linear`), and residuals instead of differences of Gram matrices, so that float32 is
+accurate for close sources.
 """
 
 import functools
@@ -16,11 +17,11 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact
 from ris_jax import arrays, linear, scenes
 from ris_jax import config as config_lib
 
-# In units of eps, 1.2e-7 in float32. With these limits 99 % of the variances that float32 gave to
-# pairs of sources, at any distance, were within 4 % of those of float64.
-_ROUNDING = 30.0  # what a projection leaves of a unit vector is rounding if shorter than this
-_AMPLITUDE_LIMIT = 1.2e-3  # largest variance of an amplitude over that alone: 1e4 in float32
-_PARAMETER_LIMIT = 1.2e-2  # largest variance over that with all else known: 1e5 in float32
+# In units of eps, 1.2e-7 in float32. With these limits, 99 % of the float32 variances of pairs of
+# sources, at any distance, were within 4 % of those of float64.
+_ROUNDING = 30.0  # a projection residual of a unit vector shorter than this is rounding
+_AMPLITUDE_LIMIT = 1.2e-3  # largest amplitude variance relative to a source alone: 1e4 in float32
+_PARAMETER_LIMIT = 1.2e-2  # largest variance relative to all else known: 1e5 in float32
 
 
 class Bound(NamedTuple):
@@ -29,23 +30,23 @@ class Bound(NamedTuple):
     A parameter that the data do not determine has variance infinity and covariances zero.
     """
 
-    covariance: Float[Array, "... K 3 3"]  #: of each source, all other unknowns being unknown
+    covariance: Float[Array, "... K 3 3"]  #: per source, with all other unknowns unknown
     identifiable: Bool[Array, "... K 3"]
 
 
 class _Orthonormal(NamedTuple):
-    """What Gram-Schmidt makes of the first K vectors of each group, and leaves of the others."""
+    """Gram-Schmidt basis of the first K vectors of each group, and residuals of the others."""
 
-    basis: Inexact[Array, "T K R"]  #: zero where a vector lies in the span of those before it
+    basis: Inexact[Array, "T K R"]  #: zero if a vector lies in the span of earlier ones
     residual: Inexact[Array, "T D R"]
     factor: Inexact[Array, "T K K"]  #: basis = factor @ vectors: F^H F inverts their Gram matrix
-    inflation: Float[Array, "T K"]  #: diagonal of F^H F; at least huge where a span has no inverse
+    inflation: Float[Array, "T K"]  #: diagonal of F^H F; very large if the Gram matrix is singular
 
 
 def _orthonormalize(vectors: Inexact[Array, "T C R"], shortest: Float[Array, "K"]) -> _Orthonormal:
-    """Modified Gram-Schmidt; what is shorter than `shortest` when its turn comes is taken as 0."""
+    """Apply modified Gram-Schmidt; a residual shorter than `shortest` is set to zero."""
     (num_groups, num_vectors, size), count = vectors.shape, shortest.shape[0]
-    # The steps made on the vectors are made on the identity, too.
+    # The same steps are applied to the identity.
     steps = jnp.tile(jnp.eye(num_vectors, count, dtype=vectors.dtype), (num_groups, 1, 1))
 
     def step(index, state):
@@ -74,25 +75,29 @@ def conditional_bound(
     signals: Complex[Array, "T K"],
     noise_variance: Float[Array, ""],
 ) -> tuple[Float[Array, "K P K P"], Bool[Array, "K P"]]:
-    r"""Bound of P parameters of each of K sources from groups of data with amplitudes of their own.
+    r"""Return the bound of P parameters per source, for groups of data with separate amplitudes.
 
     Group t of the data is :math:`y_t = B_t s_t + n_t`. The amplitudes :math:`s_t`, K complex
-    numbers in each group, are unknown and not random:
+    numbers per group, are unknown and deterministic:
 
     .. math::
       C^{-1} = \frac{2}{\sigma^2} \mathrm{Re} \sum_t D_t^H (I - B_t B_t^+) D_t, \quad
       D_t = [s_{tk}\, \partial b_{tk} / \partial p]
 
-    Vectors are taken at unit length, so that neither units nor powers matter. A parameter is not
-    identifiable if the data do not depend on it, if its variance is more than 0.012 / eps (float32:
-    1e5) times the one it would have were all else known, or if in every group the amplitude of its
-    source has more than 0.0012 / eps (1e4) times the variance of a source alone, as two sources in
-    one place have. What it costs the others stays in their bound.
+    Vectors are normalised, so units and powers do not matter. A parameter is not identifiable if
+    one of these holds:
+
+    * the data do not depend on it;
+    * its variance exceeds 0.012 / eps (float32: 1e5) times its variance with all else known;
+    * in every group, the amplitude variance of its source exceeds 0.0012 / eps (1e4) times that of
+      a source alone, as for two sources at one position.
+
+    The bounds of the other parameters include it as an unknown.
 
     Args:
       values: [T, K, R] images :math:`b_{tk}` of the sources.
       slopes: [T, P, K, R] their derivatives by the parameters.
-      signals: [T, K] amplitudes; a source whose amplitudes are all zero is not there.
+      signals: [T, K] amplitudes; a source with only zero amplitudes is padding.
       noise_variance: [] :math:`\sigma^2`, of the complex noise.
 
     Returns:
@@ -123,13 +128,13 @@ def conditional_bound(
 
     shortest = jnp.full(num_sources, rounding)
     first = _orthonormalize(jnp.concatenate([unit_values, unit_slopes], axis=1), shortest)
-    # Once more: what the first pass leaves has rounding of the slopes' length, not of its own.
+    # Second pass: the rounding of the first residual scales with the slopes, not with the residual.
     second = _orthonormalize(jnp.concatenate([first.basis, first.residual], axis=1), shortest)
     residual = jnp.moveaxis(second.residual, 0, 1).reshape(1, num_sources * num_parameters, -1)
-    # The projections' rounding grows as the vectors of the sources come together.
+    # The rounding of the projections grows as the source vectors become parallel.
     inflation, limit = jnp.min(first.inflation, axis=0), _AMPLITUDE_LIMIT / eps
     shortest = jnp.repeat(rounding * jnp.sqrt(jnp.clip(inflation, 1.0, limit)), num_parameters)
-    # Parameters are real: so are the products of their residuals.
+    # Parameters are real, and so are the products of their residuals.
     residual = jnp.concatenate([residual.real, residual.imag], axis=-1)
     whitened = _orthonormalize(residual, shortest)
     inverse = linear.einsum("tij,tik->jk", whitened.factor, whitened.factor)
@@ -144,7 +149,7 @@ def conditional_bound(
 def _mark(
     covariance: Float[Array, "... n n"], identifiable: Bool[Array, "... n"]
 ) -> Float[Array, "... n n"]:
-    """Variance infinity and covariances zero for what is not identifiable."""
+    """Set variance infinity and covariance zero for parameters that are not identifiable."""
     both = identifiable[..., :, None] & identifiable[..., None, :]
     unknown = jnp.where(jnp.eye(covariance.shape[-1], dtype=bool), jnp.inf, 0.0)
     return jnp.where(both, covariance, unknown.astype(covariance.dtype))
@@ -162,37 +167,37 @@ def cramer_rao_bound(
     wavefront: config_lib.Wavefront = "spherical",
     source_signal: config_lib.SourceSignal = "constant",
 ) -> Bound:
-    r"""Conditional Cramér-Rao bound of the sources of one scene; map a batch with `jax.vmap`.
+    r"""Return the conditional Cramér-Rao bound of one scene; map a batch with `jax.vmap`.
 
     .. math:: y_l = H\,\mathrm{diag}(c_l) \sum_k s_{lk}\, a(\varphi_k, \theta_k, r_k) + n_l
 
-    With `constant` signals all snapshots are one group of data and each source has one unknown
-    complex amplitude; with `independent` ones it has one in each snapshot (`conditional_bound`).
-    The bound is computed in (azimuth, elevation, 1/r), where it is finite for plane waves too, and
+    With `constant` signals all snapshots form one group of data, and each source has one unknown
+    complex amplitude. With `independent` signals it has one per snapshot (`conditional_bound`).
+    The bound is computed in (azimuth, elevation, 1/r), where it is finite for plane waves, and
     :math:`\mathrm{var}(r) = r^4 \mathrm{var}(1/r)`.
 
     Args:
       measurement: channel, codes and noise variance of the scene; the snapshots are not used.
       azimuth: [K] :math:`\varphi` [rad].
       elevation: [K] :math:`\theta` [rad].
-      source_range: [K] :math:`r` [m]; infinity is a plane wave, of which the angles are bounded.
-      signals: [L, K] :math:`s_{lk}` with the amplitudes :math:`g_k`. A source of which all are zero
-        is padding: it influences no other, and its positions may be anything, NaN too.
+      source_range: [K] :math:`r` [m]; infinity is a plane wave, with bounds of its angles.
+      signals: [L, K] :math:`s_{lk}` with the amplitudes :math:`g_k`. A source with only zeros is
+        padding: it has no influence on others, and its position may be any value, including NaN.
       positions: [N, 3] element positions [m].
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
-        planar waves tell no range.
+        planar waves contain no range information.
       source_signal: constant or independent.
 
     Returns:
       A `Bound`, [K, 3, 3] [rad^2, rad m, m^2] and [K, 3].
 
     Raises:
-      ValueError: shapes that do not fit, an unknown wavefront or source signal; names the field.
+      ValueError: mismatched shapes, an unknown wavefront or source signal; the field is named.
 
     Example:
       >>> grid = arrays.planar_array(12, 12, 0.15)
-      >>> measurement = scenes.Measurement(  # every element observed by itself, at 10 dB
+      >>> measurement = scenes.Measurement(  # every element observed separately, at 10 dB
       ...     snapshots=jnp.zeros((1, 144), complex), channel=jnp.eye(144, dtype=complex),
       ...     codes=jnp.ones((1, 144), complex), noise_variance=jnp.array(0.1))
       >>> bound = cramer_rao_bound(
@@ -257,7 +262,7 @@ def cramer_rao_bound(
 def scene_bound(
     scene: scenes.Scene, positions: Float[Array, "N 3"], system: config_lib.SystemConfig
 ) -> Bound:
-    """Bound of the sources of simulated scenes, [B, K, ...], for scenes with leading axis B."""
+    """Return the bound of simulated scenes, [B, K, ...], for scenes with leading axis B."""
 
     bound = functools.partial(
         cramer_rao_bound,
@@ -275,7 +280,7 @@ def scene_bound(
 
 
 def standard_deviations(bound: Bound) -> Float[Array, "... K 3"]:
-    """Of azimuth [rad], elevation [rad] and range [m]; infinity where not identifiable."""
+    """Return those of azimuth [rad], elevation [rad], range [m]; infinity if not identifiable."""
     return jnp.sqrt(jnp.diagonal(bound.covariance, axis1=-2, axis2=-1))
 
 
@@ -285,13 +290,13 @@ def position_error_bound(
     elevation: Float[Array, "... K"],
     source_range: Float[Array, "... K"],
 ) -> Float[Array, "... K"]:
-    r"""Root mean square distance [m] that an efficient estimate has from its source.
+    r"""Return the root mean square position error [m] of an efficient estimator.
 
     Azimuth, elevation and range move a source in orthogonal directions, so this is the root of
 
     .. math:: r^2\cos^2\theta\,\mathrm{var}(\varphi) + r^2\,\mathrm{var}(\theta) + \mathrm{var}(r)
 
-    in metres, whatever the azimuth; infinity unless all three are identifiable.
+    in metres, for any azimuth; infinity unless all three are identifiable.
     """
     known = jnp.all(bound.identifiable, axis=-1)
     radius = jnp.where(known, source_range, 1.0)

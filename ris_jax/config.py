@@ -27,8 +27,8 @@ Architecture = Literal["learned_pursuit", "subspace_network"]
 # Version of configurations in files. In version 1, "spherical" meant what "spherical_phase" does.
 FORMAT_VERSION = 2
 
-# Of a blind count, scenes with a source too many: it costs weak sources little and keeps counts
-# right. Here because the commands name it, too, which start without JAX.
+# Fraction of scenes with a false source if the number of sources is unknown. This low rate misses
+# few weak sources. It is defined here because the commands use it before they import JAX.
 DEFAULT_FALSE_ALARM_RATE = 1e-3
 
 

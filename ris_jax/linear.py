@@ -1,13 +1,12 @@
 """Small dense systems in plain array operations.
 
-JAX sends `solve` and `cholesky` to LAPACK on the CPU, one call a matrix; batched calls inside one
-program are slow there and can deadlock (`ris_jax._environment`). The matrices of the estimators
-have a few dozen rows: elimination written as array operations runs over the whole batch at once, on
-any device.
+On the CPU, JAX calls LAPACK once per matrix for `solve` and `cholesky`. Batched calls inside one
+program are slow and can deadlock (`ris_jax._environment`). The matrices of the estimators have a
+few dozen rows, so elimination with array operations runs over the whole batch, on any device.
 
-Products of physics and estimation are `matmul` and `einsum` of this module: their precision is that
-of the numbers. JAX's default on a GPU or a TPU is TF32 or bfloat16, which phases of many radians
-and differences of nearly equal energies do not survive.
+Physics and estimators use `matmul` and `einsum` of this module, at the full precision of the data
+type. JAX's default on a GPU or TPU is TF32 or bfloat16. This is too coarse for phases of many
+radians and for differences of nearly equal energies.
 """
 
 import functools
@@ -28,24 +27,24 @@ def matmul(*factors: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
     )
 
 
-# A pivot below this share of its diagonal entry is rounding; it is raised to it.
+# A pivot below this fraction of its diagonal entry is rounding; it is raised to that value.
 _LEAST_PIVOT = 1e-7
 # Larger systems are eliminated in a loop: unrolled, they take seconds to compile.
 _MOST_UNROLLED = 3
 
 
 def parts(matrix: Complex[Array, "... n m"]) -> Float[Array, "... n 2m"]:
-    """Real parts of a matrix beside its imaginary ones, for `product`."""
+    """Concatenate the real and imaginary parts of a matrix, for `product`."""
     return jnp.concatenate([matrix.real, matrix.imag], axis=-1)
 
 
 def product(
     left: Complex[Array, "... p n"], right_parts: Float[Array, "... n 2m"]
 ) -> Complex[Array, "... p m"]:
-    """``left @ right`` as one real product, given `parts` of the right.
+    """Compute ``left @ right`` as one real product, given `parts` of the right factor.
 
-    XLA's complex products are slow on a CPU: of a batch of 16, 20 x 144 by 144 x 144, one ran at 53
-    Gflop/s on a core where this ran at 85.
+    XLA's complex products are slow on a CPU: for a batch of 16, 20 x 144 by 144 x 144, it reached
+    53 Gflop/s on one core, this function 85.
     """
     rows, columns = left.shape[-2], right_parts.shape[-1] // 2
     both = matmul(jnp.concatenate([left.real, left.imag], axis=-2), right_parts)
@@ -63,12 +62,11 @@ def _least_pivots(matrix: Inexact[Array, "... n n"]) -> Float[Array, "... n"]:
 def solve_positive(
     matrix: Inexact[Array, "... n n"], right: Inexact[Array, "... n m"]
 ) -> Inexact[Array, "... n m"]:
-    """Solves ``matrix @ x = right`` by Gauss-Jordan elimination without pivoting.
+    """Solve ``matrix @ x = right`` by Gauss-Jordan elimination without pivoting.
 
     Args:
-      matrix: [..., n, n] Hermitian, positive definite. Where rounding has made it singular, the
-        pivot that vanishes is raised to 1e-7 of its diagonal entry: the result is then large and
-        finite.
+      matrix: [..., n, n] Hermitian, positive definite. If it is singular due to rounding, a zero
+        pivot is raised to 1e-7 of its diagonal entry; the result is then large and finite.
       right: [..., n, m].
 
     Returns:
@@ -93,15 +91,15 @@ def solve_positive(
 
 
 def inverse_positive(matrix: Inexact[Array, "... n n"]) -> Inexact[Array, "... n n"]:
-    """Inverse of a Hermitian positive definite matrix; see `solve_positive`."""
+    """Return the inverse of a Hermitian positive definite matrix; see `solve_positive`."""
     identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
     return solve_positive(matrix, jnp.broadcast_to(identity, matrix.shape))
 
 
 def log_determinant_positive(matrix: Inexact[Array, "... n n"]) -> Inexact[Array, "..."]:
-    """Logarithm of the determinant of a Hermitian positive definite matrix, real.
+    """Return the real log-determinant of a Hermitian positive definite matrix.
 
-    A pivot that rounding has made vanish is raised as in `solve_positive`.
+    A pivot that is zero due to rounding is raised as in `solve_positive`.
     """
     size = matrix.shape[-1]
     floor = _least_pivots(matrix)

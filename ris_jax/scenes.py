@@ -1,8 +1,8 @@
-r"""Drawing scenes and simulating what the base station receives.
+r"""Random scenes, and simulation of the snapshots at the base station.
 
 Snapshot l is :math:`y_l = H\,\mathrm{diag}(c_l)\,A s_l + n_l` with
-:math:`A = [g_k a(p_k)]` (docs/theory.md). Everything here handles one scene and is mapped over
-a batch with `jax.vmap`; a scene is a function of its stream's key and its index alone.
+:math:`A = [g_k a(p_k)]` (docs/theory.md). Functions handle one scene and are mapped over
+a batch with `jax.vmap`. A scene depends only on the key of its stream and its index.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ from ris_jax import config as config_lib
 class Measurement(NamedTuple):
     """Received snapshots, estimated channel and nominal codes.
 
-    `localize` completes what is missing: without a surface the channel is I and the codes are 1,
-    so that ``Measurement(snapshots)`` is an array of M elements; an unknown noise variance is NaN.
+    `localize` fills missing fields: without a surface the channel is I and the codes are 1, so
+    ``Measurement(snapshots)`` is an array of M elements. An unknown noise variance is NaN.
     """
 
     snapshots: Complex[Array, "... L M"]
@@ -32,7 +32,7 @@ class Measurement(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """What was there. Sources after the first `num_sources` are padding of amplitude zero."""
+    """True sources. Entries after the first `num_sources` are padding of amplitude zero."""
 
     azimuth: Float[Array, "... K"]  #: [rad]
     elevation: Float[Array, "... K"]  #: [rad]
@@ -51,11 +51,11 @@ class Scene(NamedTuple):
 
 
 def stream_key(seed: int | UInt32[Array, ""], name: str) -> jax.Array:
-    """The key of a named stream of a root seed; streams of other names share no scene with it.
+    """Return the key of a named stream of a root seed; different streams share no scenes.
 
     Args:
       seed: 0 to 2**32 - 1.
-      name: `train`, `validation` and `test` are what the commands draw from; any other is yours.
+      name: the commands use `train`, `validation` and `test`; any other name is free.
 
     Returns:
       A JAX key, [].
@@ -64,7 +64,7 @@ def stream_key(seed: int | UInt32[Array, ""], name: str) -> jax.Array:
 
 
 def active_sources(truth: Truth) -> Float[Array, "... K"]:
-    """1 where there is a source, 0 where there is padding."""
+    """Return 1 for sources and 0 for padding."""
     index = jnp.arange(truth.azimuth.shape[-1])
     return (index < truth.num_sources[..., None]).astype(truth.azimuth.dtype)
 
@@ -72,7 +72,7 @@ def active_sources(truth: Truth) -> Float[Array, "... K"]:
 def steering_matrix(
     truth: Truth, positions: Float[Array, "N 3"], system: config_lib.SystemConfig
 ) -> Complex[Array, "... N K"]:
-    """A = [g_k a(p_k)], [..., N, K]; the columns of padding are zero."""
+    """Return A = [g_k a(p_k)], [..., N, K]; the columns of padding are zero."""
     columns = arrays.steering_vector(
         truth.azimuth,
         truth.elevation,
@@ -85,12 +85,12 @@ def steering_matrix(
 
 
 def sample_truth(key: jax.Array, scene: config_lib.SceneConfig) -> Truth:
-    """Draws the sources of one scene; every field uniform within its configured limits."""
+    """Draw the sources of one scene; every field uniform within its configured limits."""
     return _truth_of(draws.draw(key, *_truth_draws(scene)), scene)
 
 
 def _truth_draws(scene: config_lib.SceneConfig) -> list[tuple[int, ...]]:
-    """Shapes of the draws that `_truth_of` takes."""
+    """Return the shapes of the draws for `_truth_of`."""
     return [(), (3, scene.max_sources), ()]
 
 
@@ -117,7 +117,7 @@ def _truth_of(entries: Sequence[Float[Array, "..."]], scene: config_lib.SceneCon
 def source_signals(
     key: jax.Array, num_snapshots: int, max_sources: int, source_signal: config_lib.SourceSignal
 ) -> Complex[Array, "L K"]:
-    """s_l: one draw of unit modulus for all snapshots, or a unit-power Gaussian draw for each."""
+    """Draw s_l: one unit-modulus value for all snapshots, or a unit-power Gaussian for each."""
     shape = _signal_draws(num_snapshots, max_sources, source_signal)
     signals = _signals_of(draws.draw(key, shape)[0], source_signal)
     return jnp.broadcast_to(signals, (num_snapshots, max_sources))
@@ -126,7 +126,7 @@ def source_signals(
 def _signal_draws(
     num_snapshots: int, max_sources: int, source_signal: config_lib.SourceSignal
 ) -> tuple[int, ...]:
-    """Shape of the draw that `_signals_of` takes."""
+    """Return the shape of the draw for `_signals_of`."""
     constant = source_signal == "constant"
     return (1, max_sources) if constant else (2, num_snapshots, max_sources)
 
@@ -134,14 +134,14 @@ def _signal_draws(
 def _signals_of(
     entries: Float[Array, "... K"], source_signal: config_lib.SourceSignal
 ) -> Complex[Array, "S K"]:
-    """Signals of every snapshot, or of all of them in one row."""
+    """Return the signals of every snapshot; one row if they are constant."""
     if source_signal == "constant":
         return jnp.exp(1j * jnp.pi * entries)
     return draws.complex_normal(entries)
 
 
 def _product(left: Complex[Array, "L N"], right: Complex[Array, "M N"]) -> Complex[Array, "L M"]:
-    """``left @ right.T`` as one real product; XLA's complex one is slow on a CPU."""
+    """Compute ``left @ right.T`` as one real product; XLA's complex product is slow on a CPU."""
     count, width = left.shape[0], right.shape[0]
     left = jnp.concatenate([left.real, left.imag])
     right = jnp.concatenate([right.real, right.imag])
@@ -151,10 +151,10 @@ def _product(left: Complex[Array, "L N"], right: Complex[Array, "M N"]) -> Compl
 
 
 def simulate(key: jax.Array, truth: Truth, config: config_lib.Config) -> Scene:
-    """Channel, hardware, snapshots and noise of one scene.
+    """Simulate channel, hardware, snapshots and noise of one scene.
 
-    The impairments act on what is received only: the returned codes are the nominal ones, and the
-    returned channel is the base station's estimate.
+    The impairments act on the received snapshots only. The returned codes are nominal, and the
+    returned channel is the estimate of the base station.
 
     Args:
       key: randomness of the scene's channel, signals, hardware and noise.
@@ -169,7 +169,7 @@ def simulate(key: jax.Array, truth: Truth, config: config_lib.Config) -> Scene:
 
 
 def _scene_draws(system: config_lib.SystemConfig, sources: int) -> list[tuple[int, ...]]:
-    """Shapes of the draws that `_scene_of` takes; the impairments have their own."""
+    """Return the shapes of the draws for `_scene_of`, without those of the impairments."""
     snapshots, antennas = system.num_snapshots, system.num_antennas
     return [
         (),
@@ -180,7 +180,7 @@ def _scene_draws(system: config_lib.SystemConfig, sources: int) -> list[tuple[in
 
 
 class _Hardware(NamedTuple):
-    """What there is instead of what is told."""
+    """Actual hardware, which can differ from the nominal one."""
 
     positions: Float[Array, "N 3"]
     codes: Complex[Array, "L N"]
@@ -193,7 +193,7 @@ def _hardware(
     codes: Complex[Array, "L N"],
     config: config_lib.Config,
 ) -> _Hardware:
-    """One draw of the hardware; what is ideal costs no draw."""
+    """Draw the hardware; ideal parts need no draw."""
     impairments = config.impairments
     keys = jax.random.split(jax.random.fold_in(key, 1), 4)
     severity = draws.uniform(draws.draw(keys[0], ())[0]) if impairments.varied else 1.0
@@ -211,7 +211,7 @@ def _hardware(
 
 
 def _surface(impairments: config_lib.ImpairmentConfig) -> config_lib.ImpairmentConfig:
-    """What of the impairments acts on the codes."""
+    """Return the impairments that act on the codes."""
     ideal = config_lib.ImpairmentConfig()
     return dataclasses.replace(
         ideal,
@@ -228,7 +228,7 @@ def _scene_of(
     truth: Truth,
     config: config_lib.Config,
 ) -> Scene:
-    """`simulate` of draws with the shapes of `_scene_draws`; the hardware's come from the key."""
+    """Simulate from draws with the shapes of `_scene_draws`; the key gives those of hardware."""
     factor, angles, scatter, signals, noise = entries
     system, limits = config.system, config.scene
     nominal_positions, nominal_codes = arrays.element_positions(system), codebooks.codebook(system)
@@ -240,7 +240,7 @@ def _scene_of(
     )
     real = _hardware(key, nominal_positions, nominal_codes, config)
     sent = _signals_of(signals, system.source_signal)
-    # Padding has no amplitude: sums over sources, which are few, are no matrix products.
+    # Padding has zero amplitude. Sources are few, so sums are cheaper than matrix products.
     columns = steering_matrix(truth, real.positions, system)
     field = jnp.sum(sent[:, None, :] * columns, axis=-1)
     clean = _product(real.codes * field, true_channel)
@@ -255,11 +255,11 @@ def _scene_of(
 
 
 def scenes_at(key: jax.Array, indices: Int[Array, "B"], config: config_lib.Config) -> Scene:
-    """The scenes of a stream with the given indices, whoever else is in the batch.
+    """Return the scenes of a stream with the given indices, independent of the batch.
 
     Args:
       key: a stream's key, see `stream_key`.
-      indices: [B] which scenes.
+      indices: [B] scene indices.
       config: system, scene and impairments.
 
     Returns:
@@ -285,21 +285,21 @@ _scenes_from_0 = jax.jit(
 
 
 def sample_scenes(key: jax.Array, config: config_lib.Config, batch_size: int) -> Scene:
-    """The first `batch_size` scenes of a stream; see `scenes_at` for others.
+    """Return the first `batch_size` scenes of a stream; see `scenes_at` for others.
 
     Args:
       key: a stream's key, see `stream_key`.
       config: system, scene and impairments.
-      batch_size: B, how many scenes.
+      batch_size: B, number of scenes.
 
     Returns:
       A `Scene` with leading axis B.
 
     Raises:
-      ConfigError: a number instead of a key.
+      ConfigError: `key` is a number.
     """
     if isinstance(key, int):
         raise config_lib.ConfigError(
-            f"key: expected a JAX key; found the number {key}; give jax.random.key({key})"
+            f"key: expected a JAX key; found the number {key}; pass jax.random.key({key})"
         )
     return _scenes_from_0(key, config, batch_size)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# One process a GPU on one machine. UNTESTED on GPUs: a template. A process that is lost ends all.
+# One process per GPU on one machine. UNTESTED on GPUs: a template. A lost process ends all.
 #
 #   experiments/launch/one_machine.sh 4 --workdir=runs/wide --batch_size=512
 #
-# One process for all GPUs does the same with less to go wrong: ris-jax train --workdir=runs/wide
+# A single process for all GPUs is simpler: ris-jax train --workdir=runs/wide
 set -euo pipefail
 processes=$1
 shift

@@ -1,1 +1,1 @@
-"""Estimators: maximum likelihood by matching pursuit, MUSIC, MVDR, and how many sources."""
+"""Estimators: maximum likelihood by matching pursuit, MUSIC, MVDR, and source counting."""

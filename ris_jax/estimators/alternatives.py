@@ -1,9 +1,8 @@
-"""Other readings of the same data: which of them explains clearly more than the given one?
+"""Alternative readings of the data, tested against the given one.
 
-A conjugated channel, codes in reverse order or swapped axes leave data that no source explains,
-and each is a mistake that people make. Every reading is tried by a small matching pursuit on the
-host, with as many sources as were found; the comparison is between readings that are fitted alike.
-Only scenes that are in doubt are tried, and few of them.
+A conjugated channel, codes in reverse order or swapped axes are frequent input errors. No source
+explains such data. Each reading is fitted by a small matching pursuit on the host, with as many
+sources as the estimate has. Only a few scenes with warnings are tested.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,20 +15,20 @@ from ris_jax import config as config_lib
 from ris_jax.estimators import grids, residual_analysis
 from ris_jax.estimators.flags import Flag
 
-# Scenes that are tried, and entries of a grid of steering vectors, at most.
+# Maximum number of scenes tested, and of entries of a grid of steering vectors.
 MOST_SCENES = 4
 _MOST_ENTRIES = 2**23
 MOST_SNAPSHOTS = 32
-# Sources of a pursuit, at most.
+# Maximum number of sources of a pursuit.
 _MOST_SOURCES = 3
-# Evidence in nats, over all scenes, and relative decrease of the residual that count as clear.
+# Thresholds: evidence in nats over all scenes, and relative decrease of the residual.
 _CLEAR = 25.0
 _SMALLER = 0.85
-# Gain, over that of the best reading, of one that cannot be told from it.
+# Gain relative to the best reading above which a reading is indistinguishable from it.
 _TIE = 0.8
-# Refinement of a cell: points a coordinate and halvings.
+# Refinement of a cell: points per coordinate, and halvings.
 _HALVINGS = 8
-# Wavefronts that are tried; the data hardly distinguish the others from these.
+# Wavefronts that are tested; the others are nearly indistinguishable from these.
 _WAVEFRONTS = ("spherical", "spherical_phase", "parabolic")
 
 #: Steering vectors [P, N] at (u, w, 1/r) [P, 3], for element positions [N, 3] and a wavefront.
@@ -37,7 +36,7 @@ Steering = Callable[..., Complex[np.ndarray, "P N"]]
 
 
 class Reading(NamedTuple):
-    """One way to read the data of a scene."""
+    """One interpretation of the data of a scene."""
 
     snapshots: Complex[np.ndarray, "L M"]
     channel: Complex[np.ndarray, "M N"]
@@ -64,7 +63,7 @@ def cells_of(
     wavelength: float,
     wavefront: config_lib.Wavefront,
 ) -> Cells | None:
-    """Grid that follows the resolution of the array; None if it would be too large to store."""
+    """Return a grid at the resolution of the array; None if it is too large to store."""
     unit = grids.resolution(np.asarray(positions), wavelength=wavelength, wavefront=wavefront)
     lower, upper = region.lower.astype(float), region.upper.astype(float)
     width = upper - lower
@@ -84,7 +83,7 @@ def cells_of(
 
 
 def readings(given: Reading) -> Iterator[tuple[Flag, Reading]]:
-    """The mistakes that are tried on a scene, with the flag that names each."""
+    """Yield the alternative readings of a scene, each with its flag."""
     yield Flag.CONJUGATED, given._replace(conjugate=True)
     yield Flag.SNAPSHOTS_CONJUGATED, given._replace(snapshots=given.snapshots.conj())
     if np.any(np.imag(given.channel)):
@@ -116,7 +115,7 @@ def readings(given: Reading) -> Iterator[tuple[Flag, Reading]]:
 
 
 def _other_order(positions: Float[np.ndarray, "N 3"]) -> np.ndarray | None:
-    """Order of a grid's elements with rows and columns swapped; None if they are no grid."""
+    """Return the element order with rows and columns swapped; None without a grid."""
     extent = np.ptp(positions, axis=0)
     along = [axis for axis in range(3) if extent[axis] > 1e-6 * extent.max()]
     if len(along) != 2:
@@ -138,7 +137,7 @@ class Explained(NamedTuple):
 
 
 def pursue(reading: Reading, cells: Cells, steering: Steering, count: int) -> Explained:
-    """Fit `count` sources one after the other, each refined within its cell, then all once more.
+    """Fit `count` sources successively, each refined within its cell, then all once more.
 
     Args:
       reading: data of one scene.
@@ -179,7 +178,7 @@ def pursue(reading: Reading, cells: Cells, steering: Steering, count: int) -> Ex
 
 
 def _evidence(fraction: float, shape: tuple[int, ...], constant: bool, count: int) -> float:
-    """Chernoff bound of the chance that white noise has so much energy in so few dimensions."""
+    """Return the Chernoff bound, in nats, for white noise with this energy in a subspace."""
     samples = shape[0] * shape[1]
     free = count * (2.5 if constant else shape[0] + 1.5)
     share = min(free / samples, 0.99)
@@ -218,7 +217,7 @@ class Correlator:
 
 
 def refined(point, cells: Cells, vectors, correlate: Any, residual) -> Float[np.ndarray, "3"]:
-    """Place of the highest gain near a cell, by halving steps."""
+    """Return the position of the highest gain near a cell, by step halving."""
     offsets = np.stack(np.meshgrid(*[(-1.0, 0.0, 1.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
     step = cells.step / 2.0
     for _ in range(_HALVINGS):
@@ -248,18 +247,18 @@ def better(
     wide: Cells | None,
     steering: Steering,
 ) -> Flag:
-    """Flags of the readings that explain the scenes clearly better than the given one.
+    """Return the flags of readings that fit the scenes clearly better than the given one.
 
     Args:
-      scenes: data as given, one a scene that is in doubt; `MOST_SCENES` at most.
+      scenes: data as given, one entry per scene with warnings; at most `MOST_SCENES`.
       counts: sources found in each.
-      explained: fraction of the energy of each that those explain.
-      cells: from `cells_of`; None tries nothing.
-      wide: cells that reach beyond the search region, if those are to be tried.
+      explained: fraction of each scene's energy that these sources explain.
+      cells: from `cells_of`; None skips the test.
+      wide: cells beyond the search region, if they are to be tested.
       steering: of the package, see `Steering`.
 
     Returns:
-      The flag of the best reading, or none; more than one where the data cannot tell them apart.
+      The flag of the best reading, or none; several flags if they fit equally well.
     """
     if cells is None or not scenes:
         return Flag(0)
@@ -287,7 +286,7 @@ def better(
     if most <= _CLEAR + 0.02 * given_evidence:
         return Flag(0)
     named = next(flag for flag, gain in gained.items() if gain == most)
-    # On a square grid, swapped rows and columns are swapped angles: the data cannot tell.
+    # On a square grid, swapped rows and columns are equivalent to swapped angles.
     if named == Flag.ELEMENT_ORDER and gained.get(Flag.OUTSIDE_LIMITS, 0.0) > _TIE * most:
         named |= Flag.OUTSIDE_LIMITS
     if named == Flag.OUTSIDE_LIMITS and gained.get(Flag.ELEMENT_ORDER, 0.0) > most - _CLEAR:

@@ -76,7 +76,7 @@ def in_sizes(
 def _padded(
     measurement: scenes.Measurement, counts: Counts, size: int
 ) -> tuple[scenes.Measurement, Counts]:
-    """A part with silent copies of its last scene up to a size; shared arrays stay as they are."""
+    """Pad a part with zero-signal copies of its last scene; shared arrays are unchanged."""
     number = jnp.arange(size)
     count = len(measurement.snapshots)
     there = number < count
@@ -91,5 +91,5 @@ def _padded(
 
 @functools.partial(jax.jit, static_argnames="total")
 def _joined(parts: list[Any], total: int) -> Any:
-    """Parts one after the other, without the padding."""
+    """Concatenate parts without the padding."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:total], *parts)

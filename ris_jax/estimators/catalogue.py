@@ -1,7 +1,7 @@
-"""The table of estimators: the data and the search of each.
+"""Table of estimators: the data and the search of each.
 
-`ris_jax.estimators.localization.localize` takes any of them by name; whoever compares estimators
-loops over `METHODS`.
+`ris_jax.estimators.localization.localize` accepts each of them by name. To compare estimators,
+loop over `METHODS`.
 """
 
 from collections.abc import Callable
@@ -18,22 +18,22 @@ from ris_jax.estimators.estimate import Estimate
 
 
 class Method(NamedTuple):
-    """How `localize` runs an estimator and what it needs.
+    """Properties of an estimator that `localize` uses.
 
-    A baseline's `search` takes its data, num_sources [B], positions [N, 3] and, by name,
-    wavelength, wavefront, max_sources and region; one of the measurement source_signal as well, one
-    of centred grids layout and sub_surface. It neither counts sources nor estimates the noise: what
-    is not known is taken from maximum likelihood, or from the network.
+    The `search` of a baseline takes its data, num_sources [B], positions [N, 3] and, by name,
+    wavelength, wavefront, max_sources and region. Searches on the measurement also take
+    source_signal; those for centred grids take layout and sub_surface. A baseline neither counts
+    sources nor estimates the noise; unknown values come from maximum likelihood or the network.
     """
 
     data: Literal["measurement", "covariance"]
-    network: Literal["needed", "allowed", "unused"]  # does it use a network
-    architecture: config_lib.Architecture | None = None  # of that network; None: any that is there
-    search: Callable[..., Estimate] | None = None  # of a baseline; None: `localize` knows how
+    network: Literal["needed", "allowed", "unused"]  # use of a network
+    architecture: config_lib.Architecture | None = None  # of that network; None: any
+    search: Callable[..., Estimate] | None = None  # of a baseline; None: special case in `localize`
     counts: bool = False  # finds the number of sources itself
-    mirrored: bool = False  # works on centred grids of elements only, and needs the layout
+    mirrored: bool = False  # requires a centred grid of elements, and its layout
     cell: float = 0.75  # width of the cells of its search grid, see `grids.search_shape`
-    least_grid: tuple[int, int, int] = (1, 1, 1)  # fewest cells
+    least_grid: tuple[int, int, int] = (1, 1, 1)  # minimum number of cells
 
 
 METHODS = {
@@ -69,6 +69,6 @@ METHODS = {
 
 
 def of_network(config: config_lib.Config) -> str:
-    """The estimator that a network is trained for."""
+    """Return the estimator that a network is trained for."""
     kind = config.model.architecture
     return next(name for name, method in METHODS.items() if method.architecture == kind)

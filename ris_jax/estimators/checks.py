@@ -1,4 +1,4 @@
-"""What estimators are told, checked before any work; errors name what was needed and what came."""
+"""Checks of estimator arguments; errors state the needed and the given value."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ris_jax import scenes
 
 
 def require(condition: Any, field: str, needed: str, got: Any) -> None:
-    """Raises `ConfigError` unless the condition holds."""
+    """Raise `ConfigError` unless the condition holds."""
     if not condition:
         raise config_lib.ConfigError(f"{field}: need {needed}; got {got!r}")
 
@@ -22,16 +22,16 @@ def check_counts(
     *,
     batch: int | None = None,
 ) -> None:
-    """How many sources there are, or may be, or how they are to be counted.
+    """Check the number of sources, its maximum, and the false-alarm rate.
 
     Args:
-      num_sources: for all scenes or each; None has them counted.
+      num_sources: for all scenes or each; None: unknown.
       max_sources: 1 or more.
       false_alarm_rate: between 0 and 1.
-      batch: number of scenes, if that is known.
+      batch: number of scenes, if known.
 
     Raises:
-      ConfigError: one of them cannot be used.
+      ConfigError: one of them is invalid.
     """
     require(max_sources >= 1, "max_sources", "1 or more", max_sources)
     require(0 < false_alarm_rate < 1, "false_alarm_rate", "0 < value < 1", false_alarm_rate)
@@ -52,11 +52,11 @@ def check_scenes(
     wavelength: float,
     max_sources: int,
 ) -> None:
-    """Shapes and numbers that no estimate can come of.
+    """Check shapes, number of scenes, wavelength and maximum number of sources.
 
     Raises:
-      ConfigError: shapes that do not fit each other, no scenes, a wavelength that is no length, or
-        as many sources as elements or samples.
+      ConfigError: mismatched shapes, no scenes, an invalid wavelength, or as many sources as
+        elements or samples.
     """
     snapshots, channel, codes = measurement.snapshots, measurement.channel, measurement.codes
     for name, array, axes in (

@@ -1,4 +1,4 @@
-"""`jax.jit` for large programs, compiled in half to two thirds of the time on a CPU."""
+"""`jax.jit` for large programs, with half to two thirds of the compile time on a CPU."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -28,8 +28,8 @@ def compiler_options() -> dict[str, Any]:
 
 
 def _tracing(arguments: Any) -> bool:
-    """Whether another program is being traced: options are for whole programs only."""
-    # The iota moves nothing from host to device.
+    """Return whether another program is being traced; options apply to whole programs only."""
+    # The iota needs no transfer from host to device.
     leaves = [*jax.tree.leaves(arguments), jax.lax.iota(jnp.int32, 1)]
     return any(isinstance(leaf, Tracer) for leaf in leaves)
 
@@ -45,7 +45,7 @@ class Program:
         donate_argnums: tuple[int, ...] = (),
         quick: bool = False,
     ):
-        """Jit a function; nothing is compiled and no device is asked for yet.
+        """Jit a function; nothing is compiled and no device is initialized yet.
 
         Args:
           function: to be compiled.
@@ -64,7 +64,7 @@ class Program:
 
     @functools.cached_property
     def outer(self) -> Any:
-        """The jitted function that is called where nothing is traced."""
+        """Jitted function for calls outside of tracing."""
         options = compiler_options()
         return self._jit(compiler_options=options | (_QUICK if options and self._quick else {}))
 
@@ -73,7 +73,7 @@ class Program:
         return function(*arguments, **options)
 
     def lower(self, *arguments: Any, **options: Any) -> jax.stages.Lowered:
-        """Lower the program that is called where nothing is traced."""
+        """Lower the program for calls outside of tracing."""
         return self.outer.lower(*arguments, **options)
 
     def num_compiled(self) -> int:

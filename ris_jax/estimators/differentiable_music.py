@@ -1,10 +1,10 @@
-r"""MUSIC whose peaks can be differentiated, to train what makes the covariance.
+r"""MUSIC with differentiable peaks, for training networks that estimate the covariance.
 
-The peaks of a spectrum on a grid are found as ever; around each, the coordinates are the mean over
-a window weighed by the spectrum, so that gradients reach the covariance through it (the maskpeak of
-Gast, Le Magoarou & Shlezinger, *Near-field localization via AI-aided subspace methods*, 2025,
-arXiv:2504.00599). The signal subspace enters by its projector, whose derivative is finite
-(`ris_jax.covariance.gram_pseudo_inverse`). Where the peaks are is not differentiated.
+Peaks are found on a grid. The coordinates of each are the mean over a window around it, weighted by
+the spectrum, so gradients reach the covariance (the maskpeak of Gast, Le Magoarou & Shlezinger,
+*Near-field localization via AI-aided subspace methods*, 2025, arXiv:2504.00599). The signal
+subspace enters by its projector, whose derivative is finite
+(`ris_jax.covariance.gram_pseudo_inverse`). The choice of the peaks is not differentiated.
 """
 
 import itertools
@@ -21,14 +21,14 @@ from ris_jax import linear
 from ris_jax.estimators import grids, spectral_search
 from ris_jax.estimators.proposals import Grid
 
-# Places of a window along each coordinate, in cells from its peak.
+# Points of a window along each coordinate, in cells from its peak.
 _PLACES = (-1.0, -0.5, 0.0, 0.5, 1.0)
-# Power of the spectrum that weighs a place.
+# Exponent of the spectrum in the weights.
 _SHARPNESS = 2.0
 
 
 class SoftPeaks(NamedTuple):
-    """The highest peaks of a scene, best first; those that are not active are padding."""
+    """Highest peaks of a scene, best first; inactive ones are padding."""
 
     coordinates: Float[Array, "K 3"]  #: (u, w, 1/r)
     active: Float[Array, "K"]  #: 1 or 0
@@ -37,7 +37,7 @@ class SoftPeaks(NamedTuple):
 def _left(
     factor: Complex[Array, "N r"], inverse: Complex[Array, "r r"], conjugates: Complex[Array, "G N"]
 ) -> Float[Array, "G"]:
-    """The share of steering vectors beside the signal subspace."""
+    """Return the fraction of steering vectors outside the signal subspace."""
     inner = linear.matmul(conjugates, factor)
     explained = jnp.sum((linear.matmul(inner, inverse) * inner.conj()).real, axis=-1)
     return jnp.maximum(1.0 - explained, spectral_search.ROUNDING)
@@ -51,22 +51,22 @@ def soft_peaks(
     limits: tuple[Float[Array, "3"], Float[Array, "3"]],
     max_sources: int,
 ) -> SoftPeaks:
-    """Sources of one scene at the peaks of the MUSIC spectrum of a covariance F F^H.
+    """Return the sources of one scene at the MUSIC peaks of a covariance F F^H.
 
     Args:
       factor: F, [N, r], any scale.
-      num_sources: [] int, dimension of the signal subspace and number of peaks wanted.
-      grid: where peaks are sought.
+      num_sources: [] int, dimension of the signal subspace and number of peaks.
+      grid: search grid.
       steering: unit-norm vectors at any (u, w, 1/r).
-      limits: least and greatest (u, w, 1/r); windows end there.
+      limits: minimum and maximum (u, w, 1/r); windows end there.
       max_sources: K, the width of the result.
 
     Returns:
-      Coordinates that can be differentiated in the factor, within a cell of a peak of the grid.
+      Coordinates, differentiable in the factor, within a cell of a peak of the grid.
     """
     inverse = cov.gram_pseudo_inverse(linear.matmul(factor.conj().T, factor), num_sources)
     height = -jax.lax.stop_gradient(_left(factor, inverse, grid.conjugates))
-    # Beyond the horizon there is nothing.
+    # Points beyond the horizon are excluded.
     height = jnp.where(jnp.any(grid.conjugates != 0, axis=-1), height, -jnp.inf)
     heights, index = grids.highest_peaks(height, grid.shape, max_sources)
     places = _windows(grid.points[index], grid.shape, limits)
@@ -74,7 +74,7 @@ def soft_peaks(
     low, high = limits
     inside = jnp.all((places >= low) & (places <= high), axis=-1)
     inside &= jnp.sum(places[..., :2] ** 2, axis=-1) < 1.0
-    inside |= ~jnp.any(inside, axis=-1, keepdims=True)  # of no peak, whose result is not used
+    inside |= ~jnp.any(inside, axis=-1, keepdims=True)  # padding, whose result is not used
     level = jnp.where(inside, -_SHARPNESS * jnp.log(left.reshape(inside.shape)), -jnp.inf)
     weight = jax.nn.softmax(level, axis=-1)
     found = jnp.isfinite(heights) & (jnp.arange(max_sources) < num_sources)
@@ -82,7 +82,7 @@ def soft_peaks(
 
 
 def _windows(centres, shape, limits) -> Float[Array, "K W 3"]:
-    """Places around peaks; along a coordinate of one cell the peak's own only."""
+    """Return the points around peaks; a coordinate with one cell has only the peak itself."""
     cell = (limits[1] - limits[0]) / jnp.asarray(shape, centres.dtype)
     axes = [_PLACES if count > 1 else (0.0,) for count in shape]
     offsets = np.array(list(itertools.product(*axes)), np.float32)

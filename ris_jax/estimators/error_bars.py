@@ -1,8 +1,8 @@
 """Error bars of a fit with constant signals, from the curvature of its likelihood.
 
-The curvature is the Fisher information of the places but for twice the inverse noise variance, and
-the fit has it already: what `bounds.cramer_rao_bound` computes from the snapshots, at a tenth of
-its cost. Float32 carries it to sources of which it can still tell two.
+The curvature of the fit is the Fisher information of the positions, up to the factor of twice the
+inverse noise variance. The result equals `bounds.cramer_rao_bound` at a tenth of its cost. Float32
+is sufficient for all sources that it can separate.
 """
 
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ris_jax import arrays, linear
 from ris_jax.estimators import refinement
 
-# Variance over that with all else known, beyond which float32 has lost it.
+# Variance, relative to all else known, beyond which float32 is not accurate.
 _MOST_INFLATION = 1e4
 
 
@@ -21,21 +21,21 @@ def covariance(
     inverse_gram: Float[Array, "K"],
     noise_variance: Float[Array, ""],
 ) -> Float[Array, "K 3 3"]:
-    r"""Covariance of azimuth [rad], elevation [rad] and range [m] of each source.
+    r"""Return the covariance of azimuth [rad], elevation [rad] and range [m] of each source.
 
     Args:
       fit: of constant signals.
-      power: [K] of the sources; the fit's own is that and what noise adds.
+      power: [K] of the sources, without the noise contribution in the fitted power.
       inverse_gram: [K] diagonal of the inverse Gram matrix of the sources' images.
       noise_variance: :math:`\sigma^2`.
 
     Returns:
-      [K, 3, 3]; infinite on the diagonal for what the scene does not determine.
+      [K, 3, 3]; infinite on the diagonal for undetermined parameters.
     """
     sources = fit.active.shape[0]
     fitted = jnp.abs(fit.local.amplitudes[0]) ** 2
     weight = jnp.tile(jnp.sqrt(power / jnp.maximum(fitted, jnp.finfo(power.dtype).tiny)), 3)
-    information = fit.local.curvature * weight[:, None] * weight  # but for 2 / sigma^2
+    information = fit.local.curvature * weight[:, None] * weight  # without the factor 2 / sigma^2
     diagonal = jnp.diagonal(information)
     felt = diagonal > 0
     scale = jnp.where(felt, jnp.sqrt(jnp.where(felt, diagonal, 1.0)), 1.0)
@@ -65,7 +65,7 @@ def covariance(
         ],
         axis=-2,
     )  # fmt: skip
-    # Azimuth turns with w, too.
+    # Azimuth also depends on w.
     known = jnp.stack([known[:, 0] & known[:, 1], known[:, 1], known[:, 2] & ~far], axis=-1)
     moved = linear.einsum("kij,kjl,kml->kim", turn, own, turn)
     both = known[:, :, None] & known[:, None, :]

@@ -1,4 +1,4 @@
-"""What every estimator returns."""
+"""Result of every estimator."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ class Estimate(NamedTuple):
     #: infinite on the diagonal where the scene does not determine a parameter, and in padding.
     covariance: Float[Array, "... K 3 3"]
     noise_variance: Float[Array, "..."]
-    #: Bit mask of `flags.Flag`: doubts about a scene and notes on it; `localize` sets it.
+    #: Bit mask of `flags.Flag`: warnings and notes for a scene; set by `localize`.
     flags: Int[Array, "..."] | None = None
 
 
@@ -32,12 +32,12 @@ def without_error_bars(
     active: Float[Array, "... K"],
     noise_variance: Float[Array, "..."],
 ) -> Estimate:
-    """Sources in (u, w, 1/r), in any order, as an estimate that does not know how good it is.
+    """Convert sources in (u, w, 1/r), in any order, to an estimate with infinite error bars.
 
     Args:
       coordinates: [..., K, 3] direction cosines u and w, 1/r [1/m].
       power: [..., K].
-      active: [..., K] 1 where there is a source, 0 where there is padding.
+      active: [..., K] 1 for sources, 0 for padding.
       noise_variance: [...].
     """
     active = active > 0

@@ -1,7 +1,7 @@
-"""Flags of a scene: one bit for each doubt about a result, with a sentence that names the cause.
+"""Flags of a scene: one bit per warning or note, with a sentence that names the cause.
 
-An estimate is a value, never an exception: what a user should know about it is in
-`Estimate.flags`, a bit mask for each scene (compare the results of optimistix).
+Estimators do not raise on bad data. Warnings are in `Estimate.flags`, a bit mask for each scene
+(compare the results of optimistix).
 """
 
 import enum
@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 
 class Flag(enum.IntFlag):
-    """Reasons to doubt an estimate, or notes on how it was obtained."""
+    """Warnings about an estimate, or notes on its computation."""
 
     NOT_CHECKED = 1 << 0
     CENTRED = 1 << 1
@@ -44,17 +44,17 @@ class Flag(enum.IntFlag):
 
     @property
     def sentence(self) -> str:
-        """What the flag says to a user, in one sentence."""
+        """Explanation of the flag for users, in one sentence."""
         return _SENTENCES[self]
 
 
-#: Notes: the estimate is valid as it is.
+#: Notes: the estimate is valid.
 NOTES = Flag.NOT_CHECKED | Flag.CENTRED | Flag.UNDETERMINED | Flag.NETWORK_NOT_USED
 
 _SENTENCES = {
     Flag.NOT_CHECKED: "the model check needs values and does not run inside jax.jit",
-    Flag.CENTRED: "element positions are far from the origin (map coordinates?): places are "
-    "relative to the centre of the array",
+    Flag.CENTRED: "element positions are far from the origin (map coordinates?): source "
+    "positions are relative to the centre of the array",
     Flag.UNDETERMINED: "the array is a line and determines only the angle to it: the other angle "
     "is assumed to be 0",
     Flag.ON_LIMIT: "a source lies on the limit of the search region: it may be outside; widen the "

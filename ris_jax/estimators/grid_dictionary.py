@@ -1,9 +1,9 @@
 r"""Sparse models: the field as a few steering vectors of a grid in (u, w, 1/r).
 
-Column g of the dictionary is what the receiver would see of a source at point g,
-:math:`b_{tg} = \Phi_t a(p_g)`, for each group t of snapshots: a single group of all where signals
-are constant, one for each snapshot where they are independent (`ris_jax.estimators.likelihood`).
-Sources are found at points of the grid, half a cell off the truth at best.
+Column g of the dictionary is the received image of a source at point g,
+:math:`b_{tg} = \Phi_t a(p_g)`, for each group t of snapshots. Constant signals form a single group;
+independent signals have one group per snapshot (`ris_jax.estimators.likelihood`). Estimates lie on
+grid points, so their error is up to half a cell.
 """
 
 import math
@@ -16,7 +16,7 @@ from ris_jax import arrays, linear, scenes
 from ris_jax import config as config_lib
 from ris_jax.estimators import estimate, grids, likelihood
 
-# Scenes whose dictionaries are in memory at a time.
+# Number of scenes whose dictionaries are in memory at a time.
 AT_A_TIME = 4
 _MOST_NUMBERS = 1 << 27
 
@@ -26,7 +26,7 @@ class Atoms(NamedTuple):
 
     points: Float[Array, "G 3"]  # (u, w, 1/r), 1/r fastest
     vectors: Complex[Array, "G N"]  # of norm one; zero beyond the horizon
-    squared_norms: Float[Array, "G"]  # before they were made so, see `arrays.squared_norm`
+    squared_norms: Float[Array, "G"]  # before normalisation, see `arrays.squared_norm`
     shape: tuple[int, int, int]
 
 
@@ -38,15 +38,15 @@ def atoms_of(
     wavelength: float,
     wavefront: config_lib.Wavefront,
 ) -> Atoms:
-    """Unit-norm steering vectors at the points of a region's grid.
+    """Compute unit-norm steering vectors at the grid points of a region.
 
     Args:
       positions: [N, 3] float [m].
-      region: where sources may be.
+      region: search region.
       grid: cells in u, w and 1/r.
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
-        planar ones have a single 1/r of zero.
+        planar waves have the single value 1/r = 0.
 
     Raises:
       ValueError: a grid without cells.
@@ -76,10 +76,10 @@ def check(
     positions: Float[Array, "N 3"],
     max_sources: int,
 ) -> None:
-    """Shapes of a batch.
+    """Check the shapes of a batch.
 
     Raises:
-      ValueError: they do not agree, or `max_sources` is below 1.
+      ValueError: mismatched shapes, or `max_sources` below 1.
     """
     batch, elements = measurement.snapshots.shape[:1], measurement.channel.shape[-1]
     if positions.shape != (elements, 3) or num_sources.shape != batch:
@@ -92,7 +92,7 @@ def check(
 
 
 class Fit(NamedTuple):
-    """Least squares on some columns of a dictionary."""
+    """Least-squares fit of some columns of a dictionary."""
 
     amplitudes: Complex[Array, "T K"]
     residual: Complex[Array, "T R"]
@@ -101,7 +101,7 @@ class Fit(NamedTuple):
 def least_squares(
     columns: likelihood.Images, data: Complex[Array, "T R"], active: Float[Array, "K"]
 ) -> Fit:
-    """Amplitudes of the active columns, zero for the others, and what they leave of the data."""
+    """Fit the amplitudes of the active columns, zero for the others; return also the residual."""
     left, right = columns.left * active[:, None], columns.right * active[:, None]
     gram = likelihood.regular_gram(likelihood.inner_products(left, right), active)
     matched = likelihood.against(left, data)
@@ -116,6 +116,6 @@ def as_estimate(
     active: Float[Array, "B K"],
     noise_variance: Float[Array, "B"],
 ) -> estimate.Estimate:
-    """Sources at points of the grid; their power is the mean over the groups."""
+    """Convert grid points to an estimate; powers are means over the groups."""
     power = jnp.mean(jnp.abs(amplitudes) ** 2, axis=1) / atoms.squared_norms[indices]
     return estimate.without_error_bars(atoms.points[indices], power, active, noise_variance)

@@ -50,13 +50,13 @@ class BoxLimits:
 class SearchRegion:
     """A box in direction cosines and inverse range; estimates stay within it.
 
-    The defaults hold the default field of view (60 degrees of azimuth, 30 of elevation, 0.5 m and
-    beyond, to infinity) with a margin, so that noise at its edge is not folded back.
+    The defaults contain the default field of view (60 degrees of azimuth, 30 of elevation, 0.5 m to
+    infinity). A margin prevents clipping of noisy estimates at its edge.
     """
 
     u_max: float = 0.9  #: ``|sin(azimuth) cos(elevation)|``; zero holds u at 0
     w_max: float = 0.54  #: ``|sin(elevation)|``; zero holds w at 0
-    inverse_range_min: float = 0.0  #: [1/m]; zero lets sources be infinitely far
+    inverse_range_min: float = 0.0  #: [1/m]; zero includes infinite range
     inverse_range_max: float = 2.2  #: [1/m]
 
     def __post_init__(self):
@@ -89,12 +89,12 @@ class SearchRegion:
 
     @property
     def limits(self) -> BoxLimits:
-        """The same box as arrays, to be passed to a compiled program."""
+        """The same box as arrays, for a compiled program."""
         return BoxLimits(self.lower, self.upper, self.held)
 
 
 def region_of(scene: config_lib.SceneConfig) -> SearchRegion:
-    """The region that holds what a configuration draws, with a margin at its edges."""
+    """Return the region that contains the scenes of a configuration, with a margin."""
     u_max = np.sin(np.deg2rad(min(scene.azimuth_max_deg + 4.0, 89.0)))
     w_max = np.sin(np.deg2rad(min(scene.elevation_max_deg + 2.7, 89.0)))
     return SearchRegion(float(u_max), float(w_max), 0.0, 1.1 / scene.range_min)
@@ -115,7 +115,7 @@ def grid_points(region: Box, shape: tuple[int, int, int]) -> Float[Array, "G 3"]
 
 
 class SearchSpace(NamedTuple):
-    """Where to look, as far as the wavefront tells it."""
+    """Search grid and limits for a wavefront."""
 
     points: Float[Array, "G 3"]  #: (u, w, 1/r), 1/r fastest
     lower: Float[Array, "3"]  #: limits
@@ -124,22 +124,22 @@ class SearchSpace(NamedTuple):
 
     @property
     def visible(self) -> Bool[Array, "G"]:
-        """Points above the horizon."""
+        """Mask of the points above the horizon."""
         return visible(self.points)
 
 
 def visible(points: Float[Array, "... 3"]) -> Bool[Array, "..."]:
-    """Points (u, w, 1/r) above the horizon, whose directions exist."""
+    """Return a mask of points (u, w, 1/r) above the horizon, which have a direction."""
     return jnp.sum(points[..., :2] ** 2, axis=-1) < 1.0
 
 
 def search_space(
     region: Box, shape: tuple[int, int, int], wavefront: config_lib.Wavefront
 ) -> SearchSpace:
-    """The grid and the limits of a region for a wavefront.
+    """Return the grid and the limits of a region for a wavefront.
 
-    Plane waves have no range: 1/r is zero wherever the region is. A coordinate that has one value
-    has one cell.
+    Plane waves have no range: 1/r is zero for any region. A coordinate with one value has one
+    cell.
     """
     kind, held = jnp.zeros(()).dtype, region.held
     lower, upper = jnp.asarray(region.lower, kind), jnp.asarray(region.upper, kind)
@@ -156,7 +156,7 @@ def search_space(
 def local_maxima(
     spectrum: Float[Array, "... G"], shape: tuple[int, int, int]
 ) -> Float[Array, "... G"]:
-    """The spectrum where no neighbour (26 of them) is higher, and minus infinity elsewhere."""
+    """Return the spectrum at local maxima (26 neighbours), and minus infinity elsewhere."""
     cube = spectrum.reshape(*spectrum.shape[:-1], *shape)
     highest = cube
     for axis in (-3, -2, -1):
@@ -175,9 +175,9 @@ def local_maxima(
 def highest_peaks(
     spectrum: Float[Array, "... G"], shape: tuple[int, int, int], count: int
 ) -> tuple[Float[Array, "... count"], Int[Array, "... count"]]:
-    """Values and indices of the `count` highest local maxima, in falling order.
+    """Return values and indices of the `count` highest local maxima, in descending order.
 
-    Where a spectrum has fewer, the rest have a value of minus infinity.
+    If a spectrum has fewer, the others have the value minus infinity.
     """
     return jax.lax.top_k(local_maxima(spectrum, shape), count)
 
@@ -185,7 +185,7 @@ def highest_peaks(
 def resolution(
     positions: Float[np.ndarray, "N 3"], *, wavelength: float, wavefront: config_lib.Wavefront
 ) -> np.ndarray:
-    """Distances in u, w and 1/r over which a steering vector turns by about one radian, [3].
+    """Return distances in u, w and 1/r that change a steering vector by about one radian, [3].
 
     From the spread of positions and of half their squared distances over the aperture (the
     Fresnel form at boresight); infinite along a coordinate that the array does not resolve.
@@ -227,11 +227,11 @@ def search_shape(
     wavefront: config_lib.Wavefront,
     cell: float = 0.75,
 ) -> tuple[int, int, int]:
-    """Cells of a search grid on which no source is far from a point, for any array.
+    """Return the shape of a search grid with a point near every source, for any array.
 
-    At `cell` = 0.75, the median squared correlation of a source with its best cell is 0.89 to 0.91
-    for 12 x 12, 64 x 4 and 64 x 64 elements, a ring and a spiral 47 wavelengths wide, and in 90 %
-    of places it is above 0.8.
+    At `cell` = 0.75, the median squared correlation of a source with its best cell is 0.89 to 0.91.
+    At 90 % of positions it is above 0.8. The arrays were 12 x 12, 64 x 4 and 64 x 64 elements, and
+    a ring and a spiral 47 wavelengths wide.
 
     Counts above 16 are rounded up to three significant bits, so that arrays and wavelengths that
     differ little share a compiled program.

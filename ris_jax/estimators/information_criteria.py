@@ -1,30 +1,30 @@
-r"""How many sources: information criteria on the eigenvalues of a covariance.
+r"""Source counting by information criteria on the eigenvalues of a covariance.
 
-Noise that is white over the elements has equal eigenvalues; the criteria weigh how equal the
-smallest :math:`n - k` are against the number of free parameters of k sources,
+Spatially white noise has equal eigenvalues. The criteria balance the equality of the smallest
+:math:`n - k` eigenvalues against the number of free parameters of k sources,
 
 .. math::
   -\log\text{likelihood}(k) = T (n - k) \log\frac{\frac{1}{n-k}\sum_{i>k}\lambda_i}
                               {\prod_{i>k}\lambda_i^{1/(n-k)}},\quad k(2n - k)\text{ parameters}
 
 (Wax & Kailath, *Detection of signals by information theoretic criteria*, IEEE Trans. ASSP 33(2),
-1985). The minimum description length finds the right number as the snapshots grow; the criterion
-of Akaike misses less and keeps inventing sources, however many snapshots there are.
+1985). The minimum description length is consistent for many snapshots. Akaike's criterion misses
+fewer sources, but has false alarms for any number of snapshots.
 
-Of fewer snapshots T than elements n, a sample covariance has only T eigenvalues that are not zero:
-those of the T x T Gram matrix of the snapshots, in which noise is white as well. Then elements and
-snapshots change places: the largest T eigenvalues count, as of T-vectors of which there are n.
+With fewer snapshots T than elements n, a sample covariance has only T nonzero eigenvalues. They are
+those of the T x T Gram matrix of the snapshots, in which noise is also white. Elements and
+snapshots are then exchanged: the T largest eigenvalues are used, as for n vectors of length T.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-# Eigenvalues below this share of the largest are float32 rounding: they count as equal.
+# Eigenvalues below this fraction of the largest are float32 rounding and taken as equal.
 _ROUNDING = 1e-6
 
 
 def _criteria(eigenvalues, num_samples, max_sources):
-    """Minus log likelihood and number of parameters for each k, [..., k], and the sample size."""
+    """Return minus log likelihood and parameter count for each k, [..., k], and sample size."""
     elements = eigenvalues.shape[-1]
     if num_samples < 1:
         raise ValueError(f"need num_samples >= 1; got {num_samples}")
@@ -32,7 +32,7 @@ def _criteria(eigenvalues, num_samples, max_sources):
         raise ValueError(f"need max_sources >= 0; got {max_sources}")
     size, samples = min(elements, num_samples), max(elements, num_samples)
     values = -jnp.sort(-eigenvalues, axis=-1)[..., :size]
-    # Relative to the largest, so that no unit over- or underflows.
+    # Relative to the largest, to avoid overflow and underflow.
     largest = values[..., :1]
     values = jnp.where(largest > 0, values / jnp.where(largest > 0, largest, 1.0), 1.0)
     values = jnp.maximum(values, _ROUNDING)
@@ -52,13 +52,13 @@ def _criteria(eigenvalues, num_samples, max_sources):
 def minimum_description_length(
     eigenvalues: Float[Array, "... N"], num_samples: int, *, max_sources: int | None = None
 ) -> Int[Array, "..."]:
-    r"""The number of sources that minimises :math:`-\log L(k) + \frac12 k(2n - k)\log T`.
+    r"""Return the number of sources that minimises :math:`-\log L + \frac12 k(2n - k)\log T`.
 
     Args:
       eigenvalues: [..., N] of a sample covariance, any order, any scale. Zeros, ties and rounding
-        below zero are allowed; no power at all is no source.
-      num_samples: snapshots in it; of fewer than N, see the module.
-      max_sources: the largest number to return; at most min(N, num_samples) - 1 in any case.
+        below zero are allowed; zero power gives no source.
+      num_samples: snapshots in it; for fewer than N, see the module.
+      max_sources: maximum result; never above min(N, num_samples) - 1.
 
     Returns:
       [...] int.
@@ -73,7 +73,7 @@ def minimum_description_length(
 def akaike(
     eigenvalues: Float[Array, "... N"], num_samples: int, *, max_sources: int | None = None
 ) -> Int[Array, "..."]:
-    r"""The number of sources that minimises :math:`-\log L(k) + k(2n - k)`.
+    r"""Return the number of sources that minimises :math:`-\log L(k) + k(2n - k)`.
 
     Arguments, result and errors as for `minimum_description_length`.
     """

@@ -14,7 +14,7 @@ from ris_jax import config as config_lib
 from ris_jax import scenes
 
 # Distance of the centre from the origin, over the extent of the array, beyond which positions are
-# map coordinates: float32 phases would lose digits, and places are meant from the array.
+# map coordinates: float32 phases would lose digits, and source positions are relative to the array.
 _FAR = 100.0
 
 
@@ -25,7 +25,7 @@ def _refuse(field: str, expected: str, found: object, advice: str = "") -> None:
 
 
 def _array(field: str, value: Any) -> Any:
-    """A JAX or NumPy array as it is; a list or a number as a NumPy array."""
+    """Return a JAX or NumPy array unchanged; convert a list or number to a NumPy array."""
     if isinstance(value, (np.ndarray, jax.Array, Tracer)):
         return value
     try:
@@ -38,7 +38,7 @@ def _array(field: str, value: Any) -> Any:
 
 
 def code_problem(codes: np.ndarray) -> tuple[str, str] | None:
-    """Why real codes are not reflection coefficients: what was found and advice; None if they are.
+    """Diagnose real codes: what was found, and advice; None if they are valid coefficients.
 
     Real coefficients are -1 and 1. Only 0 and 1 look like one-bit states.
     """
@@ -59,12 +59,12 @@ def code_problem(codes: np.ndarray) -> tuple[str, str] | None:
 
 
 def real_channel_accepted(channel: np.ndarray) -> bool:
-    """Whether a real channel is meant as one: antennas that are elements (an identity matrix)."""
+    """Return whether a real channel is valid: antennas are elements (an identity matrix)."""
     return bool(np.isin(channel, (0, 1)).all())
 
 
 def prepared(measurement: scenes.Measurement, positions: Any) -> tuple[scenes.Measurement, Any]:
-    """A complete measurement and positions as arrays.
+    """Return a complete measurement, and positions as arrays.
 
     Channel and codes may be missing: an array without a surface has the channel I and codes 1.
     They may be shared by all scenes, [M, N] and [L, N]; arrays [B, ...] that are alike in all
@@ -126,19 +126,19 @@ def prepared(measurement: scenes.Measurement, positions: Any) -> tuple[scenes.Me
 
 
 def _one_if_alike(array: Any) -> Any:
-    """[1, ...] of an array without scene axis, or of one that is alike in all scenes."""
+    """Return [1, ...] of an array without scene axis, or with equal entries in all scenes."""
     if array.ndim == 2:
         return array[None]
     if array.ndim != 3 or len(array) < 2 or isinstance(array, Tracer):
         return array
     values = np.asarray(array)
-    # Scenes mostly differ in the first numbers already.
+    # Different scenes mostly differ in the first numbers.
     alike = (values[:, :1, :1] == values[:1, :1, :1]).all() and (values == values[:1]).all()
     return array[:1] if alike else array
 
 
 def _for_each(array: Any, batch: int) -> Any:
-    """[B, ...] of an array that is shared, [1, ...]."""
+    """Expand a shared array [1, ...] to [B, ...]."""
     if len(array) != 1:
         return array
     module = jax.numpy if isinstance(array, (Tracer, jax.Array)) else np
@@ -146,7 +146,7 @@ def _for_each(array: Any, batch: int) -> Any:
 
 
 def for_each_scene(measurement: scenes.Measurement) -> scenes.Measurement:
-    """A measurement whose channel and codes are repeated for every scene, [B, ...]."""
+    """Repeat channel and codes for every scene, [B, ...]."""
     batch = len(measurement.snapshots)
     return measurement._replace(
         channel=_for_each(measurement.channel, batch), codes=_for_each(measurement.codes, batch)
@@ -154,7 +154,7 @@ def for_each_scene(measurement: scenes.Measurement) -> scenes.Measurement:
 
 
 def as_canonical(array: Any) -> jax.Array:
-    """A JAX array of JAX's default precision: 32 bits, or 64 with ``JAX_ENABLE_X64``."""
+    """Convert to a JAX array of default precision: 32 bits, or 64 with ``JAX_ENABLE_X64``."""
     kind = jax.numpy.complex128 if jax.numpy.iscomplexobj(array) else jax.numpy.float64
     return jax.numpy.asarray(array, jax.dtypes.canonicalize_dtype(kind))
 
@@ -181,7 +181,7 @@ def _complex_codes(codes: Any) -> Any:
 
 
 def centred(positions: Any) -> tuple[Any, bool]:
-    """Positions about the origin: map coordinates are centred, in float64; others stay.
+    """Centre map coordinates about the origin, in float64; other positions are unchanged.
 
     Args:
       positions: [N, 3] [m].
@@ -202,7 +202,7 @@ def centred(positions: Any) -> tuple[Any, bool]:
 def check_determined(
     antennas: int, source_signal: config_lib.SourceSignal, num_sources: Any, max_sources: int
 ) -> None:
-    """Independent signals need more antennas than sources: with as many, anything fits.
+    """Check that independent signals have fewer sources than antennas; otherwise any data fit.
 
     Raises:
       ConfigError: M antennas and M or more sources.

@@ -14,7 +14,7 @@ _DAMPING_DOWN, _DAMPING_UP = 0.2, 6.0
 
 
 class Local(Protocol):
-    """What a function has to return at a point."""
+    """Values that a function returns at a point."""
 
     @property
     def value(self) -> Float[Array, ""]: ...
@@ -34,7 +34,7 @@ def step(
     lower: Float[Array, "n"],
     upper: Float[Array, "n"],
 ) -> Float[Array, "n"]:
-    """One damped step; coordinates at a limit that would leave the box stay where they are.
+    """Take one damped step; coordinates at a limit that would leave the box are held.
 
     Marquardt, *An algorithm for least-squares estimation of nonlinear parameters*, SIAM J. 11(2),
     1963: the damping is relative to the diagonal of the curvature.
@@ -58,10 +58,10 @@ def ascend(
     iterations: int | Int[Array, ""],
     most: Int[Array, ""] | None = None,
 ) -> tuple[Float[Array, "n"], LocalT, Any]:
-    """Climb from `start`; a step that does not climb is not taken and damps the next one.
+    """Maximise from `start`; a step without increase is rejected and raises the damping.
 
-    The loop holds the only evaluation: its first round evaluates the start. A compiled program has
-    it once, and it is most of that program.
+    The loop contains the only evaluation; its first round evaluates the start. A compiled program
+    contains the evaluation once, which is most of its code.
 
     Args:
       evaluate: the function at a point: value, gradient, positive semidefinite curvature (in the
@@ -71,15 +71,15 @@ def ascend(
       upper: [n].
       iterations: evaluations after the first. An array makes one program for any number, without
         reverse-mode derivatives.
-      most: steps of this problem that may be taken, where it shares `iterations` with others.
+      most: maximum steps of this problem, if it shares `iterations` with others.
 
     Returns:
-      The best point, the function there, and what belongs to it.
+      The best point, the function there, and its additional values.
     """
 
     def body(number, carry):
         point, damping, best = carry
-        # Without curvature, which is so before the first evaluation, a step stays where it is.
+        # Without curvature, as before the first evaluation, a step has length zero.
         candidate = step(point, best[0], damping, lower, upper)
         found = evaluate(candidate)
         better = (found[0].value > best[0].value) & jnp.isfinite(found[0].value)

@@ -91,7 +91,7 @@ def observe(scene: scenes.Measurement, source_signal: config_lib.SourceSignal) -
 
 
 def _compresses(channel: Array, codes: Array, source_signal: config_lib.SourceSignal) -> bool:
-    """Whether the Gram matrix [N, N] is no larger than Phi [LM, N]."""
+    """Return whether the Gram matrix [N, N] is no larger than Phi [LM, N]."""
     samples = codes.shape[-2] * channel.shape[-2]
     return source_signal == "constant" and channel.shape[-1] <= samples
 
@@ -130,8 +130,8 @@ def observe_batch(
 ) -> Observation:
     """`observe` for a batch, some scenes at a time.
 
-    All at once, the intermediate matrices of a large batch are fresh memory in every call: of 128
-    scenes of default sizes on two cores 0.28 ms a scene, by eights 0.10 ms.
+    For a large batch at once, each call allocates new memory for the intermediate matrices: 0.28 ms
+    per scene for 128 scenes of default sizes on two cores, 0.10 ms in groups of eight.
 
     Args:
       measurement: snapshots [B, L, M], and channel and codes [B, ...], or [1, ...] if all scenes
@@ -223,7 +223,7 @@ def against(left: Complex[Array, "T P R"], data: Complex[Array, "T R"]) -> Compl
 def regular_gram(
     gram: Complex[Array, "T K K"], active: Float[Array, "K"]
 ) -> Complex[Array, "T K K"]:
-    """A Gram matrix that can be inverted: a unit diagonal at absent sources, a little on all."""
+    """Return an invertible Gram matrix: unit diagonal for absent sources, small loading for all."""
     diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1).real
     added = jnp.where(active > 0, _REGULARISATION * diagonal, 1.0)
     return gram + added[..., None] * jnp.eye(gram.shape[-1], dtype=gram.dtype)
@@ -238,10 +238,10 @@ def concentrate(
     r"""Explained energy, its gradient and Gauss-Newton curvature, from inner products alone.
 
     The Jacobian of the projected residual is Kaufman's (*A variable projection method for solving
-    separable nonlinear least squares problems*, BIT 15, 1975): with :math:`D` the derivatives of
-    the steering vectors times the fitted amplitudes, curvature is
-    :math:`\mathrm{Re}\,D^H\Phi^H(I - BB^+)\Phi D`, which is also the Fisher information of the
-    positions, but for :math:`2/\sigma^2`.
+    separable nonlinear least squares problems*, BIT 15, 1975). Let :math:`D` be the derivatives of
+    the steering vectors times the fitted amplitudes. The curvature is
+    :math:`\mathrm{Re}\,D^H\Phi^H(I - BB^+)\Phi D`, the Fisher information of the
+    positions, without the factor :math:`2/\sigma^2`.
 
     With a prior, amplitudes are integrated out instead of fitted, :math:`\Lambda =
     \sigma^2 \mathrm{diag}(P)^{-1}`:
@@ -274,7 +274,7 @@ def concentrate(
     projected = gram[:, slopes, slopes] - linear.matmul(back, solved[..., :-1])
     weights = jnp.tile(amplitudes, (1, 3))
     slope = matched[:, slopes] - linear.einsum("tij,tj->ti", back, amplitudes)
-    # What these amplitudes explain; what keeps the Gram matrix regular is no part of it.
+    # Energy that these amplitudes explain, without the loading of the Gram matrix.
     norms = jnp.diagonal(gram[:, values, values], axis1=1, axis2=2).real
     explained = (matched[:, values].conj() * amplitudes).real
     value = jnp.sum(explained + _REGULARISATION * norms * jnp.abs(amplitudes) ** 2)

@@ -1,4 +1,4 @@
-"""Limits of the search in reported coordinates, and what an array does not determine."""
+"""Limits of the search in reported coordinates, and coordinates an array does not determine."""
 
 import dataclasses
 import math
@@ -10,17 +10,17 @@ from ris_jax import config as config_lib
 from ris_jax.estimators import grids
 from ris_jax.estimators.estimate import Estimate
 
-# An estimate that is beyond a limit by less than this many standard deviations is within noise.
+# An estimate beyond a limit by fewer standard deviations than this is within noise.
 _DEVIATIONS = 4.0
 # Fraction of a search region's width that counts as its edge.
 _EDGE = 1e-3
-# Extent of an array across a line, over its length, up to which it is a line.
+# Maximum extent across a line, relative to its length, for an array to be a line.
 _LINE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Where a source may be reported: no azimuth, elevation or range lies outside."""
+    """Limits of reported azimuth, elevation and range."""
 
     azimuth_max: float = math.pi / 2  #: [rad], in magnitude
     elevation_max: float = math.pi / 2  #: [rad], in magnitude
@@ -50,9 +50,9 @@ class Limits:
 
 
 def undetermined_coordinate(positions: Float[np.ndarray, "N 3"]) -> int | None:
-    """Direction cosine, 0 for u or 1 for w, that the elements of a line leave open; else None.
+    """Return the direction cosine (0: u, 1: w) that a linear array does not determine, or None.
 
-    A line determines only the angle to it. For a line along x that is u, and w is open.
+    A line determines only the angle to it. A line along x determines u, not w.
     """
     centred = np.asarray(positions, float) - np.mean(positions, axis=0, dtype=float)
     if len(centred) < 2:
@@ -64,19 +64,19 @@ def undetermined_coordinate(positions: Float[np.ndarray, "N 3"]) -> int | None:
 
 
 def collapsed(region: grids.SearchRegion, coordinate: int | None) -> grids.SearchRegion:
-    """The region with a direction cosine held at 0."""
+    """Return the region with a direction cosine held at 0."""
     if coordinate is None:
         return region
     return dataclasses.replace(region, **{("u_max", "w_max")[coordinate]: 0.0})
 
 
 def present(estimate: Estimate) -> Bool[np.ndarray, "B K"]:
-    """Which places of an estimate hold a source."""
+    """Return a mask of the entries of an estimate that hold a source."""
     return np.arange(np.shape(estimate.azimuth)[-1]) < np.asarray(estimate.num_sources)[:, None]
 
 
 def on_region_edge(estimate: Estimate, region: grids.SearchRegion) -> Bool[np.ndarray, "B"]:
-    """Scenes with a source on an edge of the search region; infinite range is no edge."""
+    """Return scenes with a source on an edge of the search region; infinite range is no edge."""
     azimuth, elevation = np.asarray(estimate.azimuth, float), np.asarray(estimate.elevation, float)
     with np.errstate(divide="ignore"):
         rho = 1.0 / np.asarray(estimate.source_range, float)
@@ -84,7 +84,7 @@ def on_region_edge(estimate: Estimate, region: grids.SearchRegion) -> Bool[np.nd
     edge = np.zeros(u.shape, bool)
     for value, most in ((u, region.u_max), (w, region.w_max)):
         edge |= (np.abs(value) > most * (1.0 - _EDGE)) & (most > 0.0)
-    # Above the horizon there is nothing: directions are drawn in to it.
+    # Directions cannot lie beyond the horizon: they are scaled to it.
     edge |= u**2 + w**2 > 1.0 - _EDGE
     low, high = region.inverse_range_min, region.inverse_range_max
     margin = _EDGE * (high - low)
@@ -100,14 +100,14 @@ def apply(estimate: Estimate, limits: Limits) -> tuple[Estimate, Bool[np.ndarray
       limits: in reported coordinates.
 
     Returns:
-      The estimate within the limits, and the scenes [B] in which a source was beyond a limit by
-      more than noise explains.
+      The estimate within the limits, and the scenes [B] with a source significantly beyond a
+      limit.
     """
     there = present(estimate)
     with np.errstate(invalid="ignore", divide="ignore"):
         deviations = np.sqrt(np.diagonal(np.asarray(estimate.covariance, float), 0, -2, -1))
         source_range = np.asarray(estimate.source_range, float)
-        # 1/r has nearly Gaussian errors, r has not.
+        # The errors of 1/r are nearly Gaussian, those of r are not.
         rho = 1.0 / source_range
         rho_deviation = deviations[..., 2] * rho**2
     azimuth, elevation = np.asarray(estimate.azimuth, float), np.asarray(estimate.elevation, float)
@@ -119,8 +119,7 @@ def apply(estimate: Estimate, limits: Limits) -> tuple[Estimate, Bool[np.ndarray
         (rho, rho_deviation, 1.0 / limits.range_max, nearest),
     ):
         inside = np.clip(values, low, high)
-        # A source at infinite range, or without error bars, is given the benefit of the doubt only
-        # on the far side.
+        # A source at infinite range, or without error bars, is tolerated only on the far side.
         known = np.where(np.isfinite(deviation), deviation, 0.0)
         far = (values is rho) & (values < low)
         beyond |= (np.abs(values - inside) > _DEVIATIONS * known) & ~(far & ~(known > 0.0))
@@ -139,7 +138,7 @@ def apply(estimate: Estimate, limits: Limits) -> tuple[Estimate, Bool[np.ndarray
 
 
 def _within(values: np.ndarray, low: float, high: float, kind: np.dtype) -> np.ndarray:
-    """Values between limits that hold after rounding to a type, too."""
+    """Clip values so that the limits also hold after rounding to a type."""
     least, most = kind.type(low), kind.type(high)
     least = np.nextafter(least, kind.type(np.inf)) if float(least) < low else least
     most = np.nextafter(most, kind.type(-np.inf)) if float(most) > high else most

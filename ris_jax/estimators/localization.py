@@ -1,4 +1,4 @@
-"""How many sources and where: one entry for every estimator, by name."""
+"""Source counting and localisation: one function for all estimators."""
 
 import functools
 import inspect
@@ -39,7 +39,7 @@ _DEFAULT_CHUNK = 64
 
 
 def options_of(config: config_lib.Config) -> dict[str, Any]:
-    """What `localize` has to know of the system that scenes are of, by the names of arguments."""
+    """Return the arguments of `localize` that a configuration determines, by name."""
     return {
         "wavelength": config.system.wavelength,
         "wavefront": config.system.wavefront,
@@ -57,10 +57,10 @@ def check_options(
     false_alarm_rate: float = model_order.DEFAULT_FALSE_ALARM_RATE,
     batch: int | None = None,
 ) -> None:
-    """Checks what `localize` is told, before any work; see `checks.check_counts`.
+    """Check the options of `localize`; see `checks.check_counts`.
 
     Raises:
-      ConfigError: one line that names the option, what was needed and what came.
+      ConfigError: one line with the option, the needed and the given value.
     """
     known = ", ".join(ESTIMATORS)
     checks.require(estimator in ESTIMATORS, "estimator", f"one of {known}", estimator)
@@ -84,48 +84,46 @@ def localize(
     search: str | matching_pursuit.SearchOptions = "normal",
     check: bool = True,
 ) -> Estimate:
-    """Sources of a batch of scenes, by the estimator of that name.
+    """Localise the sources of a batch of scenes with the given estimator.
 
-    The estimator "network" takes what a network says of the number of sources and their places,
-    and refines it on the likelihood; scenes of which it is in doubt are searched by maximum
-    likelihood. MUSIC and MVDR look at the network's covariance if there is one, else at that of the
-    field that the snapshots give; with constant signals the latter has rank one, and what they find
-    beside the strongest source is not to be relied on. Modified and reduced-dimension MUSIC smooth
-    such a covariance over sub-surfaces first. What the baselines and the network cannot find out
-    themselves, the number of sources if it is not given and the noise variance where it is NaN,
-    they take from maximum likelihood. Plane waves have no range: with wavefront "planar" it is
-    infinite.
+    The estimator "network" refines the sources of a network on the likelihood. Scenes for which the
+    network is unsure are searched by maximum likelihood. MUSIC and MVDR use the covariance of the
+    network if given, otherwise that of the field estimates. With constant signals the latter has
+    rank one, and only the strongest source is reliable. Modified and reduced-dimension MUSIC first
+    smooth such a covariance over sub-surfaces. If the number of sources is not given, or the noise
+    variance is NaN, the baselines and the network take it from maximum likelihood. With wavefront
+    "planar" the range is infinite.
 
     Args:
       measurement: a batch, [B, ...] in every field. Channel and codes may be shared by all scenes,
         [M, N] and [L, N], or missing for an array without a surface. `noise_variance` may be NaN or
-        missing if it is unknown.
-      positions: [N, 3] elements [m]. Map coordinates are centred: places are then relative to the
-        centre of the array.
+        missing if unknown.
+      positions: [N, 3] elements [m]. Map coordinates are centred: source positions are then
+        relative to the centre of the array.
       wavelength: [m].
       wavefront: of the steering vectors.
-      source_signal: whether the sources sent the same in all snapshots.
-      estimator: one of `ESTIMATORS`; "auto" is what the network is for if there is one, else
-        maximum likelihood.
-      num_sources: how many there are, for all scenes or each, if known.
-      max_sources: places for sources in the result.
-      false_alarm_rate: of the blind count, the share of scenes with a source too many.
-      region: where to look; by default that of `grids.SearchRegion`. A network looks where it was
-        trained to.
-      limits: where sources may be reported; it also sets `region` if that is not given.
-      network: a trained one, from `ris_jax.load_pretrained` or `networks.from_run`. A learned
-        pursuit that was trained on another `source_signal` is not used: "network" is then maximum
-        likelihood, covariances are those of the snapshots, and `flags` has NETWORK_NOT_USED.
+      source_signal: "constant" if each source sends the same symbol in all snapshots, else
+        "independent".
+      estimator: one of `ESTIMATORS`; "auto" selects the estimator that the network was trained for,
+        or maximum likelihood without a network.
+      num_sources: number of sources, for all scenes or each, if known.
+      max_sources: maximum number of sources in the result.
+      false_alarm_rate: fraction of scenes with a false source if the number of sources is unknown.
+      region: search region; by default `grids.SearchRegion`. A network uses its training region.
+      limits: limits of reported sources; they also set `region` by default.
+      network: a trained network, from `ris_jax.load_pretrained` or `networks.from_run`. A learned
+        pursuit trained on another `source_signal` is not used. Maximum likelihood then replaces
+        "network", snapshot covariances replace the network's, and `flags` has NETWORK_NOT_USED.
       search: effort of the search on a grid: fast, normal, thorough, or `SearchOptions`.
-      check: whether the model check runs. It costs a few milliseconds of the host for each scene,
-        and does not run inside `jax.jit`.
+      check: run the model check. It takes a few milliseconds on the host per scene, and does not
+        run inside `jax.jit`.
 
     Returns:
-      `Estimate` of max_sources places a scene. Its `flags` name doubts about each scene; see
+      `Estimate` with max_sources entries per scene. Its `flags` hold warnings for each scene; see
       `flags.Flag`.
 
     Raises:
-      ConfigError: an option that cannot be used, or shapes that do not fit each other.
+      ConfigError: an invalid option, or mismatched shapes.
     """
     measurement, positions = inputs.prepared(measurement, positions)
     antennas = measurement.snapshots.shape[-1]
@@ -202,7 +200,7 @@ def localize(
 
 
 class _Scale(NamedTuple):
-    """Divisors of a measurement: powers of two, so that no digit is lost."""
+    """Divisors of a measurement: powers of two, so that scaling is exact."""
 
     snapshots: Float[Array, "B"]
     channel: Float[Array, "B"]
@@ -210,7 +208,7 @@ class _Scale(NamedTuple):
 
 @jax.jit
 def _scaled(measurement: scenes.Measurement) -> tuple[scenes.Measurement, _Scale]:
-    """A batch with snapshots and channels near one: microvolts squared would leave float32."""
+    """Scale snapshots and channels to near one: squared microvolts underflow in float32."""
 
     def power_of_two(values):
         largest = jnp.max(jnp.abs(values), axis=(1, 2))
@@ -220,7 +218,7 @@ def _scaled(measurement: scenes.Measurement) -> tuple[scenes.Measurement, _Scale
     scaled = measurement._replace(
         snapshots=measurement.snapshots / scale.snapshots[:, None, None],
         channel=measurement.channel / scale.channel[:, None, None],
-        # Twice: the square of a small scale is none.
+        # Two divisions: the square of a small scale underflows.
         noise_variance=measurement.noise_variance / scale.snapshots / scale.snapshots,
     )
     return scaled, scale
@@ -228,7 +226,7 @@ def _scaled(measurement: scenes.Measurement) -> tuple[scenes.Measurement, _Scale
 
 @jax.jit
 def _unscaled(estimate: Estimate, scale: _Scale) -> Estimate:
-    """An estimate in the units of the measurement."""
+    """Return an estimate in the units of the measurement."""
     return estimate._replace(
         power=estimate.power * (scale.snapshots / scale.channel)[:, None] ** 2,
         noise_variance=estimate.noise_variance * scale.snapshots**2,
@@ -247,7 +245,7 @@ def _localize_scaled(
     effort: matching_pursuit.SearchOptions,
     **common: Any,
 ) -> Estimate:
-    """`localize` with checked options, of numbers near one."""
+    """`localize` with checked options and scaled data."""
 
     def likelihood_fit(measurement, num_sources):
         return maximum_likelihood.maximum_likelihood(
@@ -266,12 +264,12 @@ def _localize_scaled(
     extra: dict[str, Any] = {}
     if method.mirrored:
         layout = symmetric_arrays.layout_of(np.asarray(positions))
-        # The covariance of a single field has rank one; smoothing gives it more.
+        # The covariance of a single field has rank one; smoothing raises the rank.
         single = network is None and source_signal == "constant"
         sub_surface = modified_music.sub_surface_of(layout.shape) if single else None
         extra = {"layout": layout, "sub_surface": sub_surface}
     counts, noise = num_sources, measurement.noise_variance
-    # Inside `jax.jit` values cannot be read: the noise variance may be unknown.
+    # Inside `jax.jit` values are not available: the noise variance may be unknown.
     unknown = isinstance(noise, Tracer) or bool(np.any(np.isnan(noise)))
     if unknown or (counts is None and network is None):
         fit = likelihood_fit(measurement, num_sources)
@@ -307,15 +305,15 @@ def _localize_scaled(
 
 @functools.cache
 def _jitted(method: Method) -> Callable[..., Estimate]:
-    """The search of a baseline, compiled once for each of its options.
+    """Return the search of a baseline, compiled once for each of its options.
 
-    A mirrored method has as many aliases as wavelength, region and spacing say, so it has a program
-    for each.
+    The number of aliases of a mirrored method depends on wavelength, region and spacing, so it has
+    one program for each of them.
     """
     static = {"wavefront", "max_sources", "source_signal", "layout", "sub_surface", "grid"}
     if method.mirrored:
         static |= {"wavelength", "region"}
-    assert method.search is not None  # the others have been dealt with
+    assert method.search is not None  # the other methods are handled above
     static &= set(inspect.signature(method.search).parameters)
     return compilation.Program(method.search, static)
 
@@ -327,7 +325,7 @@ def _searched_again(
     counts: Int[Array, "B"] | None,
     search: Callable[..., Estimate],
 ) -> Estimate:
-    """The estimate, with the result of `search` for the unsure scenes."""
+    """Replace the unsure scenes of an estimate by the result of `search`."""
     if isinstance(unsure, Tracer):
         found = search(measurement, counts)
         return jax.tree.map(
@@ -346,7 +344,7 @@ def _searched_again(
 def network_covariance(
     measurement: scenes.Measurement, network: network_start.Network
 ) -> tuple[cov.LowRankCovariance, Float[Array, "B"], Int[Array, "B"]]:
-    """The covariance of a network, its mean power, and the number of sources that it finds."""
+    """Return a network's covariance, its mean power, and its number of sources."""
     config = network.config
     signal = config.system.source_signal
     fields = jax.vmap(lambda scene: measurement_lib.field_estimates(scene, signal))(measurement)
@@ -360,11 +358,11 @@ def network_covariance(
 def snapshot_covariance(
     measurement: scenes.Measurement, source_signal: config_lib.SourceSignal
 ) -> tuple[cov.LowRankCovariance, Float[Array, "B"]]:
-    """Covariance of the fields that the snapshots give, shrunk as that of a network is.
+    """Return the covariance of the field estimates, with the shrinkage of a network's covariance.
 
     Args:
       measurement: a batch, [B, ...].
-      source_signal: "constant" gives one field a scene, "independent" L of them.
+      source_signal: "constant" gives one field per scene, "independent" L.
 
     Returns:
       The covariance [B, ...] at trace N, and the mean power of the fields' entries [B].
@@ -385,19 +383,19 @@ def in_chunks(
     equal: bool = True,
     progress: Callable[[int], Any] | None = None,
 ) -> Any:
-    """A function of a batch, applied to equal parts of it: one shape, so one compilation.
+    """Apply a function to equal parts of a batch, with one compilation.
 
-    The last part is filled up with its last scene, which is cut off again.
+    The last part is padded with its last scene; the padding is dropped.
 
     Args:
       compute: takes and returns pytrees of arrays [chunk, ...].
       batch: a pytree of arrays [B, ...], B at least 1.
-      chunk_size: scenes a part; no more than B are used.
-      equal: False leaves the last part as it is.
-      progress: is told how many scenes each part had, once it is done.
+      chunk_size: scenes per part, at most B.
+      equal: False does not pad the last part.
+      progress: called with the number of scenes of each finished part.
 
     Returns:
-      What `compute` returns, [B, ...], in NumPy.
+      The results of `compute`, [B, ...], as NumPy arrays.
 
     Raises:
       ValueError: no scenes, or a chunk size below 1.
@@ -427,21 +425,21 @@ def localize_in_chunks(
     progress: Callable[[int], Any] | None = None,
     **options: Any,
 ) -> Estimate:
-    """`localize` for any number of scenes, chunk by chunk, from and to host memory.
+    """Run `localize` on any number of scenes in chunks, from and to host memory.
 
     Args:
       measurement: [B, ...], NumPy arrays or views.
       positions: [N, 3] elements [m].
       num_sources: as for `localize`.
-      chunk_size: scenes that are worked on at a time.
-      progress: is told how many scenes each chunk had.
-      **options: further ones of `localize`.
+      chunk_size: number of scenes at a time.
+      progress: called with the number of scenes of each chunk.
+      **options: other arguments of `localize`.
 
     Returns:
       `Estimate` of NumPy arrays.
 
     Raises:
-      ConfigError: an option that cannot be used.
+      ConfigError: an invalid option.
       ValueError: no scenes.
     """
     each = num_sources is not None and np.ndim(num_sources) == 1

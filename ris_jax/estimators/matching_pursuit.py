@@ -1,16 +1,16 @@
 r"""Maximum likelihood by matching pursuit with joint refinement.
 
 Sources are added one by one at the strongest peaks of the residual's spectrum, and all are refined
-jointly after each addition. Then each source in turn is taken out and sought elsewhere, or split in
+jointly after each addition. Then each source in turn is removed and searched elsewhere, or split in
 two; a change that explains more energy is kept. The number of sources is given, or grows while the
 test of `model_order` is significant. If the result is ambiguous, the weakest source is tested again
 at the end.
 
-Every scene of a batch has its own `Stage`. One round of the search has three parts: propose places
-for missing sources, one job for each source that is taken out; refine the resulting alternatives,
-one job each; decide, scene by scene. The jobs of all scenes form one queue (`in_turn`). A scene
-therefore costs what it needs, not what the hardest scene of its batch needs, and the compiled
-program contains each component once.
+Every scene of a batch has its own `Stage`. One round of the search has three parts: propose
+positions for missing sources, one job for each source that is removed; refine the resulting
+alternatives, one job each; decide, scene by scene. The jobs of all scenes form one queue
+(`in_turn`). A scene therefore costs what it needs, not what the hardest scene of its batch needs,
+and the compiled program contains each component once.
 """
 
 import dataclasses
@@ -33,12 +33,12 @@ _TOLERANCE = 0.01
 _ROUNDING = 1e-6
 # Energy by which another source must beat a change without one, in the same unit.
 _PRICE = 10.0
-# A source that alone explains this energy is not tested again, in the same unit, unless another is
-# this close, in units of resolution.
+# A source that alone explains this energy (same unit) is not tested again, unless another one is
+# closer than this (units of resolution).
 _BEYOND_DOUBT = 30.0
 _CLOSE = 2.0
-# A change that explains this much less than the fit before its refinement, in the same unit, is not
-# refined: of 1200 that were, none below 60 improved the fit.
+# A change that explains this much less than the fit before its refinement (same unit) is not
+# refined: of 1200 refined changes, none below 60 improved the fit.
 _HOPELESS = 100.0
 # Most sources that are tested together, and by how much more than the first one they may explain.
 _LOOK_AHEAD = 3
@@ -55,8 +55,8 @@ _QUEUE_BYTES = 1 << 28
 class SearchOptions:
     """Search effort: grid, candidates, iterations. `EFFORTS` has named ones.
 
-    With the defaults, the likelihood reached is that of a start at the truth or better in 98 % of
-    scenes of five sources with constant signals, 99.7 % of fewer, from 10 dB on
+    The reference is the likelihood reached from a start at the truth. From 10 dB on, with constant
+    signals, the defaults reach it in 98 % of scenes of five sources and 99.7 % of scenes with fewer
     (experiments/at_the_bound.py).
     """
 
@@ -116,7 +116,7 @@ class Task(NamedTuple):
     most: Int[Array, ""]
     stage: Int[Array, ""]
     fit: Fit
-    #: The fit to return to: with the weakest source that was taken out, or without those `ahead`.
+    #: The fit to return to: with the removed weakest source, or without those `ahead`.
     kept: Fit
     ahead: Int[Array, ""]  #: last sources of the fit that are not significant yet; see `decide`
     attempts: Int[Array, ""]  #: improvements tried
@@ -267,7 +267,7 @@ def in_turn(
 
 
 def lost_without(observation: likelihood.Observation, fit: Fit) -> Float[Array, "K"]:
-    """Energy that each source alone explains, the others held; infinite for absent sources."""
+    """Return the energy that each source alone explains; infinite for absent sources."""
     variances = refinement.variances(refinement.background(observation, fit))
     losses = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2 / variances, axis=0)
     return jnp.where(fit.active > 0, losses, jnp.inf)
@@ -287,7 +287,7 @@ def doubtful(search: Search, task: Task, losses: Float[Array, "K"]) -> Bool[Arra
 
 
 def review(search: Search, task: Task, losses: Float[Array, "K"]) -> Task:
-    """Next stage of a scene that cannot be improved further."""
+    """Return the next stage of a scene that cannot be improved further."""
     settles = task.stage == Stage.SETTLE
     doubt = settles & doubtful(search, task, losses)
     rests = (settles & ~doubt) | (task.stage == Stage.REST)
@@ -301,23 +301,23 @@ def review(search: Search, task: Task, losses: Float[Array, "K"]) -> Task:
 
 
 class Places(NamedTuple):
-    """Places for a missing source when one of the fitted sources, or none, is taken out."""
+    """Positions for a missing source when one of the fitted sources, or none, is removed."""
 
     source: proposals.Proposal  #: [...] one
-    pair: proposals.Proposal  #: two around the place of the source that was taken out
+    pair: proposals.Proposal  #: two around the position of the removed source
     explained: Float[Array, "..."]  #: energy explained by the others
 
 
 def _queue_size(search: Search, operator: Float[Array, "S T N 2R"]) -> int:
-    """Jobs that run at once: fewer if each copies the large operator of its scene."""
+    """Return the number of concurrent jobs: fewer if each copies the operator of its scene."""
     copies = 1 if operator.shape[0] == 1 else operator[0].nbytes
     return max(1, min(search.options.queue, _QUEUE_BYTES // copies))
 
 
 def find_places(search: Search, operator: Float[Array, "S T N 2R"], tasks: Task) -> Places:
-    """Places for the sources of all scenes, [B, K], with each fitted source taken out.
+    """Place for the sources of all scenes, [B, K], with each fitted source taken out.
 
-    In a scene that grows, the first one is the place of another source.
+    In a growing scene, the first one is the position of another source.
     """
     options, setting, grid = search.options, search.setting, search.grid
     batch, sources = tasks.fit.active.shape
@@ -370,7 +370,7 @@ class Change(NamedTuple):
 def propose_changes(
     search: Search, task: Task, losses: Float[Array, "K"], places: Places
 ) -> Change:
-    """Alternatives of a scene that are to be refined.
+    """Return the alternatives of a scene for refinement.
 
     Growing: its sources and another one. Reducing: all except the weakest. Otherwise: its sources;
     one of them moved; one of them split in two. The second half of a split source takes a free slot
@@ -435,7 +435,7 @@ def propose_changes(
 def refine_changes(
     search: Search, operator: Float[Array, "S T N 2R"], tasks: Task, changes: Change
 ) -> Fit:
-    """Fits of all wanted alternatives, [B A]."""
+    """Fit of all wanted alternatives, [B A]."""
     options = search.options
     alternatives = changes.wanted.shape[1]
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), changes)
@@ -463,8 +463,8 @@ def decide(
     """Choose among the alternatives of a scene by the energy that they explain.
 
     A source that is not significant by itself may be the first of several equal ones, of which it
-    explains only a part: while they are promising, the fit goes on with it, and up to `_LOOK_AHEAD`
-    sources are tested together.
+    explains only a part: while further ones are promising, the fit continues with it, and up to
+    `_LOOK_AHEAD` sources are tested together.
 
     Returns:
       The new state, except its fit; and the number of the alternative that becomes its fit, or
@@ -480,7 +480,7 @@ def decide(
     tolerance = _TOLERANCE * search.noise_variance(task.observation, task.fit)
     better = found > same + tolerance
     old = jnp.where(task.ahead > 0, task.kept.local.value, task.fit.local.value)
-    # Retrying: the source that was taken out is tested against the improved others.
+    # Retrying: the removed source is tested against the improved others.
     before = jnp.where(retrying, jnp.where(better, found, same), old)
     after = jnp.where(retrying, task.kept.local.value, jnp.where(growing, same, found))
     significant = search.significant(energy, count - task.ahead, before, after, task.ahead + 1)

@@ -114,7 +114,7 @@ def as_estimate(
 
 
 def _bound(fit: refinement.Fit, measurement, positions, wave) -> Float[Array, "K 3 3"]:
-    """The Cramér-Rao bound of independent signals at a fit."""
+    """Return the Cramér-Rao bound of independent signals at a fit."""
     signals = jnp.where(fit.active > 0, fit.local.amplitudes, 0.0)
     azimuth, elevation, source_range = arrays.from_coordinates(fit.coordinates)
     return bounds.cramer_rao_bound(
@@ -186,14 +186,14 @@ def maximum_likelihood(
         estimated.
       positions: [N, 3] elements [m]. Concrete also inside `jax.jit`, unless `options.grid` is
         given: the grid follows the array.
-      wavelength: [m]; concrete likewise.
+      wavelength: [m]; concrete, as the positions.
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar; planar ones have no
         range: infinity.
       source_signal: constant, one amplitude a source for all snapshots; or independent. For
         independent signals, snapshots with the same code are replaced by as many as there are
         antennas, without loss: see `snapshot_groups`.
       num_sources: given number of sources, [B] or one for all; None counts them.
-      max_sources: most sources that are sought.
+      max_sources: maximum number of sources.
       false_alarm_rate: probability of a false source in a scene, if they are counted.
       region: search region; default `SearchRegion()`.
       options: search effort; default `SearchOptions()`.
@@ -203,7 +203,7 @@ def maximum_likelihood(
       `noise_variance` is NaN.
 
     Raises:
-      ConfigError: shapes that do not fit each other, or a number out of its domain.
+      ConfigError: mismatched shapes, or a number out of its domain.
 
     References:
       Ziskind & Wax, *Maximum likelihood localization of multiple sources by alternating

@@ -1,6 +1,6 @@
-"""The model check: is a finished estimate to be trusted? Flags for every scene, without the SNR.
+"""Model check of an estimate: flags for every scene, without use of the SNR.
 
-`finish` takes what `localize` was given and what it found. It works on the host, in NumPy, and so
+`finish` takes the arguments and the estimate of `localize`. It runs on the host, in NumPy, and
 needs values: inside `jax.jit` scenes get the flag `NOT_CHECKED` instead.
 """
 
@@ -19,26 +19,26 @@ from ris_jax.estimators import alternatives, grids, limits, residual_analysis
 from ris_jax.estimators.estimate import Estimate
 from ris_jax.estimators.flags import Flag
 
-# Residual over received energy below which float32 decides, not noise: 60 dB.
+# Residual over received energy below which float32 dominates the noise: 60 dB.
 _FLOOR = 1e-6
-# Noise over received power that error bars assume at least.
+# Minimum noise over received power that error bars assume.
 _LEAST_NOISE = 1e-10
-# Energy of a source over what was received, from which it must be cancelled by another.
+# Energy of a source over received energy above which another source must cancel it.
 _HUGE = 10.0
-# The same, from which other readings of the data are tried. Close sources of good scenes get there.
+# The same ratio, above which other readings are tested. Close sources in valid scenes reach it.
 _LARGE = 4.0
-# Squared correlation and difference in log-likelihood by which two places are told apart.
+# Squared correlation and log-likelihood difference that distinguish two positions.
 _ALIKE = 0.5
 _DISTINCT = 12.0
-# Radius of a main lobe, in units of resolution.
+# Main lobe radius, in units of resolution.
 _MAIN_LOBE = 2.5
 # False-alarm rate of a source beyond `max_sources`.
 _RATE = 1e-4
-# Deviations of a normal law, two-sided, at which the noise variance is not the given one.
+# Two-sided normal deviation above which the noise variance differs from the given one.
 _NOISE_DEVIATIONS = 4.0
 _HORIZON = 0.99  # direction cosine
 _SPACING = (0.1, 1.0)  # wavelengths
-# Doubts that another reading of the data may explain.
+# Warnings that another reading of the data may explain.
 _DOUBTS = (
     Flag.ON_LIMIT | Flag.MAX_SOURCES | Flag.NOTHING_FOUND | Flag.COINCIDENT | Flag.COHERENT
     | Flag.MISFIT | Flag.NOISE_ABOVE
@@ -46,7 +46,7 @@ _DOUBTS = (
 
 
 class Problem(NamedTuple):
-    """What `localize` was asked, on the host."""
+    """Arguments of `localize`, on the host."""
 
     measurement: scenes.Measurement  #: [B, ...] NumPy
     positions: Float[np.ndarray, "N 3"]
@@ -78,22 +78,22 @@ def _jets(points, positions, *, wavelength, wavefront):
 
 
 def finish(estimate: Estimate, problem: Problem, bounds: limits.Limits | None) -> Estimate:
-    """The estimate within its limits, with plausible error bars and flags.
+    """Return the estimate within its limits, with plausible error bars and flags.
 
     Args:
       estimate: [B, ...] of any estimator.
-      problem: what it was made from.
+      problem: arguments of the estimate.
       bounds: limits in reported coordinates, if any.
 
     Returns:
-      The estimate with `flags` [B]. Sources that are weaker than rounding errors of the strongest
-      are taken out if sources were counted.
+      The estimate with `flags` [B]. If the number of sources was estimated, sources weaker than
+      the rounding errors of the strongest are removed.
     """
     estimate = jax.tree.map(np.asarray, estimate)
     if problem.counted:
         estimate = _without_rounding(estimate)
     edge = limits.on_region_edge(estimate, problem.region)
-    # Before the limits: the residual belongs to what the search found.
+    # Before the limits: the residual belongs to the unclipped estimate.
     checked = check(estimate, problem)
     flags = checked.flags
     estimate = _with_error_bars(estimate, problem, flags)
@@ -106,7 +106,7 @@ def finish(estimate: Estimate, problem: Problem, bounds: limits.Limits | None) -
 
 
 def _without_rounding(estimate: Estimate) -> Estimate:
-    """Without sources that float32 cannot tell from rounding of the strongest one."""
+    """Remove sources that are within float32 rounding of the strongest one."""
     power = np.asarray(estimate.power, float)
     there = limits.present(estimate)
     kept = there & ~(power < _FLOOR * power[:, :1])
@@ -124,7 +124,7 @@ def _without_rounding(estimate: Estimate) -> Estimate:
 
 
 def coordinates_of(estimate: Estimate) -> Float[np.ndarray, "B K 3"]:
-    """Places of the sources in (u, w, 1/r), [B, K, 3]."""
+    """Return the source positions in (u, w, 1/r), [B, K, 3]."""
     azimuth, elevation = np.asarray(estimate.azimuth, float), np.asarray(estimate.elevation, float)
     with np.errstate(divide="ignore"):
         rho = 1.0 / np.asarray(estimate.source_range, float)
@@ -132,15 +132,15 @@ def coordinates_of(estimate: Estimate) -> Float[np.ndarray, "B K 3"]:
 
 
 class Checked(NamedTuple):
-    """What the residual and the places of an estimate show."""
+    """Results of the check."""
 
     flags: Int[np.ndarray, "B"]  #: bit masks
     explained: Float[np.ndarray, "B"]  #: fraction of each scene's energy
-    cancelling: Bool[np.ndarray, "B"]  #: sources cancel each other, which may be by chance
+    cancelling: Bool[np.ndarray, "B"]  #: sources cancel each other, possibly by chance
 
 
 def check(estimate: Estimate, problem: Problem) -> Checked:
-    """Test the residual and the places of an estimate, scene by scene."""
+    """Test the residual and the source positions of an estimate, scene by scene."""
     measurement = problem.measurement
     counts = np.asarray(estimate.num_sources)
     points = coordinates_of(estimate)
@@ -197,7 +197,7 @@ def _same(old: Any, new: Any) -> bool:
 
 
 def _energies(fitted: residual_analysis.SceneFit, seen) -> Float[np.ndarray, "K"]:
-    """Energy that each source would have alone."""
+    """Return the energy of each source alone."""
     amplitudes = fitted.amplitudes[:, None] if len(fitted.amplitudes) > 1 else fitted.amplitudes
     return np.sum(np.abs(seen * amplitudes) ** 2, axis=(0, 1))
 
@@ -205,7 +205,7 @@ def _energies(fitted: residual_analysis.SceneFit, seen) -> Float[np.ndarray, "K"
 def _against_noise(fitted: residual_analysis.SceneFit, given: float, energy: float) -> Flag:
     """Compare the residual with a known noise variance, two-sided.
 
-    A known variance often stems from an SNR and the received power, which fluctuates, too.
+    A known variance often comes from an SNR and the received power, which also fluctuates.
     """
     if not given > 0.0 or fitted.dof < 1.0:
         return Flag(0)
@@ -231,7 +231,7 @@ def _cells(problem: Problem) -> alternatives.Cells | None:
 
 
 def _widened(problem: Problem) -> Problem:
-    """The problem with a region that reaches to the horizon and to half the least range."""
+    """Extend the region to the horizon and to half the minimum range."""
     region = problem.region
     u_max, w_max = (_HORIZON if most else 0.0 for most in (region.u_max, region.w_max))
     wide = grids.SearchRegion(u_max, w_max, 0.0, 2.0 * region.inverse_range_max)
@@ -239,7 +239,7 @@ def _widened(problem: Problem) -> Problem:
 
 
 def _holds_another(fitted, channel, codes, problem: Problem, cells) -> bool:
-    """Whether the residual of a scene holds one more source; True where nobody can look."""
+    """Return whether the residual holds another source; True if it cannot be tested."""
     if cells is None or fitted.dof < 4.0:
         return True
     rows = slice(None if problem.signal == "constant" else alternatives.MOST_SNAPSHOTS)
@@ -252,14 +252,14 @@ def _holds_another(fitted, channel, codes, problem: Problem, cells) -> bool:
 
 
 class Lobes(NamedTuple):
-    """Where else an array may see a source."""
+    """Shifts of grating lobes and mirror images."""
 
     shifts: Float[np.ndarray, "S 2"]  #: in u and w
     unit: Float[np.ndarray, "3"]  #: resolution
 
 
 def _lobes_of(problem: Problem) -> Lobes | None:
-    """Grating lobes and mirror images of an array that the region holds; None if it has none."""
+    """Return grating lobes and mirror images within the region; None if there are none."""
     positions = np.asarray(problem.positions, np.float64)
     return _lobes(positions.tobytes(), problem.wavelength, problem.wavefront, problem.region)
 
@@ -268,7 +268,7 @@ def _lobes_of(problem: Problem) -> Lobes | None:
 def _lobes(
     raw: bytes, wavelength: float, wavefront: config_lib.Wavefront, region: grids.SearchRegion
 ) -> Lobes | None:
-    """Maxima of the array factor of plane waves over differences of direction cosines."""
+    """Find maxima of the plane-wave array factor over differences of direction cosines."""
     positions = np.frombuffer(raw).reshape(-1, 3)
     centred = positions - positions.mean(axis=0)
     unit = grids.resolution(positions, wavelength=wavelength, wavefront=wavefront)
@@ -287,7 +287,7 @@ def _lobes(
         for step in (1, -1):
             high &= power >= np.roll(power, step, axis) - 1e-9
     found = shifts[high]
-    # An array with depth tells more than the plane does: mirror images are tried source by source.
+    # An array with depth can resolve mirror images: they are tested source by source.
     flat = np.ptp(centred[:, 2]) <= 1e-3 * wavelength
     if flat and not len(found):
         return None
@@ -298,7 +298,7 @@ def _lobes(
 def _is_ambiguous(
     point, index, fitted, channel, codes, noise: float, problem: Problem, lobes: Lobes
 ) -> bool:
-    """Whether another place explains a source as well, within the noise."""
+    """Return whether another position explains a source equally well, within the noise."""
     region, unit = problem.region, np.where(np.isfinite(lobes.unit), lobes.unit, 1.0)
     mirrored = point * np.array([[1, -1, 1], [-1, 1, 1], [-1, -1, 1]])
     candidates = np.concatenate([point + np.pad(lobes.shifts, ((0, 0), (0, 1))), mirrored])
@@ -334,7 +334,7 @@ def _is_ambiguous(
 
 
 def _named(estimate: Estimate, problem: Problem, checked: Checked) -> Int[np.ndarray, "B"]:
-    """Likely causes of the scenes in doubt: units, or another reading of the data."""
+    """Return likely causes of the warnings: units, or another reading of the data."""
     counts = np.asarray(estimate.num_sources)
     flags, explained, cancelling = checked
     doubtful = (flags & int(_DOUBTS) != 0) | (counts == 0) | cancelling
@@ -367,22 +367,23 @@ def _named(estimate: Estimate, problem: Problem, checked: Checked) -> Int[np.nda
         _cells(_widened(problem)),
         problem.steering,
     )
-    # What is wrong with a file is wrong with all of its scenes; a place is that of a scene.
+    # An input error affects all scenes of a file; a source outside the limits only its scene.
     everywhere = found & ~Flag.OUTSIDE_LIMITS if 2 * len(chosen) >= len(flags) else Flag(0)
     return np.where(doubtful, int(found), int(everywhere))
 
 
 def spacing(positions: Float[np.ndarray, "N 3"]) -> float:
-    """Median distance of an element to its nearest neighbour [m]."""
+    """Return the median distance of an element to its nearest neighbour [m]."""
     places = np.asarray(positions, float)
     distances, _ = spatial.KDTree(places).query(places, k=2)
     return float(np.median(np.asarray(distances)[:, 1]))
 
 
 def _with_error_bars(estimate: Estimate, problem: Problem, flags: Int[np.ndarray, "B"]) -> Estimate:
-    """Error bars in double precision where the estimator's do not hold.
+    """Recompute error bars in double precision where those of the estimator are invalid.
 
-    That is where float32 has no noise left, and where the array leaves one coordinate open.
+    These are scenes with noise below float32 resolution, and arrays that do not determine one
+    coordinate.
     """
     region = problem.region
     fixed = [i for i, most in enumerate((region.u_max, region.w_max)) if most == 0.0]
@@ -408,7 +409,7 @@ def _with_error_bars(estimate: Estimate, problem: Problem, flags: Int[np.ndarray
 
 
 def _scene_error_bars(jets, points, fixed, problem: Problem, scene: int):
-    r"""Cramér-Rao bound at an estimate in which some direction cosines are known to be 0.
+    r"""Return the Cramér-Rao bound at an estimate with some direction cosines known to be 0.
 
     .. math:: C^{-1} = \frac{2}{\sigma^2} \mathrm{Re}\, D^H (I - B B^+) D
     """
@@ -443,7 +444,7 @@ def _scene_error_bars(jets, points, fixed, problem: Problem, scene: int):
 
 
 def _turned(covariance, point, fixed) -> Float[np.ndarray, "3 3"]:
-    """Covariance of (u, w, 1/r) as that of azimuth, elevation and range."""
+    """Transform a covariance of (u, w, 1/r) to azimuth, elevation and range."""
     u, w, rho = point
     cosine = np.sqrt(max(1.0 - w**2, 1e-12))
     ahead = np.sqrt(max(1.0 - u**2 - w**2, 1e-12))
@@ -454,7 +455,7 @@ def _turned(covariance, point, fixed) -> Float[np.ndarray, "3 3"]:
     known = np.isfinite(np.diagonal(covariance))
     found = turn @ np.where(np.outer(known, known), covariance, 0.0) @ turn.T
     known = known & np.array([True, True, rho > 0])
-    # Azimuth is known with the other angle held, if that is by assumption.
+    # If the other angle is an assumption, azimuth has the variance at that fixed angle.
     known[0] &= known[1] or 1 in fixed
     known[1] &= 1 not in fixed
     known[0] &= 0 not in fixed

@@ -1,12 +1,12 @@
 r"""Number of sources: a likelihood-ratio test at a given false-alarm rate.
 
-Another source is significant if noise alone would rarely explain as much energy anywhere in the
-search region. At one fixed place, minus the logarithm of the fraction of the residual energy that
-remains is, scaled, half a chi-squared variable with two degrees of freedom for each free complex
-amplitude. Its maximum over a region exceeds a high level about as often as
-the expected Euler characteristic of the excursion set says, which counts the region's resolution
-cells (Worsley, *Local maxima and the expected Euler characteristic of excursion sets of
-chi-squared, F and t fields*, Adv. Appl. Prob. 26(1), 1994).
+Another source is significant if noise alone rarely explains as much energy anywhere in the
+search region. At one fixed position, minus the logarithm of the fraction of the residual energy
+that remains is, scaled, half a chi-squared variable with two degrees of freedom for each free
+complex amplitude. The probability that its maximum over a region exceeds a
+high level is about the expected Euler characteristic of the excursion set, which counts the
+resolution cells of the region (Worsley, *Local maxima and the expected Euler characteristic of
+excursion sets of chi-squared, F and t fields*, Adv. Appl. Prob. 26(1), 1994).
 """
 
 import jax
@@ -21,7 +21,7 @@ DEFAULT_FALSE_ALARM_RATE = config_lib.DEFAULT_FALSE_ALARM_RATE
 
 
 def metric_tensor(jets: Complex[Array, "... 4 N"]) -> Float[Array, "... 3 3"]:
-    r"""How fast a steering vector turns away from itself, whatever its norm.
+    r"""Return the metric of steering vectors: their rate of change, independent of the norm.
 
     .. math:: g_{ij} = \mathrm{Re}\{\partial_i a^H (I - a a^H / \|a\|^2)\,\partial_j a\} / \|a\|^2
 
@@ -38,14 +38,14 @@ def metric_tensor(jets: Complex[Array, "... 4 N"]) -> Float[Array, "... 3 3"]:
 def intrinsic_volumes(
     metric: Float[Array, "G 3 3"], extent: Float[Array, "3"]
 ) -> Float[Array, "4"]:
-    """Euler characteristic, length, area and volume of a box of steering vectors.
+    """Return Euler characteristic, length, area and volume of a box of steering vectors.
 
     The volume is exact up to the grid; length and area are those of a box whose edges have the
     mean metric lengths.
 
     Args:
       metric: [G, 3, 3] `metric_tensor` on an even grid.
-      extent: [3] edges of the box in the grid's coordinates; zero of one leaves a rectangle.
+      extent: [3] edges of the box in the grid's coordinates; a zero edge gives a rectangle.
     """
     (a, b, c), (d, e), f = metric[:, 0].T, metric[:, 1, 1:].T, metric[:, 2, 2]
     determinant = a * (d * f - e * e) - b * (b * f - c * e) + c * (b * e - c * d)
@@ -63,12 +63,12 @@ def false_alarm_probability(
 ) -> Float[Array, "..."]:
     r"""Probability that noise alone exceeds a statistic somewhere in the region, at most 1.
 
-    The statistic of d sources that are tested together has d times as many degrees of freedom, and
-    their places are one of about :math:`M^d / d!` sets of resolution cells. M is the number of
-    cells for which one source at the d-th part of the level has the probability above.
+    The statistic of d sources that are tested together has d times as many degrees of freedom.
+    Their positions are one of about :math:`M^d / d!` sets of resolution cells. M is the number of
+    cells for which one source at 1/d of the level has the probability above.
 
     Args:
-      statistic: [...] log-likelihood ratio, half a chi-squared variable at each fixed place.
+      statistic: [...] log-likelihood ratio, half a chi-squared variable at each fixed position.
       amplitudes: free complex amplitudes of a source: 1, or one for each snapshot.
       volumes: [4] `intrinsic_volumes` of the region.
       added: d, sources that are tested together.
@@ -106,7 +106,7 @@ def _one_source(
         ]
     )
     expected = linear.tensordot(volumes, densities, axes=1)
-    # Low levels leave a set with holes, of which the characteristic says nothing.
+    # At low levels the excursion set has holes, and the characteristic is not informative.
     return jnp.where(level > 2 * degrees + 4, jnp.clip(expected, 0.0, 1.0), 1.0)
 
 

@@ -1,46 +1,44 @@
-r"""MUSIC that finds directions first and each one's range afterwards, on a centred planar array.
+r"""MUSIC in two steps on a centred planar array: directions first, then ranges.
 
-Both methods use the mirror pairs of `ris_jax.estimators.symmetric_arrays` to free the direction
-from the range, take the highest peaks of a spectrum in (u, w), and find the range of each at the
-highest point of the MUSIC spectrum along its direction, :math:`\|U^H a(u, w, \rho)\|^2` with U an
-orthonormal basis of the signal subspace. A search over three dimensions becomes one over two and a
-few over one.
+Both methods use the mirror pairs of `ris_jax.estimators.symmetric_arrays` to separate direction and
+range. They take the highest peaks of a spectrum in (u, w). The range of each is the maximum of the
+MUSIC spectrum along its direction, :math:`\|U^H a(u, w, \rho)\|^2` with U an orthonormal basis of
+the signal subspace. One search over three dimensions becomes one over two and a few over one.
 
 **Modified MUSIC** (Ramezani, Kosasih & Björnson, *An efficient modified MUSIC algorithm for
 RIS-assisted near-field localization*, 2024, arXiv:2409.14152; the anti-diagonal for a linear array:
 He, Swamy & Ahmad, *Efficient application of MUSIC algorithm under the coexistence of far-field and
-near-field sources*, IEEE Trans. Signal Process. 60(4), 2012). Of uncorrelated sources, the entries
-of the covariance that belong to mirror pairs, its anti-diagonal, have no range in them:
+near-field sources*, IEEE Trans. Signal Process. 60(4), 2012). For uncorrelated sources, the
+covariance entries of mirror pairs, its anti-diagonal, do not depend on the range:
 
 .. math:: v_n = R_{n,-n} = \frac{1}{N} \sum_k P_k \exp(2jk\,\hat u_k^T q_n)
 
 This is one snapshot of K plane waves on an array of twice the spacing. Smoothing over sub-surfaces
-gives a covariance of rank K, and MUSIC on it the directions.
+gives a covariance of rank K, and MUSIC on it gives the directions.
 
 **Reduced-dimension MUSIC** (Zhang, Chen, Zheng, Xia & Wang, *Localization of near-field sources: a
 reduced-dimension MUSIC algorithm*, IEEE Commun. Lett. 22(7), 2018; as a rank reduction: Zhi & Chia,
 *Near-field source localization via symmetric subarrays*, IEEE Signal Process. Lett. 14(6), 2007).
-The steering vector is :math:`C(u, w)\,\nu`, with a column of C for each mirror pair that holds its
-two linear phases, and the quadratic phases in :math:`\nu`. With C scaled to :math:`C^HC = I`, some
-:math:`C\nu` lies in the signal subspace where :math:`C^H(I - UU^H)C = I - WW^H`, :math:`W = C^HU`,
-is singular. The spectrum is, but for a constant, the trace of its inverse (the papers take one
-entry of it, or the determinant; all are infinite at the same places):
+The steering vector is :math:`C(u, w)\,\nu`. C has one column per mirror pair with its two linear
+phases; :math:`\nu` holds the quadratic phases. With C scaled to :math:`C^HC = I`, some
+:math:`C\nu` lies in the signal subspace if :math:`C^H(I - UU^H)C = I - WW^H`, :math:`W = C^HU`,
+is singular. The spectrum is, up to a constant, the trace of its inverse (the papers take one
+entry of it, or the determinant; all have the same poles):
 
 .. math:: \mathrm{tr}\,(I - W^HW)^{-1}
 
-**What they ask for.** Fresnel waves (exact ones leave odd orders beyond the first in the pairs, and
-their amplitudes are not symmetric; both bias near sources), a centred grid, and sources whose
-signals are uncorrelated. Where these are constant, the covariance has rank one and its
-anti-diagonal has cross terms; then the covariance is smoothed over sub-surfaces first
-(`ris_jax.estimators.smoothing`), at the price of aperture and of a blur, as a source is seen under
-another angle from each sub-surface.
+**Requirements.** Fresnel waves, a centred grid, and sources with uncorrelated signals. Exact waves
+have odd phase orders above the first and asymmetric amplitudes in the pairs; both bias the
+estimates of near sources. With constant signals the covariance has rank one and its anti-diagonal
+has cross terms. The covariance is then first smoothed over sub-surfaces
+(`ris_jax.estimators.smoothing`). This reduces the aperture and blurs a source, whose angle differs
+between sub-surfaces.
 
-Directions repeat themselves with the period :math:`\lambda/2d`. The papers space elements by a
-quarter of a wavelength, or narrow the field of view; here, of the directions of a period that are
-in the region, the one with the highest MUSIC spectrum along its range is taken. The rank reduction
-has false peaks besides, between sources whose quadratic phases are alike: x of the subspace may be
-as symmetric there. The papers take the K highest peaks; here 2K + 3 get a range, and the K with the
-highest MUSIC spectrum are taken, which can only help.
+Directions are ambiguous with the period :math:`\lambda/2d`. The papers use an element spacing of a
+quarter wavelength, or a narrow field of view. Here the alias in the region with the highest MUSIC
+spectrum along its range is taken. The rank reduction also has false peaks between sources with
+similar quadratic phases. The papers take the K highest peaks; here 2K + 3 peaks get a range, and
+the K with the highest MUSIC spectrum are taken.
 """
 
 import dataclasses
@@ -61,19 +59,19 @@ from ris_jax.estimators.symmetric_arrays import Layout, aliases, one_period
 
 _EVERYWHERE = grids.SearchRegion()
 LEAST_GRID = (48, 32, 48)  # cells in u, w (of one period) and 1/r
-# Scenes that are searched at a time.
+# Number of scenes searched at a time.
 _AT_A_TIME = 8
 # Halvings of the step around a peak of a grid: it ends at 1/256 of a cell.
 _HALVINGS = 8
-# Share of an array's rows and columns that a sub-surface has, where it is not given.
+# Default size of a sub-surface, as a fraction of the rows and columns.
 _SUB_SURFACE = 2.0 / 3.0
 
-# Of one scene: what is not explained of directions [..., 2], 0 at a source.
+# For one scene: unexplained fraction of directions [..., 2], 0 at a source.
 _Spectrum = Callable[[Float[Array, "... 2"]], Float[Array, "..."]]
 
 
 class _Aperture(NamedTuple):
-    """The mean sub-surface of a batch, or the whole array, and its signal subspaces."""
+    """Mean sub-surface of a batch, or the whole array, and its signal subspaces."""
 
     factor: Complex[Array, "B n r"]
     positions: Float[Array, "n 3"]
@@ -83,7 +81,7 @@ class _Aperture(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Setting:
-    """What all scenes of a call share."""
+    """Constants shared by all scenes of a call."""
 
     vectors: Callable[
         [Float[Array, "... 3"]], Complex[Array, "... N"]
@@ -97,13 +95,13 @@ class _Setting:
 
 
 def sub_surface_of(shape: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the sub-surfaces over which an array is smoothed by default."""
+    """Return the default rows and columns of sub-surfaces for smoothing."""
     rows, columns = (int(np.ceil(_SUB_SURFACE * count)) for count in shape)
     return rows, columns
 
 
 def _zoom(height, points, cell, lower, upper):
-    """Climbs from points [..., D] of a grid with cells [D], on ever finer ones around the best."""
+    """Refine points [..., D] of a grid with cells [D] on successively finer grids."""
     steps = np.meshgrid(*[np.linspace(-1.0, 1.0, 5)] * points.shape[-1], indexing="ij")
     offsets = np.stack(steps, axis=-1).reshape(-1, points.shape[-1]).astype(np.float32)
 
@@ -117,7 +115,7 @@ def _zoom(height, points, cell, lower, upper):
 
 
 def _directions(setting: _Setting, spectrum: _Spectrum):
-    """The highest peaks of a spectrum within a period, [C, 2], and which of them are peaks."""
+    """Return the highest peaks of a spectrum within a period, [C, 2], and a mask of valid ones."""
     space = setting.period
     height = jnp.where(space.visible, -spectrum(space.points[:, :2]), -jnp.inf)
     count = spectral_search.least_cells(setting.max_sources) + setting.max_sources
@@ -134,7 +132,7 @@ def _with_ranges(
     directions: Float[Array, "C 2"],
     peak: Bool[Array, "C"],
 ) -> spectral_search.Candidates:
-    """Each direction, or that of its aliases which is seen best, with the range of that."""
+    """Return each direction, or its best alias, with its range."""
 
     def height(points):
         return jnp.sum(jnp.abs(linear.matmul(setting.vectors(points).conj(), basis)) ** 2, axis=-1)
@@ -168,7 +166,7 @@ def _with_ranges(
 def _one_scene(
     setting: _Setting, spectrum: _Spectrum, basis: Complex[Array, "N K"], most: Int[Array, ""]
 ) -> spectral_search.Peaks:
-    """The best distinct directions and their ranges."""
+    """Return the best distinct directions and their ranges."""
     candidates = _with_ranges(setting, basis, *_directions(setting, spectrum))
     return spectral_search.choose(candidates, most, setting.max_sources)
 
@@ -176,7 +174,7 @@ def _one_scene(
 def _setting_of(positions, layout, wavelength, wavefront, max_sources, region, grid) -> _Setting:
     space = grids.search_space(region, grid, wavefront)
     period = grids.search_space(one_period(region, layout, wavelength), (*grid[:2], 1), "planar")
-    # The ends of the region are ranges, too: infinity is one.
+    # The grid includes the ends of the region, such as infinite range.
     ranges = jnp.linspace(space.lower[2], space.upper[2], space.shape[2])
 
     def vectors(points):
@@ -190,7 +188,7 @@ def _setting_of(positions, layout, wavelength, wavefront, max_sources, region, g
 
 
 def _plane_waves(directions, positions, wavelength):
-    """Unit-norm steering vectors of directions [..., 2] at an infinite range."""
+    """Compute unit-norm steering vectors of directions [..., 2] at infinite range."""
     points = jnp.concatenate([directions, jnp.zeros_like(directions[..., :1])], axis=-1)
     return arrays.steering_at(points, positions, wavelength=wavelength, wavefront="planar")
 
@@ -221,10 +219,10 @@ def _search(
     spectra_of, covariance, num_sources, positions,
     *, layout, wavelength, wavefront, max_sources, region, sub_surface, grid,
 ) -> estimate.Estimate:  # fmt: skip
-    """What both methods share: all but the spectrum of directions.
+    """Run the common steps of both methods, for a spectrum of directions.
 
-    `spectra_of(aperture, most, wavelength, max_sources)` gives arrays with leading axis B, and a
-    function of one scene's share of these and of directions [..., 2].
+    `spectra_of(aperture, most, wavelength, max_sources)` returns arrays with leading axis B, and a
+    function of the arrays of one scene and of directions [..., 2].
     """
     _check(covariance, num_sources, positions, layout, sub_surface, max_sources, grid)
     unit, covariance = subspace.unit_power(covariance)
@@ -240,7 +238,7 @@ def _search(
         return _one_scene(setting, functools.partial(spectrum, seen), basis, most)
 
     peaks = jax.lax.map(one_scene, (seen, aperture.basis, most), batch_size=_AT_A_TIME)
-    # Of the energy of a unit-norm steering vector a sub-surface has its share of the elements.
+    # A sub-surface receives the fraction n / N of the energy of a unit-norm steering vector.
     unit_power = unit * len(positions) / len(aperture.positions)
     power = subspace.least_squares_powers(peaks.vectors, peaks.active, aperture.factor)
     power = power / arrays.squared_norm(peaks.coordinates, aperture.positions, wavefront=wavefront)
@@ -250,18 +248,20 @@ def _search(
 
 
 def anti_diagonal(factor: Complex[Array, "... N r"]) -> Complex[Array, "... N"]:
-    """Entries of ``F F^H`` between each element and its mirror."""
+    """Return the entries of ``F F^H`` between each element and its mirror."""
     return jnp.sum(factor * jnp.flip(factor, axis=-2).conj(), axis=-1)
 
 
 def _after(array, *others):
-    """The array, once the others are there: two batched decompositions at once in one program
-    can deadlock on a CPU."""
+    """Return the array after the others are computed.
+
+    Two concurrent batched decompositions in one program can deadlock on a CPU.
+    """
     return array + sum(0.0 * jnp.sum(jnp.abs(other)) for other in others)
 
 
 def _anti_diagonal_spectra(aperture, most, wavelength, max_sources):
-    """MUSIC on the anti-diagonal, of plane waves on an array of twice the spacing."""
+    """Prepare MUSIC on the anti-diagonal: plane waves on an array of twice the spacing."""
     window = sub_surface_of(aperture.shape)
     pairs = _after(anti_diagonal(aperture.factor), aperture.basis)[..., None]
     smoothed = smoothing.smooth(pairs, aperture.shape, window)
@@ -275,11 +275,11 @@ def _anti_diagonal_spectra(aperture, most, wavelength, max_sources):
 
 
 def _rank_reduction_spectra(aperture, most, wavelength, max_sources):
-    """Over the trace of the inverse of what the subspace leaves of the mirror pairs."""
-    del most, max_sources  # the subspace has them
+    """Prepare the rank-reduction spectrum, from the trace of the inverse."""
+    del most, max_sources  # contained in the subspace
     elements = len(aperture.positions)
     half = (elements + 1) // 2
-    # A centre element is its own mirror: half of it twice.
+    # A centre element is its own mirror and is counted half, twice.
     share = jnp.where(2 * jnp.arange(half) + 1 == elements, 0.5, 0.5**0.5)
 
     def spectrum(basis, directions):
@@ -308,27 +308,27 @@ def modified_music(
     sub_surface: tuple[int, int] | None = None,
     grid: tuple[int, int, int] = LEAST_GRID,
 ) -> estimate.Estimate:
-    """Directions from the smoothed anti-diagonal of the covariance, ranges along them.
+    """Estimate directions from the smoothed anti-diagonal of the covariance, then ranges.
 
     Args:
       covariance: factor [B, N, r], any scale.
-      num_sources: [B] int, dimension of the signal subspaces and number of peaks wanted.
+      num_sources: [B] int, dimension of the signal subspaces and number of peaks.
       positions: [N, 3] float [m].
-      layout: the grid on which they stand, `symmetric_arrays.layout_of`.
+      layout: grid of the elements, `symmetric_arrays.layout_of`.
       wavelength: [m].
       wavefront: of the range search; planar ones have no range: infinity.
       max_sources: K, the width of the result.
-      region: where to search.
-      sub_surface: rows and columns over which the covariance is smoothed first; None for
-        uncorrelated signals. The anti-diagonal is smoothed in any case.
+      region: search region.
+      sub_surface: rows and columns of the sub-surfaces for smoothing the covariance; None for
+        uncorrelated signals. The anti-diagonal is always smoothed.
       grid: cells in u, w (of one period) and 1/r.
 
     Returns:
-      An `Estimate` [B, K] with infinite error bars. Where fewer distinct peaks than `num_sources`
-      are found, its own `num_sources` is their number.
+      An `Estimate` [B, K] with infinite error bars. If fewer distinct peaks than `num_sources`
+      are found, the `num_sources` of the estimate is their number.
 
     Raises:
-      ValueError: shapes that do not agree, `max_sources` below 1, or a grid of too few cells.
+      ValueError: mismatched shapes, `max_sources` below 1, or a grid of too few cells.
     """
     return _search(
         _anti_diagonal_spectra, covariance, num_sources, positions,
@@ -350,7 +350,7 @@ def reduced_dimension_music(
     sub_surface: tuple[int, int] | None = None,
     grid: tuple[int, int, int] = LEAST_GRID,
 ) -> estimate.Estimate:
-    """Directions by a rank reduction over mirror pairs, ranges along them.
+    """Estimate directions by a rank reduction over mirror pairs, then ranges.
 
     Arguments, result and errors as for `modified_music`.
     """

@@ -1,4 +1,4 @@
-"""Names of the estimators and a line on each, for --help: without JAX, so that it is fast."""
+"""Names and one-line summaries of the estimators, for --help; imported without JAX."""
 
 SUMMARIES = {
     "maximum_likelihood": "counts and localises at the bound",
@@ -9,14 +9,14 @@ SUMMARIES = {
     "reduced_dimension_music": "directions by rank reduction, then ranges (Zhang et al., 2018)",
     "orthogonal_matching_pursuit": "greedy, on a grid (Tropp & Gilbert, 2007)",
     "sparse_bayesian_learning": "on a grid (Gerstoft et al., 2016)",
-    "subspace_network": "MUSIC on a surrogate covariance that is learned (Shmuel et al., 2025)",
+    "subspace_network": "MUSIC on a learned surrogate covariance (Shmuel et al., 2025)",
 }
 
 
-# Those that cannot do without a network.
+# Estimators that require a network.
 NEED_NETWORK = ("network", "subspace_network")
 
 
 def listing() -> str:
-    """All names with their summaries, for the help of a flag."""
+    """Return all names with their summaries, for the help of a flag."""
     return "; ".join(f"{name}: {summary}" for name, summary in SUMMARIES.items())

@@ -1,8 +1,8 @@
-"""The likelihood's maximum from where a network says that the sources are.
+"""Maximum likelihood from start values of a network.
 
-A network replaces the search, not the likelihood: its proposals are refined and get the same error
-bars. Where it doubts, or where the residual is more than noise, the caller falls back to the search
-on the grid.
+The network replaces the search, not the likelihood: its proposals are refined and get the same
+error bars. If the network does not converge, or the residual exceeds the noise, the caller uses the
+search on the grid.
 """
 
 from typing import NamedTuple, Protocol
@@ -24,31 +24,31 @@ from ris_jax.estimators import (
 )
 from ris_jax.estimators.estimate import Estimate
 
-# A source is reported when the network is this sure: a false one costs as much as a missed one, and
-# where it is less sure the place is mostly wrong, too.
+# Minimum probability of a reported source: a false source costs as much as a missed one, and below
+# it the position is mostly wrong as well.
 SURE = 0.8
-_POLISHING = 0  # steps: the network refines as it goes
+_POLISHING = 0  # additional steps: the network already refines
 
 
 class Opinion(NamedTuple):
-    """What a network says of a batch."""
+    """Output of a network for a batch."""
 
     coordinates: Float[Array, "B K 3"]  #: (u, w, 1/r)
-    existence: Float[Array, "B K"]  #: probability of each source; 0 where there is none
+    existence: Float[Array, "B K"]  #: probability of each source; 0 for padding
     count_probability: Float[Array, "B K"]  #: of 1 ... K sources
     factor: Complex[Array, "B N K"]  #: of the covariance, any scale
-    doubt: Bool[Array, "B"]  #: it came to no end
+    doubt: Bool[Array, "B"]  #: the pursuit did not converge
 
 
 class LearnedCovariance(NamedTuple):
-    """What a network says of a batch to those who only want a covariance."""
+    """Covariance that a network estimates for a batch."""
 
     factor: Complex[Array, "B N r"]  #: any scale
     num_sources: Int[Array, "B"]
 
 
 class Network(Protocol):
-    """What estimators need of a trained network, a pytree."""
+    """Interface of a trained network, a pytree, for estimators."""
 
     @property
     def config(self) -> config_lib.Config: ...
@@ -69,10 +69,10 @@ class Network(Protocol):
 def for_signal(
     estimator: str, network: Network | None, source_signal: config_lib.SourceSignal
 ) -> tuple[str, Network | None]:
-    """Estimator and network that serve signals of a kind.
+    """Return the estimator and network to use for a kind of signals.
 
-    A learned pursuit that was trained on the other kind of signals miscounts without a warning.
-    Maximum likelihood then replaces the estimator "network", and the others work without one.
+    A learned pursuit trained on the other kind of signals miscounts without a warning.
+    Maximum likelihood then replaces the estimator "network"; other estimators run without network.
     """
     if (
         network is None
@@ -86,12 +86,12 @@ def for_signal(
 def present(
     opinion: Opinion, num_sources: Int[Array, "B"], max_sources: int
 ) -> tuple[Float[Array, "B K"], Float[Array, "B K 3"]]:
-    """Which sources are taken, and where: the surest `num_sources`, or those that are `SURE`.
+    """Select the `num_sources` most probable sources, or those with probability above `SURE`.
 
     Args:
       opinion: of the network.
-      num_sources: [B]; below zero it is not known.
-      max_sources: places for sources in the result.
+      num_sources: [B]; negative if unknown.
+      max_sources: maximum number of sources in the result.
 
     Returns:
       [B, max_sources] 1 or 0, and their coordinates.
@@ -118,22 +118,23 @@ def network_start(
     max_sources: int,
     region: grids.SearchRegion,
 ) -> tuple[Estimate, Bool[Array, "B"]]:
-    """Refines a network's proposals.
+    """Refine a network's proposals.
 
     Args:
       measurement: a batch with known noise variance.
       positions: [N, 3] elements [m].
       network: trained on, or set to, that array.
-      num_sources: [B] if known; None takes the sources that are `SURE`.
+      num_sources: [B] if known; None takes sources with probability above `SURE`.
       wavelength: [m].
       wavefront: of the steering vectors.
-      source_signal: whether the sources sent the same in all snapshots.
-      max_sources: places for sources in the result.
-      region: where sources may be.
+      source_signal: constant or independent.
+      max_sources: maximum number of sources in the result.
+      region: search region.
 
     Returns:
-      An `Estimate`, and the scenes [B] that are to be searched on the grid: the network came to no
-      end, found too few, or left more than noise though it knows of no impairments.
+      An `Estimate`, and the scenes [B] that need the search on the grid: the network did not
+      converge, found too few sources, or was trained without impairments and the residual exceeds
+      the noise.
     """
     unknown = jnp.full(len(measurement.snapshots), -1, jnp.int32)
     return _network_start(
@@ -154,7 +155,7 @@ def _network_start(
     measurement, positions, network, num_sources, wavelength, limits,
     *, wavefront, source_signal, max_sources,
 ):  # fmt: skip
-    """`network_start` with all numbers as arrays; below zero a number of sources is unknown."""
+    """`network_start` with all numbers as arrays; a negative number of sources is unknown."""
     wave = {"wavelength": wavelength, "wavefront": wavefront}
     snapshots, antennas = measurement.snapshots.shape[-2:]
     amplitudes = 1 if source_signal == "constant" else snapshots
@@ -175,9 +176,9 @@ def _network_start(
 
     estimate = jax.vmap(polish)(measurement, observation, coordinates, active)
     too_much = residual_test.inconsistent(estimate, measurement, amplitudes)
-    # A network that has learned impairments knows why there is more than noise.
+    # A network trained with impairments allows a residual above the noise.
     nominal = network.config.impairments == config_lib.ImpairmentConfig()
-    # Where nothing was received there is nothing to be found.
+    # Scenes without received energy have no sources.
     doubt = opinion.doubt & jnp.any(measurement.snapshots != 0.0, axis=(1, 2))
     missing = jnp.where(num_sources < 0, doubt, estimate.num_sources < num_sources)
     return estimate, missing | (too_much & nominal)

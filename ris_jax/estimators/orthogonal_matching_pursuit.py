@@ -5,7 +5,7 @@ r"""Orthogonal matching pursuit on a grid in (u, w, 1/r), without refinement.
 
 with :math:`B_t` the columns chosen so far: Tropp & Gilbert, *Signal recovery from random
 measurements via orthogonal matching pursuit*, IEEE Trans. Inf. Theory 53(12), 2007, Algorithm 3;
-for several snapshots, each seen through a dictionary of its own, Duarte, Sarvotham, Baron, Wakin &
+for several snapshots with separate dictionaries, Duarte, Sarvotham, Baron, Wakin &
 Baraniuk, *Distributed compressed sensing of jointly sparse signals*, Asilomar 2005 (DCS-SOMP). On a
 grid of angles and ranges, even in 1/r: Cui & Dai, *Channel estimation for extremely large-scale
 MIMO: far-field or near-field?*, IEEE Trans. Commun. 70(4), 2022.
@@ -20,7 +20,7 @@ from ris_jax import scenes
 from ris_jax.estimators import estimate, grid_dictionary, grids, likelihood
 
 _EVERYWHERE = grids.SearchRegion()
-CELL = 0.53  # width of a cell in units of resolution: what it finds is a point of the grid
+CELL = 0.53  # width of a cell in units of resolution: estimates are grid points
 
 
 def pursue(
@@ -29,16 +29,16 @@ def pursue(
     count: Int[Array, ""],
     most: int,
 ) -> tuple[Int[Array, "K"], grid_dictionary.Fit]:
-    """Columns of any dictionary that explain the data, in the order in which they were chosen.
+    """Select columns of a dictionary that explain the data, in order of selection.
 
     Args:
-      dictionary: [T, G, R]; columns of zeros are never chosen.
+      dictionary: [T, G, R]; zero columns are never selected.
       data: [T, R], in the coordinates of the dictionary's right images.
-      count: [] int, how many to choose, at most `most`.
+      count: [] int, number of columns to select, at most `most`.
       most: K.
 
     Returns:
-      Indices [K], of which the first `count` mean something, and the least-squares fit of these.
+      Indices [K], valid up to `count`, and the least-squares fit of these columns.
     """
     energy = jnp.sum((dictionary.left.conj() * dictionary.right).real, axis=-1)
     scale = jnp.where(energy > 0, jax.lax.rsqrt(jnp.where(energy > 0, energy, 1.0)), 0.0)
@@ -49,7 +49,7 @@ def pursue(
     def choose(k, carry):
         indices, active, fit = carry
         score = jnp.sum(jnp.abs(likelihood.against(dictionary.left, fit.residual)) * scale, axis=0)
-        # Rounding may leave a little of a column in the residual.
+        # Due to rounding, the residual may contain a small part of a selected column.
         score = score.at[jnp.where(active > 0, indices, score.size)].set(-1.0, mode="drop")
         indices = indices.at[k].set(jnp.argmax(score))
         active = active.at[k].set((k < count).astype(active.dtype))
@@ -74,25 +74,25 @@ def orthogonal_matching_pursuit(
     region: grids.Box = _EVERYWHERE,
     grid: tuple[int, int, int] | None = None,
 ) -> estimate.Estimate:
-    """Sources at the grid points that orthogonal matching pursuit chooses.
+    """Estimate sources at grid points by orthogonal matching pursuit.
 
     Args:
-      measurement: a batch of scenes; the noise variance is handed on, not used.
-      num_sources: [B] int, columns to choose.
+      measurement: a batch of scenes; the noise variance is copied to the result, not used.
+      num_sources: [B] int, columns to select.
       positions: [N, 3] float [m].
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
-        planar ones have no range: infinity.
+        planar waves have infinite range.
       source_signal: "constant" fits an amplitude for all snapshots, "independent" one for each.
       max_sources: K, the width of the result.
-      region: where to search.
+      region: search region.
       grid: cells in u, w and 1/r; None derives them from the array's resolution.
 
     Returns:
       An `Estimate` [B, K] with infinite error bars.
 
     Raises:
-      ValueError: shapes that do not agree, `max_sources` below 1, or a grid without cells.
+      ValueError: mismatched shapes, `max_sources` below 1, or a grid without cells.
     """
     grid_dictionary.check(measurement, num_sources, positions, max_sources)
     grid = grid or grids.search_shape(

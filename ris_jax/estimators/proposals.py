@@ -25,8 +25,7 @@ _HALF_DISTANCE = 0.75
 _OPPOSITE = np.array([d for d in itertools.product((-1, 0, 1), repeat=3) if d > (0, 0, 0)], float)
 _OFFSETS = _HALF_DISTANCE * _OPPOSITE / np.linalg.norm(_OPPOSITE, axis=1, keepdims=True)
 PAIRS = len(_OFFSETS)
-# Most numbers of the steering vectors of a grid that are stored (of each part, 32 MB), and that a
-# block of a larger one holds.
+# Maximum size of stored steering vectors (32 MB per part), and of a block of a larger grid.
 _MOST_STORED = 1 << 22
 _BLOCK = 1 << 21
 
@@ -123,7 +122,7 @@ def peaks(
 ) -> Float[Array, "count 3"]:
     """Highest peaks of a spectrum, interpolated between the points of its grid.
 
-    The vertex of the parabola through a peak and its two neighbours along each axis is the place.
+    The position is the vertex of the parabola through a peak and its two neighbours on each axis.
     """
     _, peak = grids.highest_peaks(spectrum, space.shape, count)
     shape = np.array(space.shape)
@@ -166,7 +165,7 @@ def propose_source(
     away_from: Float[Array, "3"],
     points: Float[Array, "C 3"],
 ) -> Proposal:
-    """The best place for another source beside those that are held.
+    """Find the best position for another source, with the others held.
 
     Each candidate takes one Gauss-Newton step. The winner is the one that adds the most energy at
     the end of its step, by the quadratic model of the step.
@@ -176,7 +175,7 @@ def propose_source(
       grid: of the call.
       observation: one scene.
       held: its other sources.
-      away_from: (u, w, 1/r) of a source that was just taken out and is not sought there again;
+      away_from: (u, w, 1/r) of a source that was just removed and is not proposed there again;
         infinity excludes nothing.
       points: candidates, see `find_peaks`.
     """
@@ -206,7 +205,7 @@ def _gain(
     held: Background,
     place: Float[Array, "3"],
 ) -> Float[Array, ""]:
-    """Energy that a source at a place would add; the others are held."""
+    """Return the energy that a source at a position adds, with the others held."""
     vector = setting.jet(place)[:1]
     new = likelihood.images(observation, vector)
     gram, matched = projected_products(held, new)
@@ -221,9 +220,9 @@ def propose_pair(
     held: Background,
     place: Float[Array, "3"],
 ) -> Proposal:
-    """The best pair of sources around the place of a source that is taken out, [2, 3].
+    """Find the best pair of sources around the position of a removed source, [2, 3].
 
-    Two sources closer than a beam are first fitted as one between them; no other single source then
+    Two sources within a beamwidth are first fitted as one between them; no other single source then
     explains the energy of both.
     """
     offset = _OFFSETS.astype(place.dtype) * grid.unit

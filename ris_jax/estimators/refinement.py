@@ -35,7 +35,7 @@ class Fit(NamedTuple):
 
 
 class Background(NamedTuple):
-    """Sources that are held while others are sought."""
+    """Sources that are held during the search for others."""
 
     images: likelihood.Images  #: [T, K, R], zero where absent
     inverse_gram: Complex[Array, "T K K"]
@@ -52,7 +52,7 @@ def refine(
     prior: likelihood.Prior | None = None,
     most: Int[Array, ""] | None = None,
 ) -> Fit:
-    """Levenberg-Marquardt on all active sources together, amplitudes projected out.
+    """Refine all active sources jointly by Levenberg-Marquardt, amplitudes projected out.
 
     Args:
       setting: of the call.
@@ -61,7 +61,7 @@ def refine(
       active: [K] 1 or 0.
       iterations: steps to try; 0 evaluates the starts.
       prior: of independent signals; None fits their amplitudes.
-      most: steps of this scene, where it shares `iterations` with others; see
+      most: maximum steps of this scene, if it shares `iterations` with others; see
         `levenberg_marquardt.ascend`.
     """
     sources = active.shape[0]
@@ -88,7 +88,7 @@ def refine(
 
 
 def no_sources(observation: likelihood.Observation, sources: int) -> Fit:
-    """The fit of a scene in which none of `sources` places is taken."""
+    """Return a fit with room for `sources` sources, all absent."""
     groups, rows = observation.data.shape
     nothing = jnp.zeros((groups, sources, rows), observation.data.dtype)
     zeros = functools.partial(jnp.zeros, dtype=observation.energy.dtype)
@@ -105,7 +105,7 @@ def no_sources(observation: likelihood.Observation, sources: int) -> Fit:
 def background(
     observation: likelihood.Observation, fit: Fit, left_out: Int[Array, ""] | int = -1
 ) -> Background:
-    """Fitted sources except one, with refitted amplitudes; -1 leaves none out."""
+    """Refit the amplitudes of all sources except one; -1 keeps all."""
     active = fit.active * (jnp.arange(fit.active.shape[0]) != left_out)
     left, right = (part * active[:, None] for part in fit.images)
     gram = likelihood.regular_gram(likelihood.inner_products(left, right), active)
@@ -173,7 +173,7 @@ def integrate_amplitudes(
     noise_variance: Float[Array, ""],
     iterations: int,
 ) -> Fit:
-    """Refines a fit of independent signals by the unconditional likelihood.
+    """Refine a fit of independent signals by the unconditional likelihood.
 
     The powers of the prior are those of `signal_power`.
     """

@@ -1,8 +1,9 @@
 r"""Least-squares fit of a finished estimate, in double precision, and tests of its residual.
 
-The residual of a model that fits is white: over antennas, over codes, and inside the space
-:math:`\Phi C^N` of what an aperture field can cause as outside of it. Each test has a designed
-false-alarm rate, and none needs the noise variance. NumPy on the host, one scene at a time.
+If the model fits, the residual is white over antennas and over codes. It is also equally strong
+inside and outside of :math:`\Phi C^N`, the range of all aperture fields. Each test has a designed
+false-alarm rate, and none needs the noise variance. The code is NumPy on the host, one scene at a
+time.
 """
 
 from typing import NamedTuple
@@ -12,12 +13,12 @@ from jaxtyping import Complex
 from scipy import linalg, special
 
 # False-alarm rates of the tests of one scene; together below 1e-3. The split of energy inside and
-# outside of the field's space also feels sources that are too weak to be counted: its own is lower.
+# outside of the field space also reacts to sources too weak to count: its rate is lower.
 _RATE = 1e-4
 _FIELD_RATE = 2e-5
-# Real parameters of a source beside its amplitudes, in complex samples.
+# Real parameters of a source besides its amplitudes, in complex samples.
 _PLACE = 1.5
-# Largest field space that is split off, N: its factorization costs N^3.
+# Maximum N for the field-space test: the factorization costs N^3.
 _MOST_ELEMENTS = 1024
 # Quantile of the Tracy-Widom law of complex matrices at `_RATE` (asymptotic tail 1e-4).
 _TRACY_WIDOM = 2.2
@@ -44,7 +45,7 @@ def images(
     channel: Complex[np.ndarray, "M N"],
     codes: Complex[np.ndarray, "L N"],
 ) -> Complex[np.ndarray, "L M K"]:
-    """What the antennas receive of aperture fields under every code; a view if all are alike."""
+    """Compute the received images of aperture fields for every code; a view if all are equal."""
     alike = len(codes) > 1 and bool((codes == codes[0]).all())
     fields = (codes[:1] if alike else codes)[:, None, :] * vectors
     seen = np.moveaxis(fields @ channel.T, 1, 2)
@@ -54,13 +55,13 @@ def images(
 def fit(
     snapshots: Complex[np.ndarray, "L M"], seen: Complex[np.ndarray, "L M K"], *, constant: bool
 ) -> SceneFit:
-    """Least-squares amplitudes of sources with images `seen`."""
+    """Fit least-squares amplitudes of sources with images `seen`."""
     length, antennas, sources = seen.shape
     groups = seen.reshape(1, length * antennas, sources) if constant else seen
     data = snapshots.reshape(len(groups), -1)
     # Images that all snapshots share are decomposed once.
     basis, factor = np.linalg.qr(groups[:1] if seen.strides[0] == 0 else groups)
-    # Sources in one place have no amplitudes of their own: those of least norm.
+    # Amplitudes of coinciding sources are not unique: the least-norm solution is used.
     inverse = np.linalg.pinv(factor, rcond=1e-9)
     basis, factor, inverse = (
         np.broadcast_to(part, (len(groups), *part.shape[1:])) for part in (basis, factor, inverse)
@@ -78,7 +79,7 @@ def fit(
 
 
 class FieldSpace(NamedTuple):
-    """The space of what an aperture field can cause, or None where it is everything."""
+    """Received space of all aperture fields, or None if it is the whole space."""
 
     factor: Complex[np.ndarray, "N N"]  #: Cholesky factor of Phi^H Phi, lower
 
@@ -86,7 +87,7 @@ class FieldSpace(NamedTuple):
 def field_space(
     channel: Complex[np.ndarray, "M N"], codes: Complex[np.ndarray, "L N"]
 ) -> FieldSpace | None:
-    """Factor of :math:`\\Phi^H\\Phi` where fewer elements than samples make it worth while."""
+    """Factorize :math:`\\Phi^H\\Phi` if there are fewer elements than samples."""
     antennas, elements = channel.shape
     if elements > _MOST_ELEMENTS or len(codes) * antennas < elements + 8:
         return None
@@ -105,7 +106,7 @@ def is_white(
     codes: Complex[np.ndarray, "L N"],
     space: FieldSpace | None,
 ) -> bool:
-    """Whether the residual of a fit passes every test."""
+    """Return whether the residual of a fit passes every test."""
     if not np.sum(np.abs(fitted.residual) ** 2) > 0.0 or fitted.dof < 8.0:
         return True
     chances = [*energy_chances(fitted), coloured_chance(fitted, channel, codes)]
@@ -115,9 +116,9 @@ def is_white(
 
 
 def energy_chances(fitted: SceneFit) -> list[float]:
-    """Two-sided p-values of the extreme antenna and the extreme code, corrected for their number.
+    """Return two-sided p-values of the extreme antenna and code, corrected for their number.
 
-    The share of a part in the energy of white noise is Beta distributed.
+    The fraction of a part in the energy of white noise is Beta distributed.
     """
     energy = np.abs(fitted.residual) ** 2
     left = 1.0 - np.sum(np.abs(fitted.basis) ** 2, axis=2)
@@ -141,15 +142,15 @@ def coloured_chance(
     channel: Complex[np.ndarray, "M N"],
     codes: Complex[np.ndarray, "L N"],
 ) -> float:
-    r"""p-value of a residual that is coloured as the channel and the codes colour a signal.
+    r"""Return the p-value of a residual that is coloured by the channel and the codes.
 
-    What came through the surface has the covariance :math:`H H^H` over antennas, and that of the
-    codes over snapshots; noise has neither.
+    A signal through the surface has the covariance :math:`H H^H` over antennas and that of the
+    codes over snapshots; noise is white.
     """
     residual, basis = fitted.residual, fitted.basis
     energy = np.sum(np.abs(residual) ** 2)
     sides = [(channel, residual, basis)]
-    # The snapshots of independent signals have nothing in common.
+    # The snapshots of independent signals are uncorrelated.
     if fitted.constant:
         sides.append((codes, residual.T, np.swapaxes(basis, 0, 1)))
     score, square, cube = 0.0, 0.0, 0.0
@@ -163,13 +164,13 @@ def coloured_chance(
         cube += 2.0 * len(left) * np.sum(product * weight.T).real
     if square < 1e-3 * residual.size:
         return 1.0
-    # A shifted Gamma law of the same three cumulants as the quadratic form.
+    # Shifted Gamma law with the same first three cumulants as the quadratic form.
     shape = 4.0 * square**3 / max(cube, 1e-6 * square**1.5) ** 2
     return float(special.gammaincc(shape, max(shape + np.sqrt(shape / square) * score, 0.0)))
 
 
 def _has_large_eigenvalue(fitted: SceneFit) -> bool:
-    """Whether the covariance over antennas has an eigenvalue that white noise does not give."""
+    """Return whether the antenna covariance has an eigenvalue too large for white noise."""
     residual = fitted.residual
     length, antennas = residual.shape
     sources = fitted.amplitudes.shape[1]
@@ -181,7 +182,7 @@ def _has_large_eigenvalue(fitted: SceneFit) -> bool:
         return False
     matrix = residual if length >= antennas else residual.T
     largest = np.linalg.eigvalsh(matrix.conj().T @ matrix)[-1]
-    # Johnstone, Ann. Statist. 29(2), 2001; the trace stands for the noise variance (Nadler, IEEE
+    # Johnstone, Ann. Statist. 29(2), 2001; the trace replaces the noise variance (Nadler, IEEE
     # Trans. Signal Process. 59(5), 2011).
     root = np.sqrt(large) + np.sqrt(small)
     spread = root * (1.0 / np.sqrt(large) + 1.0 / np.sqrt(small)) ** (1.0 / 3.0)
@@ -190,7 +191,7 @@ def _has_large_eigenvalue(fitted: SceneFit) -> bool:
 
 
 def _complement(fitted: SceneFit) -> Complex[np.ndarray, "L R"]:
-    """Residual of independent signals in the coordinates that are left, where all share them."""
+    """Return the residual of independent signals in the complement coordinates, if shared."""
     basis = fitted.basis
     if len(basis) > 1 and not np.allclose(basis[0], basis[-1], atol=1e-9):
         return fitted.residual
@@ -204,7 +205,7 @@ def field_chance(
     channel: Complex[np.ndarray, "M N"],
     codes: Complex[np.ndarray, "L N"],
 ) -> float:
-    """Two-sided p-value of the residual's energy inside over outside of the field's space."""
+    """Return the two-sided p-value of residual energy inside over outside of the field space."""
     if not fitted.constant:
         return 1.0
     matched = np.sum(codes.conj() * (fitted.residual @ channel.conj()), axis=0)
@@ -216,17 +217,17 @@ def field_chance(
     if inside_dof < 4.0:
         return 1.0
     ratio = (inside / inside_dof) / max((total - inside) / outside_dof, np.finfo(float).tiny)
-    # The F law as a Beta law of the share that lies inside.
+    # The F law as a Beta law of the fraction inside.
     share = inside_dof * ratio / (inside_dof * ratio + outside_dof)
     chances = [f(inside_dof, outside_dof, share) for f in (special.betainc, special.betaincc)]
     return float(min(2.0 * min(chances), 1.0))
 
 
 def has_redundant_source(fitted: SceneFit) -> bool:
-    """Whether independent signals of K sources span fewer than K dimensions.
+    """Return whether independent signals of K sources span fewer than K dimensions.
 
-    In coordinates in which the noise is white, the weakest direction of the signals' covariance is
-    then noise only, although each source was significant.
+    In coordinates with white noise, the weakest direction of the signal covariance is then noise
+    only, although each source is significant.
     """
     length, sources = fitted.amplitudes.shape
     if fitted.constant or sources < 2 or length < 4 * sources:

@@ -1,4 +1,4 @@
-"""Is what an estimate leaves unexplained more than the noise? Then the hardware is not as told."""
+"""Test of the residual against the noise; a larger residual indicates a hardware mismatch."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -6,21 +6,22 @@ from jaxtyping import Array, Bool, Float
 from ris_jax import scenes
 from ris_jax.estimators.estimate import Estimate
 
-# Standard deviations that noise alone exceeds once in some 30 000 scenes.
+# Standard deviations that noise alone exceeds once in about 30 000 scenes.
 MOST_DEVIATIONS = 4.0
 
 
 def deviations(
     estimate: Estimate, measurement: scenes.Measurement, amplitudes: int
 ) -> Float[Array, "B"]:
-    r"""How many standard deviations the residual's energy lies above what noise leaves.
+    r"""Return the excess of the residual energy over the noise, in standard deviations.
 
-    With n complex samples of white noise of known variance left, the residual's mean energy has
-    the relative standard deviation :math:`n^{-1/2}`; `Estimate.noise_variance` is that mean energy.
+    For n remaining complex samples of white noise of known variance, the mean energy of the
+    residual has the relative standard deviation :math:`n^{-1/2}`. `Estimate.noise_variance` is that
+    mean.
 
     Args:
       estimate: of a batch.
-      measurement: the same batch; where its noise variance is NaN, so is the result.
+      measurement: the same batch; the result is NaN where its noise variance is NaN.
       amplitudes: free complex amplitudes of a source: 1, or one for each snapshot.
     """
     samples = measurement.snapshots.shape[-1] * measurement.snapshots.shape[-2]
@@ -32,5 +33,5 @@ def deviations(
 def inconsistent(
     estimate: Estimate, measurement: scenes.Measurement, amplitudes: int
 ) -> Bool[Array, "B"]:
-    """Scenes whose residual is no noise of the variance that was given; see `deviations`."""
+    """Return the scenes whose residual exceeds the given noise variance; see `deviations`."""
     return deviations(estimate, measurement, amplitudes) > MOST_DEVIATIONS

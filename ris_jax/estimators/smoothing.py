@@ -1,17 +1,16 @@
-r"""Spatial smoothing: a covariance of full rank from sources that are coherent.
+r"""Spatial smoothing: a covariance of full rank for coherent sources.
 
-Sources whose signals are the same in all snapshots give a covariance of rank one. A plane wave
-reaches a shifted sub-array with another phase and no other change. The mean covariance of all
-shifts, :math:`\bar R = \frac{1}{P}\sum_p Z_p R Z_p^H`, therefore sees each source with P different
-phases and has rank K where there are enough of them (Shan, Wax & Kailath, *On spatial smoothing
+Sources whose signals are the same in all snapshots give a covariance of rank one. For a plane wave,
+a shift of a sub-array changes only the phase. The mean covariance of all shifts,
+:math:`\bar R = \frac{1}{P}\sum_p Z_p R Z_p^H`, therefore contains each source with P different
+phases, and has rank K if P is large enough (Shan, Wax & Kailath, *On spatial smoothing
 for direction-of-arrival estimation of coherent signals*, IEEE Trans. ASSP 33(4), 1985; planar
 arrays: Yeh, Lee & Chen, *Estimating two-dimensional angles of arrival in coherent source
-environment*, IEEE Trans. ASSP 37(1), 1989). The price is the aperture: a sub-array has broader
-beams.
+environment*, IEEE Trans. ASSP 37(1), 1989). The cost is aperture: a sub-array has wider beams.
 
-**For plane waves only.** In the near field a shift also changes the angle and the range under
-which a source is seen: by about d / r radians for a shift d. Smoothing then blurs the source over
-that angle, which is harmless while it is well below the width of the sub-array's beam.
+**For plane waves only.** In the near field a shift d also changes the range of a source, and
+its angle by about d / r radians. Smoothing blurs the source over that angle.
+This is acceptable if the angle is well below the beamwidth of the sub-array.
 
 `covariance.forward_backward` doubles the number of phases; use it first, on the whole array.
 """
@@ -23,7 +22,7 @@ from jaxtyping import Array, Complex, Float
 
 
 def _windows(elements, shape, window) -> list[tuple[slice, slice]]:
-    """The places of a window on a grid, and an error where there is none."""
+    """Return the positions of a window on a grid; raise an error if there are none."""
     (rows, columns), (rows_s, columns_s) = shape, window
     if rows * columns != elements:
         raise ValueError(f"need rows * columns = N; got {rows} x {columns} and N={elements}")
@@ -38,7 +37,7 @@ def _windows(elements, shape, window) -> list[tuple[slice, slice]]:
 def smooth(
     factor: Complex[Array, "... N r"], shape: tuple[int, int], window: tuple[int, int]
 ) -> Complex[Array, "... n rP"]:
-    """Factor of the mean covariance of all shifted sub-arrays.
+    """Return the factor of the mean covariance of all shifted sub-arrays.
 
     Args:
       factor: [..., N, r] of the covariance of a grid; elements along x are fastest.
@@ -46,11 +45,11 @@ def smooth(
       window: rows and columns of the sub-array.
 
     Returns:
-      [..., n, r * P], n the elements of a window and P its places:
+      [..., n, r * P], n the elements of a window and P its positions:
       ``(rows - rows_s + 1) * (columns - columns_s + 1)``.
 
     Raises:
-      ValueError: a grid that is not of N elements, or a window that does not fit into it.
+      ValueError: the grid does not have N elements, or the window does not fit into it.
     """
     places = _windows(factor.shape[-2], shape, window)
     lead, rank = factor.shape[:-2], factor.shape[-1]
@@ -63,9 +62,9 @@ def smooth(
 def centred_window(
     positions: Float[Array, "N 3"], shape: tuple[int, int], window: tuple[int, int]
 ) -> Float[Array, "n 3"]:
-    """Where the sub-array of `smooth` stands on average: in the middle of its places.
+    """Return the mean position of the sub-array of `smooth`.
 
-    Where rows or columns of array and window differ by an odd number, that is between elements.
+    If rows or columns of array and window differ by an odd number, it lies between elements.
 
     Args:
       positions: [N, 3] of an evenly spaced grid [m].

@@ -2,8 +2,8 @@ r"""Sufficient statistics of independent snapshots that share a code.
 
 For snapshots :math:`Y_g = [y_t]` of one code, the likelihood of the source positions depends on
 :math:`Y_g Y_g^H` only. A QR decomposition :math:`Y_g^T = QR` replaces them by the at most M rows of
-R, without loss: 24 000 snapshots of four antennas cost as much as four. Each row then stands for
-:math:`L_g / M` snapshots, which counts where noise is averaged over snapshots.
+R, without loss: 24 000 snapshots of four antennas cost as much as four. Each row then represents
+:math:`L_g / M` snapshots, which matters for averages of the noise over snapshots.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ def compress(
       measurement: [B, L, M], codes [1, L, N], or [B, L, N] that are alike in all scenes.
 
     Returns:
-      The measurement with T snapshots, and the number of snapshots that each stands for; unchanged
+      The measurement with T snapshots, and the number of snapshots that each represents; unchanged
       with None if that saves less than half of them, if scenes have different codes, or inside
       `jax.jit`.
     """
@@ -51,7 +51,7 @@ def _rows(snapshots: np.ndarray) -> np.ndarray:
     """[B, min(L, M), M] with the same ``Y^T conj(Y)`` as snapshots [B, L, M]."""
     if snapshots.shape[1] <= snapshots.shape[2]:
         return snapshots
-    # NaN in one scene must not reach the others, nor stop the decomposition.
+    # NaN in one scene must not affect the others or stop the decomposition.
     finite = np.isfinite(snapshots).all(axis=(1, 2))
     rows = np.linalg.qr(np.where(finite[:, None, None], snapshots, 0.0).astype(complex), mode="r")
     return np.where(finite[:, None, None], rows, np.nan)

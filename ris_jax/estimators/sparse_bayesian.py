@@ -1,26 +1,24 @@
 r"""Sparse Bayesian learning on a grid in (u, w, 1/r).
 
-Every point of the grid has a source of unknown power :math:`\gamma_g`, most of them zero:
-amplitudes are circular Gaussian with these variances, and the powers are those that make the data
-most likely (Tipping, *Sparse Bayesian learning and the relevance vector machine*, J. Mach. Learn.
-Res. 1, 2001; for several snapshots Wipf & Rao, *An empirical Bayesian strategy for solving the
-simultaneous sparse approximation problem*, IEEE Trans. Signal Process. 55(7), 2007). With
-:math:`C_t = \sigma^2 I + \sum_g \gamma_g b_{tg} b_{tg}^H` the fixed point is found as in Gerstoft,
-Mecklenbräuker, Xenaki & Nannuru, *Multisnapshot sparse Bayesian learning for DOA*, IEEE Signal
-Process. Lett. 23(10), 2016:
+Every grid point has a source of unknown power :math:`\gamma_g`, most of them zero. Amplitudes are
+circular Gaussian with these variances. The powers maximise the likelihood of the data (Tipping,
+*Sparse Bayesian learning and the relevance vector machine*, J. Mach. Learn. Res. 1, 2001; for
+several snapshots Wipf & Rao, *An empirical Bayesian strategy for solving the simultaneous sparse
+approximation problem*, IEEE Trans. Signal Process. 55(7), 2007). With :math:`C_t = \sigma^2 I +
+\sum_g \gamma_g b_{tg} b_{tg}^H` the fixed point is found as in Gerstoft, Mecklenbräuker, Xenaki &
+Nannuru, *Multisnapshot sparse Bayesian learning for DOA*, IEEE Signal Process. Lett. 23(10), 2016:
 
 .. math::
   \gamma_g \leftarrow \gamma_g
   \left(\frac{\sum_t \sum_s |b_{tg}^H C_t^{-1} y_{ts}|^2}
              {S \sum_t b_{tg}^H C_t^{-1} b_{tg}}\right)^{1/2}
 
-In the paper the S snapshots :math:`y_{ts}` share one dictionary. Here groups t of snapshots may
-have dictionaries of their own, over which both sums run: with independent signals each snapshot is
-a group, as its code is its own; constant signals are a single group of one. The matrices
-:math:`C_t` are in the coordinates of the data, so that the grid costs as much as it is long, no
-more. After some steps over the whole grid only its strongest points are kept, as in Tipping's
-pruning. Sources are the highest local maxima of :math:`\gamma` on the grid; the noise variance is
-that of the measurement.
+In the paper the S snapshots :math:`y_{ts}` share one dictionary. Here groups t of snapshots can
+have separate dictionaries, and both sums run over the groups. With independent signals each
+snapshot is a group, with its own code; constant signals form a single group of one. The matrices
+:math:`C_t` are in data coordinates, so the cost is linear in the size of the grid. After some steps
+over the whole grid only the strongest points are kept, as in Tipping's pruning. Sources are the
+highest local maxima of :math:`\gamma` on the grid; the noise variance is that of the measurement.
 """
 
 from typing import NamedTuple
@@ -35,24 +33,24 @@ from ris_jax import measurement as measurement_lib
 from ris_jax.estimators import estimate, grid_dictionary, grids, likelihood
 
 _EVERYWHERE = grids.SearchRegion()
-# Noise below this share of the data's mean power is raised to it: float32 inverts no more.
+# Minimum noise, as a fraction of the mean data power, for inversion in float32.
 _LEAST_NOISE = 1e-5
-# Share of an operator's mean power that keeps its Cholesky factor finite.
+# Loading of an operator, as a fraction of its mean power, for a finite Cholesky factor.
 _RIDGE = 1e-6
-# Matrices of more rows are left to LAPACK, one scene at a time: batched calls can deadlock.
+# Larger matrices use LAPACK, one scene at a time: batched calls can deadlock.
 _SMALL = 32
 
 
 class Steps(NamedTuple):
-    """How long to iterate."""
+    """Numbers of iterations."""
 
     whole: int = 10  # over all points
-    kept: int = 256  # points after that
-    pruned: int = 60  # over these
+    kept: int = 256  # points kept after these
+    pruned: int = 60  # over the kept points
 
 
 class _Whitened(NamedTuple):
-    """A scene in coordinates in which its noise is white."""
+    """A scene in coordinates with white noise."""
 
     atoms: Complex[Array, "T G D"]
     data: Complex[Array, "T S D"]
@@ -61,7 +59,7 @@ class _Whitened(NamedTuple):
 def _whiten(
     scene: scenes.Measurement, atoms: grid_dictionary.Atoms, source_signal: config_lib.SourceSignal
 ) -> _Whitened:
-    """Constant signals: min(N, LM) coordinates of all snapshots; else each snapshot's antennas."""
+    """Whiten: min(N, LM) coordinates for constant signals, else the antennas of each snapshot."""
     if source_signal == "independent":
         seen = likelihood.observe(scene, source_signal)
         images = likelihood.images(seen, atoms.vectors)
@@ -86,7 +84,7 @@ def _quotient(
     power: Float[Array, "G"],
     noise_variance: Float[Array, ""],
 ) -> Float[Array, "G"]:
-    """By how much, squared, each power grows in a step."""
+    """Return the squared growth factor of each power in a step."""
     (points, size), snapshots = atoms.shape[-2:], data.shape[1]
     covariance = linear.einsum("tgd,tge->tde", atoms * power[:, None], atoms.conj())
     covariance = covariance + noise_variance * jnp.eye(size, dtype=covariance.dtype)
@@ -109,13 +107,13 @@ def learn_powers(
     noise_variance: Float[Array, ""],
     steps: Steps | None = None,
 ) -> Float[Array, "G"]:
-    r"""The powers :math:`\gamma` of the columns of any dictionary, [G].
+    r"""Estimate the powers :math:`\gamma` of the columns of a dictionary, [G].
 
     Args:
-      atoms: [T, G, D]: the dictionary of each group; columns of zeros get no power.
+      atoms: [T, G, D]: the dictionary of each group; zero columns get no power.
       data: [T, S, D]: the snapshots of each group, with white noise.
-      noise_variance: [] of each entry of the data; at least 1e-5 of its mean power is assumed.
-      steps: how long to iterate.
+      noise_variance: [] of each data entry; the minimum is 1e-5 of the mean power.
+      steps: numbers of iterations.
     """
     steps = Steps() if steps is None else steps
     mean_power = jnp.mean(jnp.abs(data) ** 2)
@@ -123,7 +121,7 @@ def learn_powers(
     noise = jnp.maximum(noise, jnp.finfo(noise.dtype).tiny)
     energy = jnp.sum(jnp.abs(atoms) ** 2, axis=(0, 2))
     matched = jnp.abs(linear.einsum("tgd,tsd->tsg", atoms.conj(), data)) ** 2
-    # A beamformer's powers to begin with.
+    # Start from the powers of a beamformer.
     squared = jnp.where(energy > 0, energy, 1.0) ** 2 * data.shape[1] / data.shape[0]
     power = jnp.where(energy > 0, jnp.sum(matched, axis=(0, 1)) / squared, 0.0)
 
@@ -152,27 +150,27 @@ def sparse_bayesian_learning(
     grid: tuple[int, int, int] | None = None,
     steps: Steps | None = None,
 ) -> estimate.Estimate:
-    """Sources at the highest peaks of the powers on a grid; their powers by least squares.
+    """Estimate sources at the highest peaks of grid powers; source powers by least squares.
 
     Args:
       measurement: a batch of scenes with their noise variance.
-      num_sources: [B] int, peaks wanted.
+      num_sources: [B] int, number of peaks.
       positions: [N, 3] float [m].
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
-        planar ones have no range: infinity.
+        planar waves have infinite range.
       source_signal: "constant" has an amplitude for all snapshots, "independent" one for each.
       max_sources: K, the width of the result.
-      region: where to search.
+      region: search region.
       grid: cells in u, w and 1/r; None derives them from the array's resolution.
-      steps: how long to iterate.
+      steps: numbers of iterations.
 
     Returns:
-      An `Estimate` [B, K] with infinite error bars. Where the powers have fewer peaks than
-      `num_sources`, its own `num_sources` is their number.
+      An `Estimate` [B, K] with infinite error bars. If the powers have fewer peaks than
+      `num_sources`, the `num_sources` of the estimate is their number.
 
     Raises:
-      ValueError: shapes that do not agree, `max_sources` below 1, or a grid without cells.
+      ValueError: mismatched shapes, `max_sources` below 1, or a grid without cells.
     """
     grid_dictionary.check(measurement, num_sources, positions, max_sources)
     grid = grid or grids.search_shape(positions, region, wavelength=wavelength, wavefront=wavefront)
@@ -189,7 +187,7 @@ def sparse_bayesian_learning(
         active = active.astype(power.dtype)
         chosen = white.atoms[:, indices]
         columns = likelihood.Images(chosen, chosen)
-        # Whitened scenes have one snapshot a group.
+        # Whitened scenes have one snapshot per group.
         fit = grid_dictionary.least_squares(columns, white.data[:, 0], active)
         return indices, fit.amplitudes, active
 

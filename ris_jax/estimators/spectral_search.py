@@ -1,11 +1,11 @@
-"""Peaks of what a covariance explains: on a grid in (u, w, 1/r), then between its points.
+"""Peak search for MUSIC and MVDR spectra: on a grid in (u, w, 1/r), then between its points.
 
-For MUSIC and MVDR alike, see `ris_jax.estimators.subspace`. Sources nearer than a beam often share
-one peak of a grid. So a second round looks where the covariance explains what the peaks of the
-first do not (the idea of Mosher & Leahy, *Source localization using recursively applied and
-projected (RAP) MUSIC*, IEEE Trans. Signal Process. 47(2), 1999): of 256 scenes of five sources,
-exact covariance, 36 x 20 x 12 cells, it took those with a missed source from 16 to 1 %. It leaves
-28 x 16 x 9 cells no worse than these, and more than K + 3 peaks in the first round without effect.
+The spectra are in `ris_jax.estimators.subspace`. Sources closer than a beamwidth often share one
+peak of a grid. A second round therefore searches where the covariance explains more than the peaks
+of the first (the idea of Mosher & Leahy, *Source localization using recursively applied and
+projected (RAP) MUSIC*, IEEE Trans. Signal Process. 47(2), 1999): For 256 scenes of five sources,
+exact covariance, 36 x 20 x 12 cells, it reduced scenes with a missed source from 16 to 1 %. With
+it, 28 x 16 x 9 cells perform equally, and more than K + 3 peaks in the first round have no effect.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from ris_jax import arrays, linear
 from ris_jax import config as config_lib
 from ris_jax.estimators import grids, levenberg_marquardt
 
-# What float32 cannot tell from a steering vector that is explained in full, or not at all.
+# Float32 rounding of the explained fraction, near one and near zero.
 ROUNDING = 1e-6
-# Peaks whose steering vectors have more than this squared correlation are one source.
+# Peaks with a squared correlation of steering vectors above this are one source.
 _SAME = 0.95
-# A peak that leaves more than this unexplained may be false, and hides nothing.
+# A peak with an unexplained fraction above this may be false, and is not projected out.
 _DOUBTFUL = 0.5
-# A steering vector that lies but for this share in those already found says nothing new.
+# A steering vector with less than this fraction outside the span of found ones is not new.
 _LEAST_REST = 0.02
 _REGULARISATION = 1e-4
 # Levenberg-Marquardt steps from a peak of the grid.
@@ -35,7 +35,7 @@ _ITERATIONS = 6
 
 
 class Ridge(NamedTuple):
-    """How a covariance explains a steering vector: as F x, x = Q F^H a."""
+    """Ridge regression of a steering vector on a covariance factor: F x, x = Q F^H a."""
 
     factor: Complex[Array, "... N r"]  # F
     inverse: Complex[Array, "... r r"]  # Q
@@ -43,7 +43,7 @@ class Ridge(NamedTuple):
 
 
 class Peaks(NamedTuple):
-    """Sources of one scene or a batch, best first; those that are not active are padding."""
+    """Sources of one scene or a batch, best first; inactive ones are padding."""
 
     coordinates: Float[Array, "... K 3"]
     vectors: Complex[Array, "... K N"]  # of norm one
@@ -52,7 +52,7 @@ class Peaks(NamedTuple):
 
 
 class _Local(NamedTuple):
-    """Minus the unexplained share and its derivatives, for `levenberg_marquardt.ascend`."""
+    """Minus the unexplained fraction and its derivatives, for `levenberg_marquardt.ascend`."""
 
     value: Float[Array, ""]
     gradient: Float[Array, "3"]  # half of the derivative
@@ -60,7 +60,7 @@ class _Local(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Places of one scene that may be peaks; the smaller `unexplained`, the better."""
+    """Candidate peaks of one scene; smaller `unexplained` is better."""
 
     coordinates: Float[Array, "C 3"]
     vectors: Complex[Array, "C N"]
@@ -70,7 +70,7 @@ class Candidates(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Setting:
-    """What all scenes of a call share; closed over by the functions of one scene."""
+    """Constants shared by all scenes of a call."""
 
     jet: Callable[[Float[Array, "3"]], Complex[Array, "4 N"]]  # see arrays.steering_jet
     lower: Float[Array, "3"]  # limits of (u, w, 1/r)
@@ -83,21 +83,21 @@ class _Setting:
 
 
 def explained(ridge: Ridge, inner: Complex[Array, "... G r"]) -> Float[Array, "... G"]:
-    """The share of steering vectors that the covariance explains, from their ``a^H F``."""
+    """Return the fraction of steering vectors that the covariance explains, from ``a^H F``."""
     return jnp.sum((linear.matmul(inner, ridge.inverse) * inner.conj()).real, axis=-1)
 
 
 def least_cells(max_sources: int) -> int:
-    """Cells in u and w without which there are too few peaks to choose from."""
+    """Return the minimum number of cells in u and w for enough peaks."""
     return max_sources + 3
 
 
 def _evaluate(ridge, jet, point):
-    """What a scene's covariance leaves of the steering vector at a point.
+    """Return the unexplained fraction of the steering vector at a point.
 
-    The ridge regression's own residual, a sum of squares, keeps the digits that ``1 - explained``
-    loses at a peak. The vector is taken at norm one. Slopes are freed of their part along it: a
-    turn of its phase and a change of its norm, which mean nothing.
+    The residual of the ridge regression, a sum of squares, keeps the digits that ``1 - explained``
+    loses at a peak. The vector has norm one. The component of the slopes along it, a change of its
+    phase and norm, is removed.
     """
     jets = jet(point)
     vector, slopes = jnp.split(jets * jax.lax.rsqrt(jnp.sum(jnp.abs(jets[0]) ** 2)), [1])
@@ -111,7 +111,7 @@ def _evaluate(ridge, jet, point):
 
 
 def _climb(setting, ridge, height, count) -> Candidates:
-    """The `count` highest peaks on the grid, refined."""
+    """Return the `count` highest peaks on the grid, refined."""
     heights, indices = grids.highest_peaks(
         jnp.where(setting.visible, height, -jnp.inf), setting.shape, count
     )
@@ -127,7 +127,7 @@ def _climb(setting, ridge, height, count) -> Candidates:
 
 
 def _distinct(vectors: Complex[Array, "C N"], found: Bool[Array, "C"]) -> Bool[Array, "C"]:
-    """Which peaks, given best first, are not found again in a better one."""
+    """Return a mask of the peaks, best first, that do not duplicate a better one."""
     same = jnp.abs(linear.matmul(vectors.conj(), vectors.T)) ** 2 > _SAME
     index = jnp.arange(found.shape[0])
 
@@ -139,7 +139,7 @@ def _distinct(vectors: Complex[Array, "C N"], found: Bool[Array, "C"]) -> Bool[A
 
 
 def choose(candidates: Candidates, most: Int[Array, ""], max_sources: int) -> Peaks:
-    """The best distinct candidates, at most `most`."""
+    """Select the best distinct candidates, at most `most`."""
     points, vectors, unexplained, found = candidates
     order = jnp.argsort(jnp.where(found, unexplained, jnp.inf))
     kept = _distinct(vectors[order], found[order])
@@ -150,7 +150,7 @@ def choose(candidates: Candidates, most: Int[Array, ""], max_sources: int) -> Pe
 
 
 def _explained_beside(ridge, inner, peaks) -> Float[Array, "G"]:
-    """The share that is explained of what the steering vectors have beside those of the peaks."""
+    """Return the explained fraction of the steering vectors orthogonal to those of the peaks."""
     held = peaks.active * (peaks.unexplained < _DOUBTFUL)
     solution = linear.matmul(peaks.vectors * held[:, None], ridge.factor.conj(), ridge.inverse.T)
     fitted = linear.matmul(solution, ridge.factor.T)
@@ -164,7 +164,7 @@ def _explained_beside(ridge, inner, peaks) -> Float[Array, "G"]:
 
 
 def _one_scene(setting: _Setting, ridge: Ridge, most: Int[Array, ""]) -> Peaks:
-    """Two rounds of peaks of one scene."""
+    """Search one scene in two rounds."""
     sources = setting.max_sources
     inner = linear.matmul(setting.conjugates, ridge.factor)
     first = _climb(setting, ridge, explained(ridge, inner), least_cells(sources))
@@ -185,18 +185,18 @@ def search(
     region: grids.Box,
     grid: tuple[int, int, int],
 ) -> Peaks:
-    """The steering vectors that covariances explain best, at distinct positions.
+    """Find the distinct steering vectors that each covariance explains best.
 
-    Points of the region beyond the horizon are no peaks. Memory goes as B x G x r.
+    Points beyond the horizon are excluded. Memory grows as B x G x r.
 
     Args:
       ridge: of a batch, factor [B, N, r].
-      num_sources: [B] int, peaks wanted.
+      num_sources: [B] int, number of peaks.
       positions: [N, 3] float [m].
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar; see `grids.search_space`.
       max_sources: K, the width of the result.
-      region: where to search.
+      region: search region.
       grid: cells in u, w and 1/r; at least `least_cells` in u and w.
     """
     space = grids.search_space(region, grid, wavefront)

@@ -1,7 +1,7 @@
-r"""MUSIC and MVDR in (u, w, 1/r), on any covariance that is given by a factor.
+r"""MUSIC and MVDR in (u, w, 1/r), for a covariance given by a factor.
 
-Both ask how much of a steering vector the covariance :math:`R = FF^H + \epsilon I` leaves
-unexplained (a scaled to norm one). It is the least of a ridge regression,
+Both use the fraction of a unit-norm steering vector a that the covariance
+:math:`R = FF^H + \epsilon I` does not explain. It is the minimum of a ridge regression,
 
 .. math:: \nu(a) = \min_x \|a - Fx\|^2 + \lambda\|x\|^2 = 1 - a^H F Q F^H a,\quad x = Q F^H a
 
@@ -12,10 +12,9 @@ unexplained (a scaled to norm one). It is the least of a ridge regression,
   :math:`\lambda = \epsilon`, :math:`Q = (F^HF + \epsilon I)^{-1}`, and by Woodbury
   :math:`\nu = \epsilon\, a^H R^{-1} a`. The spectrum is :math:`\epsilon/\nu`.
 
-So no matrix is larger than r x r, a grid needs the inner products :math:`F^Ha` only, and one
-search serves both, `ris_jax.estimators.spectral_search`. Peaks of a spectrum carry no error bars.
-
-The covariance of sources with constant signals has rank one, and no spectrum tells them apart: see
+No matrix is larger than r x r, and a grid needs only the inner products :math:`F^Ha`. Both methods
+use the search of `ris_jax.estimators.spectral_search`. Peaks of a spectrum have no error bars.
+The covariance of sources with constant signals has rank one, and no spectrum can separate them: see
 `ris_jax.estimators.smoothing`, or use the likelihood.
 """
 
@@ -28,9 +27,9 @@ from ris_jax import covariance as cov
 from ris_jax.estimators import estimate, grids, spectral_search
 
 _EVERYWHERE = grids.SearchRegion()
-# MVDR needs noise: where the covariance has none, this share of its mean power.
+# MVDR needs noise: the minimum loading, as a fraction of the mean power.
 _LEAST_LOADING = 1e-5
-# Columns of a factor that MVDR takes as they are; of more, the strongest directions.
+# Maximum number of columns for MVDR; beyond it, the strongest directions are used.
 _MOST_COLUMNS = 32
 
 
@@ -39,21 +38,21 @@ def _gram(factor: Complex[Array, "... N r"]) -> Complex[Array, "... r r"]:
 
 
 def compress(covariance: cov.LowRankCovariance, columns: int) -> cov.LowRankCovariance:
-    r"""The strongest `columns` directions of a covariance; the mean of the others is loading.
+    r"""Keep the strongest `columns` directions of a covariance; the mean of the others is loading.
 
-    The kept eigenvalues and eigenvectors of R, and its trace, stay what they are (Tipping &
-    Bishop, *Probabilistic principal component analysis*, J. R. Stat. Soc. B 61(3), 1999). One
-    eigendecomposition of r x r, or of N x N where r is larger; none where r is small enough.
+    The kept eigenvalues and eigenvectors of R, and its trace, are unchanged (Tipping &
+    Bishop, *Probabilistic principal component analysis*, J. R. Stat. Soc. B 61(3), 1999). It takes
+    one eigendecomposition of r x r, or of N x N if r is larger; none if r is small enough.
 
     Args:
       covariance: factor [..., N, r].
       columns: to keep, 1 or more.
 
     Returns:
-      factor [..., N, min(columns, r)], with orthogonal columns where it is smaller.
+      factor [..., N, min(columns, r)], with orthogonal columns if it is smaller.
 
     Raises:
-      ValueError: no columns.
+      ValueError: `columns` below 1.
     """
     if columns < 1:
         raise ValueError(f"need columns >= 1; got {columns}")
@@ -80,7 +79,7 @@ def compress(covariance: cov.LowRankCovariance, columns: int) -> cov.LowRankCova
 def unit_power(
     covariance: cov.LowRankCovariance,
 ) -> tuple[Float[Array, "B"], cov.LowRankCovariance]:
-    """The mean power, and the covariance in units of it."""
+    """Return the mean power, and the covariance in units of it."""
     return cov.trace(covariance) / covariance.factor.shape[-2], cov.trace_normalize(covariance)
 
 
@@ -102,7 +101,7 @@ def _mvdr_ridge(covariance) -> spectral_search.Ridge:
 def _unexplained(
     ridge: spectral_search.Ridge, steering: Complex[Array, "G N"]
 ) -> Float[Array, "... G"]:
-    """The share of each steering vector that the covariance leaves, within rounding of (0, 1]."""
+    """Return the unexplained fraction of each steering vector, in (0, 1] up to rounding."""
     inner = linear.matmul(arrays.normalized(steering).conj(), ridge.factor)
     return jnp.maximum(1.0 - spectral_search.explained(ridge, inner), spectral_search.ROUNDING)
 
@@ -110,11 +109,11 @@ def _unexplained(
 def music_spectrum(
     covariance: cov.LowRankCovariance, rank: Int[Array, "..."], steering: Complex[Array, "G N"]
 ) -> Float[Array, "... G"]:
-    r"""MUSIC pseudo-spectrum :math:`1 / (1 - a^H P_s a)`, at most 1e6.
+    r"""Return the MUSIC pseudo-spectrum :math:`1 / (1 - a^H P_s a)`, at most 1e6.
 
     Args:
-      covariance: factor [..., N, r]; its loading changes nothing.
-      rank: [...] int, dimension of the signal subspace; what the factor does not hold is left out.
+      covariance: factor [..., N, r]; its loading has no effect.
+      rank: [...] int, dimension of the signal subspace; limited to the rank of the factor.
       steering: [G, N] complex, any norm.
 
     Returns:
@@ -126,7 +125,7 @@ def music_spectrum(
 def mvdr_spectrum(
     covariance: cov.LowRankCovariance, steering: Complex[Array, "G N"]
 ) -> Float[Array, "... G"]:
-    r"""MVDR spectrum :math:`1 / (a^H R^{-1} a)`: the power from a position, noise included.
+    r"""Return the MVDR spectrum :math:`1 / (a^H R^{-1} a)`: power from a position plus noise.
 
     Args:
       covariance: factor [..., N, r]. A loading below 1e-5 of the mean power is raised to it, so
@@ -145,7 +144,7 @@ def least_squares_powers(
     active: Float[Array, "... K"],
     factor: Complex[Array, "... N r"],
 ) -> Float[Array, "... K"]:
-    r"""Diagonal of :math:`A^+ FF^H A^{+H}`, A the active steering vectors (Schmidt, 1986).
+    r"""Return diag :math:`(A^+ FF^H A^{+H})`, A the active steering vectors (Schmidt, 1986).
 
     Args:
       vectors: [..., K, N].
@@ -169,15 +168,15 @@ def _least_squares_powers(
 def _excess_powers(
     peaks: spectral_search.Peaks, ridge: spectral_search.Ridge
 ) -> Float[Array, "B K"]:
-    """The MVDR spectrum at the peaks less the noise."""
+    """Return the MVDR spectrum at the peaks minus the noise."""
     return ridge.loading[:, None] * jnp.maximum(1.0 / peaks.unexplained - 1.0, 0.0)
 
 
 def check(covariance, num_sources, positions, max_sources, grid) -> None:
-    """Shapes of a batch of covariances, and a grid with room for the peaks.
+    """Check the shapes of a batch of covariances, and the size of the grid.
 
     Raises:
-      ValueError: they do not agree, `max_sources` is below 1, or the grid has too few cells.
+      ValueError: mismatched shapes, `max_sources` below 1, or a grid of too few cells.
     """
     shape = covariance.factor.shape
     if len(shape) != 3 or positions.shape != (shape[1], 3):
@@ -201,7 +200,7 @@ def check(covariance, num_sources, positions, max_sources, grid) -> None:
 def _sources_at_peaks(
     ridge_of, power_of, columns, covariance, num_sources, positions, max_sources, grid, **where
 ) -> estimate.Estimate:
-    """What MUSIC and MVDR share: the ridge of the strongest `columns`, its peaks, their powers."""
+    """Run the common steps of MUSIC and MVDR: ridge, peaks and powers."""
     wave = {name: where[name] for name in ("wavelength", "wavefront")}
     grid = grid or grids.search_shape(positions, where["region"], **wave)
     check(covariance, num_sources, positions, max_sources, grid)
@@ -228,27 +227,27 @@ def music(
     region: grids.Box = _EVERYWHERE,
     grid: tuple[int, int, int] | None = None,
 ) -> estimate.Estimate:
-    """Sources at the highest distinct peaks of the MUSIC spectrum; powers by least squares.
+    """Estimate sources at the highest distinct MUSIC peaks; powers by least squares.
 
     Args:
-      covariance: factor [B, N, r], any scale; of more than `max_sources` columns the strongest
-        directions are taken.
-      num_sources: [B] int, dimension of the signal subspace and number of peaks wanted.
+      covariance: factor [B, N, r], any scale; with more than `max_sources` columns, the strongest
+        directions are used.
+      num_sources: [B] int, dimension of the signal subspace and number of peaks.
       positions: [N, 3] float [m].
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
-        planar ones have no range: infinity.
+        planar waves have infinite range.
       max_sources: K, the width of the result.
-      region: where to search.
-      grid: cells in u, w and 1/r, of which u and w have K + 3 or more; None derives them from the
+      region: search region.
+      grid: cells in u, w and 1/r, with K + 3 or more in u and w; None derives them from the
         array's resolution.
 
     Returns:
-      An `Estimate` [B, K] with infinite error bars. Where fewer distinct peaks than `num_sources`
-      are found, its own `num_sources` is their number.
+      An `Estimate` [B, K] with infinite error bars. If fewer distinct peaks than `num_sources`
+      are found, the `num_sources` of the estimate is their number.
 
     Raises:
-      ValueError: shapes that do not agree, `max_sources` below 1, or a grid of too few cells.
+      ValueError: mismatched shapes, `max_sources` below 1, or a grid of too few cells.
     """
     return _sources_at_peaks(
         lambda compressed: _music_ridge(compressed, num_sources), _least_squares_powers,
@@ -268,11 +267,11 @@ def mvdr(
     region: grids.Box = _EVERYWHERE,
     grid: tuple[int, int, int] | None = None,
 ) -> estimate.Estimate:
-    """Sources at the highest distinct peaks of the MVDR spectrum.
+    """Estimate sources at the highest distinct peaks of the MVDR spectrum.
 
-    Arguments, result and errors as for `music`. The powers are the spectrum less the noise, exact
-    for one source; of more than 32 columns the strongest directions are taken and the others
-    count as noise; loading below 1e-5 of the mean power is raised to it.
+    Arguments, result and errors as for `music`. The powers are the spectrum minus the noise, exact
+    for one source. With more than 32 columns, the strongest directions are used and the others
+    count as noise. Loading below 1e-5 of the mean power is raised to that value.
     """
     return _sources_at_peaks(
         _mvdr_ridge, _excess_powers,

@@ -1,14 +1,14 @@
-r"""Evenly spaced, centred planar arrays, whose elements come in mirror pairs.
+r"""Uniform, centred planar arrays, whose elements form mirror pairs.
 
-Element n at :math:`q_n` has its mirror at :math:`-q_n`. Of a near-field steering vector in the
-Fresnel approximation,
+Element n at :math:`q_n` has its mirror at :math:`-q_n`. In the Fresnel approximation of a
+near-field steering vector,
 
 .. math:: a_n = N^{-1/2} \exp\{jk(\hat u^Tq_n - \rho(\|q_n\|^2 - (\hat u^Tq_n)^2)/2)\},
 
-the two have the same quadratic phase, in which the range is, and opposite linear ones, in which
-the direction is. Whatever looks at :math:`2\hat u^T q_n` alone has beams as narrow as those of an
-array of twice the spacing d, and repeats itself in u and w with the period
-:math:`\lambda / 2d`: once for spacings of half a wavelength, never for a quarter.
+both have the same quadratic phase, which contains the range, and opposite linear phases, which
+contain the direction. A method that uses only :math:`2\hat u^T q_n` has the beamwidth of an array
+of twice the spacing d. It is ambiguous in u and w with the period :math:`\lambda / 2d`. Half a
+wavelength spacing gives one ambiguity, a quarter wavelength none.
 """
 
 import dataclasses
@@ -21,15 +21,15 @@ from jaxtyping import Float
 from ris_jax import config as config_lib
 from ris_jax.estimators import grids
 
-# Element positions may be off by this share of the spacing.
+# Tolerance of element positions, as a fraction of the spacing.
 _TOLERANCE = 1e-3
-# The search ends this share of a period beyond half of one, so that no peak is at its edge.
+# Margin of the search beyond half a period, as a fraction of a period: no peak at its edge.
 _OVERLAP = 0.04
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A grid of elements, those along x fastest."""
+    """A grid of elements, x fastest."""
 
     rows: int  # along y
     columns: int  # along x
@@ -40,18 +40,18 @@ class Layout:
         return self.rows, self.columns
 
     def period(self, wavelength: float) -> float:
-        """Distance in u, or in w, of directions with the same mirror-pair phases."""
+        """Return the distance in u or w of directions with the same mirror-pair phases."""
         return wavelength / (2.0 * self.spacing)
 
 
 def layout_of(positions: Float[np.ndarray, "N 3"]) -> Layout:
-    """The grid on which the elements of an array stand.
+    """Return the grid of the elements of an array.
 
     Args:
       positions: [N, 3] float [m], NumPy.
 
     Raises:
-      ConfigError: they are no centred grid in the x-y plane with one spacing, x fastest.
+      ConfigError: they are not a centred grid in the x-y plane with one spacing, x fastest.
     """
     positions = np.asarray(positions, float)
     count = len(positions)
@@ -72,13 +72,13 @@ def layout_of(positions: Float[np.ndarray, "N 3"]) -> Layout:
     if not fits or np.max(np.abs(positions - wanted)) > _TOLERANCE * spacing:
         raise config_lib.ConfigError(
             "positions: need a grid centred on the origin in the x-y plane, of one spacing, x "
-            f"fastest, for this estimator; got {count} elements that are none"
+            f"fastest, for this estimator; got {count} elements off such a grid"
         )
     return Layout(rows, columns, float(spacing))
 
 
 def one_period(region: grids.SearchRegion, layout: Layout, wavelength: float) -> grids.SearchRegion:
-    """The part of a region in which no direction stands for another."""
+    """Return the part of a region without ambiguous directions."""
     most = layout.period(wavelength) * (0.5 + _OVERLAP)
     return dataclasses.replace(region, u_max=min(region.u_max, most), w_max=min(region.w_max, most))
 
@@ -86,7 +86,7 @@ def one_period(region: grids.SearchRegion, layout: Layout, wavelength: float) ->
 def aliases(
     region: grids.SearchRegion, layout: Layout, wavelength: float
 ) -> Float[np.ndarray, "P 2"]:
-    """What may be added to (u, w) in `one_period` to come to another place in the region."""
+    """Return the shifts of (u, w) from `one_period` to aliases in the region."""
     period = layout.period(wavelength)
     one = one_period(region, layout, wavelength)
     most = [

@@ -1,1 +1,1 @@
-"""Networks, and how they are split into a definition and parameters."""
+"""Networks, split into a definition and parameters."""

@@ -1,4 +1,4 @@
-"""The table of networks: what makes one, what trains it, and what of its covariance is scored."""
+"""Table of networks: constructor, loss, and the part of the covariance that is scored."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,14 +11,14 @@ from ris_jax.models import learned_pursuit, subspace_network
 
 
 class Architecture(NamedTuple):
-    """How `train` and the scores deal with a network."""
+    """Functions of a network that training and evaluation use."""
 
-    module: Callable[..., Any]  #: of a configuration and rngs
-    scored: str  #: in words, of what the NMSE of its scores is
+    module: Callable[..., Any]  #: takes a configuration and rngs
+    scored: str  #: description of what the NMSE compares
     loss_terms: Callable[
         [losses.Prediction, losses.Target, config_lib.Config], dict[str, Float[Array, "B"]]
     ]
-    #: What of a factor [B, N, r] with a true number of sources [B] is compared with the truth's.
+    #: The part of a factor [B, N, r] that is compared, given the true source count [B].
     compared: Callable[
         [Complex[Array, "B N r"], Int[Array, "B"], config_lib.Config], Complex[Array, "B N c"]
     ]
@@ -43,5 +43,5 @@ ARCHITECTURES: dict[config_lib.Architecture, Architecture] = {
 
 
 def of(config: config_lib.Config) -> Architecture:
-    """The architecture that a configuration names."""
+    """Return the architecture named by a configuration."""
     return ARCHITECTURES[config.model.architecture]

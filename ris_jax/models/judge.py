@@ -1,4 +1,4 @@
-"""The network: looks at sources and candidates together and says which of them are real."""
+"""Transformer that scores fitted sources and candidate peaks."""
 
 from typing import NamedTuple
 
@@ -15,10 +15,10 @@ _HEAD_INIT = nnx.initializers.variance_scaling(0.1, "fan_in", "normal")
 
 
 class Verdict(NamedTuple):
-    """What the network says of every source, every candidate, and the scene."""
+    """Scores of every source, every candidate, and the number of sources."""
 
-    keep: Float[Array, "B K"]  #: logits: this source is real
-    add: Float[Array, "B P"]  #: logits: a source that is not fitted yet is here
+    keep: Float[Array, "B K"]  #: logits that the source is real
+    add: Float[Array, "B P"]  #: logits of a missing source here
     offset: Float[Array, "B P 3"]  #: from the candidate to that source, in units of resolution
     count_logits: Float[Array, "B K"]  #: of 1 ... K_max sources
 
@@ -68,7 +68,7 @@ class Block(nnx.Module):
 
 
 def _stacked(model: config_lib.ModelConfig, rngs: nnx.Rngs) -> Block:
-    """Blocks of a network as one, parameters stacked along a first axis: compiled once."""
+    """Create all blocks as one, parameters stacked along a first axis: compiled once."""
 
     @nnx.split_rngs(splits=model.depth)
     @nnx.vmap
@@ -79,7 +79,7 @@ def _stacked(model: config_lib.ModelConfig, rngs: nnx.Rngs) -> Block:
 
 
 class Judge(nnx.Module):
-    """A transformer over one token of the scene, one a source, one a candidate."""
+    """Transformer over one token for the scene, one per source and one per candidate."""
 
     def __init__(self, config: config_lib.Config, *, rngs: nnx.Rngs):
         model = config.model
@@ -105,12 +105,12 @@ class Judge(nnx.Module):
         *,
         rngs: nnx.Rngs | None = None,
     ) -> Verdict:
-        """Judges a batch.
+        """Score a batch.
 
         Args:
           seen: with leading axis B.
-          active: [B, K] which sources there are.
-          rngs: randomness of dropout; None judges without.
+          active: [B, K] 1 for fitted sources, 0 for padding.
+          rngs: randomness of dropout; None disables dropout.
         """
         sources = active.shape[1]
         scene = self.embed_scene(seen.scene_features.astype(self.dtype))[:, None]
@@ -136,7 +136,7 @@ class Judge(nnx.Module):
         visible: Float[Array, "B T"],
         rngs: nnx.Rngs | None,
     ) -> Float[Array, "B T D"]:
-        """Apply the blocks in turn; one program, run `depth` times."""
+        """Apply the blocks in sequence; one program, run `depth` times."""
         graphdef, stacked = nnx.split(self.blocks, nnx.Param)
         keys = None if rngs is None else jax.random.split(rngs.dropout(), self.depth)
 

@@ -1,10 +1,10 @@
-r"""Learned matching pursuit: physics proposes and refines, a network decides.
+r"""Learned matching pursuit: a network scores peaks, the likelihood refines sources.
 
-Each step looks for peaks of what the fitted sources leave (`situation`), asks the network which of
-them are sources, where between the grid's cells they are and which fitted ones are none (`judge`),
-and refines the sources together on the likelihood. Several sources are added at once, so two steps
-mostly do what a greedy search does in ten. In the end the network says how sure it is of every
-source and how many there are; the covariance weighs the sources by that.
+Each step finds the peaks of the residual spectrum (`situation`). A network scores the peaks and the
+fitted sources, and estimates each peak's offset from its grid cell (`judge`). Accepted sources are
+refined jointly on the likelihood. A step can add several sources, so two steps mostly replace ten
+of a greedy search. At the end the network gives a probability for every source and for the number
+of sources. The covariance weights the sources by their probabilities.
 """
 
 from typing import NamedTuple
@@ -19,32 +19,32 @@ from ris_jax import losses, scenes
 from ris_jax.estimators import likelihood, refinement
 from ris_jax.models import judge, situation
 
-# A source is dropped in mid-pursuit when the network is this sure that it is none.
+# During the pursuit a source is dropped if its `keep` logit is below this.
 _DROP_LOGIT = -1.5
-# Refinements after which a scene that still changes is left as it is.
+# Maximum number of refinements per scene.
 _MOST_STEPS = 5
-_QUEUE = 16  # scenes a round, at least; a eighth of the batch if that is more
+_QUEUE = 16  # minimum number of scenes per round; an eighth of the batch if larger
 
 
 class Plan(NamedTuple):
-    """Where a batch is to be refined from next."""
+    """Update: sources from which a batch is refined next."""
 
     coordinates: Float[Array, "B K 3"]
     active: Float[Array, "B K"]
-    changes: Bool[Array, "B"]  # whether that is other sources than there are
+    changes: Bool[Array, "B"]  # whether the set of sources changes
 
 
 class Pursuit(NamedTuple):
-    """Where a batch stands, and what the network says of it."""
+    """Pursuit state of a batch, with the scores of the network."""
 
     fit: refinement.Fit
-    existence: Float[Array, "B K"]  # probability of every source; 0 where there is none
+    existence: Float[Array, "B K"]  # probability of every source; 0 for padding
     count_logits: Float[Array, "B K"]
     plan: Plan
 
 
 class LearnedPursuit(nnx.Module):
-    """The model: one judge for all steps."""
+    """Learned pursuit model: one scorer for all steps."""
 
     def __init__(self, config: config_lib.Config, *, rngs: nnx.Rngs):
         self.config = config
@@ -66,9 +66,9 @@ class LearnedPursuit(nnx.Module):
     def _decide(
         self, fit: refinement.Fit, seen: situation.Situation, verdict: judge.Verdict
     ) -> Plan:
-        """Drops and adds sources as the verdict says; the surest take the places there are.
+        """Drop and add sources according to the scores; the most probable take the free slots.
 
-        No gradient goes through it: every verdict is compared with the truth by itself.
+        No gradient passes through it: the loss compares the scores of every step with the truth.
         """
         around = situation.surroundings(self.config)
         verdict = jax.lax.stop_gradient(verdict)
@@ -103,7 +103,7 @@ class LearnedPursuit(nnx.Module):
         )(observation, plan.coordinates, plan.active)
 
     def _observe(self, measurement: scenes.Measurement) -> likelihood.Observation:
-        """All scenes at once: by eights, as `observe_batch`, no two devices could share them."""
+        """Observe all scenes at once; groups of eight, as in `observe_batch`, cannot be sharded."""
         signal = self.config.system.source_signal
         return jax.vmap(lambda scene: likelihood.observe(scene, signal))(measurement)
 
@@ -116,12 +116,12 @@ class LearnedPursuit(nnx.Module):
     ) -> losses.Prediction:
         """Predict a batch, with the same number of rounds for every scene.
 
-        Each round refines the sources that the round before decided on, and scores the result; the
-        first one has no sources.
+        Each round refines the sources selected by the previous round and scores the result. The
+        first round has no sources.
 
         Args:
           measurement: a batch of B scenes with known noise variance.
-          rngs: randomness of dropout; None predicts without.
+          rngs: randomness of dropout; None disables dropout.
 
         Returns:
           A `Prediction`, float32 and complex64 whatever the compute dtype.
@@ -147,7 +147,7 @@ class LearnedPursuit(nnx.Module):
             )
             return self._decide(fit, seen, verdict), (decision, fit, verdict.count_logits)
 
-        # A scan compiles physics, network and their derivatives once for all rounds.
+        # A scan compiles refinement, network and their derivatives once for all rounds.
         start = Plan(nothing.coordinates, nothing.active, noise < 0)
         _, said = jax.lax.scan(one_round, start, (jnp.arange(rounds), keys))
         decisions, fit, count_logits = said
@@ -162,7 +162,7 @@ class LearnedPursuit(nnx.Module):
         )
 
     def factor(self, observation, fit, existence, noise_variance):
-        """The covariance's factor: steering vectors, each by power and probability of its source.
+        """Return the covariance factor: steering vectors scaled by source power and probability.
 
         Args:
           observation: a batch.
@@ -176,7 +176,7 @@ class LearnedPursuit(nnx.Module):
         around = situation.surroundings(self.config)
         power = jax.vmap(refinement.signal_power)(observation, fit, noise_variance)
         vectors = jax.vmap(lambda c: around.setting.jet(c)[:, 0])(fit.coordinates)
-        # sqrt has an infinite slope at 0: step around it.
+        # sqrt has an infinite slope at 0: avoid it.
         positive = power * existence > 0
         weight = jnp.where(positive, jnp.sqrt(jnp.where(positive, power * existence, 1.0)), 0.0)
         return jnp.swapaxes(vectors * weight[..., None], -1, -2)
@@ -184,13 +184,13 @@ class LearnedPursuit(nnx.Module):
     def pursue(
         self, observation: likelihood.Observation, noise_variance: Float[Array, "B"]
     ) -> Pursuit:
-        """Takes every scene as far as it needs: until the network leaves it as it is.
+        """Run the pursuit on every scene until its set of sources no longer changes.
 
-        After a first round of all, the scenes that change are worked off as a queue, as in
+        After a first round of all scenes, the scenes that change are processed as a queue, as in
         `matching_pursuit.in_turn`.
 
         Returns:
-          A `Pursuit`; scenes whose plan changes them still never came to rest.
+          A `Pursuit`; scenes whose plan still changes did not converge.
         """
 
         def judged(observation, noise_variance, fit):

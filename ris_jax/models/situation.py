@@ -1,7 +1,7 @@
-"""What the network is told of a scene: sources fitted so far, and where the residual has peaks.
+"""Input features of the scorer: fitted sources and peaks of the residual spectrum.
 
-All of it is physics without parameters, in numbers that do not depend on units: energies over the
-noise's, places over the array's resolution.
+The features have no trained parameters and no units: energies are relative to the noise,
+coordinates relative to the resolution of the array.
 """
 
 import dataclasses
@@ -18,49 +18,49 @@ from ris_jax import arrays, linear
 from ris_jax import config as config_lib
 from ris_jax.estimators import grids, likelihood, proposals, refinement
 
-# Neighbours of a grid cell whose phases and heights tell where between cells a peak is.
+# Neighbours of a grid cell whose phases and heights locate a peak between cells.
 _OFFSETS = np.array([d for d in itertools.product((-1, 0, 1), repeat=3) if any(d)])
 _ROUNDING = 1e-7
-_LEAST_ENERGY = 1e-3  # of the noise's in one sample
+_LEAST_ENERGY = 1e-3  # relative to the noise energy of one sample
 CANDIDATE_FEATURES = 6 + 2 * len(_OFFSETS)
 SOURCE_FEATURES = 8
 SCENE_FEATURES = 4
 
 
 class Situation(NamedTuple):
-    """One scene at one moment of the pursuit."""
+    """Pursuit state of one scene, as features."""
 
     candidates: Float[Array, "P 3"]  #: (u, w, 1/r) of the highest peaks of the residual
     candidate_features: Float[Array, "P F"]
     source_features: Float[Array, "K G"]
     scene_features: Float[Array, "S"]
-    #: Between sources, then candidates, as the receiver sees them.
+    #: Correlation of received images, sources first, then candidates.
     overlaps: Float[Array, "K+P K+P"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Surroundings:
-    """What all scenes share: limits, steering vectors of the grid, resolution."""
+    """Search context shared by all scenes: limits, grid steering vectors, resolution."""
 
     setting: refinement.Setting
     grid: proposals.Grid
     samples: int  #: L M
-    amplitudes: int  #: free complex ones of a source
+    amplitudes: int  #: free complex amplitudes per source
     candidates: int
 
     @property
     def step(self) -> Float[Array, "3"]:
-        """The resolution, zero along coordinates that the array does not resolve."""
+        """Resolution, zero along coordinates that the array does not resolve."""
         return jnp.where(jnp.isfinite(self.grid.unit), self.grid.unit, 0.0)
 
     def scaled(self, coordinates: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
-        """Coordinates from the middle of the region, its limits at -1 and 1."""
+        """Scale coordinates so that the limits of the region are -1 and 1."""
         low, high = self.setting.lower, self.setting.upper
         return (coordinates - 0.5 * (low + high)) / jnp.maximum(0.5 * (high - low), 1e-6)
 
 
 def resolution(system: config_lib.SystemConfig) -> np.ndarray:
-    """`grids.resolution` of a system's array, [3], also while tracing."""
+    """Return `grids.resolution` of a system's array, [3], also during tracing."""
     with jax.ensure_compile_time_eval():
         positions = np.asarray(arrays.element_positions(system))
     return grids.resolution(
@@ -69,7 +69,7 @@ def resolution(system: config_lib.SystemConfig) -> np.ndarray:
 
 
 def surroundings(config: config_lib.Config) -> Surroundings:
-    """Grid, limits and resolution of a configuration; constants, also while tracing."""
+    """Return grid, limits and resolution of a configuration; constants, also during tracing."""
     with jax.ensure_compile_time_eval():
         return _surroundings(config)
 
@@ -99,7 +99,7 @@ def _surroundings(config: config_lib.Config) -> Surroundings:
 def _neighbours(
     cube: Complex[Array, "T G"], shape: tuple[int, int, int], index: Int[Array, "P"]
 ) -> Complex[Array, "P 26"]:
-    """Matched-filter outputs around grid cells over those in them; zero beyond the grid."""
+    """Return matched-filter outputs around cells relative to the cells; zero beyond the grid."""
     padded = jnp.pad(cube.reshape(-1, *shape), [(0, 0), (1, 1), (1, 1), (1, 1)])
     cell = jnp.stack(jnp.unravel_index(index, shape), axis=-1) + 1
     around = cell[:, None] + _OFFSETS
@@ -113,21 +113,21 @@ def _neighbours(
 def _overlaps(
     observation: likelihood.Observation, images: likelihood.Images
 ) -> Float[Array, "P P"]:
-    """Correlation of images, 0 to 1; zero with what is absent."""
+    """Return the correlation of images, 0 to 1; zero for padding."""
     gram = jnp.abs(jnp.sum(likelihood.inner_products(*images), axis=0))
     norm = jnp.sqrt(jnp.diagonal(gram))
     return gram / jnp.maximum(norm[:, None] * norm, jnp.finfo(norm.dtype).tiny)
 
 
 def _level(energy: Float[Array, "..."], noise: Float[Array, ""]) -> Float[Array, "..."]:
-    """An energy over the noise's, as a logarithm that has a floor."""
+    """Return the logarithm of an energy relative to the noise, with a floor."""
     return jnp.log(energy / noise + _LEAST_ENERGY)
 
 
 def _residual_peaks(
     around: Surroundings, observation: likelihood.Observation, held: refinement.Background
 ) -> tuple[Float[Array, "P 3"], Complex[Array, "P 26"]]:
-    """Highest peaks of the residual's matched filter, and its outputs around them over theirs."""
+    """Return the highest peaks of the residual's matched filter and the relative outputs nearby."""
     grid = around.grid
     fields = likelihood.matched_fields(observation, held.residual)
     cube = grid.matched(fields)
@@ -146,7 +146,7 @@ def _candidate_features(
     residual: Float[Array, ""],
     noise: Float[Array, ""],
 ) -> Float[Array, "P F"]:
-    """Where each peak is, what a source there would explain, and how the peak looks."""
+    """Return location, explained energy and shape of each peak."""
     cross = likelihood.inner_products(held.images.left, seen.right)
     lost = jnp.sum((cross.conj() * linear.matmul(held.inverse_gram, cross)).real, axis=1)
     power = jnp.sum((seen.left.conj() * seen.right).real, axis=-1)
@@ -172,8 +172,8 @@ def _source_features(
     held: refinement.Background,
     noise: Float[Array, ""],
 ) -> Float[Array, "K G"]:
-    """Where each source is, how strong and how sharp; zero where there is none."""
-    # What would be lost without a source: |s|^2 over its entry of the inverse Gram matrix.
+    """Return location, strength and sharpness of each source; zero for padding."""
+    # Energy lost without a source: |s|^2 over its entry of the inverse Gram matrix.
     spread = jnp.diagonal(held.inverse_gram, axis1=1, axis2=2).real
     marginal = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2 / jnp.maximum(spread, 1e-30), axis=0)
     alone = jnp.sum((fit.images.left.conj() * fit.images.right).real, axis=-1)
@@ -198,7 +198,7 @@ def _scene_features(
     residual: Float[Array, ""],
     noise: Float[Array, ""],
 ) -> Float[Array, "S"]:
-    """How strong the data are, how much of them is left, and how many sources there are."""
+    """Return data energy, residual energy and number of sources."""
     count = jnp.sum(fit.active)
     freedom = jnp.maximum(around.samples - count * (around.amplitudes + 1.5), 1.0)
     features = jnp.stack(
@@ -218,10 +218,10 @@ def describe(
     fit: refinement.Fit,
     noise_variance: Float[Array, ""],
 ) -> Situation:
-    """Features of the sources of a fit, and of the places where one may be missing."""
+    """Return features of the fitted sources and of candidate locations for missing ones."""
     setting = around.setting
     held = refinement.background(observation, fit)
-    # Sources without any noise are compared with float32's own.
+    # Without noise, the rounding of float32 is the reference.
     floor = _ROUNDING * observation.energy / around.samples
     noise = jnp.maximum(noise_variance, floor + jnp.finfo(floor.dtype).tiny)
     residual = jnp.maximum(observation.energy - held.value, 0.0)

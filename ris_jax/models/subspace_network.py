@@ -1,25 +1,25 @@
-r"""A covariance network before a subspace method, in the manner of SubspaceNet and DCD-MUSIC.
+r"""Covariance network followed by a subspace method, after SubspaceNet and DCD-MUSIC.
 
 Shmuel, Merkofer, Revach, van Sloun & Shlezinger, *SubspaceNet: deep learning-aided subspace methods
 for DoA estimation*, IEEE Trans. Veh. Technol. 74(3), 2025 (arXiv:2306.02271); Gast, Le Magoarou &
-Shlezinger, *Near-field localization via AI-aided subspace methods*, 2025 (arXiv:2504.00599). What
-the snapshots say goes through a convolutional network to a surrogate covariance
-:math:`KK^H + \epsilon I`, which is trained by the positions that MUSIC finds in it (RMSPE), not by
-any true covariance; here also, and mostly, by how much of the true steering vectors its signal
-subspace holds, a loss that has a slope where no peak is near. Coherent sources, of which the
-snapshots' covariance has rank one, become separate.
+Shlezinger, *Near-field localization via AI-aided subspace methods*, 2025 (arXiv:2504.00599).
 
-The papers have a line of antennas and convolve over delays and antenna pairs. Here the fields that
-the snapshots give are first matched with the package's grid in (u, w, 1/r), where a source is a
-local pattern wherever it stands, and the network convolves over u and w; ranges are channels. It
-returns a cleaned image z of the sources on the same grid, and the factor's columns are that image
-under random phase ramps,
+A convolutional network maps the snapshots to a surrogate covariance :math:`KK^H + \epsilon I`. In
+the papers, the training loss is the error of the positions that MUSIC finds in it (RMSPE), without
+a true covariance. Here a second, main term is the fraction of the true steering vectors inside the
+signal subspace, which has a gradient far from any peak. Coherent sources, whose snapshot covariance
+has rank one, are decorrelated.
+
+The papers use a linear array and convolve over delays and antenna pairs. Here the field estimates
+from the snapshots are first matched with the package's grid in (u, w, 1/r), where every source is a
+local pattern. The network convolves over u and w; ranges are channels. It returns a cleaned image z
+of the sources on the same grid. The columns of the factor are that image under random phase ramps,
 
 .. math:: K_j = \sum_g a_g\, z_g\, e^{i\kappa_j^T p_g / \delta}
 
-so that :math:`KK^H` keeps what is coherent within a beam and forgets what is coherent beyond it:
-a ramp over directions is a shift of the aperture, and at the start, when z is the matched image,
-this is spatial smoothing.
+so that :math:`KK^H` preserves coherence within a beam and removes it between beams. A ramp over
+directions is a shift of the aperture; at initialization, when z is the matched image, this is
+spatial smoothing.
 """
 
 import jax
@@ -35,7 +35,7 @@ from ris_jax import measurement as measurement_lib
 from ris_jax.estimators import differentiable_music, subspace
 from ris_jax.models import situation
 
-# Of the random ramps, in radians a unit of resolution: neighbours within a beam stay coherent.
+# Slope of the random ramps [rad per unit of resolution]: cells within a beam stay coherent.
 _RAMP = 0.7
 _RAMP_SEED = 20230602
 _DILATIONS = (1, 2, 4)
@@ -45,7 +45,7 @@ _TINY = 1e-20
 
 
 def _patches(x: Float[Array, "B U W D"], dilation: int) -> Float[Array, "B U W 9D"]:
-    """Every place with its eight neighbours so many cells away; zero beyond the grid."""
+    """Stack every cell with its eight neighbours at a distance; zero beyond the grid."""
     rows, columns = x.shape[1:3]
     padded = jnp.pad(x, [(0, 0), (dilation, dilation), (dilation, dilation), (0, 0)])
     shifts = [(i * dilation, j * dilation) for i in range(3) for j in range(3)]
@@ -53,15 +53,18 @@ def _patches(x: Float[Array, "B U W D"], dilation: int) -> Float[Array, "B U W 9
 
 
 def _highest(x: Float[Array, "B U W D"]) -> Float[Array, "B D"]:
-    """Maximum over places. The derivative of `jnp.max` looks for the place that is equal to it, and
-    is NaN where a compiler has computed x anew and rounded otherwise."""
+    """Return the maximum over cells.
+
+    The derivative of `jnp.max` searches for the equal entry. It is NaN if the compiler recomputes x
+    with other rounding.
+    """
     flat = x.reshape(len(x), -1, x.shape[-1])
     index = jnp.argmax(flat, axis=1, keepdims=True)
     return jnp.take_along_axis(flat, index, axis=1)[:, 0]
 
 
 class Block(nnx.Module):
-    """A convolution of 3 x 3 places with the scene's mean, and a two-layer perceptron."""
+    """3 x 3 convolution combined with the scene mean, and a two-layer perceptron."""
 
     def __init__(self, model: config_lib.ModelConfig, dilation: int, *, rngs: nnx.Rngs):
         width, dtype = model.width, jnp.dtype(model.compute_dtype)
@@ -86,14 +89,14 @@ class Block(nnx.Module):
 
 
 def input_columns(config: config_lib.Config) -> int:
-    """Fields that the network reads of a scene."""
+    """Return the number of field estimates that the network reads."""
     system = config.system
     signals = 1 if system.source_signal == "constant" else system.num_snapshots
     return min(signals, config.scene.max_sources, system.num_elements)
 
 
 class SubspaceNetwork(nnx.Module):
-    """The model: matched images of the field, cleaned, and the surrogate covariance of them."""
+    """Subspace network: cleaned matched images of the field, and their surrogate covariance."""
 
     def __init__(self, config: config_lib.Config, *, rngs: nnx.Rngs):
         model = config.model
@@ -114,15 +117,15 @@ class SubspaceNetwork(nnx.Module):
     def __call__(
         self, measurement: scenes.Measurement, *, rngs: nnx.Rngs | None = None
     ) -> losses.Prediction:
-        """Predicts a batch.
+        """Predict a batch.
 
         Args:
           measurement: a batch of B scenes with known noise variance.
-          rngs: randomness of dropout; None predicts without.
+          rngs: randomness of dropout; None disables dropout.
 
         Returns:
           A `Prediction`, float32 and complex64 whatever the compute dtype; its sources are the
-          peaks at the number that the network thinks most probable.
+          highest peaks, as many as the most probable number of sources.
         """
         image, snr = self._read(measurement)
         cleaned, count_logits = self._clean(image, snr, rngs)
@@ -139,7 +142,7 @@ class SubspaceNetwork(nnx.Module):
     def _read(
         self, measurement: scenes.Measurement
     ) -> tuple[Complex[Array, "B C G"], Float[Array, "B"]]:
-        """Matched images of the fields, in units of their root mean square, and the SNR."""
+        """Return matched images of the fields, in units of their root mean square, and the SNR."""
         signal = self.config.system.source_signal
         fields = jax.vmap(lambda scene: measurement_lib.field_estimates(scene, signal))(measurement)
         nothing = cov.LowRankCovariance(fields, jnp.zeros(len(fields)))
@@ -148,7 +151,7 @@ class SubspaceNetwork(nnx.Module):
         fields = fields * jax.lax.rsqrt(power + _TINY)[:, None, None]
         grid = situation.surroundings(self.config).grid
         image = jax.vmap(lambda columns: grid.matched(columns.T))(fields)
-        # A covariance knows no phases of its columns: the highest place of each is made real.
+        # A covariance ignores the phases of its columns: the largest entry of each is made real.
         highest = jnp.argmax(jnp.abs(image), axis=-1, keepdims=True)
         highest = jnp.take_along_axis(image, highest, axis=-1)
         image = image * (highest.conj() / (jnp.abs(highest) + _TINY))
@@ -157,7 +160,7 @@ class SubspaceNetwork(nnx.Module):
     def _clean(
         self, image: Complex[Array, "B C G"], snr: Float[Array, "B"], rngs: nnx.Rngs | None
     ) -> tuple[Complex[Array, "B G"], Float[Array, "B K"]]:
-        """The network: what there is of sources in every cell, and logits of their number."""
+        """Apply the network: cleaned image on the grid, and logits of the number of sources."""
         around = situation.surroundings(self.config)
         shape, dtype = around.grid.shape, self.embed.dtype
         level = jnp.abs(image)
@@ -187,14 +190,14 @@ class SubspaceNetwork(nnx.Module):
         return cleaned, self.head_count(pooled).astype(jnp.float32)
 
     def _factor(self, cleaned: Complex[Array, "B G"]) -> Complex[Array, "B N r"]:
-        """The surrogate's factor: the image under each ramp, seen from the array."""
+        """Return the surrogate's factor: the image under each ramp, at the array elements."""
         grid = situation.surroundings(self.config).grid
         ramped = cleaned[:, :, None] * _ramps(self.config)
         return linear.einsum("gn,bgr->bnr", grid.conjugates.conj(), ramped)
 
 
 def _ramps(config: config_lib.Config) -> Complex[Array, "G r"]:
-    """Random phase ramps over the grid, always the same."""
+    """Return fixed random phase ramps over the grid."""
     grid = situation.surroundings(config).grid
     rng = np.random.default_rng(_RAMP_SEED)
     slopes = _RAMP * rng.standard_normal((config.model.columns, 3))
@@ -205,7 +208,7 @@ def _ramps(config: config_lib.Config) -> Complex[Array, "G r"]:
 def peaks_of(
     config: config_lib.Config, factor: Complex[Array, "B N r"], num_sources: Int[Array, "B"]
 ) -> differentiable_music.SoftPeaks:
-    """Differentiable MUSIC on the covariances of a batch, in a configuration's region.
+    """Run differentiable MUSIC on the covariances of a batch, in a configuration's region.
 
     Args:
       config: array and region.
@@ -231,14 +234,14 @@ def peaks_of(
 def signal_factor(
     factor: Complex[Array, "B N r"], num_sources: Int[Array, "B"], config: config_lib.Config
 ) -> Complex[Array, "B N K"]:
-    """Orthonormal basis of the signal subspace: all of a covariance that MUSIC looks at."""
+    """Return an orthonormal basis of the signal subspace, the only part that MUSIC uses."""
     return cov.signal_basis(factor, num_sources, config.scene.max_sources)
 
 
 def loss_terms(
     prediction: losses.Prediction, target: losses.Target, config: config_lib.Config
 ) -> dict[str, Float[Array, "B"]]:
-    """The weighted terms of every scene; a term of weight zero is not computed.
+    """Return the weighted loss terms of every scene; a term of weight zero is not computed.
 
     The dimension of the signal subspace is the true number of sources, as in the papers.
 
@@ -261,7 +264,7 @@ def loss_terms(
             peaks.coordinates / unit, peaks.active, target.coordinates, target.active
         )
         terms["position"] = weights.position * error
-    if weights.count > 0 and prediction.count_logits.shape[-1] > 1:  # one choice is no choice
+    if weights.count > 0 and prediction.count_logits.shape[-1] > 1:  # a single class has no loss
         error = losses.count_cross_entropy(prediction.count_logits, target.num_sources)
         terms["count"] = weights.count * error
     return terms

@@ -1,12 +1,13 @@
-"""Checkpoints: orbax, checked by hash, with a fall-back to the one before.
+"""Orbax checkpoints that are verified by hash, with a fall-back to the previous one.
 
-A step on disk counts only once its manifest stands beside it (``<step>.sha256.json``: the hash of
-every file and the score, written last and renamed into place), so a save that was cut short is
-never read, and a flipped byte is never used. Older steps go only after that. Orbax itself keeps no
-score beside a preservation policy, so which steps stay is decided here.
+A step counts only once its manifest exists. The manifest, ``<step>.sha256.json``, holds the hash
+of every file and the score, and is written last. A save that was cut short is therefore never
+read, and a flipped byte is never used. Older steps are removed only after that. Orbax keeps no
+score with a preservation policy, so this module decides which steps stay.
 
-Of several processes each writes and reads its part of the arrays; the first alone writes manifests,
-removes things and says what is whole, and the others wait for it. The folder is one for all.
+With several processes, each writes and reads its part of the arrays. Only the first process
+writes manifests, removes files and verifies checkpoints; the others wait. All processes share
+one directory.
 """
 
 import contextlib
@@ -33,30 +34,30 @@ from ris_jax.training import devices, manifest, processes
 from ris_jax.training import state as state_lib
 
 CONFIG_NAME = "config.json"
-# What orbax and its storage layer raise on a full disk or a file that is not what it should be.
+# Exceptions of orbax and its storage layer on a full disk or a damaged file.
 _STORAGE_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
-_SECONDS_FOR_THREADS_TO_END = 0.5  # of a save that failed
+_SECONDS_FOR_THREADS_TO_END = 0.5  # after a failed save
 
 
 class Restored(NamedTuple):
-    """A checkpoint read back."""
+    """A restored checkpoint."""
 
     state: state_lib.TrainState
     epoch: int
-    progress: dict[str, Any]  # what the loop knows of the run so far
+    progress: dict[str, Any]  # see `progress.Progress.to_json`
 
 
 class Entry(NamedTuple):
     """A checkpoint on disk."""
 
     epoch: int
-    val_nmse: float  # infinite where it is not known or not finite
-    problem: str  # what is wrong with its files; empty if nothing is
+    val_nmse: float  # infinite if unknown or not finite
+    problem: str  # damage to its files; empty if intact
 
 
 class Checkpoints:
-    """The checkpoints of one run, one a finished epoch; or numbered by something else."""
+    """The checkpoints of one run, numbered by epoch or by another unit."""
 
     def __init__(
         self,
@@ -67,14 +68,14 @@ class Checkpoints:
         folder: str = "checkpoints",
         unit: str = "epoch",
     ):
-        """Opens `workdir/folder`.
+        """Open `workdir/folder`.
 
         Args:
-          workdir: the run's folder; it must exist.
-          keep: how many of the newest are kept beside the best.
-          read_only: neither creates nor cleans anything.
-          folder: in the run's.
-          unit: what the numbers of the checkpoints count, in words.
+          workdir: work directory of the run; it must exist.
+          keep: number of newest checkpoints that are kept besides the best.
+          read_only: neither create nor clean anything.
+          folder: directory within `workdir`.
+          unit: name of what the checkpoints are numbered by.
         """
         self._root = workdir.resolve() / folder
         self._keep, self._unit = keep, unit
@@ -89,7 +90,7 @@ class Checkpoints:
         logging.getLogger("orbax").setLevel(logging.ERROR)
         if read_only and not self._root.is_dir():
             raise errors.RunError(f"no checkpoints in {workdir}")
-        self._passed_over: list[str] = []  # warnings of what stood in the way of opening
+        self._passed_over: list[str] = []  # warnings about checkpoints removed on opening
         try:
             self._manager = _opened(self._root, options)
         except errors.RunError:
@@ -100,9 +101,10 @@ class Checkpoints:
             self._alone(self._sweep)
 
     def _clear_the_way(self) -> bool:
-        """Removes checkpoints whose files are not what was written; says whether there were any.
+        """Remove damaged checkpoints; return whether there were any.
 
-        Orbax reads the metadata of all when it opens their folder, before hashes are looked at.
+        Orbax reads the metadata of all checkpoints when it opens the directory, before any hash is
+        verified.
         """
         damaged = {}
         if processes.is_first():
@@ -117,14 +119,14 @@ class Checkpoints:
         return bool(self._passed_over)
 
     def newest(self) -> int:
-        """The largest number of a checkpoint, whole or not; 0: there is none."""
+        """Return the largest checkpoint number, intact or not; 0 without checkpoints."""
         return processes.agreed(self._manager.latest_step() or 0)
 
     def _named(self, epoch: int) -> str:
         return f"checkpoint of {self._unit} {epoch}"
 
     def _alone(self, change: Callable[[], None]) -> None:
-        """Has the first process change something, while the others wait and look again."""
+        """Run `change` in the first process; the others wait, then reload."""
         if processes.is_first():
             change()
         processes.wait("checkpoints changed")
@@ -134,15 +136,15 @@ class Checkpoints:
     def save(
         self, state: state_lib.TrainState, epoch: int, progress: dict[str, Any], val_nmse: float
     ) -> None:
-        """Writes one epoch's checkpoint, then its manifest, then drops what it supersedes.
+        """Write a checkpoint, then its manifest, then drop superseded checkpoints.
 
         Raises:
-          RunError: it cannot be written, or is already there; the ones before it are untouched.
+          RunError: writing fails, or the checkpoint exists; earlier checkpoints are intact.
         """
         newest = self._manager.latest_step()
         if newest is not None and newest >= epoch:
             raise errors.RunError(
-                f"{self._named(epoch)} is not written: {self._root} already has that of "
+                f"{self._named(epoch)} is not written: {self._root} already holds "
                 f"{self._unit} {newest}"
             )
         items = ocp.args.Composite(
@@ -156,26 +158,26 @@ class Checkpoints:
             if processes.is_first():
                 manifest.write(self._root, epoch, val_nmse)
         except _STORAGE_ERRORS as error:
-            if processes.is_first():  # the others may have stopped: nobody waits
+            if processes.is_first():  # no waiting: the others may have stopped
                 self._discard(epoch)
             raise errors.RunError(
                 f"{self._named(epoch)} cannot be written to {self._root}: "
-                f"{errors.first_line(error)}; those before it are intact: make room "
-                "where the disk is full, and the same command goes on"
+                f"{errors.first_line(error)}; earlier checkpoints are intact. If the disk is full, "
+                "free some space; the same command then resumes"
             ) from error
         self._alone(self._drop_superseded)
 
     def restore_newest(self, template: state_lib.TrainState) -> tuple[Restored | None, list[str]]:
-        """The newest checkpoint that is whole, and a warning for each one passed over.
+        """Restore the newest intact checkpoint, with a warning for each damaged one.
 
-        Checkpoints that are not whole are removed: the run writes those epochs again.
+        Damaged checkpoints are removed; the run writes those epochs again.
 
         Args:
           template: a state of the same configuration, for structure and placement.
 
         Raises:
-          ConfigError: a checkpoint is of another configuration; the fields are named.
-          RunError: a checkpoint is whole and yet cannot be restored, for want of memory say.
+          ConfigError: a checkpoint belongs to another configuration; the fields are listed.
+          RunError: an intact checkpoint cannot be restored, for example for lack of memory.
         """
         warnings = list(self._passed_over)
         for epoch in processes.agreed(sorted(self._manager.all_steps(), reverse=True)):
@@ -187,11 +189,11 @@ class Checkpoints:
         return None, warnings
 
     def restore_best(self, template: state_lib.TrainState) -> tuple[Restored, list[str]]:
-        """The checkpoint with the lowest val_nmse that is whole; nothing is removed.
+        """Restore the intact checkpoint with the lowest `val_nmse`; nothing is removed.
 
         Raises:
-          ConfigError: a checkpoint is of another configuration; the fields are named.
-          RunError: there is none, or one is whole and yet cannot be restored.
+          ConfigError: a checkpoint belongs to another configuration; the fields are listed.
+          RunError: there is no intact checkpoint, or one cannot be restored.
         """
         warnings = []
         for epoch in sorted(self._manager.all_steps(), key=self._score):
@@ -202,7 +204,7 @@ class Checkpoints:
         raise errors.RunError("; ".join([f"no usable checkpoint in {self._root}", *warnings]))
 
     def inventory(self) -> list["Entry"]:
-        """What there is, by epoch; all processes must ask."""
+        """List all checkpoints by epoch; every process must call this."""
         found = []
         if processes.is_first():
             steps = sorted(self._manager.all_steps())
@@ -212,7 +214,7 @@ class Checkpoints:
     def _try_restore(
         self, epoch: int, template: state_lib.TrainState
     ) -> tuple[Restored | None, str]:
-        """A checkpoint, or None and what is wrong with it."""
+        """Return the checkpoint, or None and a description of the damage."""
         if problem := processes.agreed(self._damage(epoch) if processes.is_first() else ""):
             return None, problem
         items = self._read(epoch, config=ocp.args.JsonRestore(), progress=ocp.args.JsonRestore())
@@ -220,12 +222,12 @@ class Checkpoints:
             saved_config = config_lib.from_stored(items.config)
         except config_lib.ConfigError as error:
             raise errors.RunError(
-                f"{self._named(epoch)} in {self._root} is whole but of another version or "
-                f"damaged: {error}"
+                f"{self._named(epoch)} in {self._root} is intact but its configuration cannot "
+                f"be read (another version?): {error}"
             ) from error
         if saved_config != template.config:
             raise config_lib.ConfigError(
-                f"{self._named(epoch)} in {self._root} is of another configuration; here: "
+                f"{self._named(epoch)} in {self._root} belongs to another configuration; here: "
                 + ", ".join(config_lib.difference(template.config, saved_config))
             )
         abstract = jax.tree.map(_abstract, _arrays(template))
@@ -233,20 +235,20 @@ class Checkpoints:
         return Restored(template.replace(**arrays), epoch, items.progress), ""
 
     def _read(self, epoch: int, **items: Any) -> Any:
-        """Items of a checkpoint whose files are what was written."""
+        """Read items of an intact checkpoint."""
         try:
             with _one_report_of_failure():
                 return self._manager.restore(epoch, args=ocp.args.Composite(**items))
-        # Of files that are not what they should be, orbax makes any exception: AttributeError, or
-        # a bare Exception around what its storage layer says.
+        # Orbax raises any exception for a malformed file: AttributeError, or a bare Exception
+        # around the error of its storage layer.
         except Exception as error:
             raise errors.RunError(
-                f"{self._named(epoch)} in {self._root} is whole but cannot be restored: "
+                f"{self._named(epoch)} in {self._root} is intact but cannot be restored: "
                 f"{errors.first_line(error)}"
             ) from error
 
     def _drop_superseded(self) -> None:
-        """Removes what is neither among the newest nor the best."""
+        """Remove checkpoints that are neither among the newest nor the best."""
         steps = sorted(self._manager.all_steps())
         best = min(steps, key=self._score)
         for epoch in steps[: -self._keep]:
@@ -254,7 +256,7 @@ class Checkpoints:
                 self._discard(epoch)
 
     def _sweep(self) -> None:
-        """Removes what saves and removals that were cut short have left."""
+        """Remove leftovers of interrupted saves and removals."""
         files.sweep(self._root)
         steps = {str(step) for step in self._manager.all_steps()}
         for path in self._root.iterdir():
@@ -267,7 +269,7 @@ class Checkpoints:
         self._manager.reload()
 
     def _remove(self, epoch: int) -> None:
-        # The manifest first: nothing that is half removed may count as whole.
+        # The manifest goes first: a partly removed checkpoint must not count as intact.
         manifest.path_of(self._root, epoch).unlink(missing_ok=True)
         for leftover in [self._root / str(epoch), *self._root.glob(f"{epoch}.*")]:
             if leftover.is_dir():
@@ -279,19 +281,19 @@ class Checkpoints:
 def _opened(root: pathlib.Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
     try:
         return ocp.CheckpointManager(root, options=options)
-    except (ValueError, TypeError, AttributeError) as error:  # it reads the metadata of all
+    except (ValueError, TypeError, AttributeError) as error:  # the manager reads all metadata
         raise errors.RunError(
-            f"{root}: the metadata of a checkpoint cannot be read, move it away: "
+            f"{root}: the metadata of a checkpoint cannot be read; move that checkpoint away: "
             f"{errors.first_line(error)}"
         ) from error
 
 
 @contextlib.contextmanager
 def _one_report_of_failure() -> Iterator[None]:
-    """Lets a failure out as the exception it is, and nothing else.
+    """Report a failure as one exception only.
 
-    On a full disk every array fails in a thread of its own, and asyncio, absl and the interpreter
-    each print tracebacks of it: hundreds of lines around the one that matters.
+    On a full disk every array fails in its own thread. asyncio, absl and the interpreter then each
+    print tracebacks, hundreds of lines around the relevant one.
     """
 
     def without_traceback(entry: logging.LogRecord) -> bool:
@@ -301,12 +303,12 @@ def _one_report_of_failure() -> Iterator[None]:
     hook = sys.unraisablehook
     for logger in loggers:
         logger.addFilter(without_traceback)
-    # Writes of the storage layer that end after the first failure find their event loop closed.
+    # Storage-layer writes that end after the first failure find their event loop closed.
     sys.unraisablehook = lambda _: None
     try:
         yield
     except _STORAGE_ERRORS as error:
-        # Frames hold the futures that nobody asked; they complain when they are collected.
+        # Frames hold futures that were never awaited; these print warnings when collected.
         traceback.clear_frames(error.__traceback__)
         gc.collect()
         time.sleep(_SECONDS_FOR_THREADS_TO_END)
@@ -318,7 +320,7 @@ def _one_report_of_failure() -> Iterator[None]:
 
 
 def _arrays(state: state_lib.TrainState) -> dict[str, Any]:
-    """The parts of a state that are arrays, by name."""
+    """Return the array parts of a state, by name."""
     return {
         "step": state.step,
         "params": state.params,
@@ -334,31 +336,31 @@ def _abstract(array: jax.Array) -> jax.ShapeDtypeStruct:
 def open_best(
     workdir: pathlib.Path, placement: devices.Placement | None = None
 ) -> tuple[Restored, list[str]]:
-    """The best checkpoint of a run, and a warning for each one passed over.
+    """Restore the best checkpoint of a run, with a warning for each damaged one.
 
     Args:
-      workdir: the run's folder.
-      placement: where its state is to live; one device if not given.
+      workdir: work directory of the run.
+      placement: devices of the restored state; one device by default.
 
     Raises:
-      ConfigError: the folder's `config.json` is not a configuration.
-      RunError: there is no run in the folder, or no usable checkpoint.
+      ConfigError: `config.json` in the directory is not a configuration.
+      RunError: the directory holds no run, or no usable checkpoint.
     """
     config = load_config(workdir)
     if config is None:
-        raise errors.RunError(f"no run in {workdir}: {CONFIG_NAME} is not there")
+        raise errors.RunError(f"no run in {workdir}: {CONFIG_NAME} is missing")
     checkpoints = Checkpoints(workdir, config.training.keep_checkpoints, read_only=True)
     return checkpoints.restore_best(state_lib.create_train_state(config, placement))
 
 
 def save_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
-    """Writes `config.json`, whole or not at all."""
+    """Write `config.json` atomically."""
     with files.replacing(workdir / CONFIG_NAME) as partial:
         partial.write_text(config_files.text(config))
 
 
 def load_config(workdir: pathlib.Path) -> config_lib.Config | None:
-    """The configuration of a run; None where no run was started.
+    """Return the configuration of a run; None if no run was started.
 
     Raises:
       ConfigError: `config.json` is not a configuration.

@@ -1,7 +1,7 @@
-"""Where arrays live: a mesh of devices, and what is split over it.
+"""Placement of arrays: a mesh of devices, and the arrays that are split over it.
 
-Training is data parallel: every device has all parameters and its share of each microbatch, and
-XLA puts in what they have to tell each other. One device is a mesh of one: the code is the same.
+Training is data parallel: every device holds all parameters and its part of each microbatch.
+XLA inserts the communication. One device is a mesh of size one, with the same code.
 """
 
 import dataclasses
@@ -20,26 +20,26 @@ _AXIS = "data"
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """A mesh with one axis, and whether the optimizer's state is split over it, too."""
+    """A mesh with one axis; optionally the optimizer state is split over it as well."""
 
     mesh: Mesh
     shard_optimizer: bool = False
 
     @property
     def replicated(self) -> NamedSharding:
-        """The whole of an array on every device."""
+        """Sharding with a full copy of the array on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def batch(self) -> NamedSharding:
-        """Its share of an array's first axis on every device."""
+        """Sharding that splits the first axis of an array over the devices."""
         return NamedSharding(self.mesh, PartitionSpec(_AXIS))
 
     def optimizer(self, shape: tuple[int, ...]) -> NamedSharding:
-        """Where an array of the optimizer's state lives.
+        """Return the sharding of an array of the optimizer state.
 
         Args:
-          shape: of the array; its first axis that the devices can share evenly is split.
+          shape: of the array. Its first axis that the devices divide evenly is split.
         """
         size = self.mesh.size
         for axis, length in enumerate(shape) if self.shard_optimizer and size > 1 else ():
@@ -48,41 +48,41 @@ class Placement:
         return self.replicated
 
     def __str__(self) -> str:
-        """The device, or how many of which kind in how many processes."""
+        """Return the device, or the number of devices, their kind and the number of processes."""
         first = self.mesh.devices.flat[0]
         if self.mesh.size == 1:
             return str(first)
         processes = len({device.process_index for device in self.mesh.devices.flat})
         kind = f"{self.mesh.size} devices ({first.device_kind})"
-        sharded = ", the optimizer's state shared out" * self.shard_optimizer
+        sharded = ", optimizer state sharded" * self.shard_optimizer
         return kind + f" of {processes} processes" * (processes > 1) + sharded
 
 
 def _placement(devices: list[Any], shard_optimizer: bool) -> Placement:
-    # Auto: XLA decides how what is in between is split.
+    # Auto: XLA decides how intermediate arrays are split.
     mesh = Mesh(np.array(devices), (_AXIS,), axis_types=(AxisType.Auto,))
     return Placement(mesh, shard_optimizer)
 
 
 def one_device() -> Placement:
-    """The first device of this process."""
+    """Return a placement on the first device of this process."""
     return _placement(jax.local_devices()[:1], False)
 
 
 def all_devices(*, shard_optimizer: bool = False) -> Placement:
-    """All devices of all processes of the run.
+    """Return a placement on all devices of all processes of the run.
 
     Args:
-      shard_optimizer: split the optimizer's state: less memory a device, more to tell each other.
+      shard_optimizer: split the optimizer state: less memory per device, more communication.
     """
     return _placement(jax.devices(), shard_optimizer)
 
 
 def require_shares(config: config_lib.Config, placement: Placement) -> None:
-    """Checks that the devices can share a microbatch evenly.
+    """Check that the devices divide a microbatch evenly.
 
     Raises:
-      ConfigError: they cannot.
+      ConfigError: they do not.
     """
     batch_size, size = config.training.batch_size, placement.mesh.size
     if batch_size % size:
@@ -92,7 +92,7 @@ def require_shares(config: config_lib.Config, placement: Placement) -> None:
 
 
 def batch_beside(array: Any) -> NamedSharding | None:
-    """How a batch is split over the devices that hold `array`; None where they are no mesh."""
+    """Return the batch sharding over the devices that hold `array`; None without a mesh."""
     traced = isinstance(array, Tracer)
     sharding = None if traced else getattr(array, "sharding", None)
     if isinstance(sharding, NamedSharding) and _AXIS in sharding.mesh.axis_names:
@@ -101,12 +101,12 @@ def batch_beside(array: Any) -> NamedSharding | None:
 
 
 def replicated_beside(sharding: NamedSharding) -> NamedSharding:
-    """The whole of an array on every device of a sharding."""
+    """Return the replicated sharding over the devices of a sharding."""
     return NamedSharding(sharding.mesh, PartitionSpec())
 
 
 def split(batch: Any, sharding: NamedSharding | None) -> Any:
-    """A batch that is computed where it is needed; for use under `jax.jit`.
+    """Constrain a batch to a sharding; for use under `jax.jit`.
 
     Args:
       batch: a tree of arrays with the same first axis.
@@ -116,7 +116,7 @@ def split(batch: Any, sharding: NamedSharding | None) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """Arrays as NumPy arrays, the whole of each in every process; all processes must call it."""
+    """Return all arrays in full as NumPy arrays; every process must call this."""
     for leaf in jax.tree.leaves(tree):
         if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
             return jax.device_get(_gather(leaf.sharding.mesh)(tree))

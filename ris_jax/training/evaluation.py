@@ -1,4 +1,4 @@
-"""Held-out scores, and the yardsticks that belong beside every one of them."""
+"""Held-out scores and the reference predictors they are compared with."""
 
 import functools
 from collections.abc import Callable
@@ -17,26 +17,26 @@ from ris_jax.training import devices
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
-CONSTANT_SCENES = 2048  # from which the best constant covariance is learned
+CONSTANT_SCENES = 2048  # to compute the best constant covariance from
 YARDSTICKS = ("constant_nmse", "snapshots_nmse", "shrunk_truth_nmse")
 
 
 class Heldout(NamedTuple):
-    """Prepared scenes of a stream; on the device, in batches of one shape."""
+    """Prepared scenes of a stream, on the device, in batches of equal shape."""
 
     batches: list[tuple[scenes.Measurement, losses.Target]]
     num_scenes: int
 
 
 class Evaluation(NamedTuple):
-    """Scores of every scene, and how much the predictions vary with the input."""
+    """Scores of every scene, and the variance of predictions across inputs."""
 
     scores: dict[str, np.ndarray]
     output_variance_ratio: float  # variance of predicted over variance of true covariances
     first: losses.Prediction  # of the scenes of the first batch, on the host
 
     def mean(self, name: str) -> float:
-        """Mean of a score over scenes."""
+        """Return the mean of a score over scenes."""
         return float(np.mean(self.scores[name], dtype=np.float64))
 
 
@@ -44,8 +44,10 @@ class Evaluation(NamedTuple):
 def _stretch(
     seed: int, stream: str, size: int, sharding: jax.sharding.NamedSharding | None
 ) -> Callable[[np.int32], tuple[jax.Array, Int[Array, "B"]]]:
-    """A stream's key and `size` indices from one on, where training has its own: one program draws
-    both."""
+    """Return a stream's key and `size` consecutive indices, placed as in training.
+
+    Training and validation then share one drawing program.
+    """
 
     def from_start(start):
         return scenes.stream_key(seed, stream), start + jnp.arange(size)
@@ -60,13 +62,13 @@ def draw_heldout(
     num_scenes: int,
     sharding: jax.sharding.NamedSharding | None = None,
 ) -> Heldout:
-    """The first scenes of a named stream, drawn and prepared on the device.
+    """Draw the first scenes of a named stream and prepare them on the device.
 
     Args:
       config: the run.
-      stream: its name.
-      num_scenes: how many.
-      sharding: `Placement.batch` of the state that is to be scored; one device if not given.
+      stream: name of the stream.
+      num_scenes: number of scenes.
+      sharding: `Placement.batch` of the state to be scored; one device by default.
     """
     size = config.training.batch_size
     stretch = _stretch(config.training.seed, stream, size, sharding)
@@ -78,12 +80,12 @@ def draw_heldout(
 
 
 def validation_stream(config: config_lib.Config) -> str:
-    """The name of the stream that validation draws from."""
+    """Return the name of the validation stream."""
     return "train" if config.training.validate_on_training_scenes else "validation"
 
 
 def evaluate(state: state_lib.TrainState, heldout: Heldout) -> Evaluation:
-    """Scores a state's averaged parameters on held-out scenes."""
+    """Score the averaged parameters of a state on held-out scenes."""
     results = []
     for number, batch in enumerate(heldout.batches):
         result = step_lib.eval_step(state, *batch)
@@ -103,7 +105,7 @@ def evaluate(state: state_lib.TrainState, heldout: Heldout) -> Evaluation:
 
 
 def _gather(host: list[dict[str, np.ndarray]], num_scenes: int) -> dict[str, np.ndarray]:
-    """Batches of scores as one array a score, the padding of the last batch cut off."""
+    """Concatenate batches of scores and drop the padding of the last batch."""
     return {name: np.concatenate([p[name] for p in host])[:num_scenes] for name in host[0]}
 
 
@@ -116,9 +118,9 @@ def _constant_sums(target: losses.Target) -> tuple[Complex[Array, "N N"], Float[
 
 
 def best_constant(training_scenes: Heldout) -> Complex[np.ndarray, "N N"]:
-    """The covariance of least mean NMSE among all that do not look at the input.
+    """Return the constant covariance with the least mean NMSE over training scenes.
 
-    Learned on scenes to train on; the strictest form of the constant predictor.
+    This is the strictest constant predictor.
     """
     sums = devices.to_host([_constant_sums(target) for _, target in training_scenes.batches])
     total, weight = jax.tree.map(lambda *parts: sum(parts), *sums)
@@ -143,16 +145,16 @@ def _yardsticks(
 def yardsticks(
     config: config_lib.Config, heldout: Heldout, training_scenes: Heldout | None = None
 ) -> dict[str, np.ndarray]:
-    """NMSE of three predictors that learn nothing, for every scene of `heldout`.
+    """Return the NMSE of three untrained predictors for every scene of `heldout`.
 
-    `constant_nmse`: the best constant covariance. `snapshots_nmse`: the covariance that the
-    snapshots' own field estimates give. `shrunk_truth_nmse`: the truth after the shrinkage that
-    every effective covariance goes through, the floor of `effective_nmse`.
+    `constant_nmse`: the best constant covariance. `snapshots_nmse`: the covariance of the field
+    estimates from the snapshots. `shrunk_truth_nmse`: the truth after the shrinkage of the
+    effective covariance, which is the floor of `effective_nmse`.
 
     Args:
       config: the run.
       heldout: scenes to score.
-      training_scenes: what the constant is learned on; the stream `train` if not given.
+      training_scenes: scenes for the constant covariance; the stream `train` by default.
     """
     if training_scenes is None:
         sharding = devices.batch_beside(heldout.batches[0][1].snr)

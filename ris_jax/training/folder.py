@@ -1,4 +1,4 @@
-"""The folder of a run: one run at a time, of one configuration."""
+"""Work directory of a run: one run at a time, one configuration."""
 
 import contextlib
 import pathlib
@@ -12,16 +12,16 @@ from ris_jax.training import checkpoint, processes, record, saves
 
 @contextlib.contextmanager
 def opened(config: config_lib.Config, workdir: pathlib.Path, *, wait: bool) -> Iterator[None]:
-    """Makes a run's folder and keeps other runs out; of several processes the first does.
+    """Create and lock the work directory; with several processes, the first one does it.
 
     Args:
       config: the run.
-      workdir: its folder.
-      wait: for another run that is there, instead of refusing.
+      workdir: its work directory.
+      wait: wait for another run in the directory instead of failing.
 
     Raises:
-      ConfigError: the folder holds a run of another configuration, the fields are named.
-      RunError: another run is there, or the processes of this one do not share a folder.
+      ConfigError: the directory holds a run of another configuration; the fields are listed.
+      RunError: another run uses the directory, or the processes do not share one.
     """
     with contextlib.ExitStack() as held:
         refused = ""
@@ -38,17 +38,17 @@ def opened(config: config_lib.Config, workdir: pathlib.Path, *, wait: bool) -> I
 
 
 def _require_same(config: config_lib.Config, workdir: pathlib.Path) -> None:
-    """Checks that the folder belongs to the same configuration, or to none that has begun."""
+    """Check that the directory holds the same configuration, or no run with a checkpoint."""
     if processes.is_first():
         for name in (checkpoint.CONFIG_NAME, record.METRICS_NAME):
             files.sweep(workdir, name)
-        # What never came to a checkpoint, for want of memory say, leaves nothing to protect.
+        # A run without a checkpoint (out of memory, for example) leaves nothing to protect.
         if checkpoint.load_config(workdir) is None or not saves.any_in(workdir):
             checkpoint.save_config(workdir, config)
     processes.wait("work directory")
     existing = checkpoint.load_config(workdir)
     if existing is None:
-        raise errors.RunError(f"{workdir}: need a folder that all processes share; got another one")
+        raise errors.RunError(f"{workdir}: need a directory shared by all processes; got another")
     if existing != config:
         raise config_lib.ConfigError(
             f"{workdir} holds a run of another configuration; here: "

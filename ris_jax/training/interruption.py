@@ -1,8 +1,8 @@
-"""SIGTERM and Ctrl-C while a run trains: it ends between two microbatches, all processes at one.
+"""SIGTERM and Ctrl-C during training: the run ends between two microbatches.
 
-Schedulers and pre-emptible machines send SIGTERM some time before they pull the plug, often to one
-process of several only. JAX passes the notice on to the others and finds a microbatch that none of
-them has begun; that costs some microseconds a microbatch. One process alone looks at a flag.
+Schedulers and pre-emptible machines send SIGTERM shortly before they stop a job, often to one
+of several processes only. JAX then notifies the others and finds a microbatch that none of them
+has begun; this costs microseconds per microbatch. A single process only checks a flag.
 """
 
 import os
@@ -20,17 +20,17 @@ _AGAIN = b"\nris-jax: stopping after this microbatch; Ctrl-C once more ends at o
 
 
 class Interruption:
-    """Takes signals while training runs. Use as a context manager, in the main thread."""
+    """Signal handler for training. Use as a context manager, in the main thread."""
 
     def __init__(self):
-        """Nothing is taken before the context is entered."""
+        """Create a handler; it is inactive until the context is entered."""
         self._together = jax.process_count() > 1
         self._signal: int | None = None
         self._asked = 0
         self._before = {}
 
     def __enter__(self) -> "Interruption":
-        # Of several processes SIGTERM belongs to JAX, which tells the others.
+        # With several processes JAX handles SIGTERM and notifies the others.
         mine = (signal.SIGINT,) if self._together else (signal.SIGINT, signal.SIGTERM)
         if threading.current_thread() is threading.main_thread():
             for number in mine:
@@ -46,15 +46,16 @@ class Interruption:
         if number == signal.SIGINT:
             signal.signal(number, self._before[number])
             if sys.stderr.isatty():
-                os.write(2, _AGAIN)  # a handler must not print: print may be what it interrupts
+                os.write(2, _AGAIN)  # not print(): the signal may interrupt a print
         self._signal = self._signal or number
         if self._together:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def asked(self) -> bool:
-        """Whether to stop here.
+        """Return whether to stop here.
 
-        Of several processes each must ask equally often; they get the same answer, and yes once.
+        With several processes, each must call this equally often; all get the same answer, True
+        once.
         """
         if not self._together:
             return self._signal is not None
@@ -62,5 +63,5 @@ class Interruption:
         return multihost_utils.reached_preemption_sync_point(self._asked)
 
     def error(self, saved: str) -> errors.Interrupted:
-        """What to raise when all is saved; `saved` says where and ends the sentence."""
+        """Return the exception to raise once the state is saved; `saved` ends its message."""
         return errors.Interrupted(self._signal or signal.SIGTERM, saved)

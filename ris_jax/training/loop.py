@@ -1,4 +1,4 @@
-"""The training loop: draws, steps, records, validates, saves; resumes from what it saved."""
+"""Training loop: draw, step, record, validate, save; resume from the last checkpoint."""
 
 import dataclasses
 import math
@@ -35,10 +35,10 @@ from ris_jax.training import step as step_lib
 
 
 def _progress_of(restored: checkpoint.Restored) -> progress_lib.Progress:
-    """What a checkpoint says of the run so far.
+    """Return the progress stored in a checkpoint.
 
     Raises:
-      RunError: it is something else.
+      RunError: the checkpoint holds no valid progress.
     """
     try:
         return progress_lib.Progress.from_json(restored.progress)
@@ -50,15 +50,15 @@ def _progress_of(restored: checkpoint.Restored) -> progress_lib.Progress:
 
 
 def dead_parameters(state: state_lib.TrainState, batch: scenes.Scene) -> list[str]:
-    """Paths of the parameters whose gradient is identically zero on a batch.
+    """Return the paths of parameters whose gradient is identically zero on a batch.
 
     Args:
-      state: before the first step; donated, as to the step that the gradients are read from. A
-        program of its own would take as long to compile as the step.
+      state: before the first step. It is donated to one training step, from which the gradients
+        are read; a separate program would take as long to compile.
       batch: scenes with leading axis B.
 
     Returns:
-      The paths; none where the gradients are not finite, of which the optimizer keeps nothing.
+      The paths; empty if the gradients are not finite, because the optimizer then keeps none.
     """
     after, metrics = step_lib.train_step_in_place(state, batch)
     if not metrics["finite"]:
@@ -74,10 +74,10 @@ def _microbatches(
     done: int,
     stop: interruption.Interruption,
 ) -> Iterator[tuple[state_lib.TrainState, list[dict[str, Any]]]]:
-    """Runs an epoch's microbatches after those that are done, until it ends or a signal comes.
+    """Run the remaining microbatches of an epoch; stop early when a signal arrives.
 
     Yields the state and the metrics of each microbatch, at the end of every window of `log_every`
-    and at the end of all: metrics wait on the devices and come over together.
+    and at the end. Metrics stay on the devices until then and are transferred together.
     """
     training, pending = state.config.training, []
     for number in range(done + 1, training.steps_per_epoch + 1):
@@ -97,7 +97,7 @@ def _on_host(metrics: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _stop_if_lost(metrics: dict[str, Any], limit: int) -> None:
-    """Ends a run whose microbatches or parameters are no longer finite, before it is saved."""
+    """Stop a run with non-finite microbatches or parameters, before it is saved."""
     if not metrics["params_finite"]:
         raise errors.TrainingLostError(
             f"the parameters are not finite after microbatch {metrics['microbatch']} (update "
@@ -112,9 +112,9 @@ def _stop_if_lost(metrics: dict[str, Any], limit: int) -> None:
     ]
     culprit = "loss terms " + ", ".join(terms) if terms else "gradients"
     raise errors.TrainingLostError(
-        f"{limit} microbatches in a row were not finite, up to microbatch "
-        f"{metrics['microbatch']} (update {metrics['update']}): {culprit}; parameters are those "
-        "of the last finite one, and the last checkpoint is intact"
+        f"{limit} consecutive microbatches were not finite, up to microbatch "
+        f"{metrics['microbatch']} (update {metrics['update']}): {culprit}; the parameters are "
+        "those of the last finite microbatch, and the last checkpoint is intact"
     )
 
 
@@ -125,9 +125,9 @@ def _run_epoch(
     recorder: record.Recorder,
     stop: interruption.Interruption,
 ) -> tuple[state_lib.TrainState, progress_lib.Progress]:
-    """What is left of an epoch, or what of it comes before a signal.
+    """Run the rest of the epoch; stop early when a signal arrives.
 
-    Every microbatch's loss enters the means, skipped ones are counted.
+    The means include the loss of every finite microbatch; skipped ones are counted.
     """
     training, epoch = state.config.training, progress.epoch + 1
     chunks = _microbatches(state, source, progress.so_far.microbatches, stop)
@@ -169,13 +169,13 @@ def _start(
     heldout: evaluation.Heldout,
     watching: observers.Observers,
 ) -> None:
-    """What is told before the first step: dead parameters, and the score of knowing nothing."""
+    """Report dead parameters and the validation score before the first step."""
     before = source.position()
     another = state_lib.create_train_state(state.config, state.placement)
     batch = source.draw(state)
     for path in watching.timed(profiling.COMPILATION, dead_parameters, another, batch):
         recorder.line(f"warning: the gradient of {path} is identically zero")
-    source.restore(before)  # the first microbatch is still to come
+    source.restore(before)  # draw the first microbatch again
     result = evaluation.evaluate(state, heldout)
     first = _validation_row(result)
     recorder.row("start", 0, {"epoch": 0} | first)
@@ -195,31 +195,31 @@ def train(
     watching: observers.Observers | None = None,
     wait: bool = False,
 ) -> state_lib.TrainState:
-    """Trains a configuration in a folder, from its newest good checkpoint if there is one.
+    """Train a configuration in a work directory, from its newest intact checkpoint if any.
 
     Args:
       config: the run.
       workdir: gets config.json, metrics.jsonl, tensorboard/, checkpoints/ and figures/.
-      dataset: records to train and validate on; without, scenes are simulated.
-      after_epoch: is called when an epoch's row and checkpoint are on disk; what it raises ends
-        the run, which can go on later.
-      placement: the devices that share every microbatch; all there are if not given. It is not
-        part of the run: the next start may have others.
-      watching: who draws figures and who takes times; nobody if not given.
-      wait: for another process that trains in the folder, instead of refusing.
+      dataset: records to train and validate on; by default scenes are simulated.
+      after_epoch: called after an epoch's row and checkpoint are on disk. An exception in it ends
+        the run, which can be resumed.
+      placement: devices that share every microbatch; all devices by default. It is not part of
+        the run: a resumed run may use others.
+      watching: callbacks for figures and timing.
+      wait: wait for another process that trains in the directory instead of failing.
 
     Returns:
       The state after the last epoch.
 
     Raises:
-      ConfigError: the folder holds a run of another configuration or of other records, or the
-        records are of another system, the fields are named; or the devices cannot share a
+      ConfigError: the directory holds a run of another configuration or of other records, or the
+        records belong to another system (the fields are listed); or the devices do not divide a
         microbatch evenly.
       RunError: a checkpoint cannot be written, records lack a split, another process trains in
-        the folder, or the processes of the run do not share one.
+        the directory, or the processes of the run do not share one.
       TrainingLostError: losses, gradients or parameters are no longer finite.
-      OutOfMemoryError: a device has no room; the message says which microbatches would need less.
-      Interrupted: SIGTERM or Ctrl-C came between two microbatches; all up to there is saved.
+      OutOfMemoryError: a device is out of memory; the message proposes smaller microbatches.
+      Interrupted: SIGTERM or Ctrl-C arrived between two microbatches; the progress is saved.
     """
     placement = placement or devices.all_devices()
     devices.require_shares(config, placement)
@@ -242,7 +242,7 @@ def _continue(
     after_epoch: Callable[[], object],
     watching: observers.Observers,
 ) -> state_lib.TrainState:
-    """The run from its newest good checkpoint, in a folder that is its own."""
+    """Resume the run from its newest intact checkpoint, in a locked directory."""
     training = config.training
     state = state_lib.create_train_state(config, placement)
     checkpoints = saves.Saves(workdir, training)
@@ -273,7 +273,7 @@ def _run(
     after_epoch: Callable[[], object],
     watching: observers.Observers,
 ) -> state_lib.TrainState:
-    """All epochs that are left, with a row, a line and a checkpoint for each."""
+    """Run the remaining epochs, with a row, a line and a checkpoint for each."""
     config, training = state.config, state.config.training
     size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     recorder.line(
@@ -287,7 +287,7 @@ def _run(
     constant, snapshots, floor = (float(np.mean(yardsticks[n])) for n in evaluation.YARDSTICKS)
     beside = f"constant {constant:.3f} | snapshots {snapshots:.3f} | shrunk truth {floor:.4f}"
     if done := progress.microbatches(training):
-        recorder.line(f"going on after {progress.place(training)}")
+        recorder.line(f"resuming after {progress.place(training)}")
         recorder.skip(done)
     else:
         _start(state, source, recorder, heldout, watching)
@@ -333,13 +333,13 @@ def _leave(
     recorder: record.Recorder,
     stop: interruption.Interruption,
 ) -> NoReturn:
-    """Saves what an epoch has come to and ends the run, which a signal has asked for."""
+    """Save the unfinished epoch and end the run after a signal."""
     recorder.sync()
     training = state.config.training
     done = progress.microbatches(training)
     if not done:
-        raise stop.error(" before the first microbatch; the same command begins again")
+        raise stop.error(" before the first microbatch; the same command starts again")
     checkpoints.save_within(state, done, progress.to_json())
     raise stop.error(
-        f" after {progress.place(training)}, which is saved; the same command goes on from there"
+        f" after {progress.place(training)}, which is saved; the same command resumes from there"
     )

@@ -1,6 +1,7 @@
-"""What stands beside a checkpoint and makes it count: the hash of every file, and the score.
+"""Manifest of a checkpoint: the hash of every file, and the score.
 
-A manifest is ``<step>.sha256.json`` in the folder that holds the step; it is written last.
+A manifest is ``<step>.sha256.json`` in the directory that holds the step; it is written last.
+A checkpoint without one is ignored.
 """
 
 import hashlib
@@ -13,12 +14,12 @@ from ris_jax.data import files
 
 
 def path_of(root: pathlib.Path, step: int) -> pathlib.Path:
-    """The manifest of a step."""
+    """Return the path of a step's manifest."""
     return root / f"{step}.sha256.json"
 
 
 def write(root: pathlib.Path, step: int, val_nmse: float) -> None:
-    """Hashes the files of a step as they are, and says so, whole or not at all."""
+    """Hash the files of a step and write the manifest atomically."""
     values = {
         "val_nmse": val_nmse if math.isfinite(val_nmse) else None,
         "files": {name: sha256(path) for name, path in _files(root, step)},
@@ -28,12 +29,12 @@ def write(root: pathlib.Path, step: int, val_nmse: float) -> None:
 
 
 def damage(root: pathlib.Path, step: int) -> str:
-    """What is wrong with the files of a step, by name; empty if nothing is."""
+    """Describe the damage to a step's files; empty if they are intact."""
     path = path_of(root, step)
     try:
         hashes = dict(json.loads(path.read_text())["files"])
     except FileNotFoundError:
-        return "it was cut short while it was written (no hashes)"
+        return "writing it was interrupted (no hashes)"
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return f"{path.name} cannot be read"
     there = dict(_files(root, step))
@@ -45,22 +46,22 @@ def damage(root: pathlib.Path, step: int) -> str:
         except OSError as error:
             return f"file {name} cannot be read: {errors.first_line(error)}"
         if found != expected:
-            return f"file {name} is not what was written"
+            return f"file {name} has changed since it was written"
     return ""
 
 
 def val_nmse(root: pathlib.Path, step: int) -> float:
-    """The score of a step; infinite where it is not known or not finite."""
+    """Return the score of a step; infinite if unknown or not finite."""
     try:
         value = float(json.loads(path_of(root, step).read_text())["val_nmse"])
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return math.inf
-    # NaN compares false with everything and would count as best.
+    # NaN compares false with everything and would be taken as the best.
     return value if math.isfinite(value) else math.inf
 
 
 def sha256(path: pathlib.Path) -> str:
-    """The hash of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

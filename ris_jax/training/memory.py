@@ -1,4 +1,4 @@
-"""A device that runs out of memory: what to ask for instead, with the same scenes an update."""
+"""Advice when a device runs out of memory: smaller microbatches, as many scenes per update."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,25 +9,25 @@ from ris_jax import config as config_lib
 from ris_jax import errors
 from ris_jax.training import devices
 
-_SIGN = "RESOURCE_EXHAUSTED"  # of XLA, for memory of a device, when compiling and when running
+_SIGN = "RESOURCE_EXHAUSTED"  # XLA's status for device memory, at compile time and at run time
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error is that a device or the host has no room."""
+    """Return whether an error means that a device or the host is out of memory."""
     return isinstance(error, MemoryError) or (
         isinstance(error, jax.errors.JaxRuntimeError) and _SIGN in str(error)
     )
 
 
 def smaller(config: config_lib.Config, num_devices: int) -> dict[str, int]:
-    """Fewer scenes a microbatch, as many an update and an epoch; by dotted name.
+    """Return changes for smaller microbatches with as many scenes per update and epoch.
 
     Args:
       config: of the run.
-      num_devices: that share every microbatch evenly.
+      num_devices: number of devices that share every microbatch evenly.
 
     Returns:
-      Fields to change; empty where a microbatch is as small as it can be.
+      Fields to change, by dotted name; empty if a microbatch cannot be smaller.
     """
     size = config.training.batch_size
     for parts in range(2, size // num_devices + 1):
@@ -42,10 +42,10 @@ def smaller(config: config_lib.Config, num_devices: int) -> dict[str, int]:
 
 @contextlib.contextmanager
 def advised(config: config_lib.Config, placement: devices.Placement) -> Iterator[None]:
-    """Turns want of memory into one line of advice.
+    """Convert out-of-memory errors into one line of advice.
 
     Raises:
-      OutOfMemoryError: there was no room; the last checkpoint is untouched.
+      OutOfMemoryError: memory ran out; the last checkpoint is intact.
     """
     try:
         yield
@@ -55,13 +55,13 @@ def advised(config: config_lib.Config, placement: devices.Placement) -> Iterator
         changes = smaller(config, placement.mesh.size)
         flags = " ".join(f"--{name.rpartition('.')[2]}={value}" for name, value in changes.items())
         advice = (
-            f"{flags} has as many scenes an update and an epoch and needs less"
+            f"{flags} has as many scenes per update and epoch and needs less memory"
             if changes
-            else "a smaller model or more devices need less"
+            else "use a smaller model or more devices"
         )
         raise errors.OutOfMemoryError(
             f"out of memory on {placement} with training.batch_size={config.training.batch_size}, "
-            f"optimizer.accumulation={config.optimizer.accumulation}: {advice} (in another "
-            "--workdir, where this one has a checkpoint: that is intact, and the same command goes "
-            f"on from it where there is more room); {errors.first_line(error)}"
+            f"optimizer.accumulation={config.optimizer.accumulation}: {advice}. If this "
+            "--workdir has a checkpoint, it is intact: use a new --workdir for other settings, or "
+            f"resume with the same command on a larger device; {errors.first_line(error)}"
         ) from error

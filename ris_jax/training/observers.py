@@ -1,4 +1,4 @@
-"""Who looks on while a run trains; nothing that they do changes it."""
+"""Callbacks of the training loop; they do not change the run."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from ris_jax.training import sources
 
 
 class Look(NamedTuple):
-    """What there is to see before the first step, as epoch 0, and after each epoch."""
+    """Data passed to callbacks before the first step (epoch 0) and after each epoch."""
 
     epoch: int
     evaluation: evaluation_lib.Evaluation
@@ -32,13 +32,13 @@ def _as_it_is(source: sources.Source) -> sources.Source:
 
 @dataclasses.dataclass(frozen=True)
 class Observers:
-    """What the loop offers to others.
+    """Callbacks that the training loop calls.
 
     Attributes:
-      figures: draws figures, PNG by name, whenever that is worth while; every process asks.
-      timed: calls a function with arguments and returns what it returns, under the name of what
-        it is: "evaluation", "figures", "checkpoint".
-      source: wraps where the scenes of the run come from.
+      figures: draws figures, PNG by name, when useful; called in every process.
+      timed: calls a function with arguments and returns its result, under a name:
+        "evaluation", "figures", "checkpoint".
+      source: wraps the source of the run's scenes.
     """
 
     figures: Callable[[Look], Mapping[str, bytes]] = _no_figures

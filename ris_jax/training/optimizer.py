@@ -1,21 +1,21 @@
-"""The optimizer nest, each layer doing one thing, and readers of its state.
+"""Nested optimizer, one task per layer, and functions that read its state.
 
 ::
 
-  apply_if_finite(            a microbatch whose gradients are not finite changes nothing at all,
-    MultiSteps(               the mean of `accumulation` finite microbatches, or of those left
-                              at the end of an epoch,
+  apply_if_finite(            a microbatch with non-finite gradients changes nothing,
+    MultiSteps(               the mean of `accumulation` finite microbatches, or of the
+                                remaining ones at the end of an epoch,
       chain(
         clip by the global norm,
         partition(backbone, head: muon(schedule)))))
 
-Muon (Jordan et al., 2024) steps matrices along their orthogonalised momentum and everything else
-by Adam; `optimizer.method="adamw"` uses AdamW for all. The order of the nest matters: with
-`apply_if_finite` inside `MultiSteps`, one NaN stays in the accumulator for ever and training
-stalls in silence (`tests/training/optimizer_test.py` shows it).
+Muon (Jordan et al., 2024) updates matrices along their orthogonalised momentum; Adam updates all
+other parameters. `optimizer.method="adamw"` uses AdamW for all. The order of the layers matters:
+with `apply_if_finite` inside `MultiSteps`, one NaN stays in the accumulator and training stalls
+without an error (see `tests/training/optimizer_test.py`).
 
-The nest works on packed gradients and parameters (`ris_jax.training.packing`), and gets its rates,
-limits and decay as data (`Hyperparameters`): runs that differ in them share a compiled step.
+The optimizer works on packed gradients and parameters (`ris_jax.training.packing`). Its rates,
+limits and decay are data (`Hyperparameters`): runs that differ in them share a compiled step.
 """
 
 import functools
@@ -34,18 +34,18 @@ from ris_jax.training import packing
 Group = Literal["backbone", "head"]
 GROUPS: tuple[Group, ...] = ("backbone", "head")
 
-# Past this many errors optax would apply the bad update: the loop stops the run long before.
+# After this many errors optax would apply the bad update; the loop stops the run long before.
 _NEVER = 2**31 - 1
-# Newton-Schulz as optax has it; a row a step makes it a loop, compiled once.
+# Newton-Schulz coefficients of optax; one row per step gives a loop that is compiled once.
 _NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
 _STACK = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
 
 
-_Scalar = Any  # an array [], or a number of NumPy before there is a state
+_Scalar = Any  # an array [], or a NumPy number before the state exists
 
 
 class Hyperparameters(NamedTuple):
-    """What of a configuration the optimizer reads as data, [] each."""
+    """Fields of a configuration that the optimizer reads as data, [] each."""
 
     learning_rate: _Scalar  #: peak, of the backbone
     head_multiplier: _Scalar
@@ -59,7 +59,7 @@ class Hyperparameters(NamedTuple):
 
 
 def hyperparameters(config: config_lib.OptimizerConfig, total_updates: int) -> Hyperparameters:
-    """Those of a run of `total_updates` updates, on the host."""
+    """Return the hyperparameters of a run of `total_updates` updates, on the host."""
     warmup = min(max(1, round(config.warmup_fraction * total_updates)), total_updates)
     return Hyperparameters(
         learning_rate=np.float32(config.learning_rate),
@@ -75,7 +75,7 @@ def hyperparameters(config: config_lib.OptimizerConfig, total_updates: int) -> H
 
 
 def parameter_groups(params: Any) -> Any:
-    """`head` for every parameter below a module whose name starts with `head`, else `backbone`."""
+    """Label parameters `head` below a module named `head*`, all others `backbone`."""
 
     def group(path, _):
         names = [str(getattr(entry, "key", getattr(entry, "name", entry))) for entry in path]
@@ -85,14 +85,14 @@ def parameter_groups(params: Any) -> Any:
 
 
 def layout(params: Any, method: config_lib.OptimizerMethod) -> packing.Layout:
-    """How a method's gradients and parameters are packed."""
+    """Return the packed layout of a method's gradients and parameters."""
     return packing.layout(params, parameter_groups(params), matrices=method == "muon")
 
 
 def learning_rate(
     hyper: Hyperparameters, group: Group, updates: Int[Array, ""]
 ) -> Float[Array, ""]:
-    """Rate of the update after `updates` others: a warmup that starts above zero, then a cosine."""
+    """Learning rate after `updates` updates: warmup from above zero, then cosine decay."""
     peak = hyper.learning_rate * (hyper.head_multiplier if group == "head" else 1.0)
     rise = (updates + 1.0) / hyper.warmup_updates
     falling = jnp.maximum(hyper.total_updates - hyper.warmup_updates, 1)
@@ -124,7 +124,7 @@ def _decay() -> optax.GradientTransformationExtraArgs:
 
 
 def _descend(group: Group) -> optax.GradientTransformationExtraArgs:
-    """Steps by the schedule's rate against the gradient; the state counts the updates."""
+    """Step against the gradient at the scheduled rate; the state counts the updates."""
 
     def init(params):
         del params
@@ -142,7 +142,7 @@ def _descend(group: Group) -> optax.GradientTransformationExtraArgs:
 def _of_parts(
     transforms: dict[str, optax.GradientTransformationExtraArgs],
 ) -> optax.GradientTransformationExtraArgs:
-    """One transformation for every entry of a dictionary, as `optax.partition` without masks."""
+    """One transformation per entry of a dictionary, like `optax.partition` without masks."""
 
     def init(params):
         return {name: transform.init(params[name]) for name, transform in transforms.items()}
@@ -184,12 +184,11 @@ def _adamw(packed: packing.Layout, group: Group) -> optax.GradientTransformation
 def create_optimizer(
     config: config_lib.OptimizerConfig, packed: packing.Layout
 ) -> optax.GradientTransformationExtraArgs:
-    """The nest of this module's docstring.
+    """Create the nested optimizer described in the module docstring.
 
     Its `init` and `update` take what `packed.pack` returns. `update` also takes `hyper`, the
     `Hyperparameters`, and `epoch_ends`, True for the last microbatch of an epoch: a window that is
-    not full is then applied as the mean of its microbatches. Of the configuration, it reads
-    `method`.
+    not full is then applied as the mean of its microbatches. Only `config.method` is read.
     """
     method = {"muon": _muon, "adamw": _adamw}[config.method]
     inner = optax.chain(_clip(), _of_parts({group: method(packed, group) for group in GROUPS}))
@@ -205,7 +204,7 @@ def create_optimizer(
 
 
 class Counters(NamedTuple):
-    """What the optimizer has done so far."""
+    """Counters of applied and skipped updates."""
 
     updates: Int[Array, ""]  # applied to the parameters
     skipped: Int[Array, ""]
@@ -213,14 +212,14 @@ class Counters(NamedTuple):
 
 
 def counters(opt_state: optax.OptState) -> Counters:
-    """Reads the counters of `create_optimizer`'s state."""
+    """Read the counters of `create_optimizer`'s state."""
     multi: Any = opt_state.inner_state  # pyright: ignore[reportAttributeAccessIssue]
     finite: Any = opt_state
     return Counters(multi.gradient_step, finite.total_notfinite, finite.notfinite_count)
 
 
 def largest_gradients(opt_state: optax.OptState, packed: packing.Layout) -> dict[str, float]:
-    """How large any gradient of each parameter has been, by path: zero only if all were zero.
+    """Measure each parameter's largest gradient, by path; zero only if all were zero.
 
     Read from the accumulator and the first moments of `create_optimizer`'s state, on the host,
     after few microbatches.
@@ -249,12 +248,12 @@ def _by_part(moment: Any) -> dict[str, Any]:
 
 
 def learning_rates(hyper: Hyperparameters, updates: Int[Array, ""]) -> dict[str, Float[Array, ""]]:
-    """The rates of the update that comes after `updates` updates, by group."""
+    """Return the learning rates after `updates` updates, by group."""
     return {group: learning_rate(hyper, group, updates) for group in GROUPS}
 
 
 def gradients_finite(grads: Any) -> Bool[Array, ""]:
-    """Whether the gradients' norm is finite: each of them, their running mean, and the clipping."""
+    """Return whether the norm is finite, and with it each gradient, their mean and the clipping."""
     return jnp.isfinite(optax.tree.norm(grads))
 
 

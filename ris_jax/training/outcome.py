@@ -1,4 +1,4 @@
-"""What a trained network makes of a few held-out scenes, beside the truth, as text."""
+"""Text table of a trained network's estimates and the truth for a few held-out scenes."""
 
 import numpy as np
 from jaxtyping import Float
@@ -8,13 +8,13 @@ from ris_jax import losses
 from ris_jax.models import situation
 
 _SCENES = 3
-_LEAST_PROBABILITY = 0.5  # of a source that is shown
+_LEAST_PROBABILITY = 0.5  # sources below it are omitted
 
 
 def lines(
     config: config_lib.Config, prediction: losses.Prediction, target: losses.Target
 ) -> list[str]:
-    """A table of the first scenes of a batch, a row a source.
+    """Return a table of the first scenes of a batch, one row per source.
 
     Args:
       config: the run.
@@ -39,7 +39,7 @@ def lines(
 def _side_by_side(
     true: Float[np.ndarray, "K 3"], found: Float[np.ndarray, "I 3"], unit: Float[np.ndarray, "3"]
 ) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
-    """Sources and estimates in pairs, the nearest first; what has no partner comes last."""
+    """Pair sources with estimates, nearest first; unpaired entries come last."""
     true_left, found_left, pairs = list(true), list(found), []
     while true_left and found_left:
         gap = np.linalg.norm((np.array(true_left)[:, None] - np.array(found_left)) / unit, axis=-1)
@@ -53,7 +53,7 @@ def _side_by_side(
 def _place(coordinates: Float[np.ndarray, "3"] | None, absent: str) -> str:
     if coordinates is None:
         return f"{absent:>21}"
-    # On the host: a program of its own would take longer to compile than all of this.
+    # On the host: a separate program would take longer to compile than this takes to run.
     u, w, inverse_range = map(float, coordinates)
     elevation = np.arcsin(np.clip(w, -1.0, 1.0))
     azimuth = np.arctan2(u, np.sqrt(max(1.0 - u**2 - w**2, 0.0)))

@@ -1,8 +1,8 @@
-"""Parameters as a few large arrays, which is how the optimizer sees them.
+"""Pack parameters into a few large arrays for the optimizer.
 
-Every operation on a tree of parameters is compiled once a leaf, and Newton-Schulz once a matrix.
-Packed, matrices of about one shape are a stack [n, r, c], and all else is one vector. Zeros fill
-what is left: they stay zero under momentum, Newton-Schulz, Adam and decay.
+Every operation on a tree of parameters is compiled once per leaf, and Newton-Schulz once per
+matrix. When packed, matrices of similar shape form a stack [n, r, c]; all other parameters form
+one vector. The padding is zero and stays zero under momentum, Newton-Schulz, Adam and decay.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ from jaxtyping import Array, Float
 Packed = dict[str, dict[str, Any]]  # by group, then `VECTOR` and, by their shapes, `MATRICES`
 
 VECTOR, MATRICES = "vector", "matrices"
-_TILE = 64  # matrices are filled up to multiples of it, so that few shapes remain
+_TILE = 64  # matrices are padded to multiples of it, so that few shapes remain
 
 
 class _Slot(NamedTuple):
-    """Where a parameter is."""
+    """Position of a parameter in the packed arrays."""
 
     group: str
     name: str  # of the stack of matrices, or `VECTOR`
@@ -31,7 +31,7 @@ class _Slot(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Matrices, or entries."""
+        """Number of matrices, or of entries of the vector."""
         return math.prod(self.shape[:-2] if self.name != VECTOR else self.shape)
 
     @property
@@ -41,13 +41,13 @@ class _Slot(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the parameters of a tree are in its packed form."""
+    """Positions of a tree's parameters in its packed form."""
 
     slots: tuple[_Slot, ...]
     structure: Any
 
     def pack(self, tree: Any) -> Packed:
-        """A tree with these parameters' shapes, packed."""
+        """Pack a tree with the shapes of these parameters."""
         parts: dict[str, dict[str, list[Array]]] = {}
         for slot, leaf in zip(self.slots, jax.tree.leaves(tree), strict=True):
             parts.setdefault(slot.group, {}).setdefault(slot.name, []).append(_placed(slot, leaf))
@@ -60,7 +60,7 @@ class Layout:
         }
 
     def unpack(self, packed: Packed) -> Any:
-        """The tree that `pack` made this of."""
+        """Return the tree that was packed."""
         leaves = []
         for slot in self.slots:
             part = packed[slot.group]
@@ -73,7 +73,7 @@ class Layout:
         return jax.tree.unflatten(self.structure, leaves)
 
     def width_factors(self, group: str) -> dict[str, Float[np.ndarray, "n 1 1"]]:
-        """For every matrix of a group the root of outputs over inputs, at least 1; by name."""
+        """Return sqrt(outputs / inputs), at least 1, for every matrix of a group, by name."""
         factors: dict[str, list[float]] = {}
         for slot in self.slots:
             if slot.group == group and slot.name != VECTOR:
@@ -86,7 +86,7 @@ class Layout:
 
 
 def _placed(slot: _Slot, leaf: Array) -> Array:
-    """A parameter as its part of a packed array."""
+    """Reshape a parameter to its part of a packed array."""
     if slot.name == VECTOR:
         return jnp.ravel(leaf)
     stack = leaf.reshape(-1, *slot.shape[-2:])
@@ -96,18 +96,18 @@ def _placed(slot: _Slot, leaf: Array) -> Array:
 
 
 def _vector(parts: list[Array]) -> Float[Array, "m"]:
-    """Entries in a row, filled up to a length that devices can share evenly."""
+    """Concatenate entries, padded to a length that devices divide evenly."""
     whole = jnp.concatenate(parts)
     return jnp.pad(whole, (0, -len(whole) % _TILE))
 
 
 def layout(params: Any, groups: Any, *, matrices: bool) -> Layout:
-    """How a tree of parameters is packed.
+    """Return the packed layout of a tree of parameters.
 
     Args:
       params: arrays or shapes. A kernel of more than two axes is a stack of matrices.
-      groups: the group of each, a tree of names.
-      matrices: whether kernels are packed as matrices; otherwise all goes into the vectors.
+      groups: the group of each parameter, a tree of names.
+      matrices: pack kernels as matrices; otherwise all parameters go into the vectors.
     """
     flat, structure = jax.tree_util.tree_flatten_with_path(params)
     used: dict[tuple[str, str], int] = {}

@@ -1,6 +1,6 @@
-"""The processes of a run: how they join, agree, wait for each other, and stop together.
+"""Processes of a distributed run: join, broadcast, synchronize, stop together.
 
-One process is a run of its own: everything here is then immediate.
+With a single process every function returns at once.
 """
 
 import atexit
@@ -20,29 +20,29 @@ from ris_jax import config as config_lib
 from ris_jax import errors
 from ris_jax.training import relay
 
-# After this long without a word a process counts as gone, and the others stop.
+# After this long without a heartbeat a process counts as lost, and the others stop.
 _HEARTBEAT_SECONDS = 20
 _SECONDS_TO_FIND_EACH_OTHER = 300
-# What the collectives of each platform and the service between the processes say of a lost one.
+# Error texts of the collectives and of the coordination service when a process is lost.
 _SIGNS_OF_LOSS = ("Gloo", "NCCL", "UNAVAILABLE", "heartbeat", "oordination", "DEADLINE_EXCEEDED")
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes what there is once: records, figures, hashes."""
+    """Return whether this process writes the shared files: records, figures, hashes."""
     return jax.process_index() == 0
 
 
 def wait(name: str) -> None:
-    """Waits until all processes are here."""
+    """Wait until all processes reach this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def agreed(value: Any) -> Any:
-    """What the first process says, in every process.
+    """Broadcast a value from the first process to all.
 
     Args:
-      value: a JSON value; of the other processes it does not count.
+      value: a JSON value; ignored in the other processes.
     """
     if jax.process_count() == 1:
         return value
@@ -60,35 +60,35 @@ def joined(
     *,
     timeout_seconds: int = _SECONDS_TO_FIND_EACH_OTHER,
 ) -> Iterator[None]:
-    """Joins the processes of a run and leaves them in the end; nothing of JAX may have run before.
+    """Join the processes of a run, and leave them at the end; call it before any JAX computation.
 
-    What goes wrong in here ends this process without waiting for the others, which notice.
+    An exception in this context ends the process without waiting for the others, which detect it.
 
     Args:
-      coordinator: host:port of the first process; all None: what the cluster's manager says
-        (SLURM, Kubernetes, Open MPI, Cloud TPU).
-      num_processes: of the run.
-      process_id: which of them this is, from 0.
-      timeout_seconds: for the processes to find each other [s].
+      coordinator: host:port of the first process. If all three are None, the cluster manager
+        provides them (SLURM, Kubernetes, Open MPI, Cloud TPU).
+      num_processes: number of processes of the run.
+      process_id: index of this process, from 0.
+      timeout_seconds: time limit for all processes to connect [s].
 
     Raises:
-      ConfigError: the arguments are no such thing, or there is no manager that says.
-      RunError: the processes did not find each other, or one of the others is gone.
+      ConfigError: the arguments are invalid, or no cluster manager was found.
+      RunError: the processes did not connect, or another one was lost.
     """
     _require_whole(coordinator, num_processes, process_id)
     _connect(coordinator, num_processes, process_id, timeout_seconds)
     stops = (
-        f"process {jax.process_index()} of {jax.process_count()} stops, because another one did; "
-        "the same commands go on from the last checkpoint when all are started again"
+        f"process {jax.process_index()} of {jax.process_count()} stops because another stopped; "
+        "start all processes again with the same commands to resume from the last checkpoint"
     )
     with _through_relay(stops):
         try:
             yield
-        except errors.Interrupted:  # all stop at the same place, and leave in good order
+        except errors.Interrupted:  # all stop at the same point and shut down normally
             jax.distributed.shutdown()
             raise
         except BaseException as error:
-            # Those who leave in good order wait for each other: not now.
+            # A normal shutdown waits for the other processes.
             atexit.register(_leave_at_once, 1)
             if not _tells_of_loss(error):
                 raise
@@ -99,7 +99,7 @@ def joined(
 def _require_whole(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Checks what the user says of the processes."""
+    """Check the distributed flags."""
     given = (coordinator, num_processes, process_id)
     if coordinator is None or num_processes is None or process_id is None:
         if given != (None, None, None):
@@ -120,39 +120,39 @@ def _require_whole(
 def _connect(
     coordinator: str | None, num_processes: int | None, process_id: int | None, timeout_seconds: int
 ) -> None:
-    """Joins the others; the arguments have been checked."""
+    """Join the other processes; the arguments are already checked."""
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
             coordinator,
             num_processes,
             process_id,
-            # What is said in full is not to be mixed with what is found.
+            # Explicit arguments are not mixed with detected ones.
             cluster_detection_method="deactivate" if coordinator else None,
             initialization_timeout=timeout_seconds,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     except ValueError as error:  # jax: "coordinator_address should be defined."
         raise config_lib.ConfigError(
-            "--distributed: no job of SLURM, Kubernetes, Open MPI or Cloud TPU was found here; "
+            "--distributed: no job of SLURM, Kubernetes, Open MPI or Cloud TPU was found; "
             f"need --coordinator, --num_processes and --process_id ({errors.first_line(error)})"
         ) from error
     except RuntimeError as error:
         atexit.register(_leave_at_once, 1)
-        where = coordinator or "the place that the cluster's manager named"
+        where = coordinator or "the address of the cluster manager"
         raise errors.RunError(
-            f"--distributed: the processes did not find each other at {where} within "
+            f"--distributed: the processes did not connect at {where} within "
             f"{timeout_seconds} s: {errors.first_line(error)}"
         ) from error
 
 
 @contextlib.contextmanager
 def _through_relay(last_word: str) -> Iterator[None]:
-    """Standard error goes through `relay` until this ends well, or the process does."""
+    """Filter standard error through `relay` until the context ends normally."""
     own = os.dup(2)
     command = [sys.executable, "-I", "-S", relay.__file__, last_word]
     reads, writes = os.pipe()
-    # Its own session: Ctrl-C is for us, and what we then say must still get through.
+    # Its own session: Ctrl-C stops this process, whose last messages must still pass.
     helper = subprocess.Popen(command, stdin=reads, start_new_session=True)
     os.dup2(writes, 2)
     os.close(reads)
@@ -165,7 +165,7 @@ def _through_relay(last_word: str) -> Iterator[None]:
 
 
 def _tells_of_loss(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that another process is gone."""
+    """Return whether an error, or its cause, means that another process was lost."""
     if error is None:
         return False
     raised_by_jax = isinstance(error, (RuntimeError, ValueError))
@@ -175,7 +175,7 @@ def _tells_of_loss(error: BaseException | None) -> bool:
 
 
 def _leave_at_once(status: int) -> None:
-    """Ends the process without JAX's own goodbye, which waits for processes that are gone."""
+    """End the process without JAX's shutdown, which waits for lost processes."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -1,7 +1,7 @@
-"""Where the time of a run goes: seconds of each part, and a trace of some microbatches.
+"""Profile of a run: seconds per part, and a trace of some microbatches.
 
-In the first epoch of a start the host waits for the device around every call that is timed, so that
-no part's time is counted as another's; what is computed stays the same. Later epochs run as ever.
+In the first epoch of a run the host waits for the device around every timed call, so that times
+do not overlap. The computed values stay the same. Later epochs run without these waits.
 """
 
 import dataclasses
@@ -22,57 +22,57 @@ from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
 FOLDER = "profile"
-COMPILATION = "compilation"  # what `timed` is told of a first step that is no part of an epoch
+COMPILATION = "compilation"  # name passed to `timed` for a first step outside an epoch
 _NUMBERS = "profile.json"
-_UNTRACED = 3  # microbatches before the trace: compilation is over
+_UNTRACED = 3  # microbatches before the trace, so that compilation is excluded
 _TRACED = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part of a run, in an epoch after compilation."""
+    """Time of a part of a run, in an epoch after compilation."""
 
     name: str
-    calls: int  # an epoch
+    calls: int  # per epoch
     seconds_a_call: float
 
     @property
     def seconds(self) -> float:
-        """Of an epoch."""
+        """Seconds per epoch."""
         return self.calls * self.seconds_a_call
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a profile found."""
+    """Results of a profile."""
 
     parts: list[Part]
-    compilation_seconds: float  # of the first step and microbatch, beyond what the others take
+    compilation_seconds: float  # of the first step and microbatch, in excess of the others
     device: str
-    # Of one compiled step, as XLA counts them; None where it does not.
+    # Of one compiled step, from XLA's cost analysis; None if not available.
     step_flops: float | None
     step_bytes: float | None  # read and written
     argument_bytes: int | None  # state and scenes
     temporary_bytes: int | None
-    operations: list[tuple[str, float]]  # of the trace: name and share of the time of all
+    operations: list[tuple[str, float]]  # of the trace: name and fraction of the total time
 
 
 class _Moment(NamedTuple):
-    """A microbatch; seconds of a clock."""
+    """Timestamps of a microbatch [s]."""
 
-    waited: float  # the step before it has ended
+    waited: float  # end of the previous step
     began: float
     drawn: float
 
 
 class Profile:
-    """Takes times and a trace; `source` and `timed` are for `observers.Observers`."""
+    """Timer and tracer of a run; `source` and `timed` are for `observers.Observers`."""
 
     def __init__(self, workdir: pathlib.Path, log_every: int):
-        """Measures nothing yet.
+        """Create a profile without measurements.
 
         Args:
-          workdir: gets a folder `profile`.
+          workdir: gets a directory `profile`.
           log_every: microbatches between rows of `metrics.jsonl`.
         """
         self.folder = workdir / FOLDER
@@ -84,11 +84,11 @@ class Profile:
         self._seconds: dict[str, list[float]] = {}
 
     def source(self, source: sources.Source) -> sources.Source:
-        """The same scenes; drawing them is timed."""
+        """Return a source of the same scenes that times the drawing."""
         return _Timed(source, self)
 
     def timed(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What the function returns; the host waits for it anyway."""
+        """Time a call and return its result, for which the host waits anyway."""
         self._end_trace()
         began = time.perf_counter()
         result = function(*arguments)
@@ -97,7 +97,7 @@ class Profile:
         return result
 
     def draw(self, source: sources.Source, state: state_lib.TrainState) -> scenes.Scene:
-        """The next microbatch; in the first epoch, when the step before it has ended."""
+        """Draw the next microbatch; in the first epoch, after the previous step has ended."""
         if self._epoch_over:
             return source.draw(state)
         jax.block_until_ready(state)
@@ -110,7 +110,7 @@ class Profile:
             self._traced.append(step)
         began = time.perf_counter()
         batch = jax.block_until_ready(source.draw(state))
-        # The first scenes are drawn once more before all steps: the later time counts.
+        # The first scenes are drawn once more before all steps: the later time is used.
         self._moments[step] = _Moment(waited, began, time.perf_counter())
         if self._shapes is None:
             self._shapes = jax.tree.map(_shape, (state, batch))
@@ -118,7 +118,7 @@ class Profile:
 
     def _begin_trace(self) -> None:
         options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0  # the calls of the interpreter would fill the trace
+        options.python_tracer_level = 0  # Python calls would fill the trace
         jax.profiler.start_trace(
             self.folder, create_perfetto_trace=processes.is_first(), profiler_options=options
         )
@@ -130,10 +130,10 @@ class Profile:
             self._tracing = False
 
     def finish(self) -> Measured | None:
-        """What was found, also written to `profile/profile.json`; None where nothing was trained.
+        """Return the results and write them to `profile/profile.json`; None without training.
 
         Raises:
-          OSError: it cannot be written.
+          OSError: the file cannot be written.
         """
         self._end_trace()
         if len(self._moments) < 2:
@@ -157,13 +157,13 @@ class Profile:
         return found
 
     def _parts(self) -> tuple[list[Part], float]:
-        """Means over the microbatches after the first that were not traced."""
+        """Return means over the untraced microbatches after the first."""
         steps = sorted(self._moments)
         moments = [self._moments[step] for step in steps]
         drawing = np.array([moment.drawn - moment.began for moment in moments])
-        # Of the last one, what comes after it has other things in it.
+        # The time after the last one includes other work.
         between = np.array([after.waited - at.drawn for at, after in itertools.pairwise(moments)])
-        # The first one compiles, and a trace costs time.
+        # The first one includes compilation, and tracing takes time.
         usual = np.array([step not in self._traced for step in steps])
         usual[0] = False
         usual |= ~usual.any()
@@ -180,7 +180,7 @@ class Profile:
             Part("host: rows, events, lines", -(-count // self._log_every), a_row),
         ]
         for name, seconds in self._seconds.items():
-            later = seconds[1:] or seconds  # the first may compile
+            later = seconds[1:] or seconds  # the first may include compilation
             if name != COMPILATION:
                 parts.append(Part(name, 1, float(np.mean(later))))
         first = [float(drawing[0] + between[0]) - a_draw - a_step]
@@ -189,7 +189,7 @@ class Profile:
 
 
 class _Timed:
-    """A source whose draws a profile watches."""
+    """Source whose draws are timed."""
 
     def __init__(self, source: sources.Source, profile: Profile):
         self._source, self._profile = source, profile
@@ -197,12 +197,12 @@ class _Timed:
         self.restore = source.restore
 
     def draw(self, state: state_lib.TrainState) -> scenes.Scene:
-        """The next microbatch."""
+        """Draw the next microbatch."""
         return self._profile.draw(self._source, state)
 
 
 def read(workdir: pathlib.Path) -> Measured | None:
-    """What the last profile of a run found; None where there is none."""
+    """Return the last profile of a run; None if there is none."""
     try:
         values = json.loads((workdir / FOLDER / _NUMBERS).read_text())
         parts = [Part(**part) for part in values["parts"]]
@@ -217,7 +217,7 @@ def _shape(array: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def _analysis(shapes: Any) -> tuple[dict[str, float], Any]:
-    """XLA's count of a step's operations and bytes, and its plan of the memory."""
+    """Return XLA's cost analysis of a step and its memory plan."""
     state, batch = shapes
     compiled = step_lib.donating_step.lower(step_lib.for_program(state), batch).compile()
     cost = compiled.cost_analysis() or {}
@@ -225,15 +225,15 @@ def _analysis(shapes: Any) -> tuple[dict[str, float], Any]:
 
 
 def operations(folder: pathlib.Path, most: int = 8) -> list[tuple[str, float]]:
-    """The operations that took longest in the newest trace of a folder.
+    """Return the longest operations in the newest trace of a directory.
 
     Args:
-      folder: that `jax.profiler` wrote to.
-      most: how many are named.
+      folder: directory written by `jax.profiler`.
+      most: maximum number of operations.
 
     Returns:
-      Program and operation, and its share of the time of all; what others take within an
-      operation is theirs. The longest first; none without a trace.
+      Program and operation, and its fraction of the total time, the longest first. Nested
+      operations count for themselves. Empty without a trace.
     """
     traces = sorted(folder.glob("plugins/profile/*/*.xplane.pb"), key=lambda p: p.parent.name)
     if not traces:
@@ -248,7 +248,7 @@ def operations(folder: pathlib.Path, most: int = 8) -> list[tuple[str, float]]:
 
 
 def _operations_of(line: Any) -> list[tuple[float, float, str]]:
-    """Start [ns], end [ns] and name of the operations of a thread or a stream."""
+    """Return start [ns], end [ns] and name of the operations of a thread or stream."""
     found = []
     for event in line.events:
         stats = dict(event.stats)
@@ -259,7 +259,7 @@ def _operations_of(line: Any) -> list[tuple[float, float, str]]:
 
 
 def _add_own_time(events: list[tuple[float, float, str]], seconds: dict[str, float]) -> None:
-    """Adds to each name the time of its events less that of the events within them [s]."""
+    """Add to each name the time of its events without that of nested events [s]."""
     around: list[tuple[float, str]] = []
     for start, end, name in sorted(events, key=lambda event: (event[0], -event[1])):
         while around and around[-1][0] <= start:

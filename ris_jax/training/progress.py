@@ -1,6 +1,6 @@
-"""How far a run is, and what its microbatches add up to; saved with every checkpoint.
+"""Progress of a run and sums over its microbatches; saved with every checkpoint.
 
-Sums are exact: no stop on the way changes the last bit of a mean.
+Sums are exact: an interruption does not change the last bit of a mean.
 """
 
 import dataclasses
@@ -16,16 +16,16 @@ from ris_jax import config as config_lib
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """Counts and sums over some microbatches. Sums are fractions, in which nothing is rounded."""
+    """Counts and sums over microbatches. Sums are fractions, without rounding."""
 
     microbatches: int = 0
     finite: int = 0
     updates: int = 0
-    loss: Fraction | None = Fraction(0)  # over the finite ones; None: a value was not finite
-    nmse: Fraction | None = Fraction(0)  # likewise
+    loss: Fraction | None = Fraction(0)  # over finite microbatches; None: a value was not finite
+    nmse: Fraction | None = Fraction(0)  # as `loss`
 
     def plus(self, metrics: Mapping[str, Any]) -> "Tally":
-        """With one microbatch more; a skipped one counts, and its loss does not."""
+        """Add one microbatch; a skipped one is counted without its loss."""
         counted = dataclasses.replace(
             self,
             microbatches=self.microbatches + 1,
@@ -42,11 +42,11 @@ class Tally:
 
     @property
     def mean_loss(self) -> float:
-        """Of the finite microbatches; NaN where there are none."""
+        """Return the mean loss of the finite microbatches; NaN without any."""
         return self._mean(self.loss)
 
     def epoch_row(self) -> dict[str, Any]:
-        """What an epoch's row says of its training scenes."""
+        """Return the training fields of an epoch's row."""
         return {
             "train_loss": self._mean(self.loss),
             "train_nmse": self._mean(self.nmse),
@@ -59,7 +59,7 @@ class Tally:
         return math.nan if total is None or not self.finite else float(total) / self.finite
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values, from which `Progress.from_json` makes the same tally."""
+        """Return JSON values that `Progress.from_json` restores."""
         sums = {name: getattr(self, name) for name in ("loss", "nmse")}
         return dataclasses.asdict(self) | {
             name: None if total is None else str(total) for name, total in sums.items()
@@ -68,36 +68,36 @@ class Tally:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What the loop knows of the run so far; saved with every checkpoint."""
+    """Progress of the loop; saved with every checkpoint."""
 
-    epoch: int = 0  # finished ones
+    epoch: int = 0  # finished epochs
     best_epoch: int = 0
     best_val_nmse: float = math.inf
-    data: dict[str, Any] | None = None  # where in the records; None: scenes are simulated
-    so_far: Tally = Tally()  # the microbatches of the epoch that is not finished
-    window: Tally = Tally()  # those of them that no row of metrics.jsonl tells of yet
+    data: dict[str, Any] | None = None  # position in the records; None: simulated scenes
+    so_far: Tally = Tally()  # microbatches of the unfinished epoch
+    window: Tally = Tally()  # those not yet in a row of metrics.jsonl
 
     def plus(self, metrics: dict[str, Any]) -> "Progress":
-        """The progress after one microbatch more."""
+        """Return the progress after one more microbatch."""
         both = {"so_far": self.so_far.plus(metrics), "window": self.window.plus(metrics)}
         return dataclasses.replace(self, **both)
 
     def after(self, epoch: int, val_nmse: float, data: dict[str, Any] | None) -> "Progress":
-        """The progress once `epoch` has ended with `val_nmse`, the next scenes being at `data`."""
+        """Return the progress after `epoch` with its `val_nmse`; the next scenes are at `data`."""
         if val_nmse < self.best_val_nmse:
             return Progress(epoch, epoch, val_nmse, data)
         return Progress(epoch, self.best_epoch, self.best_val_nmse, data)
 
     def at(self, data: dict[str, Any] | None) -> "Progress":
-        """With the place in the records."""
+        """Return the progress with another position in the records."""
         return dataclasses.replace(self, data=data)
 
     def microbatches(self, training: config_lib.TrainingConfig) -> int:
-        """How many the run has behind it."""
+        """Return the number of finished microbatches of the run."""
         return self.epoch * training.steps_per_epoch + self.so_far.microbatches
 
     def place(self, training: config_lib.TrainingConfig) -> str:
-        """In words: ``epoch 3 of 8``, ``microbatch 17 of 50 in epoch 4 of 8``."""
+        """Describe it: ``epoch 3 of 8``, ``microbatch 17 of 50 in epoch 4 of 8``."""
         if self.so_far.microbatches == 0:
             return f"epoch {self.epoch} of {training.epochs}"
         return (
@@ -106,22 +106,22 @@ class Progress:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values, from which `from_json` makes the same progress."""
+        """Return JSON values that `from_json` restores."""
         tallies = {name: getattr(self, name).to_json() for name in ("so_far", "window")}
         return dataclasses.asdict(self) | tallies
 
     @classmethod
     def from_json(cls, values: Any) -> "Progress":
-        """The progress of `to_json`.
+        """Restore the progress from the values of `to_json`.
 
         Raises:
-          ValueError: these are other values.
+          ValueError: the values are invalid.
         """
         try:
             return dacite.from_dict(
                 cls, values, dacite.Config(strict=True, type_hooks={Fraction: Fraction})
             )
-        # dacite lets out what a value that is no object, or no fraction, makes of it.
+        # dacite passes on any exception of an invalid object or fraction.
         except (dacite.DaciteError, TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(str(error)) from error
 

@@ -1,4 +1,4 @@
-"""What a run writes for people and programs: metrics.jsonl, run.log, TensorBoard events, a bar."""
+"""Records of a run: metrics.jsonl, run.log, TensorBoard events, a progress bar."""
 
 import datetime
 import json
@@ -24,21 +24,21 @@ _FULLY_LOGGED_MICROBATCHES = 3
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value; what is not finite becomes null, which every reader understands."""
+    """Convert to a JSON value; non-finite numbers become null, which every reader accepts."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
 
 def _counted(row: dict[str, Any]) -> bool:
-    """Whether the places of a row in its run are whole numbers."""
+    """Return whether the epoch and microbatch of a row are whole numbers."""
     return all(isinstance(row.get(name, 0), int) for name in ("epoch", "microbatch")) and (
         "epoch" in row
     )
 
 
 def read_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """All whole rows of `metrics.jsonl`; a line that was cut short is left out."""
+    """Read the complete rows of `metrics.jsonl`; a truncated line is skipped."""
     path = workdir / METRICS_NAME
     if not path.exists():
         return []
@@ -46,7 +46,7 @@ def read_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().split(b"\n"):
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError):  # not JSON, or not even text
+        except (ValueError, RecursionError):  # not JSON, or not text
             continue
         if isinstance(row, dict) and isinstance(row.get("kind"), str) and _counted(row):
             rows.append(row)
@@ -54,7 +54,7 @@ def read_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def epoch_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of finished epochs."""
+    """Read the rows of finished epochs."""
     return [row for row in read_rows(workdir) if row["kind"] == "epoch"]
 
 
@@ -66,7 +66,7 @@ class LogLine(NamedTuple):
 
 
 def read_log(workdir: pathlib.Path) -> list[LogLine]:
-    """What was printed in all starts of a run, and when; nothing where there is no log."""
+    """Read the lines printed in all starts of a run; empty without a log."""
     path = workdir / LOG_NAME
     if not path.exists():
         return []
@@ -75,36 +75,36 @@ def read_log(workdir: pathlib.Path) -> list[LogLine]:
 
 
 def starts(log: list[LogLine]) -> list[int]:
-    """After how many epochs each start of a run began."""
+    """Return the number of finished epochs at each start of a run."""
     texts = [line.text.removeprefix(_STARTED) for line in log if line.text.startswith(_STARTED)]
     return [int(text) for text in texts if text.isdecimal()]
 
 
 def warnings(log: list[LogLine]) -> list[LogLine]:
-    """What a run complained about."""
+    """Return the warnings of a run."""
     return [line for line in log if line.text.startswith(WARNING)]
 
 
 def _after(folder: pathlib.Path, now: int) -> int:
-    """A number for a new file of events: TensorBoard reads files by name, and clocks jump back."""
+    """Number a new event file: TensorBoard reads files by name, and clocks can jump back."""
     parts = (path.name.split(".") for path in folder.glob("events.out.tfevents.*"))
     numbers = (int(part[3]) for part in parts if part[3].isdigit())
     return max(now, 1 + max(numbers, default=-1))
 
 
 class _Events:
-    """TensorBoard scalars and images, written by the thread that asks for it.
+    """Writer of TensorBoard scalars and images in the calling thread.
 
-    `tensorboardX.SummaryWriter` writes from a thread of its own, which a full disk ends; the
-    queue to it then fills up and the run waits for ever.
+    `tensorboardX.SummaryWriter` writes from its own thread, which ends on a full disk. Its queue
+    then fills up and the run blocks.
     """
 
     def __init__(self, folder: pathlib.Path, next_position: int):
-        """Opens a new file of events.
+        """Open a new event file.
 
         Args:
-          folder: of the run's events.
-          next_position: events of earlier files from here on are hidden: they happen again.
+          folder: directory of the run's events.
+          next_position: events of earlier files from here on are hidden, because they are repeated.
         """
         from tensorboardX import RecordWriter  # slow to import
         from tensorboardX.proto import event_pb2, summary_pb2
@@ -112,7 +112,7 @@ class _Events:
         folder.mkdir(exist_ok=True)
         now = time.time()
         name = f"events.out.tfevents.{_after(folder, int(now)):010d}.{socket.gethostname()}"
-        event: Any = event_pb2  # generated: its names are not there to be checked
+        event: Any = event_pb2  # generated code without names for type checkers
         summary: Any = summary_pb2
         self._event, self._summary = event.Event, summary.Summary
         self._writer = RecordWriter(str(folder / name))
@@ -125,17 +125,17 @@ class _Events:
         self._writer.write(self._event(**fields).SerializeToString())
 
     def scalars(self, values: Mapping[str, float], position: int) -> None:
-        """Writes one number a name; they reach the disk now and then."""
+        """Write one number per name; they are flushed periodically."""
         pairs = [self._summary.Value(tag=name, simple_value=x) for name, x in values.items()]
         self._write(step=position, summary=self._summary(value=pairs), wall_time=time.time())
         if time.monotonic() - self._last_flush > _SECONDS_BETWEEN_FLUSHES:
             self.flush()
 
     def images(self, pictures: Mapping[str, bytes], position: int) -> None:
-        """Writes one PNG a name."""
+        """Write one PNG per name."""
         values = []
         for name, png in pictures.items():
-            # The first chunk of every PNG says how large it is.
+            # The first chunk of every PNG holds its size.
             width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
             image = self._summary.Image(
                 width=width, height=height, colorspace=4, encoded_image_string=png
@@ -144,24 +144,24 @@ class _Events:
         self._write(step=position, summary=self._summary(value=values), wall_time=time.time())
 
     def flush(self) -> None:
-        """Waits until the events are on disk."""
+        """Wait until the events are on disk."""
         self._last_flush = time.monotonic()
         self._writer.flush()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Close the file."""
         self._writer.close()
 
 
 def _is_behind(row: dict[str, Any], epochs_done: int, microbatches_done: int) -> bool:
-    """Whether what a row tells of is not run again."""
+    """Return whether the part of a run that a row describes is not repeated."""
     if row["kind"] == "microbatch":
         return row.get("microbatch", math.inf) <= microbatches_done
     return row["epoch"] <= epochs_done
 
 
 class Recorder:
-    """Appends rows, draws the bar, prints lines. Use as a context manager."""
+    """Writer of rows, log lines and the progress bar. Use as a context manager."""
 
     def __init__(
         self,
@@ -170,12 +170,12 @@ class Recorder:
         microbatches_done: int,
         total_microbatches: int,
     ):
-        """Opens the run's records and drops rows of what will be run again.
+        """Open the run's records and drop rows that will be repeated.
 
         Args:
-          workdir: the run's folder.
-          epochs_done: epochs that the restored checkpoint has behind it.
-          microbatches_done: likewise, of the whole run; 0: the run starts.
+          workdir: work directory of the run.
+          epochs_done: finished epochs of the restored checkpoint.
+          microbatches_done: finished microbatches of the whole run; 0: a new run.
           total_microbatches: of the whole run, for the bar.
 
         Raises:
@@ -219,7 +219,7 @@ class Recorder:
             except OSError as error:
                 if kind is None:
                     raise self._unwritable(error) from error
-                # Otherwise what is on its way out says more.
+                # Otherwise the pending exception is more informative.
 
     def _unwritable(self, error: OSError) -> errors.RunError:
         return errors.RunError(
@@ -228,7 +228,7 @@ class Recorder:
         )
 
     def line(self, text: str) -> None:
-        """Prints a line, above the bar if there is one, and keeps it in the log."""
+        """Print a line, above the bar if there is one, and write it to the log."""
         self._note(text)
         if self._bar is not None:
             self._bar.write(text)
@@ -244,7 +244,7 @@ class Recorder:
             raise self._unwritable(error) from error
 
     def row(self, kind: str, position: int, values: dict[str, Any]) -> None:
-        """Appends a row to metrics.jsonl and its numbers to TensorBoard."""
+        """Append a row to metrics.jsonl and its numbers to TensorBoard."""
         row = {"kind": kind} | {name: _plain(value) for name, value in values.items()}
         numbers = {
             f"{kind}/{name}": value
@@ -259,7 +259,7 @@ class Recorder:
             raise self._unwritable(error) from error
 
     def images(self, pictures: Mapping[str, bytes], position: int) -> None:
-        """Adds figures, PNG by name, to TensorBoard; the caller syncs."""
+        """Add figures, PNG by name, to TensorBoard; the caller syncs."""
         if not pictures:
             return
         try:
@@ -268,7 +268,7 @@ class Recorder:
             raise self._unwritable(error) from error
 
     def sync(self) -> None:
-        """Waits until the rows are on disk: a checkpoint must not be ahead of them."""
+        """Wait until the rows are on disk: a checkpoint must not be ahead of them."""
         try:
             os.fsync(self._file.fileno())
             self._events.flush()
@@ -276,12 +276,12 @@ class Recorder:
             raise self._unwritable(error) from error
 
     def full_log(self, metrics: dict[str, Any]) -> None:
-        """The first microbatches in the form that users of the reference know."""
+        """Print the first microbatches in the format of the reference code."""
         number = metrics["microbatch"]
         if number > _FULLY_LOGGED_MICROBATCHES:
             return
         rates = f"{metrics['lr_backbone']:.2e}, {metrics['lr_head']:.2e}"
-        step = metrics["update"] + (not metrics["update_applied"])  # the one it works towards
+        step = metrics["update"] + (not metrics["update_applied"])  # the pending update
         self.line(f"[OPT] step {step} / batch {number} LRs=[{rates}]")
         self.line(
             f"[GRAD] backbone={metrics['grad_norm_backbone']:.3e} "
@@ -289,12 +289,12 @@ class Recorder:
         )
 
     def skip(self, microbatches: int) -> None:
-        """Moves the bar past what an earlier start of the run has done."""
+        """Advance the bar past the microbatches of earlier starts."""
         if self._bar is not None:
             self._bar.update(microbatches)
 
     def advance(self, microbatches: int, epoch: int, loss: float) -> None:
-        """Moves the bar, or prints a line now and then where there is no terminal."""
+        """Advance the bar, or print a line periodically without a terminal."""
         if self._bar is not None:
             self._bar.set_postfix(epoch=epoch, loss=f"{loss:.4f}", refresh=False)
             self._bar.update(microbatches)
@@ -304,28 +304,28 @@ class Recorder:
 
 
 class Silent(Recorder):
-    """Writes and prints nothing: of several processes one records."""
+    """Recorder without output, for all processes but the first."""
 
     def __init__(self):
-        """Opens nothing."""
+        """Open nothing."""
 
     def __exit__(self, *_: object) -> None:
-        """Closes nothing."""
+        """Close nothing."""
 
     def line(self, text: str) -> None:
-        """Prints nothing."""
+        """Print nothing."""
 
     def row(self, kind: str, position: int, values: dict[str, Any]) -> None:
-        """Appends nothing."""
+        """Append nothing."""
 
     def images(self, pictures: Mapping[str, bytes], position: int) -> None:
-        """Adds nothing."""
+        """Add nothing."""
 
     def sync(self) -> None:
-        """Waits for nothing."""
+        """Wait for nothing."""
 
     def skip(self, microbatches: int) -> None:
-        """Moves no bar."""
+        """Move no bar."""
 
     def advance(self, microbatches: int, epoch: int, loss: float) -> None:
-        """Moves no bar."""
+        """Move no bar."""

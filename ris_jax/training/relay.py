@@ -1,8 +1,8 @@
-"""Passes standard error on, without what JAX prints as it ends a process that lost another.
+"""Filter standard error: drop JAX's output when it aborts a process that lost another.
 
-The service between the processes of a run aborts those that are left, with a page of its own
-addresses. This program reads their standard error and says one line instead; `processes` starts it
-by its path, so that it needs nothing and is there at once.
+JAX's coordination service aborts the remaining processes and prints a long stack trace. This
+program reads their standard error and prints one line instead. `processes` starts it by its
+path, so that it imports nothing and starts at once.
 """
 
 import sys
@@ -13,12 +13,12 @@ _OURS = b"ris-jax: "
 
 
 def relay(source: BinaryIO, sink: BinaryIO, last_word: str) -> None:
-    """Copies lines until there are no more.
+    """Copy lines until the source ends.
 
     Args:
-      source: what a process writes.
-      sink: where it is to go; after an abort only lines of our own do.
-      last_word: said in the end when there was an abort and no line of our own.
+      source: standard error of a process.
+      sink: destination; after an abort only lines of this package pass.
+      last_word: printed at the end after an abort, if no line of this package passed.
     """
     aborted = told = False
     for line in source:

@@ -1,7 +1,8 @@
-"""The checkpoints of a run: one an epoch, and one within an epoch where a signal ended it.
+"""Retention of checkpoints: one per epoch, and one within an epoch after a signal.
 
-What is within an epoch has a folder of its own, `interrupted`, and is named by its microbatch. It
-goes as soon as an epoch's checkpoint has come further; the best and the newest never depend on it.
+A checkpoint within an epoch has its own directory, `interrupted`, and is numbered by its
+microbatch. It is removed once an epoch's checkpoint has advanced further. The best and the newest
+checkpoints never depend on it.
 """
 
 import pathlib
@@ -16,15 +17,15 @@ EPOCHS, WITHIN = "checkpoints", "interrupted"
 
 
 def any_in(workdir: pathlib.Path) -> bool:
-    """Whether a folder has a checkpoint, or what is left of one."""
+    """Return whether a directory has a checkpoint, complete or partial."""
     return any(any((workdir / name).glob("*")) for name in (EPOCHS, WITHIN))
 
 
 class Saves:
-    """Writes a run's checkpoints, and finds the newest one of either kind."""
+    """Checkpoints of a run, of finished epochs and within an epoch."""
 
     def __init__(self, workdir: pathlib.Path, training: config_lib.TrainingConfig):
-        """Opens them; of several processes all must do this, and everything else here, at once."""
+        """Open the checkpoints; every process must call each method together."""
         self._workdir, self._steps_per_epoch = workdir, training.steps_per_epoch
         self._epochs = checkpoint.Checkpoints(workdir, training.keep_checkpoints)
 
@@ -34,7 +35,7 @@ class Saves:
     def restore_newest(
         self, template: state_lib.TrainState
     ) -> tuple[checkpoint.Restored | None, list[str]]:
-        """The newest checkpoint that is whole, and a warning for each one passed over.
+        """Restore the newest intact checkpoint, with a warning for each damaged one.
 
         Raises:
           ConfigError, RunError: as `checkpoint.Checkpoints.restore_newest`.
@@ -53,7 +54,7 @@ class Saves:
     def save_epoch(
         self, state: state_lib.TrainState, epoch: int, progress: dict[str, Any], val_nmse: float
     ) -> None:
-        """Writes a finished epoch's checkpoint; what was within an epoch is superseded.
+        """Write a finished epoch's checkpoint and drop the one within the epoch.
 
         Raises:
           RunError: as `checkpoint.Checkpoints.save`.
@@ -64,7 +65,7 @@ class Saves:
     def save_within(
         self, state: state_lib.TrainState, microbatch: int, progress: dict[str, Any]
     ) -> None:
-        """Writes a checkpoint between two microbatches of the run, unless there is one.
+        """Write a checkpoint between two microbatches, unless it exists.
 
         Raises:
           RunError: as `checkpoint.Checkpoints.save`.
@@ -76,7 +77,7 @@ class Saves:
             within.save(state, microbatch, progress, float("inf"))
 
     def _drop_within(self) -> None:
-        """Removes it; nobody may read what is half removed."""
+        """Remove the checkpoint within an epoch; no process reads it until removal is complete."""
         if processes.is_first() and (self._workdir / WITHIN).is_dir():
             for manifest in (self._workdir / WITHIN).glob("*.json"):
                 manifest.unlink(missing_ok=True)

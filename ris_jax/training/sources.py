@@ -1,4 +1,4 @@
-"""Where training takes its scenes from: the simulator, or records on disk."""
+"""Sources of training scenes: the simulator, or records on disk."""
 
 import functools
 from collections.abc import Callable
@@ -16,67 +16,67 @@ from ris_jax.training import devices, evaluation
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
-Position = dict[str, Any]  # JSON: whose scenes, and which comes next
+Position = dict[str, Any]  # JSON: identity of the scenes, and the next one
 
 # The splits of records have the names of the simulator's streams.
 _TRAIN = "train"
 
 
 class Source(Protocol):
-    """What the loop asks for."""
+    """Interface of a scene source."""
 
     def draw(self, state: state_lib.TrainState) -> scenes.Scene:
-        """The next microbatch."""
+        """Draw the next microbatch."""
         ...
 
     def heldout(self, name: str, num_scenes: int) -> evaluation.Heldout:
-        """The first scenes of a stream or split, at most `num_scenes`."""
+        """Return the first scenes of a stream or split, at most `num_scenes`."""
         ...
 
     def position(self) -> Position | None:
-        """What to save with a checkpoint; None where the state's step says it all."""
+        """Return the position to save with a checkpoint; None if the state's step determines it."""
         ...
 
     def restore(self, position: Position | None) -> None:
-        """Goes on from a saved position.
+        """Continue from a saved position.
 
         Raises:
-          ConfigError: it is of other scenes.
+          ConfigError: the position belongs to other scenes.
         """
         ...
 
 
 class Simulated:
-    """Scenes drawn on the device; which ones follows from the state's step alone."""
+    """Scenes drawn on the device, determined by the state's step alone."""
 
     def __init__(self, config: config_lib.Config, placement: devices.Placement):
         self._config, self._placement = config, placement
 
     def draw(self, state: state_lib.TrainState) -> scenes.Scene:
-        """The microbatch of the state's step."""
+        """Draw the microbatch of the state's step."""
         return step_lib.draw_batch(state.config, state.step)
 
     def heldout(self, name: str, num_scenes: int) -> evaluation.Heldout:
-        """The first scenes of a stream."""
+        """Draw the first scenes of a stream."""
         return evaluation.draw_heldout(self._config, name, num_scenes, self._placement.batch)
 
     def position(self) -> None:
-        """Nothing but the step."""
+        """Return None: the step is sufficient."""
 
     def restore(self, position: Position | None) -> None:
-        """Nothing to be done.
+        """Check that the run was trained on simulated scenes; there is no position to restore.
 
         Raises:
           ConfigError: the run was trained on records.
         """
         if position is not None:
             raise config_lib.ConfigError(
-                f"--data: need the records that the run began with ({_named(position)}); got none"
+                f"--data: need the records of this run ({_named(position)}); got none"
             )
 
 
 class Stored:
-    """Scenes of records, each once a pass; which ones come next is in the iterator's state."""
+    """Scenes of records, each once per pass; the iterator's state determines the next ones."""
 
     def __init__(
         self,
@@ -84,16 +84,16 @@ class Stored:
         dataset: record_dataset.Dataset,
         placement: devices.Placement,
     ):
-        """Opens an iterator at its first microbatch.
+        """Open an iterator at its first microbatch.
 
         Args:
-          config: the run; its system and number of sources must be those of the records.
+          config: the run; its system and number of sources must match the records.
           dataset: of the run.
           placement: the devices that share every microbatch.
 
         Raises:
-          ConfigError: they are others, or the configuration asks for `fixed_scenes`.
-          RunError: there are no scenes to train on, or none to validate on.
+          ConfigError: they do not match, or the configuration sets `fixed_scenes`.
+          RunError: there are no scenes for training or for validation.
         """
         require_alike(config, dataset)
         self._config, self._dataset, self._placement = config, dataset, placement
@@ -108,22 +108,22 @@ class Stored:
         )
 
     def draw(self, state: state_lib.TrainState) -> scenes.Scene:
-        """The next microbatch, on its way to the devices; each process has read its rows."""
+        """Read the next microbatch and transfer it; each process reads its rows."""
         del state
         return as_scene(next(self._batches), self._placement)
 
     def heldout(self, name: str, num_scenes: int) -> evaluation.Heldout:
-        """The first scenes of a split, prepared on the device; fewer if it has fewer."""
+        """Prepare the first scenes of a split on the device; fewer if the split is smaller."""
         split = self._dataset.split(name)
         count = min(num_scenes, len(split))
         return stored_heldout(self._config, split.gather, count, self._placement)
 
     def position(self) -> Position:
-        """The iterator's state, and whose it is."""
+        """Return the iterator's state and the identity of the records."""
         return {"identity": self._dataset.identity, "iterator": self._batches.get_state()}
 
     def restore(self, position: Position | None) -> None:
-        """Sets the iterator's state.
+        """Set the iterator's state.
 
         Raises:
           ConfigError: the run was trained on other scenes.
@@ -132,7 +132,7 @@ class Stored:
         if position is None or position["identity"] != ours:
             there = "simulated scenes" if position is None else _named(position)
             raise config_lib.ConfigError(
-                f"--data: need what the run began with ({there}); got {self._dataset.folder} "
+                f"--data: need the scenes of this run ({there}); got {self._dataset.folder} "
                 f"(records {ours[:12]})"
             )
         self._batches.set_state(position["iterator"])
@@ -144,17 +144,17 @@ def stored_heldout(
     num_scenes: int,
     placement: devices.Placement,
 ) -> evaluation.Heldout:
-    """Stored scenes to score a network on, prepared on the devices.
+    """Prepare stored scenes on the devices for scoring a network.
 
     Args:
       config: the run, with the system of the scenes.
-      gather: gives the scenes with some indices, as `record_dataset.Split.gather` does.
-      num_scenes: how many, from the first on.
+      gather: returns the scenes at given indices, as `record_dataset.Split.gather`.
+      num_scenes: number of scenes, from the first on.
       placement: the devices that share every batch; each process gathers its rows.
     """
     size, batches = config.training.batch_size, []
     for start in range(0, num_scenes, size):
-        # The last batch is filled from the beginning: one shape, and what is beyond is cut off.
+        # The last batch is padded with the first scenes, for one shape; the padding is dropped.
         indices = (start + np.arange(size)) % num_scenes
         mine = np.array_split(indices, jax.process_count())[jax.process_index()]
         batches.append(step_lib.prepared(as_scene(gather(mine), placement), config))
@@ -166,10 +166,10 @@ def _named(position: Position) -> str:
 
 
 def require_alike(config: config_lib.Config, dataset: record_dataset.Dataset) -> None:
-    """The configuration describes the records, as far as a network sees it.
+    """Check that the configuration matches the records in all fields that a network depends on.
 
     Raises:
-      ConfigError: it does not, the field is named; or it asks for `fixed_scenes`.
+      ConfigError: a field differs (it is named), or `fixed_scenes` is set.
     """
     ours, theirs = (config_lib.flatten(config_lib.to_dict(c)) for c in (config, dataset.config))
     for name in ours:
@@ -186,14 +186,14 @@ def require_alike(config: config_lib.Config, dataset: record_dataset.Dataset) ->
 
 
 def as_scene(batch: record_dataset.Batch, placement: devices.Placement) -> scenes.Scene:
-    """What came from disk, on the devices; the signals, which are not stored, are of no source.
+    """Transfer a stored batch to the devices; stored scenes have no signals.
 
     Args:
       batch: this process's rows of a batch.
       placement: the devices of all processes.
     """
     stored = batch.scenes
-    # As plain words: one transfer, not one a field.
+    # As plain words: one transfer instead of one per field.
     words = stored.view(np.uint32).reshape(len(stored), -1)
     shared = len(batch.codes) == 1 < len(stored)
     put = jax.make_array_from_process_local_data
@@ -206,7 +206,7 @@ def as_scene(batch: record_dataset.Batch, placement: devices.Placement) -> scene
 
 @functools.partial(jax.jit, static_argnums=0)
 def _unpacked(dtype: np.dtype, words: UInt32[Array, "B W"], codes: Array) -> scenes.Scene:
-    """The fields of a `records.scene_dtype`; codes that all scenes share are repeated here."""
+    """Unpack the fields of a `records.scene_dtype`; codes shared by all scenes are repeated."""
     size = words.shape[0]
     fields = {}
     layout: dict[Any, Any] = dict(dtype.fields or {})

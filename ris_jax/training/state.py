@@ -1,4 +1,4 @@
-"""Training state: one immutable pytree, an argument and a result of every step."""
+"""Training state: one immutable pytree, argument and result of every step."""
 
 import dataclasses
 import functools
@@ -20,20 +20,20 @@ from ris_jax.training import devices, optimizer
 
 
 class Hyperparameters(NamedTuple):
-    """What of a configuration a step reads as data: runs that differ in it share the program."""
+    """Fields of a configuration that a step reads as data; runs that differ in them share it."""
 
     optimizer: optimizer.Hyperparameters
-    loss: dict[str, Array | np.float32]  #: weights of the terms that are not zero
-    steps_per_epoch: Any  #: microbatches, [], an array or a number of NumPy
+    loss: dict[str, Array | np.float32]  #: weights of the nonzero terms
+    steps_per_epoch: Any  #: microbatches, [], an array or a NumPy number
     seed: Any  #: 32 bits, [], an array or a number of NumPy
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that changes while training, and the static definition of what is trained."""
+    """Arrays that change during training, and the static definition of the model."""
 
-    step: Int[Array, ""]  #: microbatches seen: also the data position
+    step: Int[Array, ""]  #: processed microbatches; also the data position
     params: Any
-    ema_params: Any  #: moving average over updates; what validation and inference use
+    ema_params: Any  #: moving average over updates, used by validation and inference
     opt_state: optax.OptState  #: of packed parameters, see `ris_jax.training.packing`
     hyper: Hyperparameters
     config: config_lib.Config = struct.field(pytree_node=False)
@@ -44,9 +44,9 @@ class TrainState(struct.PyTreeNode):
 
 @functools.cache
 def program_config(config: config_lib.Config) -> config_lib.Config:
-    """What of a configuration a step is compiled for; all else is as in every other one.
+    """Reduce a configuration to the fields a step is compiled for; others get fixed values.
 
-    That is data (`Hyperparameters`), or of the loop, or of how scenes are drawn.
+    The other fields are data (`Hyperparameters`), or belong to the loop or the scene generator.
     """
     loss = dataclasses.asdict(config.loss)
     return dataclasses.replace(
@@ -59,7 +59,7 @@ def program_config(config: config_lib.Config) -> config_lib.Config:
 
 
 def hyperparameters(config: config_lib.Config) -> Hyperparameters:
-    """Those of a run, on the host."""
+    """Return the hyperparameters of a run, on the host."""
     weights = dataclasses.asdict(config.loss)
     return Hyperparameters(
         optimizer.hyperparameters(config.optimizer, config.total_updates),
@@ -71,7 +71,7 @@ def hyperparameters(config: config_lib.Config) -> Hyperparameters:
 
 @functools.cache
 def _optimizer(program: config_lib.Config) -> optax.GradientTransformationExtraArgs:
-    """One optimizer object for a program: another would make `jax.jit` trace again."""
+    """Create one optimizer object per program; another object would retrace `jax.jit`."""
     packed = optimizer.layout(parameter_shapes(program), program.optimizer.method)
     return optimizer.create_optimizer(program.optimizer, packed)
 
@@ -82,12 +82,12 @@ def _shapes(program: config_lib.Config) -> tuple[Any, Any]:
 
 
 def graphdef(config: config_lib.Config) -> Any:
-    """The network's definition without its parameters."""
+    """Return the network's definition without its parameters."""
     return _shapes(program_config(config))[0]
 
 
 def parameter_shapes(config: config_lib.Config) -> Any:
-    """The network's parameters as shapes and types."""
+    """Return the shapes and types of the network's parameters."""
     return _shapes(program_config(config))[1]
 
 
@@ -98,15 +98,15 @@ def _model(config: config_lib.Config, key: jax.Array) -> Any:
 def create_train_state(
     config: config_lib.Config, placement: devices.Placement | None = None
 ) -> TrainState:
-    """The state before the first step, a function of the configuration alone.
+    """Create the state before the first step, a function of the configuration alone.
 
     Args:
       config: the run.
-      placement: where it lives, and where its steps are computed; one device if not given.
+      placement: devices of the state and its steps; one device by default.
 
     Returns:
-      A `TrainState`; its parameters come from `config.training.seed`. It is committed to its
-      devices, as a restored one is: otherwise the two would compile the step twice.
+      A `TrainState` with parameters from `config.training.seed`. It is committed to its devices,
+      like a restored state; otherwise the step would be compiled twice.
     """
     make = _maker(program_config(config), placement or devices.one_device())
     return make(hyperparameters(config)).replace(config=config)
@@ -119,13 +119,13 @@ def _maker(
     make = functools.partial(_initial_state, program, placement)
     hyper = hyperparameters(program)
     made = jax.jit(make, out_shardings=shardings(jax.eval_shape(make, hyper)))
-    # It runs once: what compiles fast is fast.
+    # It runs once, so compile time dominates.
     options: Any = compilation.compiler_options() | {"xla_backend_optimization_level": 0}
     return made.lower(hyper).compile(compiler_options=options)
 
 
 def shardings(state: TrainState) -> TrainState:
-    """Where every array of a state lives, in the place of the array."""
+    """Return the sharding of every array of a state, in the same tree."""
     placement = state.placement
     everywhere = jax.tree.map(lambda _: placement.replicated, state)
     return everywhere.replace(
@@ -159,13 +159,13 @@ def predict(
     *,
     rngs: nnx.Rngs | None = None,
 ) -> losses.Prediction:
-    """The network's output for a batch, as a pure function of its parameters.
+    """Return the network's output for a batch, as a pure function of its parameters.
 
     Args:
       graphdef: of a `TrainState`.
       params: of the same state, `params` or `ema_params`.
       features: a batch of B scenes with known noise variance.
-      rngs: randomness of dropout; None predicts without.
+      rngs: randomness of dropout; None disables dropout.
 
     Returns:
       A `Prediction` with leading axis B.

@@ -1,7 +1,6 @@
-"""The pure steps: one microbatch of training, one batch of evaluation.
+"""Pure steps: one microbatch of training, one batch of evaluation.
 
-`train_step` returns the loss of every microbatch. There is no branch in Python around it and no
-loop in it, so no indentation can drop a batch.
+`train_step` returns the loss of every microbatch; no Python branch or loop can drop one.
 """
 
 import functools
@@ -27,8 +26,7 @@ Metrics = dict[str, Float[Array, "..."]]
 def prepare(
     batch: scenes.Scene, config: config_lib.Config
 ) -> tuple[scenes.Measurement, losses.Target]:
-    """What the network reads of a batch and what it is compared with; training and validation
-    share it."""
+    """Return the network input and the target of a batch, for training and validation."""
     truth, system = batch.truth, config.system
 
     def snapshots_say(scene):
@@ -57,10 +55,10 @@ def prepare(
 def covariance_scores(
     prediction: losses.Prediction, target: losses.Target, config: config_lib.Config
 ) -> dict[str, Float[Array, "B"]]:
-    """NMSE against the true covariance of the network's own covariance and of the effective one.
+    """Return the NMSE of the network's covariance and of the effective covariance.
 
-    Of a subspace network, whose covariance is a surrogate, of the projectors on the signal
-    subspaces in their places.
+    For a subspace network, whose covariance is a surrogate, the projectors on the signal subspaces
+    are compared instead.
     """
     truth, factor = cov.from_factor(target.factor), _compared(prediction, target, config)
     effective = cov.effective_covariance(
@@ -79,14 +77,14 @@ def _compared(
 
 
 def _ema_memory(decay: Float[Array, ""], updates: Int[Array, ""]) -> Float[Array, ""]:
-    """What a moving average keeps of itself; its memory grows with the updates, up to `decay`."""
+    """Return the decay of the moving average, which grows with the updates up to `decay`."""
     return jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
 
 
 def _loss_terms(
     state: state_lib.TrainState, prediction: losses.Prediction, target: losses.Target
 ) -> dict[str, Float[Array, "B"]]:
-    """The weighted terms; in a program all weights are one, and the state has their values."""
+    """Return the weighted loss terms; the program has unit weights, the state holds the values."""
     config = state_lib.program_config(state.config)
     terms = architectures.of(config).loss_terms(prediction, target, config)
     return {name: state.hyper.loss[name] * term for name, term in terms.items()}
@@ -99,7 +97,7 @@ def batch_loss(
     target: losses.Target,
     dropout_key: jax.Array | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """The loss of a batch and what is logged of it: the weighted terms and the plain NMSE."""
+    """Return the loss of a batch and its logged values: weighted terms and plain NMSE."""
     config = state.config
     rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
     prediction = state_lib.predict(state.graphdef, params, features, rngs=rngs)
@@ -112,13 +110,13 @@ def batch_loss(
 def train_step(
     state: state_lib.TrainState, batch: scenes.Scene
 ) -> tuple[state_lib.TrainState, Metrics]:
-    """One microbatch, as one compiled program; its arguments stay as they are.
+    """Train on one microbatch in one compiled program; arguments are not modified.
 
-    A microbatch whose loss or gradients are not finite leaves parameters, moments, counts and the
-    gradient accumulator bit-identical; its loss is returned and counted as skipped all the same.
+    A microbatch with a non-finite loss or gradient leaves parameters, moments, counts and the
+    gradient accumulator bit-identical. Its loss is returned, and it is counted as skipped.
 
-    An update is the mean of `optimizer.accumulation` microbatches. Every
-    `training.steps_per_epoch` microbatches an epoch ends, and with it a window that is not full.
+    An update is the mean of `optimizer.accumulation` microbatches. An epoch ends after every
+    `training.steps_per_epoch` microbatches; a window that is not full ends with it.
 
     Args:
       state: from `create_train_state` or from a step.
@@ -129,7 +127,7 @@ def train_step(
       ``loss_<term>`` that sum to it, `nmse` (unweighted, the network's own covariance), `finite`,
       ``grad_norm_<group>``, `clip_ratio`, ``lr_<group>``, `update_applied`, `microbatch`, `update`,
       `skipped`, `skipped_in_a_row`, `param_delta_norm` (zero when no update was applied),
-      `params_finite` (False after finite gradients and a rate that overflows).
+      `params_finite` (False if the update overflows in spite of finite gradients).
     """
     next_state, metrics = keeping_step(for_program(state), batch)
     return next_state.replace(config=state.config), metrics
@@ -138,13 +136,13 @@ def train_step(
 def train_step_in_place(
     state: state_lib.TrainState, batch: scenes.Scene
 ) -> tuple[state_lib.TrainState, Metrics]:
-    """`train_step` for loops: the next state takes the memory of this one, which is gone then."""
+    """`train_step` for loops: the given state is donated and its memory reused."""
     next_state, metrics = donating_step(for_program(state), batch)
     return next_state.replace(config=state.config), metrics
 
 
 def for_program(state: state_lib.TrainState) -> state_lib.TrainState:
-    """The state of a run as that of all runs that share its program."""
+    """Return the state with the configuration shared by all runs of its program."""
     return state.replace(config=state_lib.program_config(state.config))
 
 
@@ -166,7 +164,7 @@ def _microbatch(
     norms = optimizer.group_norms(grads)
     clip_ratio = optimizer.clip_ratio(state.opt_state, grads, hyper)
     before = optimizer.counters(state.opt_state)
-    # What we call not finite, optax must see as such.
+    # Mark a non-finite loss as non-finite gradients for optax.
     marked = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), grads)
     epoch_ends = (state.step + 1) % state.hyper.steps_per_epoch == 0
     updates: Any
@@ -201,7 +199,7 @@ def _microbatch(
     next_state = state.replace(
         step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
     )
-    # Where the state was: XLA would else leave parts of it wherever they were computed.
+    # Keep the sharding of the state; XLA could otherwise change it.
     next_state = jax.lax.with_sharding_constraint(next_state, state_lib.shardings(next_state))
     return next_state, metrics
 
@@ -211,10 +209,10 @@ donating_step = compilation.Program(_microbatch, donate_argnums=(0,))
 
 
 def draw_batch(config: config_lib.Config, step: Array) -> scenes.Scene:
-    """The training scenes of microbatch `step`, drawn on the devices that hold `step`.
+    """Draw the training scenes of microbatch `step` on the devices that hold `step`.
 
-    With `fixed_scenes`, those scenes in an order shuffled anew for every pass; otherwise fresh
-    ones for ever. Each device draws its share, whichever process it belongs to.
+    With `fixed_scenes`, that many scenes are repeated, reshuffled for every pass; otherwise every
+    scene is new. Each device draws its part.
     """
     training = config.training
     relevant = training.seed, training.batch_size, training.fixed_scenes
@@ -225,7 +223,7 @@ def draw_batch(config: config_lib.Config, step: Array) -> scenes.Scene:
 def _position(
     seed: int, batch_size: int, fixed_scenes: int, step: Array
 ) -> tuple[jax.Array, Int[Array, "B"]]:
-    """The key of the training scenes, and which of them a microbatch has."""
+    """Return the key of the training scenes and the scene indices of a microbatch."""
     position = step * batch_size + jnp.arange(batch_size)
     if fixed_scenes:
         order_key = scenes.stream_key(seed, "order")
@@ -234,7 +232,7 @@ def _position(
             key = jax.random.fold_in(order_key, one_pass)
             return jax.random.permutation(key, fixed_scenes)
 
-        # A microbatch touches at most two passes.
+        # A microbatch spans at most two passes.
         first = position[0] // fixed_scenes
         orders = jnp.stack([order(first), order(first + 1)])
         position = orders[position // fixed_scenes - first, position % fixed_scenes]
@@ -247,13 +245,13 @@ def draw_scenes(
     key: jax.Array,
     indices: Int[Array, "B"],
 ) -> scenes.Scene:
-    """Scenes of a stream; one program for all streams of a run.
+    """Draw scenes of a stream; one program for all streams of a run.
 
     Args:
-      config: what is drawn.
+      config: of the scenes.
       sharding: of the batch over devices, which hold key and indices; None for one device.
       key: of the stream.
-      indices: [B] which scenes.
+      indices: [B] scene indices.
     """
     drawn = config_lib.Config(config.system, config.scene, config.impairments)
     return _draw_scenes(drawn, sharding, key, indices)
@@ -267,7 +265,7 @@ def _draw_scenes(config, sharding, key, indices):
 def prepared(
     batch: scenes.Scene, config: config_lib.Config
 ) -> tuple[scenes.Measurement, losses.Target]:
-    """`prepare` as a program of its own, where the batch is."""
+    """`prepare` as a compiled program, on the devices of the batch."""
     return _prepared(batch, state_lib.program_config(config))
 
 
@@ -284,17 +282,17 @@ class Moments(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """A batch of held-out scenes."""
+    """Results for a batch of held-out scenes."""
 
     scores: Metrics  # of every scene
     moments: Moments
-    prediction: losses.Prediction  # without the decisions that led to it
+    prediction: losses.Prediction  # without `decisions`
 
 
 def eval_step(
     state: state_lib.TrainState, features: scenes.Measurement, target: losses.Target
 ) -> Evaluated:
-    """Loss, terms and scores of every scene of a batch, with the averaged parameters.
+    """Return loss, terms and scores of every scene of a batch, with the averaged parameters.
 
     Args:
       state: not changed.
@@ -303,8 +301,8 @@ def eval_step(
 
     Returns:
       The prediction, the moments, and [B] each: `loss`, ``loss_<term>``, `nmse`,
-      `effective_nmse`, `count_correct`, `count_confidence`, the probability of the count that is
-      most probable.
+      `effective_nmse`, `count_correct`, `count_confidence` (the probability of the most probable
+      count).
     """
     return scoring_step(for_program(state), features, target)
 

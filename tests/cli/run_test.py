@@ -114,7 +114,7 @@ def test_report_of_a_run_that_has_troubles(workdir, tmp_path, capsys):
         "Resumed 1 times, after epochs 1.",
         "2026-01-01T00:00:01+00:00: warning: &lt;i&gt;the disk&lt;/i&gt; is slow",
         "no usable checkpoint in",
-        "it was cut short while it was written",
+        "writing it was interrupted",
         "There is no network to score yet.",
     ):
         assert part in text, part

@@ -126,8 +126,8 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("damage", "every", "problem"),
         [
-            (_flip, 1, "is not what was written"),
-            (_truncate, 4, "is not what was written"),
+            (_flip, 1, "has changed since it was written"),
+            (_truncate, 4, "has changed since it was written"),
             (pathlib.Path.unlink, 4, "is missing"),
         ],
         ids=["flipped", "truncated", "missing"],
@@ -155,7 +155,7 @@ class TestDamage:
         (workdir / "checkpoints" / "2.sha256.json").unlink()
         restored, (warning,) = checkpoint.Checkpoints(workdir, 2).restore_newest(trained)
         assert restored.epoch == 1
-        assert "epoch 2 is not used: it was cut short while it was written" in warning
+        assert "epoch 2 is not used: writing it was interrupted" in warning
 
     @pytest.mark.parametrize(
         "content", [b"", b"\xff\x00", b"{", b"[]", b"null", b"{}", b'{"files": 3}', b"[" * 100_000]
@@ -196,7 +196,7 @@ class TestDamage:
         assert _epochs(workdir) == [1, 2]
         restored, (warning,) = checkpoint.Checkpoints(workdir, 2).restore_newest(trained)
         assert restored.epoch == 1
-        assert "epoch 2 is not used: file _CHECKPOINT_METADATA is not what was" in warning
+        assert "epoch 2 is not used: file _CHECKPOINT_METADATA has changed since" in warning
         assert _epochs(workdir) == [1]
 
     def test_what_killed_saves_left_is_swept_away(self, trained, workdir):
@@ -220,7 +220,7 @@ class TestOthersAreNotTouched:
         checkpoints = checkpoint.Checkpoints(workdir, 2)
         monkeypatch.setattr(checkpoints._manager, "restore", restore)
         for read in (checkpoints.restore_newest, checkpoints.restore_best):
-            with pytest.raises(errors.RunError, match=r"whole but .*: RESOURCE.* memory$"):
+            with pytest.raises(errors.RunError, match=r"intact but .*: RESOURCE.* memory$"):
                 read(trained)
         assert _epochs(workdir) == [1, 2]
 
@@ -247,7 +247,7 @@ class TestOthersAreNotTouched:
 
         checkpoints = checkpoint.Checkpoints(workdir, 2)
         monkeypatch.setattr(checkpoints._manager, "restore", restore)
-        with pytest.raises(errors.RunError, match="whole but cannot be restored"):
+        with pytest.raises(errors.RunError, match="intact but cannot be restored"):
             checkpoints.restore_newest(trained)
 
     def test_when_the_configuration_is_none(self, trained, workdir):
@@ -310,7 +310,7 @@ class TestRetention:
             killed.save(trained, 2, {}, 0.4)
         restored, (warning,) = checkpoint.Checkpoints(tmp_path, 1).restore_newest(trained)
         assert restored.epoch == 1
-        assert "epoch 2 is not used: it was cut short" in warning
+        assert "epoch 2 is not used: writing it was interrupted" in warning
 
 
 def _full(*_, **__):
@@ -323,7 +323,7 @@ class TestFullDisk:
             checkpoints.save(trained, 3, {"epoch": 3}, 0.01)
         text = str(caught.value)
         assert "checkpoint of epoch 3 cannot be written" in text
-        assert "those before it are intact" in text
+        assert "earlier checkpoints are intact" in text
         assert "\n" not in text
         assert _epochs(workdir) == [1, 2]
         return text

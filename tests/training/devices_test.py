@@ -255,9 +255,9 @@ def test_a_lost_process_stops_the_others_with_one_line_and_the_run_goes_on(confi
             first_output, _ = started[victim].communicate()
         assert started[1 - victim].returncode != 0, complaint
         (line,) = complaint.splitlines()
-        assert line.startswith(f"ris-jax: process {1 - victim} of 2 stops, because another one did")
+        assert line.startswith(f"ris-jax: process {1 - victim} of 2 stops because another stopped")
         told = output if victim == 1 else first_output
-        assert (f"going on after epoch {done} of" in told) == (done > 0)
+        assert (f"resuming after epoch {done} of" in told) == (done > 0)
         assert (output + first_output).count("devices") == 1  # one process speaks
 
 
@@ -339,7 +339,7 @@ def test_no_cluster_is_an_error_that_names_the_flags(monkeypatch):
 
 def test_processes_that_do_not_find_each_other(monkeypatch):
     at_exit = _joining(monkeypatch, RuntimeError("DEADLINE_EXCEEDED: Barrier timed out\nand more"))
-    named = r"did not find each other at host:1 within 7 s: DEADLINE_EXCEEDED: Barrier timed out$"
+    named = r"did not connect at host:1 within 7 s: DEADLINE_EXCEEDED: Barrier timed out$"
     with (
         pytest.raises(errors.RunError, match=named),
         processes.joined("host:1", 2, 1, timeout_seconds=7),

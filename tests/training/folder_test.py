@@ -50,7 +50,7 @@ def test_a_configuration_that_cannot_be_read_stays(tiny_config, tmp_path):
 
 def test_processes_with_different_folders(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "is_first", lambda: False)
-    with pytest.raises(errors.RunError, match="need a folder that all processes share"):
+    with pytest.raises(errors.RunError, match="need a directory shared by all processes"):
         _opened(tiny_config, tmp_path)
 
 

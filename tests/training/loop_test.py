@@ -99,7 +99,7 @@ def _spoiled_from(first_bad: int):
 
 def test_a_long_run_of_bad_microbatches_ends_the_run(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(step_lib, "draw_batch", _spoiled_from(8))  # the third of epoch 2
-    with pytest.raises(errors.RunError, match=r"3 microbatches in a row.*microbatch 11 .*covari"):
+    with pytest.raises(errors.RunError, match=r"3 consecutive microbatches.*microbatch 11 .*covar"):
         loop.train(tiny_config, tmp_path)
     assert (tmp_path / "checkpoints" / "1.sha256.json").exists()
     # Mended, the run goes on from the checkpoint that is intact.

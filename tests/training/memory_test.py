@@ -37,7 +37,7 @@ def test_fewer_scenes_a_microbatch_and_as_many_an_update(size, num_devices, smal
 
 @pytest.mark.parametrize(
     ("size", "advice"),
-    [(8, "--batch_size=4 --accumulation=2 --steps_per_epoch="), (1, "a smaller model or more dev")],
+    [(8, "--batch_size=4 --accumulation=2 --steps_per_epoch="), (1, "use a smaller model or more")],
 )
 def test_a_real_one_is_one_line_of_advice(size, advice):
     with (

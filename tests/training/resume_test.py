@@ -222,7 +222,7 @@ def test_a_damaged_one_within_an_epoch_is_told_and_the_epochs_is_used(
     loop.train(config, tmp_path)
     text = capsys.readouterr().out
     assert "warning: checkpoint of microbatch 5 is not used: file " in text
-    assert "going on after epoch 1 of 4" in text
+    assert "resuming after epoch 1 of 4" in text
     assert record.read_rows(tmp_path) == record.read_rows(whole[0])
 
 
@@ -294,7 +294,7 @@ def test_a_damaged_checkpoint_is_told_and_its_epoch_runs_again(config, whole, tm
     state = loop.train(config, workdir)
     text = capsys.readouterr().out
     assert f"warning: checkpoint of epoch {_EPOCHS} is not used: file " in text
-    assert f"going on after epoch {_EPOCHS - 1} of {_EPOCHS}" in text
+    assert f"resuming after epoch {_EPOCHS - 1} of {_EPOCHS}" in text
     assert record.read_rows(workdir) == record.read_rows(whole[0])
     _assert_same_state(state, whole[1])
 

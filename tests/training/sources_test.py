@@ -117,7 +117,7 @@ def test_other_scenes_are_refused(config, dataset, tmp_path):
     simulated = sources.Simulated(config, devices.one_device())
     with pytest.raises(config_lib.ConfigError, match=rf"\(records {dataset.identity[:12]}\); got"):
         other.restore(ours.position())
-    with pytest.raises(config_lib.ConfigError, match=r"began with \(simulated scenes\); got"):
+    with pytest.raises(config_lib.ConfigError, match=r"of this run \(simulated scenes\); got"):
         ours.restore(simulated.position())
     with pytest.raises(config_lib.ConfigError, match=r"--data: need the records .*; got none"):
         simulated.restore(ours.position())

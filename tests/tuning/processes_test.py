@@ -191,7 +191,7 @@ def test_the_trainer_itself(tmp_path):
             time.sleep(0.001)
     finally:
         _kill(first)
-    for moment, status in (("going on after epoch 1 of 3", 143), (None, 0)):
+    for moment, status in (("resuming after epoch 1 of 3", 143), (None, 0)):
         worker = _start(command, log)
         try:
             while moment and moment not in log.read_text():
