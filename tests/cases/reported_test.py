@@ -274,8 +274,16 @@ class TestPlainArray:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("estimator", ["maximum_likelihood", "music", "modified_music",
-                                       "orthogonal_matching_pursuit", "sparse_bayesian_learning"])  # fmt: skip
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        "maximum_likelihood",
+        "music",
+        "modified_music",
+        "orthogonal_matching_pursuit",
+        "sparse_bayesian_learning",
+    ],
+)
 def test_double_precision(estimator, tmp_path):
     """`JAX_ENABLE_X64=1` changes no estimate by more than 0.001 degrees.
 
