@@ -42,9 +42,9 @@ def cosine_and_sine(
     r""":math:`\cos 2\pi t` and :math:`\sin 2\pi t`, to a few units of rounding.
 
     Example:
-      >>> cosine, sine = cosine_and_sine(jnp.array([0.25, 1000.5]))
-      >>> print(jnp.round(cosine), jnp.round(sine))
-      [ 0. -1.] [1. 0.]
+      >>> cosine, sine = cosine_and_sine(jnp.array([0.125, 1000.5]))
+      >>> [f"{value:.3f}" for value in cosine.tolist()]
+      ['0.707', '-1.000']
     """
     turns = jnp.asarray(turns)
     half = turns - jnp.round(turns)

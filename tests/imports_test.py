@@ -10,7 +10,8 @@ import ris_jax
 ROOT = pathlib.Path(ris_jax.__file__).parent
 ROOMS = (
     "errors", "_environment", "compilation_cache", "config", "config_files", "presets",
-    "linear", "draws", "arrays", "codebooks", "channel", "scenes", "measurement", "covariance",
+    "linear", "phasor", "draws", "arrays", "codebooks", "channel", "scenes", "measurement",
+    "covariance",
     "bounds",
     "link_budget", "bound_maps", "code_design", "code_baselines", "mismatch",
     "estimators", "losses", "statistics", "counts", "metrics", "models", "data", "training",

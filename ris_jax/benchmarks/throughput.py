@@ -21,7 +21,13 @@ from ris_jax.benchmarks import draw, operations, store, suites
 from ris_jax.benchmarks.accuracy import Plan
 from ris_jax.benchmarks.suites import Cell
 from ris_jax.data import containers, measurements, recordings
-from ris_jax.estimators import compilation, localization, matching_pursuit, maximum_likelihood
+from ris_jax.estimators import (
+    compilation,
+    grids,
+    localization,
+    matching_pursuit,
+    maximum_likelihood,
+)
 from ris_jax.estimators import network_start as network_lib
 from ris_jax.estimators.catalogue import METHODS
 from ris_jax.reports import provenance, source_table, tables

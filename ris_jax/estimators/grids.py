@@ -260,10 +260,12 @@ def search_shape(
     width = cell * np.array([1.0, 1.0, _DEPTH]) * unit
     counts = np.maximum(np.ceil((upper - lower) / width), 1.0)
     if np.prod(counts) > _MOST_CELLS:
+        width = np.max(np.ptp(positions, axis=0)) / wavelength
         raise config_lib.ConfigError(
-            f"region: expected at most {_MOST_CELLS} cells of the array's resolution; found"
-            f" {counts[0]:.0f} x {counts[1]:.0f} x {counts[2]:.0f}; narrow the field of view, raise"
-            " the least range, or check that positions and wavelength are in metres"
+            f"positions: expected an array with at most {_MOST_CELLS} cells of its resolution in"
+            f" the search region; found {counts[0]:.0f} x {counts[1]:.0f} x {counts[2]:.0f} of an"
+            f" array {width:.0f} wavelengths wide; check that positions and wavelength are in"
+            " metres, or narrow the field of view, or raise the least range"
         )
     u, w, rho = (_rounded(int(count)) for count in counts)
     return u, w, rho

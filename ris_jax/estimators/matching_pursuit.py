@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ris_jax import config as config_lib
@@ -144,11 +145,11 @@ class Search:
     def significant(
         self,
         energy: Float[Array, ""],
-        count: Float[Array, ""],
-        before: Float[Array, ""],
-        after: Float[Array, ""],
-        added: Int[Array, ""] | int = 1,
-    ) -> Bool[Array, ""]:
+        count: Int[Array, "..."],
+        before: Float[Array, "..."],
+        after: Float[Array, "..."],
+        added: Int[Array, "..."],
+    ) -> Bool[Array, "..."]:
         """Test whether one or more further sources are significant together.
 
         Args:
@@ -158,7 +159,6 @@ class Search:
           after: energy explained with the further ones.
           added: number of these.
         """
-        added = jnp.asarray(added)
         statistic = model_order.statistic(
             jnp.maximum(energy - before, 0.0) + _ROUNDING * energy,
             jnp.maximum(energy - after, 0.0) + _ROUNDING * energy,
@@ -171,30 +171,6 @@ class Search:
             statistic, self.amplitudes, self.volumes, added
         )
         return chance < self.false_alarm_rate * _AHEAD_RATE ** (added - 1.0)
-
-    def promising(
-        self,
-        energy: Float[Array, ""],
-        count: Int[Array, ""],
-        before: Float[Array, ""],
-        gain: Float[Array, ""],
-    ) -> Bool[Array, ""]:
-        """Test whether two or three sources could be significant where one is not.
-
-        Each of them explains at most as much as the first one, or a little more where they
-        interfere.
-
-        Args:
-          energy: of the scene.
-          count: sources before.
-          before: energy explained by these.
-          gain: energy that the first further source explains.
-        """
-        possible = [
-            self.significant(energy, count, before, before + _INTERFERENCE * n * gain, n)
-            for n in range(2, _LOOK_AHEAD + 1)
-        ]
-        return jnp.any(jnp.stack(possible))
 
     def noise_variance(self, observation: likelihood.Observation, fit: Fit) -> Float[Array, ""]:
         left = self.samples - jnp.sum(fit.active) * (self.amplitudes + 1.5)
@@ -483,14 +459,23 @@ def decide(
     # Retrying: the removed source is tested against the improved others.
     before = jnp.where(retrying, jnp.where(better, found, same), old)
     after = jnp.where(retrying, task.kept.local.value, jnp.where(growing, same, found))
-    significant = search.significant(energy, count - task.ahead, before, after, task.ahead + 1)
+    # Two or three sources may be significant where one is not. Each of them explains as much as the
+    # first one at most, or a little more where they interfere.
+    first = same - task.fit.local.value
+    further = np.arange(2, _LOOK_AHEAD + 1)
+    significant, *promising = search.significant(
+        energy,
+        jnp.stack([count - task.ahead, *(count for _ in further)]),
+        jnp.stack([before, *(old for _ in further)]),
+        jnp.stack([after, *(old + _INTERFERENCE * number * first for number in further)]),
+        jnp.stack([task.ahead + 1, *further]),
+    )
     needed = (count < task.least) | significant
     better &= retrying | needed | (jnp.sum(change.active[best]) <= count)
 
     grown = growing & needed
     failed = growing & ~needed
-    first = same - task.fit.local.value
-    looking = (task.ahead > 0) | search.promising(energy, count, before, first)
+    looking = (task.ahead > 0) | jnp.any(jnp.stack(promising))
     looking &= failed & (task.ahead + 1 < _LOOK_AHEAD) & (count + 1 < task.most)
     returning = failed & ~looking & (task.ahead > 0)
     gone = retrying & ~significant

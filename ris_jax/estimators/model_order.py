@@ -77,18 +77,20 @@ def false_alarm_probability(
     # Far above its mean, the number of cells hardly depends on the level.
     highest = amplitudes + 8.0 * np.sqrt(amplitudes) + 40.0
     level = jnp.minimum(statistic / added, highest)
-    alone = _one_source(level, amplitudes, volumes)
-    cells = alone / jax.scipy.special.gammaincc(float(amplitudes), level)
+    fixed = jax.scipy.special.gammaincc(float(amplitudes), level)
+    alone = _one_source(level, fixed, amplitudes, volumes)
     chance = jax.scipy.special.gammaincc(amplitudes * added, statistic)
-    sets = jnp.exp(added * jnp.log(cells) - jax.scipy.special.gammaln(added + 1.0))
-    several = jnp.where(alone < 1.0, jnp.clip(sets * chance, 0.0, 1.0), 1.0)
-    return jnp.where(added == 1.0, _one_source(statistic, amplitudes, volumes), several)
+    sets = jnp.exp(added * jnp.log(alone / fixed) - jax.scipy.special.gammaln(added + 1.0))
+    return jnp.where(alone < 1.0, jnp.clip(sets * chance, 0.0, 1.0), 1.0)
 
 
 def _one_source(
-    statistic: Float[Array, "..."], amplitudes: int, volumes: Float[Array, "4"]
+    statistic: Float[Array, "..."],
+    fixed: Float[Array, "..."],
+    amplitudes: int,
+    volumes: Float[Array, "4"],
 ) -> Float[Array, "..."]:
-    """`false_alarm_probability` of one source."""
+    """`false_alarm_probability` of one source, given that at a fixed place."""
     degrees = 2.0 * amplitudes  # a float: its square overflows int32 for long recordings
     level = 2.0 * jnp.maximum(statistic, 1e-3)
     # Of the chi-squared density with `degrees` degrees of freedom, up to u^-1/2 (Worsley, 1994).
@@ -97,7 +99,7 @@ def _one_source(
     root = jnp.sqrt(level)
     densities = jnp.stack(
         [
-            jax.scipy.special.gammaincc(float(amplitudes), 0.5 * level),
+            fixed,
             density * level / np.sqrt(2 * np.pi),
             density * root * (level - (degrees - 1)) / (2 * np.pi),
             density

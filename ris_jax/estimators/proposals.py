@@ -149,7 +149,7 @@ def find_peaks(
     """
     spectra = jax.vmap(grid.spectrum)(fields)
     some = max(1, min(len(spectra), _BLOCK // spectra.shape[1]))
-    find = functools.partial(peaks, grid.space, count=count)
+    find = functools.partial(peaks, grid.space, count=min(count, spectra.shape[1]))
     return (
         jax.lax.map(find, spectra, batch_size=some)
         if some < len(spectra)

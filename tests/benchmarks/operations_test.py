@@ -46,7 +46,7 @@ def test_search_operations():
     """Another source costs a round more and its own change; twice the elements, four times all."""
     options = matching_pursuit.SearchOptions(grid=(1, 1, 1), candidates=0)
     config = config_lib.override(config_lib.Config(), {"system.rows": 1, "system.columns": 6,
-                                 "system.num_snapshots": 12, "scene.max_sources": 2})  # fmt: skip
+                                 "system.num_snapshots": 2, "scene.max_sources": 2})  # fmt: skip
 
     def count(found, config=config):
         return operations.search_operations(config, options, found)

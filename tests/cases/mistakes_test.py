@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cases import simulator
 
-from ris_jax import scenes
+from ris_jax import config, scenes
 from ris_jax.estimators import localization
 from ris_jax.estimators.flags import Flag, names
 from ris_jax.estimators.limits import Limits
@@ -57,10 +57,18 @@ def test_good_scenes_have_no_flags():
     assert np.count_nonzero(estimate.flags) <= 1
 
 
-@pytest.mark.parametrize("factor", [1 / 0.3, 100, 1000], ids=["wavelengths", "cm", "mm"])
-def test_positions_in_other_units(factor):
+def test_positions_in_wavelengths():
     found = recording()
-    assert_named(localize(found, positions=factor * found.positions)[1], Flag.UNITS)
+    assert_named(localize(found, positions=found.positions / 0.3)[1], Flag.UNITS)
+
+
+@pytest.mark.parametrize("factor", [100, 1000], ids=["cm", "mm"])
+def test_positions_in_other_units(factor):
+    """The search region has too many cells of such an array: the message names the units."""
+    found = recording()
+    message = r"positions: .* wavelengths wide; check that positions and wavelength are in metres"
+    with pytest.raises(config.ConfigError, match=message):
+        localize(found, positions=factor * found.positions)
 
 
 def test_wavelength_in_centimetres():

@@ -229,6 +229,7 @@ class TestOptions:
             "num_sources": None,
             "max_sources": 5,
             "false_alarm_rate": 0.001,
+            "search": "normal",
             "network": None,
         }
         assert limits == Limits(math.radians(60), math.radians(30), 0.5, math.inf)
@@ -241,6 +242,7 @@ class TestOptions:
             "source_signal": "independent",
             "wavefront": "fresnel",
             "false_alarm_rate": 0.05,
+            "search": "fast",
         }
         arguments = [f"--{name}={value}" for name, value in flags.items()]
         arguments += ["--range_min=2", "--range_max=9", "--elevation_max_deg=0"]
@@ -363,7 +365,7 @@ class TestBadData:
             (_set("channel", lambda h: np.stack([h.real, h.imag], -1)), ["channel", "complex"]),
             (_set("snapshots", lambda y: y * np.nan), ["no usable scene among 3", "scene 0"]),
             (_set("snapshots", lambda y: y * 0), ["no usable scene among 3", "all zero"]),
-            (_set("snapshots", lambda y: y[:0]), ["snapshots", "at least one"]),
+            (_set("snapshots", lambda y: y[:0]), ["snapshots", "empty axis"]),
             (_set("wavelength", lambda x: -x), ["wavelength", "above zero"]),
             (_set("azimuth", lambda x: x + 90), ["azimuth", "degrees?"]),
             (lambda recorded: recorded.update({"snr": np.ones(3)}), ["unknown keys: 'snr'"]),

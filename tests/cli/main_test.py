@@ -284,7 +284,7 @@ class TestConfigFile:
             train_command, "run", lambda: seen.append(train_command.configuration()) or 0
         )
         config = config_lib.override(presets.preset("large"), {"model.depth": 3})
-        path = self._write(tmp_path, json.dumps(config_lib.to_dict(config)).encode())
+        path = self._write(tmp_path, json.dumps(config_lib.to_stored(config)).encode())
         partial = tmp_path / "partial.json"
         partial.write_text('{"model": {"width": 96}}')
         assert main.main(["ris-jax", "train", "--workdir=x", f"--config={path}", "--seed=5"]) == 0

@@ -260,7 +260,9 @@ class SearchShapeTest(parameterized.TestCase):
         self.assertGreater(np.prod(fine), 5 * np.prod(wide))
 
     def test_too_many_cells(self):
-        with self.assertRaisesRegex(config_lib.ConfigError, "region: expected at most .* cells"):
+        with self.assertRaisesRegex(
+            config_lib.ConfigError, "positions: expected an array with .* cells"
+        ):
             grids.search_shape(simulator.plane(64, 64, 5.0), self.REGION, **self.WAVE)
 
     def test_traced_positions(self):

@@ -262,7 +262,7 @@ class TestOthersAreNotTouched:
     @pytest.mark.parametrize("epoch", [1, 2])
     def test_when_an_epoch_is_saved_again(self, trained, workdir, epoch):
         checkpoints = checkpoint.Checkpoints(workdir, 2)
-        with pytest.raises(errors.RunError, match=rf"epoch {epoch} is not written.*of epoch 2"):
+        with pytest.raises(errors.RunError, match=rf"epoch {epoch} is not written.* epoch 2"):
             checkpoints.save(trained, epoch, {"epoch": epoch}, 0.1)
         restored, warnings = checkpoints.restore_newest(trained)
         assert (restored.epoch, warnings) == (2, [])
