@@ -96,7 +96,7 @@ def row(name: str, blind: bool) -> tuple:
     if name == "line":
         config = config_lib.override(config, {"scene.elevation_max_deg": 1e-3})
     system, count = config.system, _NUM_SCENES.value
-    positions = np.asarray(arrays.element_positions(system))
+    positions = arrays.element_positions(system)
     scene = known_truth.draw(
         scenes.stream_key(1, name), _SOURCES.value, _SNR_DB.value, config=config, count=count
     )

@@ -52,7 +52,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from at_the_bound import draw
+from known_truth import draw
 
 from ris_jax import arrays, metrics, scenes, statistics
 from ris_jax import config as config_lib

@@ -52,6 +52,6 @@ def _rows(snapshots: np.ndarray) -> np.ndarray:
     if snapshots.shape[1] <= snapshots.shape[2]:
         return snapshots
     # NaN in one scene must not affect the others or stop the decomposition.
-    finite = np.isfinite(snapshots).all(axis=(1, 2))
+    finite = np.asarray(np.all(np.isfinite(snapshots), axis=(1, 2)))
     rows = np.linalg.qr(np.where(finite[:, None, None], snapshots, 0.0).astype(complex), mode="r")
     return np.where(finite[:, None, None], rows, np.nan)
