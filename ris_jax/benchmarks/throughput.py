@@ -204,7 +204,13 @@ def _estimator(case: Case, plan: Plan) -> Built:
         counts = np.asarray(drawn.truth.num_sources)
         arguments = {"estimator": case.stage, "num_sources": counts}
         arguments["network"] = plan.network_of(case.stage)
-        function = jax.jit(lambda m: localization.localize(m, positions, **arguments, **options))
+        # Traced, it might be unknown, and the search would estimate it.
+        noise = np.asarray(drawn.measurement.noise_variance)
+        function = jax.jit(
+            lambda m: localization.localize(
+                m._replace(noise_variance=noise), positions, **arguments, **options
+            )
+        )
     compiled, cost, spent = _compiled(function, measurement)
     return Built(lambda: compiled(measurement), cost, spent)
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float, Int
 
 from ris_jax import config as config_lib
@@ -35,7 +36,7 @@ def check_counts(
     """
     require(max_sources >= 1, "max_sources", "1 or more", max_sources)
     require(0 < false_alarm_rate < 1, "false_alarm_rate", "0 < value < 1", false_alarm_rate)
-    if num_sources is None:
+    if num_sources is None or isinstance(num_sources, Tracer):
         return
     counts = np.asarray(num_sources)
     require(np.issubdtype(counts.dtype, np.integer), "num_sources", "integers", num_sources)

@@ -199,14 +199,20 @@ def _turn(
     wavelength: float,
     wavefront: config_lib.Wavefront,
 ) -> np.ndarray:
-    """`resolution` at a direction (u, w): depth z of an array adds ``-z u / sqrt(1-u^2-w^2)``."""
+    """`resolution` at a direction (u, w).
+
+    Depth z of an array adds ``-z u / ahead``, ahead the component along boresight. The curvature is
+    that across the direction: a ring has none at boresight, but elsewhere.
+    """
     centred = positions - positions.mean(axis=0)
-    tilt = direction / np.sqrt(1.0 - np.sum(direction**2))
+    ahead = np.sqrt(1.0 - np.sum(direction**2))
+    tilt = direction / ahead
+    along = centred @ np.append(direction, ahead)
     spread = np.array(
         [
             np.std(centred[:, 0] - centred[:, 2] * tilt[0]),
             np.std(centred[:, 1] - centred[:, 2] * tilt[1]),
-            0.0 if wavefront == "planar" else 0.5 * np.sum(centred**2, axis=1).std(),
+            0.0 if wavefront == "planar" else 0.5 * np.std(np.sum(centred**2, axis=1) - along**2),
         ]
     )
     with np.errstate(divide="ignore"):

@@ -160,6 +160,10 @@ def localize(
     if network is not None:
         network = network.for_array(measurement, positions, wavelength, wavefront, source_signal)
 
+    noise = measurement.noise_variance
+    # Inside `jax.jit` values cannot be read: the noise variance may be unknown.
+    noise_unknown = isinstance(noise, Tracer) or bool(np.any(np.isnan(noise)))
+
     def run(measurement, counts):
         scaled, scale = _scaled(jax.tree.map(inputs.as_canonical, measurement))
         estimate = _localize_scaled(
@@ -175,6 +179,7 @@ def localize(
             region=region,
             network=network,
             effort=effort,
+            noise_unknown=noise_unknown,
         )
         return _unscaled(estimate, scale)
 
@@ -243,6 +248,7 @@ def _localize_scaled(
     false_alarm_rate: float,
     network: network_start.Network | None,
     effort: matching_pursuit.SearchOptions,
+    noise_unknown: bool,
     **common: Any,
 ) -> Estimate:
     """`localize` with checked options and scaled data."""
@@ -269,9 +275,7 @@ def _localize_scaled(
         sub_surface = modified_music.sub_surface_of(layout.shape) if single else None
         extra = {"layout": layout, "sub_surface": sub_surface}
     counts, noise = num_sources, measurement.noise_variance
-    # Inside `jax.jit` values are not available: the noise variance may be unknown.
-    unknown = isinstance(noise, Tracer) or bool(np.any(np.isnan(noise)))
-    if unknown or (counts is None and network is None):
+    if noise_unknown or (counts is None and network is None):
         fit = likelihood_fit(measurement, num_sources)
         counts = fit.num_sources if counts is None and network is None else counts
         noise = jnp.where(jnp.isnan(jnp.asarray(noise)), fit.noise_variance, noise)

@@ -201,6 +201,12 @@ def spiral(count, width):
     return np.stack([radius * np.cos(angle), radius * np.sin(angle), 0 * angle], axis=-1)
 
 
+def ring(count, radius):
+    """Elements on a circle, which curves no wave from boresight, [N, 3]."""
+    angle = 2 * np.pi * np.arange(count) / count
+    return radius * np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=-1)
+
+
 class SearchShapeTest(parameterized.TestCase):
     REGION = grids.SearchRegion()
     WAVE: ClassVar = {"wavelength": 0.1, "wavefront": "spherical"}
@@ -210,6 +216,7 @@ class SearchShapeTest(parameterized.TestCase):
         ("long", simulator.plane(64, 4, 0.05)),
         ("large", simulator.plane(24, 24, 0.05)),
         ("spiral", spiral(48, 1.5)),
+        ("ring", ring(64, 0.5)),
         ("deep", simulator.plane(8, 8, 0.05) + [0, 0, 0.1] * (np.arange(64)[:, None] % 5)),
     )
     def test_no_source_is_far_from_a_point(self, positions):

@@ -277,7 +277,9 @@ def test_a_full_disk_harms_nothing_and_the_run_goes_on(config, whole, tmp_path, 
     for share in (0.5, 2.5):
         with small_disk(f"disk-{share}", int(share * size)) as disk:
             workdir = disk.path / "run"
-            with pytest.raises(errors.RunError, match=f"{disk.path}.*make room.*same command"):
+            with pytest.raises(
+                errors.RunError, match=f"{disk.path}.*free some space.*same command"
+            ):
                 loop.train(config, workdir)
             disk.resize(40 * size)
             state = loop.train(config, workdir)
