@@ -76,12 +76,13 @@ def false_alarm_probability(
     added = jnp.asarray(added, statistic.dtype)
     # Far above its mean, the number of cells hardly depends on the level.
     highest = amplitudes + 8.0 * np.sqrt(amplitudes) + 40.0
-    level = jnp.minimum(statistic / added, highest)
+    level = jnp.where(added > 1.0, jnp.minimum(statistic / added, highest), statistic)
     fixed = jax.scipy.special.gammaincc(float(amplitudes), level)
     alone = _one_source(level, fixed, amplitudes, volumes)
     chance = jax.scipy.special.gammaincc(amplitudes * added, statistic)
     sets = jnp.exp(added * jnp.log(alone / fixed) - jax.scipy.special.gammaln(added + 1.0))
-    return jnp.where(alone < 1.0, jnp.clip(sets * chance, 0.0, 1.0), 1.0)
+    several = jnp.where(alone < 1.0, jnp.clip(sets * chance, 0.0, 1.0), 1.0)
+    return jnp.where(added > 1.0, several, alone)
 
 
 def _one_source(
