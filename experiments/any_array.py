@@ -10,7 +10,13 @@ number of sources; fraction of scenes whose likelihood is as good as that of a r
 starts at the truth; cells of the search grid; CPU seconds per scene without compilation; peak
 memory of the process so far.
 
-@GAVE@
+Gave for two arrays (29 November 2026; x86_64, 2 cores with other work on them, Python 3.11.7, jax
+0.10.2), 16 scenes of two sources at 20 dB; the standard error of the three ratios is 0.14:
+
+64x4 known 0.71 0.80 0.79 1.000 1.000 0.938 144x6x52 0.270 0.6
+64x4 blind 0.71 0.80 0.79 1.000 1.000 0.938 144x6x52 0.452 0.7
+32x8 known 0.94 0.65 0.96 1.000 1.000 0.938 72x11x13 0.079 0.8
+32x8 blind 0.94 0.65 0.96 1.000 1.000 0.938 72x11x13 0.104 0.8
 """
 
 import resource
