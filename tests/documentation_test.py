@@ -90,13 +90,22 @@ class TestPython:
     def test_pages_with_python(self):
         """Each has its test below."""
         names = {page.stem for page in PAGES if python_blocks(page)}
-        assert names == {"README", "recordings", "arrays", "estimators", "networks", "start_up"}
+        assert names == {
+            "README", "recordings", "arrays", "estimators", "networks", "plain_arrays", "start_up",
+        }  # fmt: skip
 
     def test_start_up(self):
         """The tests have a cache of their own, which stays."""
         before = jax.config.jax_compilation_cache_dir
         run(ROOT / "docs" / "guide" / "start_up.md")
         assert jax.config.jax_compilation_cache_dir == before
+
+    def test_plain_arrays(self):
+        """Both sources are found where they are."""
+        names = run(ROOT / "docs" / "guide" / "plain_arrays.md", {})
+        assert names["estimate"].num_sources.tolist() == [2]
+        found = np.sort(np.degrees(names["estimate"].azimuth[0, :2]))
+        np.testing.assert_allclose(found, [-30, 20], atol=0.5)
 
     def test_readme(self, tmp_path):
         """What it saves is what `localize` reads; what it simulates is found."""
