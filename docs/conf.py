@@ -1,4 +1,4 @@
-"""How the documentation is built: `sphinx-build -W docs docs/_build`, warnings are errors.
+"""Configuration of the documentation site: `sphinx-build -W docs docs/_build`, warnings are errors.
 
 Pages are Markdown (MyST), the reference comes from docstrings, and the notebooks, which are kept
 without outputs, are executed at every build.

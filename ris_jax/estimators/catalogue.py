@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from ris_jax import config as config_lib
 from ris_jax.estimators import (
+    grids,
     modified_music,
     orthogonal_matching_pursuit,
     sparse_bayesian,
@@ -32,7 +33,9 @@ class Method(NamedTuple):
     search: Callable[..., Estimate] | None = None  # of a baseline; None: special case in `localize`
     counts: bool = False  # finds the number of sources itself
     mirrored: bool = False  # requires a centred grid of elements, and its layout
-    cell: float = 0.75  # width of the cells of its search grid, see `grids.search_shape`
+    cell: float = (
+        grids.SEARCH_CELL
+    )  # width of the cells of its search grid, see `grids.search_shape`
     least_grid: tuple[int, int, int] = (1, 1, 1)  # minimum number of cells
 
 

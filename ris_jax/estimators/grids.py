@@ -14,6 +14,8 @@ from ris_jax import config as config_lib
 
 # Width of a cell of the network's grid, in units of resolution.
 _CELL = 0.9
+# Width of a cell of the search grid in u and w, in units of resolution.
+SEARCH_CELL = 0.75
 # Width of the cells of the search grid in 1/r, over that in u and w.
 _DEPTH = 1.2
 _MOST_CELLS = 1 << 26
@@ -201,8 +203,8 @@ def _turn(
 ) -> np.ndarray:
     """`resolution` at a direction (u, w).
 
-    Depth z of an array adds ``-z u / ahead``, ahead the component along boresight. The curvature is
-    that across the direction: a ring has none at boresight, but elsewhere.
+    Depth z of an array adds ``-z u / ahead``, ahead the component along boresight. The curvature
+    across the direction counts: that of a ring is zero at boresight only.
     """
     centred = positions - positions.mean(axis=0)
     ahead = np.sqrt(1.0 - np.sum(direction**2))
@@ -231,7 +233,7 @@ def search_shape(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront,
-    cell: float = 0.75,
+    cell: float = SEARCH_CELL,
 ) -> tuple[int, int, int]:
     """Return the shape of a search grid with a point near every source, for any array.
 
@@ -266,11 +268,11 @@ def search_shape(
     width = cell * np.array([1.0, 1.0, _DEPTH]) * unit
     counts = np.maximum(np.ceil((upper - lower) / width), 1.0)
     if np.prod(counts) > _MOST_CELLS:
-        width = np.max(np.ptp(positions, axis=0)) / wavelength
+        extent = np.max(np.ptp(positions, axis=0)) / wavelength
         raise config_lib.ConfigError(
             f"positions: expected an array with at most {_MOST_CELLS} cells of its resolution in"
             f" the search region; found {counts[0]:.0f} x {counts[1]:.0f} x {counts[2]:.0f} of an"
-            f" array {width:.0f} wavelengths wide; check that positions and wavelength are in"
+            f" array {extent:.0f} wavelengths wide; check that positions and wavelength are in"
             " metres, or narrow the field of view, or raise the least range"
         )
     u, w, rho = (_rounded(int(count)) for count in counts)

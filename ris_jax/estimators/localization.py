@@ -287,7 +287,7 @@ def _localize_scaled(
         )
         return _searched_again(estimate, unsure, known, counts, likelihood_fit)
     search = _jitted(method)
-    cell = method.cell * effort.cell / matching_pursuit.SearchOptions.cell
+    cell = method.cell * effort.cell / grids.SEARCH_CELL
     wave = {name: common[name] for name in ("wavelength", "wavefront")}
     grid = effort.grid or grids.search_shape(positions, common["region"], cell=cell, **wave)
     common["grid"] = tuple(map(max, grid, method.least_grid))

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ris_jax import config as config_lib
-from ris_jax.estimators import likelihood, model_order, proposals, refinement
+from ris_jax.estimators import grids, likelihood, model_order, proposals, refinement
 from ris_jax.estimators.refinement import Fit
 
 # Smallest improvement, as a fraction of the noise's energy in one sample.
@@ -63,7 +63,7 @@ class SearchOptions:
 
     #: Cells in u, w, 1/r; None derives them from the array's resolution, see `grids.search_shape`.
     grid: tuple[int, int, int] | None = None
-    cell: float = 0.75  #: width of the derived cells in units of resolution
+    cell: float = grids.SEARCH_CELL  #: width of the derived cells in units of resolution
     candidates: int = 6  #: peaks of the grid that are compared
     joint_iterations: int = 4
     final_iterations: int = 6
