@@ -43,10 +43,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from ris_jax import arrays, counts, metrics, networks, scenes
 from ris_jax import config as config_lib
-from ris_jax.estimators import localization
-from ris_jax.models import situation
+from ris_jax import localization
+from ris_jax.accuracy import counts, metrics
+from ris_jax.networks import pretrained, pursuit_features
+from ris_jax.physics import arrays, scenes
 from ris_jax.reports import provenance, tables
 from ris_jax.training import evaluation
 from ris_jax.training import state as state_lib
@@ -64,14 +65,14 @@ def _no_overlaps() -> contextlib.AbstractContextManager[Any]:
         count = images.left.shape[1]
         return jnp.zeros((count, count))
 
-    return mock.patch.object(situation, "_overlaps", blind)
+    return mock.patch.object(pursuit_features, "_overlaps", blind)
 
 
 def _no_neighbours() -> contextlib.AbstractContextManager[Any]:
     def blind(cube, shape, index):
-        return jnp.zeros((index.shape[0], len(situation._OFFSETS)), jnp.complex64)
+        return jnp.zeros((index.shape[0], len(pursuit_features._OFFSETS)), jnp.complex64)
 
-    return mock.patch.object(situation, "_neighbours", blind)
+    return mock.patch.object(pursuit_features, "_neighbours", blind)
 
 
 VARIANTS: dict[str, tuple[dict[str, object], Patch]] = {
@@ -110,7 +111,7 @@ def row(name: str, overrides: dict[str, object], patch: Patch) -> tuple:
         spent = time.monotonic() - began
         heldout = evaluation.draw_heldout(config, "validation", _NUM_SCENES.value)
         result = evaluation.evaluate(state, heldout)
-        network = networks.Network(config, state.ema_params)
+        network = pretrained.Network(config, state.ema_params)
         key = scenes.stream_key(config.training.seed, "validation")
         scene = jax.device_get(scenes.scenes_at(key, jnp.arange(_NUM_SCENES.value), config))
         estimate = localization.localize_in_chunks(

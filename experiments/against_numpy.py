@@ -31,9 +31,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from ris_jax import arrays, codebooks, measurement, presets, scenes
 from ris_jax import config as config_lib
+from ris_jax import presets
 from ris_jax.benchmarks import operations
+from ris_jax.physics import arrays, codebooks, measurement, scenes
 from ris_jax.reports import provenance, tables
 from ris_jax.training import step as step_lib
 

@@ -36,8 +36,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app
 
-from ris_jax import arrays, bound_maps, channel, codebooks, mismatch
 from ris_jax import config as config_lib
+from ris_jax.accuracy import bound_maps, mismatch
+from ris_jax.physics import arrays, channel, codebooks
 from ris_jax.reports import provenance, tables
 
 DIRECTIONS_DEG = ((0.0, 0.0), (40.0, 15.0))

@@ -31,9 +31,11 @@ import known_truth
 import numpy as np
 from absl import app, flags
 
-from ris_jax import arrays, bounds, metrics, scenes, statistics
 from ris_jax import config as config_lib
-from ris_jax.estimators import grids, localization, matching_pursuit
+from ris_jax import localization
+from ris_jax.accuracy import bounds, metrics, statistics
+from ris_jax.estimation import matching_pursuit, search_grid
+from ris_jax.physics import arrays, scenes
 from ris_jax.reports import provenance, tables
 
 _S_BAND, _KA_BAND = 0.0857, 0.0107  # wavelengths [m] at 3.5 and 28 GHz
@@ -140,7 +142,7 @@ def row(name: str, blind: bool) -> tuple:
         scene.measurement, scene.truth, estimate, positions, system=system, region=region
     )
     gain = np.asarray(reached - from_truth) / np.asarray(noise)
-    cells = grids.search_shape(
+    cells = search_grid.search_shape(
         positions, region, wavelength=system.wavelength, wavefront=system.wavefront,
         cell=matching_pursuit.EFFORTS[_SEARCH.value].cell,
     )  # fmt: skip

@@ -59,9 +59,11 @@ import known_truth
 import numpy as np
 from absl import app, flags
 
-from ris_jax import arrays, bounds, metrics, scenes, statistics
 from ris_jax import config as config_lib
-from ris_jax.estimators import grids, localization
+from ris_jax import localization
+from ris_jax.accuracy import bounds, metrics, statistics
+from ris_jax.estimation import search_grid
+from ris_jax.physics import arrays, scenes
 from ris_jax.reports import provenance, tables
 
 _NUM_SCENES = flags.DEFINE_integer("num_scenes", 400, "scenes per cell", lower_bound=1)
@@ -128,7 +130,7 @@ def cell(config: config_lib.Config, sources: int, snr_db: float, count: int, bat
         np.asarray,
         known_truth.energies(
             scene.measurement, scene.truth, estimate, positions,
-            system=system, region=grids.SearchRegion(),
+            system=system, region=search_grid.SearchRegion(),
         ),
     )  # fmt: skip
     gain = (reached - from_truth) / noise

@@ -88,8 +88,10 @@ IN_ONE_PROCESS = ("first batch", "second batch size", "second wavelength")
 _RECORDINGS = """
 import ris_jax
 import jax, numpy as np
-from ris_jax import arrays, config, metrics, scenes
-from ris_jax.data import containers
+from ris_jax import config
+from ris_jax.accuracy import metrics
+from ris_jax.data.recordings import containers
+from ris_jax.physics import arrays, scenes
 config = config.Config()
 batch = jax.device_get(jax.jit(lambda k: scenes.sample_scenes(k, config, 8))(jax.random.key(0)))
 truth = {name: getattr(batch.truth, name) for name in metrics.Sources._fields}
@@ -103,9 +105,9 @@ containers.save("recordings.npz", truth | {
 _PYTHON = """
 import ris_jax
 import jax, pathlib, time
-from ris_jax.data import measurements, recordings
-found = recordings.read(pathlib.Path("recordings.npz"))
-batch = measurements.measurement(found)
+from ris_jax.data.recordings import reader
+found = reader.read(pathlib.Path("recordings.npz"))
+batch = reader.measurement_of(found)
 def cost(scenes, wavelength):
     began = time.process_time()
     measured = jax.tree.map(lambda x: x[:scenes], batch)

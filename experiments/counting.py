@@ -54,9 +54,10 @@ import numpy as np
 from absl import app, flags
 from known_truth import draw
 
-from ris_jax import arrays, metrics, scenes, statistics
 from ris_jax import config as config_lib
-from ris_jax.estimators import localization
+from ris_jax import localization
+from ris_jax.accuracy import metrics, statistics
+from ris_jax.physics import arrays, scenes
 from ris_jax.reports import provenance, tables
 
 _CELL_SCENES = flags.DEFINE_integer("cell_scenes", 400, "scenes per cell", lower_bound=1)

@@ -11,7 +11,7 @@ import fuzz_damage
 
 from ris_jax import config as config_lib
 from ris_jax import config_files
-from ris_jax.cli import train, tune
+from ris_jax.cli.commands import train, tune
 from ris_jax.tuning import space as space_lib
 
 _FIELDS = sorted(config_lib.flatten(config_lib.to_dict(config_lib.Config())))

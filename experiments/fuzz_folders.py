@@ -16,10 +16,11 @@ import jax
 import numpy as np
 
 from ris_jax import config as config_lib
-from ris_jax.data import conversion, record_dataset, records
-from ris_jax.training import checkpoint, loop, manifest, record
+from ris_jax.data.records import conversion, record_dataset, record_format
+from ris_jax.training import loop
 from ris_jax.training import progress as progress_lib
 from ris_jax.training import state as state_lib
+from ris_jax.training.saving import checkpoint, manifest, metrics_log
 
 _FRACTIONS = conversion.Fractions(0.3, 0.2)
 
@@ -67,7 +68,7 @@ class Records(fuzz_cases.Surface):
             batch = split.gather(np.arange(len(split)))
             if batch.codes.shape[1:] != (3, 6) or len(batch.codes) not in (1, len(split)):
                 raise AssertionError(f"codes {batch.codes.shape}")
-            found += [digest.tobytes() for digest in records.digests_of(batch.scenes)]
+            found += [digest.tobytes() for digest in record_format.digests_of(batch.scenes)]
         return found
 
     def case(self, rng: random.Random, place: pathlib.Path) -> fuzz_cases.Case:
@@ -101,7 +102,7 @@ class Records(fuzz_cases.Surface):
 
     def _open_damage(self, rng: random.Random, place: pathlib.Path) -> str:
         paths = fuzz_cases.files_in(place)
-        victim = rng.choice([place / records.INDEX_NAME, *paths])
+        victim = rng.choice([place / record_format.INDEX_NAME, *paths])
         if rng.random() < 0.3:
             return fuzz_cases.misplace(rng, victim, paths)
         other = rng.choice(paths).read_bytes()
@@ -110,22 +111,22 @@ class Records(fuzz_cases.Surface):
         return f"{victim.name}: {what}"
 
     def _hidden_damage(self, rng: random.Random, place: pathlib.Path) -> str:
-        path = place / records.INDEX_NAME
+        path = place / record_format.INDEX_NAME
         values = json.loads(path.read_bytes())
         del values["sha256"]
         if rng.random() < 0.5:
             what, values = fuzz_damage.damaged_json(rng, values)
         else:
             shard = rng.choice(values["shards"])
-            part = rng.choice(records.PARTS)
+            part = rng.choice(record_format.PARTS)
             victim = place / f"{shard['name']}.{part}.npy"
             what, data = _damaged_npy(rng, victim)
             victim.write_bytes(data)
-            written = records.file_of(victim)
+            written = record_format.file_of(victim)
             shard["files"][part] = {"bytes": written.bytes, "sha256": written.sha256}
             what = f"{victim.name}, hash recomputed: {what}"
         if isinstance(values, dict):
-            values["sha256"] = records._checksum(values)
+            values["sha256"] = record_format._checksum(values)
         path.write_text(json.dumps(values))
         return what
 
@@ -184,7 +185,7 @@ class Runs(fuzz_cases.Surface):
         checkpoint.save_config(self._home, self._config)
         checkpoints = checkpoint.Checkpoints(self._home, keep=2)
         self._states = [first]
-        with record.Recorder(self._home, 0, 0, 4) as recorder:
+        with metrics_log.Recorder(self._home, 0, 0, 4) as recorder:
             progress, state = progress_lib.Progress(), first
             for epoch in (1, 2):
                 state = state.replace(
@@ -207,7 +208,7 @@ class Runs(fuzz_cases.Surface):
         inside = fuzz_cases.files_in(rng.choice(steps))
         rows = rng.random() < 0.1
         if rows:
-            what = self._rows_damage(rng, place / record.METRICS_NAME)
+            what = self._rows_damage(rng, place / metrics_log.METRICS_NAME)
         elif rng.random() < 0.1:
             what = self._strange_names(rng, place / "checkpoints")
         else:
@@ -229,7 +230,12 @@ class Runs(fuzz_cases.Surface):
                 state = loop.train(self._config, place)
             return self._problem(state, hidden)
 
-        names = (str(place), "checkpoint of epoch", checkpoint.CONFIG_NAME, record.METRICS_NAME)
+        names = (
+            str(place),
+            "checkpoint of epoch",
+            checkpoint.CONFIG_NAME,
+            metrics_log.METRICS_NAME,
+        )
         return fuzz_cases.Case(what, run, names, ("train", f"--workdir={place}", *settings))
 
     def _problem(self, state: state_lib.TrainState, hidden: bool) -> str:

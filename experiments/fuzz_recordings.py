@@ -13,7 +13,7 @@ import fuzz_damage
 import h5py
 import numpy as np
 
-from ris_jax.data import measurements, recordings, validation
+from ris_jax.data.recordings import reader, validation
 
 
 def recordings_arrays(seed: int = 0) -> dict[str, np.ndarray]:
@@ -106,7 +106,7 @@ class Recordings(fuzz_cases.Surface):
         command = ("localize", f"--data={target}", f"--out={place / 'out.csv'}")
 
         def run() -> str:
-            return _recordings_problem(recordings.read(target))
+            return _recordings_problem(reader.read(target))
 
         return fuzz_cases.Case(what, run, (str(target),), command)
 
@@ -258,7 +258,7 @@ def _virtual(file: h5py.File, name: str) -> None:
     file.create_virtual_dataset(name, layout)
 
 
-def _recordings_problem(found: recordings.Recordings) -> str:
+def _recordings_problem(found: reader.Recordings) -> str:
     """Check that results are valid: right shapes and types, all values finite."""
     scenes, snapshots, antennas = found.snapshots.shape
     elements = len(found.positions)
@@ -281,7 +281,7 @@ def _recordings_problem(found: recordings.Recordings) -> str:
         for name in validation.TRUTH_KEYS[1:]:
             if not np.isfinite(getattr(found.truth, name)[active]).all():
                 return f"{name}: not finite"
-    noise = measurements.measurement(found).noise_variance
+    noise = reader.measurement_of(found).noise_variance
     if found.snr_db is not None and not np.isfinite(noise).all():
         return "a noise variance that is not finite"
     return ""

@@ -61,8 +61,8 @@ import orbax.checkpoint  # noqa: F401
 import tensorboardX  # noqa: F401
 import tqdm  # noqa: F401
 
-from ris_jax.data import conversion, simulation  # noqa: F401
-from ris_jax.reports import figures  # noqa: F401
+from ris_jax.data.records import conversion, simulation  # noqa: F401
+from ris_jax.reports.run import training_curves  # noqa: F401
 from ris_jax.training import loop  # noqa: F401
 
 _KILLS = flags.DEFINE_integer("kills", 220, "number of kills", lower_bound=1)

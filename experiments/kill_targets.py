@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ris_jax.data import records
-from ris_jax.training import record
+from ris_jax.data.records import record_format
+from ris_jax.training.saving import metrics_log
 
 START, ENDING = "starting", "ending"
 _WRITING_SHARD, _UNLISTED = "writing a shard", "between shards and index"
@@ -119,7 +119,7 @@ class Training(Target):
 
     def differences(self, expected: pathlib.Path, found: pathlib.Path) -> list[str]:
         """List different fields of `epoch` rows, and missing or duplicate epochs."""
-        ours, theirs = record.epoch_rows(found), record.epoch_rows(expected)
+        ours, theirs = metrics_log.epoch_rows(found), metrics_log.epoch_rows(expected)
         lines = [] if len(ours) == len(theirs) else [f"{len(theirs)} epochs, got {len(ours)}"]
         for here, there in zip(ours, theirs, strict=False):
             lines += [
@@ -141,7 +141,7 @@ class Writing(Target):
 
     def _index(self, folder: pathlib.Path) -> dict[str, Any]:
         """Return the index, read again if it was replaced."""
-        path = folder / records.INDEX_NAME
+        path = folder / record_format.INDEX_NAME
         try:
             changed = path.stat().st_mtime_ns
         except FileNotFoundError:
@@ -160,14 +160,16 @@ class Writing(Target):
             return START
         if self._index(folder)["complete"]:
             return ENDING
-        files = [path for split in records.SPLITS for path in _paths(folder / split)]
+        files = [path for split in record_format.SPLITS for path in _paths(folder / split)]
         fresh = [path for path in files if _changed(path) >= since]
         if any(path.name.endswith(".partial") for path in fresh):
             return _WRITING_SHARD
-        half = [path for path in _paths(folder) if path.name.startswith(f".{records.INDEX_NAME}")]
+        half = [
+            path for path in _paths(folder) if path.name.startswith(f".{record_format.INDEX_NAME}")
+        ]
         if any(_changed(path) >= since for path in half):
             return _WRITING_INDEX
-        listed_at = max(_changed(folder / records.INDEX_NAME), since)
+        listed_at = max(_changed(folder / record_format.INDEX_NAME), since)
         return _UNLISTED if any(_changed(path) > listed_at for path in fresh) else _READING
 
     def differences(self, expected: pathlib.Path, found: pathlib.Path) -> list[str]:
@@ -209,16 +211,16 @@ def _changed(path: pathlib.Path) -> float:
 def _scenes(folder: pathlib.Path) -> collections.Counter[bytes]:
     """Count every scene by a hash of its measurement, computed from the content."""
     counts: collections.Counter[bytes] = collections.Counter()
-    for shard in records.require_index(folder).shards:
-        scenes = np.asarray(records.load(folder, shard, "scenes"))
-        counts.update(digest.tobytes() for digest in records.digests_of(scenes))
+    for shard in record_format.require_index(folder).shards:
+        scenes = np.asarray(record_format.load(folder, shard, "scenes"))
+        counts.update(digest.tobytes() for digest in record_format.digests_of(scenes))
     return counts
 
 
 def _contents(folder: pathlib.Path) -> dict[str, str]:
     """Return the hash of every file, listed in the index or not."""
     return {
-        str(path.relative_to(folder)): records.file_of(path).sha256
+        str(path.relative_to(folder)): record_format.file_of(path).sha256
         for path in folder.rglob("*")
         if path.is_file() and path.name != ".lock"
     }
@@ -226,7 +228,7 @@ def _contents(folder: pathlib.Path) -> dict[str, str]:
 
 def number_of_scenes(folder: pathlib.Path) -> int:
     """Return the number of scenes in a directory of records; 0 for other directories."""
-    if not (folder / records.INDEX_NAME).exists():
+    if not (folder / record_format.INDEX_NAME).exists():
         return 0
     return sum(_scenes(folder).values())
 

@@ -5,9 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ris_jax import arrays, scenes
 from ris_jax import config as config_lib
-from ris_jax.estimators import likelihood, refinement
+from ris_jax.estimation import likelihood, refinement
+from ris_jax.physics import arrays, scenes
 
 _REFERENCE_STEPS = 25
 SAME = 0.02  # smaller differences of the log-likelihood are ignored
@@ -41,7 +41,7 @@ def energies(measurement, truth, estimate, positions, *, system, region):
         wavelength=system.wavelength,
         wavefront=system.wavefront,
     )
-    setting = refinement.Setting(jet, region.lower, region.upper)
+    setting = refinement.RefinementProblem(jet, region.lower, region.upper)
 
     def one(measurement, truth, estimate):
         observation = likelihood.observe(measurement, system.source_signal)

@@ -43,10 +43,14 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from ris_jax import arrays, counts, metrics, networks, scenes, statistics
 from ris_jax import config as config_lib
-from ris_jax import covariance as cov
-from ris_jax.estimators import grids, localization, subspace
+from ris_jax import localization
+from ris_jax.accuracy import counts, metrics, statistics
+from ris_jax.estimation import search_grid
+from ris_jax.estimation.baselines import subspace
+from ris_jax.networks import pretrained
+from ris_jax.physics import arrays, scenes
+from ris_jax.physics import covariance as cov
 from ris_jax.reports import provenance, tables
 
 _NUM_SCENES = flags.DEFINE_integer("num_scenes", 4000, "scenes of each table", lower_bound=2)
@@ -100,7 +104,7 @@ def position_rows(scene: scenes.Scene, config: config_lib.Config) -> list[tuple]
         "wavefront": system.wavefront,
         "source_signal": system.source_signal,
         "max_sources": config.scene.max_sources,
-        "region": grids.region_of(config.scene),
+        "region": search_grid.region_of(config.scene),
     }
     positions = arrays.element_positions(system)
     names = [None, *_NETWORKS.value]
@@ -109,7 +113,7 @@ def position_rows(scene: scenes.Scene, config: config_lib.Config) -> list[tuple]
             localization.localize,
             positions=positions,
             estimator="auto",
-            network=None if name is None else networks.load_pretrained(name),
+            network=None if name is None else pretrained.load_pretrained(name),
             **common,
         )
         for name in names
@@ -143,7 +147,7 @@ def count_rows(scene: scenes.Scene) -> list[tuple]:
     rows = []
     for name in _NETWORKS.value:
         says = localization.in_chunks(
-            networks.load_pretrained(name), scene.measurement, chunk_size=_CHUNK.value
+            pretrained.load_pretrained(name), scene.measurement, chunk_size=_CHUNK.value
         )
         right = np.argmax(says.count_probability, axis=1) + 1 == number
         error = statistics.expected_calibration_error(says.count_probability.max(axis=1), right)
@@ -156,7 +160,7 @@ def music_rows(scene: scenes.Scene, config: config_lib.Config) -> list[tuple]:
     """Return the fraction of sources that MUSIC finds within 5 degrees, K known, by covariance."""
     system, truth = config.system, scene.truth
     positions = arrays.element_positions(system)
-    network = networks.load_pretrained(_NETWORKS.value[0])
+    network = pretrained.load_pretrained(_NETWORKS.value[0])
 
     @jax.jit
     def search(part):
@@ -175,7 +179,7 @@ def music_rows(scene: scenes.Scene, config: config_lib.Config) -> list[tuple]:
                 wavelength=system.wavelength,
                 wavefront=system.wavefront,
                 max_sources=config.scene.max_sources,
-                region=grids.region_of(config.scene),
+                region=search_grid.region_of(config.scene),
             )
             for covariance in covariances
         ]

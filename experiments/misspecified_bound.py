@@ -44,8 +44,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from ris_jax import arrays, bound_maps, channel, codebooks, mismatch
 from ris_jax import config as config_lib
+from ris_jax.accuracy import bound_maps, mismatch
+from ris_jax.physics import arrays, channel, codebooks
 from ris_jax.reports import provenance, tables
 
 _DRAWS = flags.DEFINE_integer("num_draws", 32, "draws of the hardware", lower_bound=2)

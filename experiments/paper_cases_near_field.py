@@ -98,11 +98,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from ris_jax import arrays, bounds, channel
 from ris_jax import config as config_lib
-from ris_jax import covariance as cov
-from ris_jax.estimators import estimate, grids, modified_music, smoothing, subspace
-from ris_jax.estimators.symmetric_arrays import Layout
+from ris_jax.accuracy import bounds
+from ris_jax.estimation import estimate, search_grid
+from ris_jax.estimation.baselines import decoupled_music, smoothing, subspace
+from ris_jax.estimation.baselines.symmetric_arrays import GridLayout
+from ris_jax.physics import arrays, channel
+from ris_jax.physics import covariance as cov
 
 _METHODS = ("MUSIC", "modified MUSIC", "reduced-dimension MUSIC")
 # Maximum azimuth and elevation error of a found source.
@@ -113,11 +115,11 @@ _NEAR = np.deg2rad(2.0)
 class Case:
     """An array, its waves and its search region."""
 
-    layout: Layout
+    layout: GridLayout
     wavelength: float
     wavefront: config_lib.Wavefront
     snapshots: int  # a single one is equivalent to constant signals
-    region: grids.SearchRegion
+    region: search_grid.SearchRegion
     music_grid: tuple[int, int, int]
     pair_grid: tuple[int, int, int]
 
@@ -128,7 +130,7 @@ class Case:
     @property
     def sub_surface(self) -> tuple[int, int] | None:
         """Sub-surface for smoothing the covariance of a single snapshot."""
-        return modified_music.sub_surface_of(self.layout.shape) if self.snapshots == 1 else None
+        return decoupled_music.sub_surface_of(self.layout.shape) if self.snapshots == 1 else None
 
 
 class Sources(NamedTuple):
@@ -181,8 +183,8 @@ def _locate(
             positions = smoothing.centred_window(positions, *window)
         return subspace.music(covariance, count, positions, grid=case.music_grid, **common)
     search = {
-        "modified MUSIC": modified_music.modified_music,
-        "reduced-dimension MUSIC": modified_music.reduced_dimension_music,
+        "modified MUSIC": decoupled_music.modified_music,
+        "reduced-dimension MUSIC": decoupled_music.reduced_dimension_music,
     }[method]
     return search(
         covariance, count, case.positions, layout=case.layout, sub_surface=case.sub_surface,
@@ -285,8 +287,8 @@ def surface_table(trials: int) -> tuple[tuple[str, ...], list[tuple]]:
     for wavefront, snapshots, ratios in _SURFACE:
         wavelength = 0.3
         case = Case(
-            Layout(12, 12, wavelength / 4), wavelength, wavefront, snapshots,
-            grids.SearchRegion(), (28, 16, 9), (96, 64, 48),
+            GridLayout(12, 12, wavelength / 4), wavelength, wavefront, snapshots,
+            search_grid.SearchRegion(), (28, 16, 9), (96, 64, 48),
         )  # fmt: skip
         sources = _surface_sources(trials)
         variance = np.asarray(_bound(case, sources))
@@ -298,8 +300,8 @@ def surface_table(trials: int) -> tuple[tuple[str, ...], list[tuple]]:
 def line_table(trials: int) -> tuple[tuple[str, ...], list[tuple]]:
     """Return header and rows of case 4."""
     # In wavelengths. A line does not determine w, which is not searched.
-    region = grids.SearchRegion(0.9, 1e-3, 0.0, 0.3)
-    case = Case(Layout(1, 15, 0.25), 1.0, "fresnel", 200, region, (48, 1, 12), (96, 1, 48))
+    region = search_grid.SearchRegion(0.9, 1e-3, 0.0, 0.3)
+    case = Case(GridLayout(1, 15, 0.25), 1.0, "fresnel", 200, region, (48, 1, 12), (96, 1, 48))
     sources = Sources(
         jnp.broadcast_to(jnp.deg2rad(jnp.array([-10.0, 20.0])), (trials, 2)),
         jnp.zeros((trials, 2)),

@@ -57,15 +57,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from scipy import stats
 
-from ris_jax import bounds, channel, scenes
-from ris_jax import covariance as cov
-from ris_jax.estimators import (
-    grids,
-    likelihood,
-    orthogonal_matching_pursuit,
-    sparse_bayesian,
-    subspace,
-)
+from ris_jax.accuracy import bounds
+from ris_jax.estimation import likelihood, search_grid
+from ris_jax.estimation.baselines import orthogonal_matching_pursuit, sparse_bayesian, subspace
+from ris_jax.physics import channel, scenes
+from ris_jax.physics import covariance as cov
 
 # Tropp & Gilbert (2007), Table I, d = 256: nonzero entries and measurements.
 _TABLE_1 = ((4, 56), (8, 96), (12, 136), (16, 184), (20, 228))
@@ -137,7 +133,7 @@ def _noise_of(snr_db: float) -> float:
 
 
 def _peaks(spectrum):
-    _, indices = grids.highest_peaks(spectrum, (len(_ANGLES), 1, 1), len(_TRUTH))
+    _, indices = search_grid.highest_peaks(spectrum, (len(_ANGLES), 1, 1), len(_TRUTH))
     return jnp.sort(jnp.asarray(_ANGLES)[indices])
 
 

@@ -34,8 +34,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from ris_jax import arrays, bound_maps, code_baselines
 from ris_jax import config as config_lib
+from ris_jax.accuracy import bound_maps, code_baselines
+from ris_jax.physics import arrays
 from ris_jax.reports import provenance, tables
 
 _DRAWS = flags.DEFINE_integer("num_draws", 10, "draws of the codes", lower_bound=2)

@@ -3,8 +3,8 @@
   ris-jax train --workdir=runs/reference --preset=reference
   python experiments/ship_weights.py --workdir=runs/reference --preset=reference --name=default
 
-Writes ris_jax/weights/NAME: config.json, parameters.npz, and card.json with the command that
-trained it, the commit, the seed and its scores on 4000 scenes of the stream `test`. Present
+Writes ris_jax/networks/weights/NAME: config.json, parameters.npz, and card.json with the command
+that trained it, the commit, the seed and its scores on 4000 scenes of the stream `test`. Present
 networks: default (preset reference), robust, array_16x16, subspace_network.
 """
 
@@ -18,10 +18,13 @@ import ris_jax
 # isort: split
 from absl import app, flags
 
-from ris_jax import networks, presets, statistics
+from ris_jax import presets
+from ris_jax.accuracy import statistics
+from ris_jax.networks import pretrained
 from ris_jax.reports import provenance
 from ris_jax.training import evaluation
 from ris_jax.training import state as state_lib
+from ris_jax.training.saving import checkpoint
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "work directory of the run", required=True)
 _PRESET = flags.DEFINE_enum("preset", None, presets.NAMES, "preset of the run", required=True)
@@ -29,7 +32,7 @@ _NAME = flags.DEFINE_string("name", None, "name of the network", required=True)
 _NUM_SCENES = flags.DEFINE_integer("num_scenes", 4000, "scenes to score", lower_bound=2)
 
 
-def scores(network: networks.Network) -> dict[str, float]:
+def scores(network: pretrained.Network) -> dict[str, float]:
     """Compute held-out scores of a network."""
     config = network.config
     state = state_lib.create_train_state(config).replace(ema_params=network.params)
@@ -47,7 +50,7 @@ def scores(network: networks.Network) -> dict[str, float]:
 
 def main(_) -> None:
     """Score the network and write its files."""
-    network, warnings = networks.from_run(pathlib.Path(_WORKDIR.value))
+    network, warnings = checkpoint.load_run(pathlib.Path(_WORKDIR.value))
     if warnings:
         raise app.UsageError("; ".join(warnings))
     config = network.config
@@ -58,7 +61,8 @@ def main(_) -> None:
     commit = subprocess.run(
         [*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
     ).stdout.strip()
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ":!weights"], check=False)
+    difference = ["diff", "--quiet", "HEAD", "--", ":!networks/weights"]
+    changed = subprocess.run([*git, *difference], check=False)
     commit += "-dirty" if changed.returncode else ""
     measured = {name: round(value, 4) for name, value in scores(network).items()}
     card = {
@@ -72,7 +76,7 @@ def main(_) -> None:
         "machine": provenance.machine(),
     }
     shipped = dataclasses.replace(network, card=json.dumps(card, indent=1) + "\n")
-    networks.write(shipped, root / "weights" / _NAME.value)
+    pretrained.write(shipped, root / "networks" / "weights" / _NAME.value)
     print(shipped.card)
 
 

@@ -55,17 +55,19 @@ import numpy as np
 from absl import app, flags, logging
 
 from ris_jax import config as config_lib
-from ris_jax.cli import settings
-from ris_jax.data import record_dataset, records, simulation
+from ris_jax.cli import common_flags
+from ris_jax.data.records import record_dataset, record_format, simulation
 from ris_jax.reports import tables
-from ris_jax.training import devices, loop, record, sources
+from ris_jax.training import loop, sources
+from ris_jax.training.processes import devices
+from ris_jax.training.saving import metrics_log
 
 _SCENES = flags.DEFINE_integer("scenes", 102_400, "scenes to train on", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch_size", 64, "scenes per batch", lower_bound=1)
 _PASSES = flags.DEFINE_integer("passes", 3, "number of passes over all scenes", lower_bound=1)
 _FOLDER = flags.DEFINE_string("folder", None, "directory of the records; temporary by default")
 _TRAIN = flags.DEFINE_bool("train", True, "also train on all scenes once")
-settings.define(flags.FLAGS)  # of the training
+common_flags.define(flags.FLAGS)  # of the training
 _FIGURE = flags.DEFINE_string("figure", None, "memory over the passes and the epoch, .png")
 
 _SAMPLES = 100  # memory samples per pass
@@ -85,9 +87,9 @@ def private_memory() -> float:
 def read_back(folder: pathlib.Path) -> int:
     """Compare every scene with its digest; return the number of scenes."""
     total = 0
-    for shard in records.require_index(folder).shards:
-        found = records.digests_of(records.load(folder, shard, "scenes"))
-        if not np.array_equal(found, records.load(folder, shard, "digests")):
+    for shard in record_format.require_index(folder).shards:
+        found = record_format.digests_of(record_format.load(folder, shard, "scenes"))
+        if not np.array_equal(found, record_format.load(folder, shard, "digests")):
             raise ValueError(f"{shard.name}: a scene does not match its digest")
         total += len(found)
     return total
@@ -141,16 +143,16 @@ def sampled_memory(progress: Callable[[], float]) -> Iterator[Curve]:
 def train(dataset: record_dataset.Dataset, workdir: pathlib.Path) -> Curve:
     """Train one epoch over every scene once; return memory over the fraction done."""
     steps = len(dataset.split("train")) // _BATCH.value
-    stored = config_lib.flatten(records.stored_config(dataset.config))
+    stored = config_lib.flatten(record_format.stored_config(dataset.config))
     sizes = {
         "training.epochs": 1,
         "training.steps_per_epoch": steps,
         "training.batch_size": _BATCH.value,
     }
-    config = settings.configuration(flags.FLAGS, sizes, stored)
+    config = common_flags.configuration(flags.FLAGS, sizes, stored)
 
     def share():
-        rows = record.read_rows(workdir)
+        rows = metrics_log.read_rows(workdir)
         return max((row.get("microbatch", 0) for row in rows), default=0) / steps
 
     with sampled_memory(share) as curve:
@@ -210,7 +212,7 @@ def main(_) -> None:
     config, watch = config_lib.Config(), Stopwatch()
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(_FOLDER.value or f"{temporary}/records")
-        there = (folder / records.INDEX_NAME).exists()
+        there = (folder / record_format.INDEX_NAME).exists()
         counts = {"train": _SCENES.value, "validation": 4096, "test": 4096}
         index = simulation.simulate(config, folder, counts, shard_scenes=4096)
         total = sum(counts.values())

@@ -62,11 +62,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from ris_jax import arrays, metrics, networks, presets, scenes
 from ris_jax import config as config_lib
-from ris_jax import covariance as cov
-from ris_jax.estimators import localization, smoothing, subspace
-from ris_jax.estimators.estimate import Estimate
+from ris_jax import localization, presets
+from ris_jax.accuracy import metrics
+from ris_jax.estimation.baselines import smoothing, subspace
+from ris_jax.estimation.estimate import Estimate
+from ris_jax.networks import pretrained
+from ris_jax.physics import arrays, scenes
+from ris_jax.physics import covariance as cov
 from ris_jax.reports import provenance, tables
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
@@ -101,12 +104,12 @@ def line() -> config_lib.Config:
     return config_lib.override(presets.preset("subspace_network"), values)
 
 
-def trained(config: config_lib.Config) -> networks.Network:
+def trained(config: config_lib.Config) -> pretrained.Network:
     """Train a network of a configuration."""
     state = state_lib.create_train_state(config)
     for _ in range(config.total_updates):
         state, _ = step_lib.train_step(state, step_lib.draw_batch(config, state.step))
-    return networks.Network(config, state.ema_params)
+    return pretrained.Network(config, state.ema_params)
 
 
 def at_snr(config: config_lib.Config, snr_db: float, **scene) -> config_lib.Config:
@@ -140,7 +143,7 @@ def _along_the_line(found: Estimate) -> Estimate:
     return found._replace(azimuth=np.arcsin(u), elevation=np.zeros_like(u))
 
 
-def coherent(config: config_lib.Config, network: networks.Network, snr_db: float) -> list[tuple]:
+def coherent(config: config_lib.Config, network: pretrained.Network, snr_db: float) -> list[tuple]:
     """Return the rows of case 1 at one SNR."""
     config = at_snr(config, snr_db)
     scene, positions = drawn(config), arrays.element_positions(config.system)
@@ -179,7 +182,7 @@ def near_field(num_sources: int) -> list[tuple]:
             arrays.element_positions(config.system),
             estimator=name,
             num_sources=num_sources,
-            network=None if network is None else networks.load_pretrained(network),
+            network=None if network is None else pretrained.load_pretrained(network),
             **localization.options_of(config),
         )
         detection = metrics.detection(found, scene.truth)

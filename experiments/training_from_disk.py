@@ -49,18 +49,19 @@ import jax.numpy as jnp
 from absl import app, flags, logging
 
 from ris_jax import config as config_lib
-from ris_jax import scenes
-from ris_jax.cli import settings
-from ris_jax.data import record_dataset, simulation
+from ris_jax.cli import common_flags
+from ris_jax.data.records import record_dataset, simulation
+from ris_jax.physics import scenes
 from ris_jax.reports import tables
-from ris_jax.training import devices, sources
+from ris_jax.training import sources
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
+from ris_jax.training.processes import devices
 
 _FOLDER = flags.DEFINE_string("folder", None, "directory of records; simulated by default")
 _ROUNDS = flags.DEFINE_integer("rounds", 6, "turns per source", lower_bound=1)
 _MICROBATCHES = flags.DEFINE_integer("microbatches", 12, "microbatches per turn", lower_bound=1)
-settings.define(flags.FLAGS)
+common_flags.define(flags.FLAGS)
 
 _HELD, _ANEW, _STORED = "held", "simulated", "from disk"
 _HELD_BATCHES = 8
@@ -180,11 +181,11 @@ def main(_) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(_FOLDER.value or temporary)
         if not _FOLDER.value:
-            config = settings.configuration(flags.FLAGS, {})
+            config = common_flags.configuration(flags.FLAGS, {})
             counts = {"train": _FEW_SCENES, "validation": 1024}
             simulation.simulate(config, folder, counts, shard_scenes=4096)
         dataset = record_dataset.open_dataset(folder)
-        config = settings.configuration(flags.FLAGS, {}, settings.fields_of(dataset))
+        config = common_flags.configuration(flags.FLAGS, {}, common_flags.fields_of(dataset))
         placement = devices.one_device()
         ways = {
             _HELD: held(config),

@@ -17,33 +17,34 @@ _EXPORTS = {
     "Config": "config",
     "enable_compilation_cache": "compilation_cache",
     "preset": "presets",
-    "planar_array": "arrays",
-    "steering_vector": "arrays",
-    "codebook": "codebooks",
-    "rician_channel": "channel",
-    "Measurement": "scenes",
-    "Scene": "scenes",
-    "Truth": "scenes",
-    "sample_scenes": "scenes",
-    "simulate": "scenes",
-    "stream_key": "scenes",
-    "aperture_field": "measurement",
-    "effective_covariance": "covariance",
-    "cramer_rao_bound": "bounds",
-    "position_error_bound": "bounds",
-    "Estimate": "estimators.estimate",
-    "localize": "estimators.localization",
-    "load_pretrained": "networks",
-    "maximum_likelihood": "estimators.maximum_likelihood",
-    "music": "estimators.subspace",
-    "mvdr": "estimators.subspace",
-    "modified_music": "estimators.modified_music",
-    "reduced_dimension_music": "estimators.modified_music",
-    "orthogonal_matching_pursuit": "estimators.orthogonal_matching_pursuit",
-    "sparse_bayesian_learning": "estimators.sparse_bayesian",
-    "akaike": "estimators.information_criteria",
-    "minimum_description_length": "estimators.information_criteria",
-    "gospa": "metrics",
+    "planar_array": "physics.arrays",
+    "steering_vector": "physics.arrays",
+    "codebook": "physics.codebooks",
+    "rician_channel": "physics.channel",
+    "Measurement": "physics.scenes",
+    "Scene": "physics.scenes",
+    "Truth": "physics.scenes",
+    "sample_scenes": "physics.scenes",
+    "simulate": "physics.scenes",
+    "stream_key": "physics.scenes",
+    "aperture_field": "physics.measurement",
+    "effective_covariance": "physics.covariance",
+    "cramer_rao_bound": "accuracy.bounds",
+    "position_error_bound": "accuracy.bounds",
+    "Estimate": "estimation.estimate",
+    "localize": "localization",
+    "load_run": "training.saving.checkpoint",
+    "load_pretrained": "networks.pretrained",
+    "maximum_likelihood": "estimation.maximum_likelihood",
+    "music": "estimation.baselines.subspace",
+    "mvdr": "estimation.baselines.subspace",
+    "modified_music": "estimation.baselines.decoupled_music",
+    "reduced_dimension_music": "estimation.baselines.decoupled_music",
+    "orthogonal_matching_pursuit": "estimation.baselines.orthogonal_matching_pursuit",
+    "sparse_bayesian_learning": "estimation.baselines.sparse_bayesian",
+    "akaike": "estimation.baselines.information_criteria",
+    "minimum_description_length": "estimation.baselines.information_criteria",
+    "gospa": "accuracy.metrics",
     "create_train_state": "training.state",
     "predict": "training.state",
     "train_step": "training.step",
@@ -52,27 +53,35 @@ _EXPORTS = {
 }
 
 if TYPE_CHECKING:
-    from ris_jax.arrays import planar_array, steering_vector
-    from ris_jax.bounds import cramer_rao_bound, position_error_bound
-    from ris_jax.channel import rician_channel
-    from ris_jax.codebooks import codebook
+    from ris_jax.accuracy.bounds import cramer_rao_bound, position_error_bound
+    from ris_jax.accuracy.metrics import gospa
     from ris_jax.compilation_cache import enable_compilation_cache
     from ris_jax.config import Config
-    from ris_jax.covariance import effective_covariance
-    from ris_jax.estimators.estimate import Estimate
-    from ris_jax.estimators.information_criteria import akaike, minimum_description_length
-    from ris_jax.estimators.localization import localize
-    from ris_jax.estimators.maximum_likelihood import maximum_likelihood
-    from ris_jax.estimators.modified_music import modified_music, reduced_dimension_music
-    from ris_jax.estimators.orthogonal_matching_pursuit import orthogonal_matching_pursuit
-    from ris_jax.estimators.sparse_bayesian import sparse_bayesian_learning
-    from ris_jax.estimators.subspace import music, mvdr
-    from ris_jax.measurement import aperture_field
-    from ris_jax.metrics import gospa
-    from ris_jax.networks import load_pretrained
+    from ris_jax.estimation.baselines.decoupled_music import modified_music, reduced_dimension_music
+    from ris_jax.estimation.baselines.information_criteria import akaike, minimum_description_length
+    from ris_jax.estimation.baselines.orthogonal_matching_pursuit import orthogonal_matching_pursuit
+    from ris_jax.estimation.baselines.sparse_bayesian import sparse_bayesian_learning
+    from ris_jax.estimation.baselines.subspace import music, mvdr
+    from ris_jax.estimation.estimate import Estimate
+    from ris_jax.estimation.maximum_likelihood import maximum_likelihood
+    from ris_jax.localization import localize
+    from ris_jax.networks.pretrained import load_pretrained
+    from ris_jax.physics.arrays import planar_array, steering_vector
+    from ris_jax.physics.channel import rician_channel
+    from ris_jax.physics.codebooks import codebook
+    from ris_jax.physics.covariance import effective_covariance
+    from ris_jax.physics.measurement import aperture_field
+    from ris_jax.physics.scenes import (
+        Measurement,
+        Scene,
+        Truth,
+        sample_scenes,
+        simulate,
+        stream_key,
+    )
     from ris_jax.presets import preset
-    from ris_jax.scenes import Measurement, Scene, Truth, sample_scenes, simulate, stream_key
     from ris_jax.training.loop import train
+    from ris_jax.training.saving.checkpoint import load_run
     from ris_jax.training.state import create_train_state, predict
     from ris_jax.training.step import eval_step, train_step
 
@@ -92,6 +101,7 @@ __all__ = [
     "eval_step",
     "gospa",
     "load_pretrained",
+    "load_run",
     "localize",
     "maximum_likelihood",
     "minimum_description_length",

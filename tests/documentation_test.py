@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import ris_jax
-from ris_jax import metrics
-from ris_jax.cli import main, settings
-from ris_jax.data import recordings
+from ris_jax.accuracy import metrics
+from ris_jax.cli import common_flags, main
+from ris_jax.data.recordings import reader
 from ris_jax.tuning import space
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -64,7 +64,7 @@ class TestCommands:
         _, words = case
         flags = parse(words)
         if "set" in flags and not ("config" in flags and flags.config):
-            settings.configuration(flags, {})
+            common_flags.configuration(flags, {})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
@@ -117,7 +117,7 @@ class TestPython:
         q = np.array([[x, y, 0.0] for y in range(3) for x in range(3)]) * 0.15
         given = {"y": gaussian(4, 5, 6), "H": gaussian(6, 9), "C": gaussian(5, 9), "q": q}
         names = run(README, given)
-        saved = recordings.read(tmp_path / "recordings.npz")
+        saved = reader.read(tmp_path / "recordings.npz")
         assert saved.snapshots.shape == (4, 5, 6)
         assert not saved.skipped
         _assert_found(names["found"], names["scene"])

@@ -1,6 +1,8 @@
-"""Data flows one way: a room imports only from rooms above it in `ROOMS`."""
+"""Structure of the package: layers, unique names, folder sizes, and no cycles."""
 
 import ast
+import collections
+import itertools
 import pathlib
 
 from absl.testing import absltest, parameterized
@@ -8,27 +10,34 @@ from absl.testing import absltest, parameterized
 import ris_jax
 
 ROOT = pathlib.Path(ris_jax.__file__).parent
-ROOMS = (
-    "errors", "_environment", "compilation_cache", "config", "config_files", "presets",
-    "linear", "phasor", "draws", "arrays", "codebooks", "channel", "scenes", "measurement",
-    "covariance",
-    "bounds",
-    "link_budget", "bound_maps", "code_design", "code_baselines", "mismatch",
-    "estimators", "losses", "statistics", "counts", "metrics", "models", "data", "training",
-    "networks", "reports",
-    "benchmarks", "tuning", "cli", "__main__",
-)  # fmt: skip
-# The package itself offers every room's functions; it is above and below them all.
+# A module imports from its own layer and from the layers before it.
+LAYERS = (
+    ("errors", "_environment", "compilation", "compilation_cache", "files"),
+    ("config", "config_files", "presets"),
+    ("physics",),
+    ("accuracy",),
+    ("data",),
+    ("estimation",),
+    ("networks",),
+    ("localization",),
+    ("training",),
+    ("reports", "tuning"),
+    ("benchmarks",),
+    ("cli", "__main__"),
+)
+LAYER = {unit: level for level, units in enumerate(LAYERS) for unit in units}
+# The package itself exports functions of every layer.
 OUTSIDE = "__init__"
+MOST_FILES = 14  # of a folder, besides __init__.py
 
 
-def room_of(path):
-    """The room that a file of the package belongs to."""
+def unit_of(path):
+    """Return the top-level module or folder of a file."""
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
 
 def imported_modules(tree):
-    """Dotted names under `ris_jax` that a module imports, wherever in it."""
+    """Yield the dotted names under `ris_jax` that a module imports, at any place in it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.split(".")[0] == "ris_jax")
@@ -41,41 +50,49 @@ def imported_modules(tree):
                 yield node.module
 
 
-def misplaced_imports(source, room):
-    """Rooms that `source`, standing in `room`, may not import."""
+def upward_imports(source, unit):
+    """Return the units above `unit` that its source imports."""
     names = (name.split(".") for name in imported_modules(ast.parse(source)))
     found = {name[1] if len(name) > 1 else OUTSIDE for name in names}
-    allowed = set(ROOMS[: ROOMS.index(room) + 1])
-    return sorted(found - allowed)
+    return sorted(name for name in found if LAYER.get(name, len(LAYERS)) > LAYER[unit])
 
 
-FILES = sorted(path for path in ROOT.rglob("*.py") if room_of(path) != OUTSIDE)
+def nearly_equal(one, other):
+    """Whether two names differ by one letter or a plural."""
+    if one == other or abs(len(one) - len(other)) > 1:
+        return False
+    if len(one) == len(other):
+        return sum(a != b for a, b in zip(one, other, strict=True)) == 1
+    short, long = sorted((one, other), key=len)
+    return any(long[:i] + long[i + 1 :] == short for i in range(len(long)))
 
 
-class RoomsTest(parameterized.TestCase):
+FILES = sorted(path for path in ROOT.rglob("*.py") if unit_of(path) != OUTSIDE)
+
+
+class LayersTest(parameterized.TestCase):
     @parameterized.parameters(*(str(path.relative_to(ROOT)) for path in FILES))
-    def test_imports_only_from_above(self, name):
-        room = room_of(ROOT / name)
-        self.assertIn(room, ROOMS, "a new room: give it its place in ROOMS")
-        self.assertEmpty(misplaced_imports((ROOT / name).read_text(), room))
+    def test_imports_go_down(self, name):
+        unit = unit_of(ROOT / name)
+        self.assertIn(unit, LAYER, "a new unit: give it a place in LAYERS")
+        self.assertEmpty(upward_imports((ROOT / name).read_text(), unit))
 
     @parameterized.parameters(
-        ("from ris_jax import losses", "covariance", ["losses"]),
-        ("from ris_jax.training import loop", "models", ["training"]),
+        ("from ris_jax.networks import losses", "physics", ["networks"]),
+        ("from ris_jax.training import loop", "networks", ["training"]),
         ("def f():\n  import ris_jax.cli.main", "training", ["cli"]),
-        ("import ris_jax", "arrays", [OUTSIDE]),
-        ("from ris_jax import config as c\nfrom ris_jax.models import judge", "training", []),
-        ("import jax\nfrom jax import config", "arrays", []),
+        ("import ris_jax", "physics", [OUTSIDE]),
+        ("from ris_jax import config as c\nfrom ris_jax.networks import scorer", "training", []),
+        ("import jax\nfrom jax import config", "physics", []),
     )
-    def test_the_test_sees(self, source, room, misplaced):
-        self.assertEqual(misplaced_imports(source, room), misplaced)
+    def test_upward_imports_are_found(self, source, unit, found):
+        self.assertEqual(upward_imports(source, unit), found)
 
     def test_relative_imports_are_refused(self):
         with self.assertRaisesRegex(ValueError, "absolute"):
-            misplaced_imports("from . import arrays", "scenes")
+            upward_imports("from . import arrays", "physics")
 
-    def test_no_cycles_within_a_room(self):
-        """Modules of one folder can be put in an order, too."""
+    def test_no_cycles(self):
         graph = {}
         for path in FILES:
             name = ".".join(("ris_jax", *path.relative_to(ROOT).with_suffix("").parts))
@@ -85,12 +102,43 @@ class RoomsTest(parameterized.TestCase):
                     names |= {f"{node.module}.{alias.name}" for alias in node.names}
                     names.add(node.module)
             graph[name] = names - {name}
-        known = set(graph)
+        self.assertNotEmpty(graph)
         while graph:
             ready = {name for name, needs in graph.items() if not needs & set(graph)}
             self.assertNotEmpty(ready, f"a cycle among {sorted(graph)}")
             graph = {name: needs for name, needs in graph.items() if name not in ready}
-        self.assertNotEmpty(known)
+
+
+class NamesTest(parameterized.TestCase):
+    def test_class_names_are_unique(self):
+        classes = collections.Counter(
+            node.name
+            for path in FILES
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ClassDef)
+        )
+        self.assertEmpty([name for name, count in classes.items() if count > 1])
+
+    def test_module_names_are_unique_and_distinct(self):
+        """A command has the name of what it runs; every other name occurs once."""
+        parts = [path.relative_to(ROOT).with_suffix("").parts for path in FILES]
+        modules = [p[-1] for p in parts if p[-1] != "__init__" and "commands" not in p]
+        self.assertLen(set(modules), len(modules), collections.Counter(modules).most_common(3))
+        for names in (modules, ris_jax.__all__):
+            pairs = itertools.combinations(sorted(names), 2)
+            self.assertEmpty([pair for pair in pairs if nearly_equal(*pair)])
+
+    @parameterized.parameters(
+        ("record", "records", True), ("plan", "plane", True), ("scene", "scone", True),
+        ("scenes", "scenes", False), ("channel", "cancel", False),
+    )  # fmt: skip
+    def test_nearly_equal(self, one, other, wanted):
+        self.assertEqual(nearly_equal(one, other), wanted)
+
+    def test_folders_are_small(self):
+        folders = {path.parent for path in FILES}
+        counts = {str(f): len([*f.glob("*.py")]) - 1 for f in folders}
+        self.assertEmpty([name for name, count in counts.items() if count > MOST_FILES])
 
 
 if __name__ == "__main__":

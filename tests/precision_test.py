@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ris_jax import arrays, bounds, config, measurement, scenes
-from ris_jax.estimators import localization, maximum_likelihood, subspace
+from ris_jax import config, localization
+from ris_jax.accuracy import bounds
+from ris_jax.estimation import maximum_likelihood
+from ris_jax.estimation.baselines import subspace
+from ris_jax.physics import arrays, measurement, scenes
 from ris_jax.training import step
 
 CONFIG = config.override(

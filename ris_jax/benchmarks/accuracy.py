@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ris_jax import arrays, metrics
 from ris_jax import config as config_lib
+from ris_jax import localization
+from ris_jax.accuracy import metrics
 from ris_jax.benchmarks import draw, store
 from ris_jax.benchmarks.suites import Cell
-from ris_jax.estimators import localization
-from ris_jax.estimators.catalogue import METHODS
-from ris_jax.estimators.estimate import Estimate
-from ris_jax.networks import Network
+from ris_jax.estimation.baselines.catalogue import METHODS
+from ris_jax.estimation.estimate import Estimate
+from ris_jax.networks.pretrained import Network
+from ris_jax.physics import arrays
 from ris_jax.reports import localization_scores, provenance
 
 _TRUTH = ("azimuth", "elevation", "source_range", "num_sources")
@@ -31,7 +32,7 @@ class NamedNetwork(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class BenchmarkPlan:
     """Estimators to compare, and the scenes to compare them on."""
 
     config: config_lib.Config
@@ -70,7 +71,7 @@ class Outcome(NamedTuple):
 
     estimator: str
     told: bool  # the number of sources was given
-    scores: localization_scores.Scores
+    scores: localization_scores.LocalizationScores
     resolved: np.ndarray  # [B] bool
 
 
@@ -88,7 +89,7 @@ class Runner:
       progress: called with the number of scenes simulated, localised or found on disk.
     """
 
-    def __init__(self, plan: Plan, where: store.Store, progress: Callable[[int], Any]):
+    def __init__(self, plan: BenchmarkPlan, where: store.Store, progress: Callable[[int], Any]):
         self.plan, self.store, self._progress = plan, where, progress
         self._drawn: tuple[Any, draw.Draw] | None = None
 

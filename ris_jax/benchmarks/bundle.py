@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ris_jax import statistics
+from ris_jax.accuracy import statistics
 from ris_jax.benchmarks import figures, summary
 from ris_jax.benchmarks.accuracy import Runner, is_told
 from ris_jax.benchmarks.suites import NAMES, SPEED, SUITES, Cell, Suite

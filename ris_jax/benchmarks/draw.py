@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ris_jax import arrays, bounds, errors, scenes
 from ris_jax import config as config_lib
-from ris_jax.benchmarks.suites import Cell, Placement
-from ris_jax.estimators import localization
+from ris_jax import errors, localization
+from ris_jax.accuracy import bounds
+from ris_jax.benchmarks.suites import Cell, SourcePlacement
+from ris_jax.physics import arrays, scenes
 
 _TRIES = 64  # draws of a scene's positions until its sources are far enough apart
 _CHUNK = 64
@@ -69,7 +70,9 @@ def _closest(truth: scenes.Truth) -> Float[Array, ""]:
     return jnp.min(jnp.where(pair, jnp.arccos(cosines), jnp.inf))
 
 
-def _place(key: jax.Array, scene: config_lib.SceneConfig, placement: Placement) -> scenes.Truth:
+def _place(
+    key: jax.Array, scene: config_lib.SceneConfig, placement: SourcePlacement
+) -> scenes.Truth:
     truth_key, place_key = jax.random.split(key)
     truth = scenes.sample_truth(truth_key, scene)
     if placement.azimuth_deg is not None:
@@ -91,7 +94,7 @@ def _widen(truth: scenes.Truth, places: int, range_max: float) -> scenes.Truth:
 
 
 @functools.partial(jax.jit, static_argnames=("scene", "placement", "places"))
-def _truths(keys, scene: config_lib.SceneConfig, placement: Placement, places: int):
+def _truths(keys, scene: config_lib.SceneConfig, placement: SourcePlacement, places: int):
     """Return truths of a batch, and whether their sources are far enough apart."""
     tries = _TRIES if placement.least_separation_deg else 1
     least = jnp.deg2rad(placement.least_separation_deg)

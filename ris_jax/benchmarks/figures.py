@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ris_jax.benchmarks.suites import Suite
-from ris_jax.estimators.catalogue import METHODS
+from ris_jax.estimation.baselines.catalogue import METHODS
 
 # With fewer found, the errors are those of a few chance estimates within the gate.
 _ENOUGH = 0.5

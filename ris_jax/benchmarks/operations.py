@@ -18,7 +18,7 @@ import numpy as np
 from jax.extend import core
 
 from ris_jax import config as config_lib
-from ris_jax.estimators import matching_pursuit, proposals
+from ris_jax.estimation import candidate_search, matching_pursuit
 
 _MATRIX = 1536
 _COPIED = 2**25  # float32 numbers, 128 MiB: more than caches hold
@@ -101,8 +101,8 @@ def search_operations(
     rounds = min(num_found + 1.0, most)
     place = 4 * options.candidates
     grow = place + joint * (options.joint_iterations + 1)
-    # Two vectors for each pair of `proposals.propose_pair`.
-    pairs = num_found * (place + 2 * proposals.PAIRS)
+    # Two vectors for each pair of `candidate_search.propose_pair`.
+    pairs = num_found * (place + 2 * candidate_search.PAIRS)
     improve = pairs + joint * (options.final_iterations + 1)
     return float((rounds * grow + improve) * through + (rounds + num_found) * matched)
 

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from ris_jax import config as config_lib
-from ris_jax import errors
-from ris_jax.data import files
+from ris_jax import errors, files
 from ris_jax.reports import provenance
 
 _SETTINGS, _CELLS = "benchmark.json", "cells"

@@ -30,7 +30,7 @@ IMPAIRMENTS["all of these"] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
+class SourcePlacement:
     """Positions of sources beyond what a configuration can set; None leaves them as drawn."""
 
     azimuth_deg: float | None = None  # of every source, on either side of boresight
@@ -45,7 +45,7 @@ class Cell:
     label: str
     value: float  # position on the axis of the varied quantity
     changes: tuple[tuple[str, Any], ...] = ()  # of the configuration, by dotted name
-    placement: Placement = Placement()
+    placement: SourcePlacement = SourcePlacement()
     count: Count = "own"
     series: float | None = None  # position on the second axis of a heat map
 
@@ -113,7 +113,7 @@ def _by_snr(config: config_lib.Config) -> list[Cell]:
 
 
 def _two_sources(config: config_lib.Config) -> list[Cell]:
-    apart = Placement(least_separation_deg=10.0)
+    apart = SourcePlacement(least_separation_deg=10.0)
     return [
         _cell(f"{snr:g} dB", snr, sources(2) | _snr(snr) | _ranges(1.0, 4.0), placement=apart)
         for snr in _snr_values(config)
@@ -131,13 +131,15 @@ def _by_range(config: config_lib.Config) -> list[Cell]:
 def _by_azimuth(config: config_lib.Config) -> list[Cell]:
     values = [a for a in (0.0, 15.0, 30.0, 45.0, 60.0, 75.0) if a <= config.scene.azimuth_max_deg]
     changes = sources(1) | _snr(15.0) | _ranges(1.0, 4.0)
-    return [_cell(f"{a:g} deg", a, changes, placement=Placement(azimuth_deg=a)) for a in values]
+    return [
+        _cell(f"{a:g} deg", a, changes, placement=SourcePlacement(azimuth_deg=a)) for a in values
+    ]
 
 
 def _by_separation(config: config_lib.Config) -> list[Cell]:
     changes = sources(2) | _snr(15.0) | _ranges(3.0, 3.0)
     return [
-        _cell(f"{apart:g} deg", apart, changes, placement=Placement(separation_deg=apart))
+        _cell(f"{apart:g} deg", apart, changes, placement=SourcePlacement(separation_deg=apart))
         for apart in (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
     ]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ris_jax import statistics
+from ris_jax.accuracy import statistics
 from ris_jax.benchmarks.accuracy import Outcome
 from ris_jax.reports.localization_scores import PARAMETERS
 

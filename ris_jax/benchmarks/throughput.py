@@ -15,21 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ris_jax import arrays, scenes, statistics
+from ris_jax import compilation, localization
 from ris_jax import config as config_lib
+from ris_jax.accuracy import statistics
 from ris_jax.benchmarks import draw, operations, store, suites
-from ris_jax.benchmarks.accuracy import Plan
+from ris_jax.benchmarks.accuracy import BenchmarkPlan
 from ris_jax.benchmarks.suites import Cell
-from ris_jax.data import containers, measurements, recordings
-from ris_jax.estimators import (
-    compilation,
-    grids,
-    localization,
-    matching_pursuit,
-    maximum_likelihood,
-)
-from ris_jax.estimators import network_start as network_lib
-from ris_jax.estimators.catalogue import METHODS
+from ris_jax.data.recordings import containers, reader
+from ris_jax.estimation import matching_pursuit, maximum_likelihood, search_grid
+from ris_jax.estimation.baselines.catalogue import METHODS
+from ris_jax.networks import network_start as network_lib
+from ris_jax.physics import arrays, scenes
 from ris_jax.reports import provenance, source_table, tables
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
@@ -45,7 +41,7 @@ HEADER = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
+class TimedCase:
     """A stage and the sizes at which it is measured."""
 
     stage: str
@@ -59,9 +55,9 @@ class Case:
     def cells(self) -> tuple[int, int, int]:
         """Return the cells of the search grid."""
         system = self.config.system
-        return self.grid or grids.search_shape(
+        return self.grid or search_grid.search_shape(
             arrays.element_positions(system),
-            grids.region_of(self.config.scene),
+            search_grid.region_of(self.config.scene),
             wavelength=system.wavelength,
             wavefront=system.wavefront,
         )
@@ -89,17 +85,17 @@ class Built(NamedTuple):
     close: Callable[[], Any] = lambda: None  # called after the timing
 
 
-def stages(plan: Plan) -> Iterator[Case]:
+def stages(plan: BenchmarkPlan) -> Iterator[TimedCase]:
     """Yield every stage at the configured sizes."""
     for stage in (_SIMULATOR, _TRAINING, *plan.estimators, _FILES):
-        yield Case(stage, plan.config, plan.batch_size)
+        yield TimedCase(stage, plan.config, plan.batch_size)
 
 
-def growth(plan: Plan) -> Iterator[Case]:
+def growth(plan: BenchmarkPlan) -> Iterator[TimedCase]:
     """Yield simulator, training step and blind estimators at half and twice each size."""
     counting = [name for name in plan.estimators if METHODS[name].counts]
     for stage in (_SIMULATOR, _TRAINING, *counting):
-        base = Case(stage, plan.config, plan.batch_size)
+        base = TimedCase(stage, plan.config, plan.batch_size)
         yield base
         for factor in _FACTORS:
             yield from _resized(base, factor)
@@ -111,7 +107,7 @@ def growth(plan: Plan) -> Iterator[Case]:
 CASES = {"throughput": stages, "growth": growth}
 
 
-def _resized(base: Case, factor: float) -> Iterator[Case]:
+def _resized(base: TimedCase, factor: float) -> Iterator[TimedCase]:
     """Yield the case at a multiple of N, of L, of the batch and, if there is one, of the grid."""
     system = base.config.system
     longer = max(int(system.num_snapshots * factor), 2)
@@ -145,14 +141,14 @@ def _compiled(function: Any, *arguments: Any) -> tuple[Any, operations.Cost, flo
     return compiled, operations.cost(function, compiled, *arguments), spent
 
 
-def _drawn(case: Case) -> draw.Draw:
+def _drawn(case: TimedCase) -> draw.Draw:
     """Draw the scenes of an estimator; the number of places is constant."""
     count = case.num_sources
     changes = () if count is None else tuple(suites.sources(count).items())
     return draw.draw(case.config, Cell(case.stage, 0.0, changes), case.batch)
 
 
-def _simulator(case: Case, plan: Plan) -> Built:
+def _simulator(case: TimedCase, plan: BenchmarkPlan) -> Built:
     key = scenes.stream_key(case.config.training.seed, "throughput")
     places = jnp.arange(case.batch)
     function = jax.jit(lambda first: scenes.scenes_at(key, first + places, case.config))
@@ -160,12 +156,12 @@ def _simulator(case: Case, plan: Plan) -> Built:
     return Built(lambda: compiled(jnp.asarray(0)), cost, spent)
 
 
-def _batch(case: Case) -> scenes.Scene:
+def _batch(case: TimedCase) -> scenes.Scene:
     draw_batch = jax.jit(lambda key: scenes.sample_scenes(key, case.config, case.batch))
     return draw_batch(scenes.stream_key(case.config.training.seed, "throughput"))
 
 
-def _training(case: Case, plan: Plan) -> Built:
+def _training(case: TimedCase, plan: BenchmarkPlan) -> Built:
     state = step_lib.for_program(state_lib.create_train_state(case.config))
     batch = _batch(case)
     compiled, cost, spent = _compiled(step_lib.donating_step, state, batch)
@@ -178,7 +174,7 @@ def _training(case: Case, plan: Plan) -> Built:
     return Built(call, cost, spent)
 
 
-def _estimator(case: Case, plan: Plan) -> Built:
+def _estimator(case: TimedCase, plan: BenchmarkPlan) -> Built:
     """Build an estimator on the device, blind if possible; without copies to and from the host."""
     drawn, options = _drawn(case), localization.options_of(case.config)
     measurement = jax.tree.map(jnp.asarray, drawn.measurement)
@@ -215,7 +211,7 @@ def _estimator(case: Case, plan: Plan) -> Built:
     return Built(lambda: compiled(measurement), cost, spent)
 
 
-def _files(case: Case, plan: Plan) -> Built:
+def _files(case: TimedCase, plan: BenchmarkPlan) -> Built:
     """Build blind localisation from a recordings file to a table of positions, as in `localize`."""
     drawn, system = _drawn(case), case.config.system
     folder = tempfile.TemporaryDirectory()
@@ -233,9 +229,9 @@ def _files(case: Case, plan: Plan) -> Built:
     network = plan.network_of("network")
 
     def call():
-        found = recordings.read(path)
+        found = reader.read(path)
         estimate = localization.localize_in_chunks(
-            measurements.measurement(found), found.positions, estimator="auto", network=network,
+            reader.measurement_of(found), found.positions, estimator="auto", network=network,
             chunk_size=case.batch, **localization.options_of(case.config),
         )  # fmt: skip
         rows = source_table.source_rows(estimate, np.arange(case.batch))
@@ -247,7 +243,7 @@ def _files(case: Case, plan: Plan) -> Built:
     return Built(call, operations.Cost(np.nan, np.nan), spent, folder.cleanup)
 
 
-def measure(case: Case, plan: Plan, ceilings: operations.Ceilings) -> dict[str, Any]:
+def measure(case: TimedCase, plan: BenchmarkPlan, ceilings: operations.Ceilings) -> dict[str, Any]:
     """Measure a row of `HEADER`.
 
     Args:
@@ -277,7 +273,7 @@ def measure(case: Case, plan: Plan, ceilings: operations.Ceilings) -> dict[str, 
 
 def rows_of(
     suite: str,
-    plan: Plan,
+    plan: BenchmarkPlan,
     where: store.Store,
     progress: Callable[[int], Any],
     tell: Callable[[str], Any] = lambda _: None,

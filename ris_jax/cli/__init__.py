@@ -1,6 +1,1 @@
-"""Command line: one absl-flag program per command.
-
-The module of a command has `FLAGS`; `announcement`, which checks the flags without importing JAX
-and returns the first line to print; `COMPILES`, the expected compile time, or "" for a command
-without JAX; and `run`, which returns the exit status.
-"""
+"""Command line: `main` runs one of the programs in `commands`."""

@@ -60,9 +60,9 @@ def _prepared(module) -> int:
         compilation_cache.disable_compilation_cache()
     if not module.COMPILES:
         return module.run()
-    from ris_jax.cli import compilation
+    from ris_jax.cli import compile_progress
 
-    with compilation.Observer(module.COMPILES) as compiled:
+    with compile_progress.Observer(module.COMPILES) as compiled:
         status = module.run()
     if summary := compiled.summary():
         print(summary)
@@ -72,8 +72,7 @@ def _prepared(module) -> int:
 def _run(module) -> int:
     """Run a command; print user errors as one line on standard error."""
     from ris_jax import config as config_lib
-    from ris_jax import errors
-    from ris_jax.data import files
+    from ris_jax import errors, files
 
     before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is threading.main_thread() and before == signal.SIG_DFL:
@@ -147,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     if command not in _COMMANDS:
         _complain(f"unknown command {command!r}; commands: {', '.join(_COMMANDS)}")
         return _USAGE_ERROR
-    module = importlib.import_module(f"ris_jax.cli.{_MODULES.get(command, command)}")
+    module = importlib.import_module(f"ris_jax.cli.commands.{_MODULES.get(command, command)}")
     _define_cache(module.FLAGS)
     if {"-h", "--help"} & set(rest):
         print(f"{module.__doc__}\nFlags:\n{module.FLAGS.get_help(prefix='  ')}")

@@ -1,1 +1,1 @@
-"""External data: users' recordings and the reference pipeline's shards."""
+"""Data on disk: recordings of users, and records for training."""

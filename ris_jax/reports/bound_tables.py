@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from ris_jax.bound_maps import Deviations
+from ris_jax.accuracy.bound_maps import Deviations
 from ris_jax.reports import tables
 
 HEADER = (

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ris_jax import metrics, statistics
-from ris_jax.estimators.estimate import Estimate
+from ris_jax.accuracy import metrics, statistics
+from ris_jax.estimation.estimate import Estimate
 from ris_jax.reports import localization_scores
 
 _TRUTH = {"marker": "o", "s": 70, "facecolors": "none", "edgecolors": "0.35", "label": "truth"}
@@ -190,7 +190,7 @@ def count_confusion(matrix: Int[np.ndarray, "K K"]) -> Figure:
     return figure
 
 
-def error_distribution(scores: localization_scores.Scores) -> Figure:
+def error_distribution(scores: localization_scores.LocalizationScores) -> Figure:
     """Draw the fraction of all sources with an error below a value, and the bound's prediction.
 
     A missed source has an infinite error; the bound's curve has no missed sources.

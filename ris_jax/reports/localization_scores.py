@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ris_jax import bounds, metrics, statistics
-from ris_jax.estimators.estimate import Estimate
+from ris_jax.accuracy import bounds, metrics, statistics
+from ris_jax.estimation.estimate import Estimate
 from ris_jax.reports import tables
 
 # Name, unit, and units per SI unit.
@@ -53,7 +53,7 @@ _SEPARATION_EDGES_DEG = (0.0, 5.0, 10.0, 20.0, 40.0, 180.0)
 _LABEL = "scenes_of"
 
 
-class Scores(NamedTuple):
+class LocalizationScores(NamedTuple):
     """Scores of every scene and of every true source; NaN where a score does not exist."""
 
     truth: metrics.Sources
@@ -85,7 +85,7 @@ def score(
     *,
     snr_db: Float[np.ndarray, "B"] | None = None,
     bound_covariance: Float[np.ndarray, "B K 3 3"] | None = None,
-) -> Scores:
+) -> LocalizationScores:
     """Score a batch of scenes.
 
     Args:
@@ -112,7 +112,7 @@ def score(
         position_bound = np.where(active, in_metres, np.nan)
     angles = metrics.direction_distance(true, true)
     closest = np.min(np.where(np.eye(places, dtype=bool), np.inf, angles), axis=(1, 2), initial=9.9)
-    return Scores(
+    return LocalizationScores(
         truth=true,
         num_estimated=np.asarray(estimate.num_sources),
         snr_db=np.full(batch, np.nan) if snr_db is None else np.asarray(snr_db, float),
@@ -139,7 +139,7 @@ def _bins(values: np.ndarray, edges: Any, unit: str) -> list[tuple[str, np.ndarr
     return bins
 
 
-def _groups(scores: Scores, snr_limits_db: tuple[float, float] | None) -> list[_Group]:
+def _groups(scores: LocalizationScores, snr_limits_db: tuple[float, float] | None) -> list[_Group]:
     batch, places = scores.truth.azimuth.shape
     active = np.arange(places) < scores.truth.num_sources[:, None]
 
@@ -160,7 +160,7 @@ def _groups(scores: Scores, snr_limits_db: tuple[float, float] | None) -> list[_
     return groups + of_scenes("separation", apart)
 
 
-def _counts(scores: Scores, group: _Group) -> dict[str, Any]:
+def _counts(scores: LocalizationScores, group: _Group) -> dict[str, Any]:
     sources, scenes = group.sources, group.scenes
     detected = int(scores.detection.detected[sources].sum())
     total = int(sources.sum())
@@ -207,7 +207,7 @@ def _coverage(
     )
 
 
-def _parameter(scores: Scores, group: _Group, index: int) -> dict[str, float]:
+def _parameter(scores: LocalizationScores, group: _Group, index: int) -> dict[str, float]:
     """Return errors of one parameter in its unit of `PARAMETERS`."""
     unit = PARAMETERS[index][2]
     errors = scores.errors[..., index][group.sources] * unit
@@ -232,7 +232,7 @@ def _parameter(scores: Scores, group: _Group, index: int) -> dict[str, float]:
 
 
 def score_rows(
-    scores: Scores, snr_limits_db: tuple[float, float] | None = None
+    scores: LocalizationScores, snr_limits_db: tuple[float, float] | None = None
 ) -> list[dict[str, Any]]:
     """Return a row for all scenes, then rows by number of sources, SNR, range and separation.
 

@@ -4,9 +4,8 @@ import importlib.metadata
 import pathlib
 import platform
 
-from ris_jax import _environment, errors
+from ris_jax import _environment, errors, files
 from ris_jax import config as config_lib
-from ris_jax.data import files
 
 _PACKAGES = ("ris-jax", "jax", "jaxlib", "numpy", "scipy")
 _MOST_CHARACTERS = 200  # of a non-default field in a header

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ris_jax import counts, metrics, statistics
-from ris_jax.estimators import flags as flags_lib
-from ris_jax.estimators.estimate import Estimate
-from ris_jax.estimators.limits import Limits
+from ris_jax.accuracy import counts, metrics, statistics
+from ris_jax.estimation import flags as flags_lib
+from ris_jax.estimation.checks.limits import Limits
+from ris_jax.estimation.estimate import Estimate
 from ris_jax.reports import tables
 
 HEADER = (

@@ -1,1 +1,1 @@
-"""Training: optimizer, state, step, loop, checkpoint."""
+"""Training: optimizer, state, step, loop and held-out evaluation."""

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
+from ris_jax import compilation
 from ris_jax import config as config_lib
-from ris_jax import covariance as cov
-from ris_jax import linear, losses, scenes
-from ris_jax.estimators import compilation
-from ris_jax.training import devices
+from ris_jax.networks import losses
+from ris_jax.physics import covariance as cov
+from ris_jax.physics import linear, scenes
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
+from ris_jax.training.processes import devices
 
 CONSTANT_SCENES = 2048  # to compute the best constant covariance from
 YARDSTICKS = ("constant_nmse", "snapshots_nmse", "shrunk_truth_nmse")

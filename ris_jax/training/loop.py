@@ -11,27 +11,15 @@ import jax
 import numpy as np
 
 from ris_jax import config as config_lib
-from ris_jax import errors, scenes
-from ris_jax.data import record_dataset
-from ris_jax.training import (
-    checkpoint,
-    devices,
-    evaluation,
-    folder,
-    interruption,
-    memory,
-    observers,
-    optimizer,
-    outcome,
-    processes,
-    profiling,
-    record,
-    saves,
-    sources,
-)
+from ris_jax import errors
+from ris_jax.data.records import record_dataset
+from ris_jax.physics import scenes
+from ris_jax.training import callbacks, evaluation, heldout_table, optimizer, profiling, sources
 from ris_jax.training import progress as progress_lib
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
+from ris_jax.training.processes import devices, distributed, memory, signals
+from ris_jax.training.saving import checkpoint, metrics_log, retention, work_directory
 
 
 def _progress_of(restored: checkpoint.Restored) -> progress_lib.Progress:
@@ -72,7 +60,7 @@ def _microbatches(
     state: state_lib.TrainState,
     source: sources.Source,
     done: int,
-    stop: interruption.Interruption,
+    stop: signals.StopSignal,
 ) -> Iterator[tuple[state_lib.TrainState, list[dict[str, Any]]]]:
     """Run the remaining microbatches of an epoch; stop early when a signal arrives.
 
@@ -122,8 +110,8 @@ def _run_epoch(
     state: state_lib.TrainState,
     source: sources.Source,
     progress: progress_lib.Progress,
-    recorder: record.Recorder,
-    stop: interruption.Interruption,
+    recorder: metrics_log.Recorder,
+    stop: signals.StopSignal,
 ) -> tuple[state_lib.TrainState, progress_lib.Progress]:
     """Run the rest of the epoch; stop early when a signal arrives.
 
@@ -165,9 +153,9 @@ def _validation_row(result: evaluation.Evaluation) -> dict[str, float]:
 def _start(
     state: state_lib.TrainState,
     source: sources.Source,
-    recorder: record.Recorder,
+    recorder: metrics_log.Recorder,
     heldout: evaluation.Heldout,
-    watching: observers.Observers,
+    watching: callbacks.Callbacks,
 ) -> None:
     """Report dead parameters and the validation score before the first step."""
     before = source.position()
@@ -179,7 +167,7 @@ def _start(
     result = evaluation.evaluate(state, heldout)
     first = _validation_row(result)
     recorder.row("start", 0, {"epoch": 0} | first)
-    recorder.images(watching.figures(observers.Look(0, result, heldout)), 0)
+    recorder.images(watching.figures(callbacks.CallbackData(0, result, heldout)), 0)
     recorder.line(
         f"before training: val_loss {first['val_loss']:.4f}, val_nmse {first['val_nmse']:.4f}"
     )
@@ -191,8 +179,8 @@ def train(
     dataset: record_dataset.Dataset | None = None,
     *,
     after_epoch: Callable[[], object] = lambda: None,
-    placement: devices.Placement | None = None,
-    watching: observers.Observers | None = None,
+    placement: devices.DevicePlacement | None = None,
+    watching: callbacks.Callbacks | None = None,
     wait: bool = False,
 ) -> state_lib.TrainState:
     """Train a configuration in a work directory, from its newest intact checkpoint if any.
@@ -228,9 +216,9 @@ def train(
         if dataset is None
         else sources.Stored(config, dataset, placement)
     )
-    watching = watching or observers.Observers()
+    watching = watching or callbacks.Callbacks()
     source = watching.source(source)
-    with folder.opened(config, workdir, wait=wait), memory.advised(config, placement):
+    with work_directory.opened(config, workdir, wait=wait), memory.advised(config, placement):
         return _continue(config, workdir, source, placement, after_epoch, watching)
 
 
@@ -238,23 +226,27 @@ def _continue(
     config: config_lib.Config,
     workdir: pathlib.Path,
     source: sources.Source,
-    placement: devices.Placement,
+    placement: devices.DevicePlacement,
     after_epoch: Callable[[], object],
-    watching: observers.Observers,
+    watching: callbacks.Callbacks,
 ) -> state_lib.TrainState:
     """Resume the run from its newest intact checkpoint, in a locked directory."""
     training = config.training
     state = state_lib.create_train_state(config, placement)
-    checkpoints = saves.Saves(workdir, training)
+    checkpoints = retention.RunCheckpoints(workdir, training)
     restored, warnings = checkpoints.restore_newest(state)
     progress = progress_lib.Progress()
     if restored is not None:
         state, progress = restored.state, _progress_of(restored)
         source.restore(progress.data)
     done, total = progress.microbatches(training), training.epochs * training.steps_per_epoch
-    first = processes.is_first()
-    opened = record.Recorder(workdir, progress.epoch, done, total) if first else record.Silent()
-    with opened as recorder, interruption.Interruption() as stop:
+    first = distributed.is_first()
+    opened = (
+        metrics_log.Recorder(workdir, progress.epoch, done, total)
+        if first
+        else metrics_log.Silent()
+    )
+    with opened as recorder, signals.StopSignal() as stop:
         for warning in warnings:
             recorder.line(f"warning: {warning}")
         if progress.epoch == training.epochs:
@@ -267,11 +259,11 @@ def _run(
     state: state_lib.TrainState,
     source: sources.Source,
     progress: progress_lib.Progress,
-    checkpoints: saves.Saves,
-    recorder: record.Recorder,
-    stop: interruption.Interruption,
+    checkpoints: retention.RunCheckpoints,
+    recorder: metrics_log.Recorder,
+    stop: signals.StopSignal,
     after_epoch: Callable[[], object],
-    watching: observers.Observers,
+    watching: callbacks.Callbacks,
 ) -> state_lib.TrainState:
     """Run the remaining epochs, with a row, a line and a checkpoint for each."""
     config, training = state.config, state.config.training
@@ -305,7 +297,7 @@ def _run(
         row |= {"constant_nmse": constant, "snapshots_nmse": snapshots}
         position = epoch * training.steps_per_epoch
         recorder.row("epoch", position, {"epoch": epoch} | row)
-        look = observers.Look(epoch, result, heldout)
+        look = callbacks.CallbackData(epoch, result, heldout)
         recorder.images(watching.timed("figures", watching.figures, look), position)
         recorder.sync()
         watching.timed(
@@ -321,7 +313,7 @@ def _run(
         after_epoch()
         if epoch == training.epochs:
             target = devices.to_host(heldout.batches[0][1])
-            for line in outcome.lines(config, result.first, target):
+            for line in heldout_table.lines(config, result.first, target):
                 recorder.line(line)
     return state
 
@@ -329,9 +321,9 @@ def _run(
 def _leave(
     state: state_lib.TrainState,
     progress: progress_lib.Progress,
-    checkpoints: saves.Saves,
-    recorder: record.Recorder,
-    stop: interruption.Interruption,
+    checkpoints: retention.RunCheckpoints,
+    recorder: metrics_log.Recorder,
+    stop: signals.StopSignal,
 ) -> NoReturn:
     """Save the unfinished epoch and end the run after a signal."""
     recorder.sync()

@@ -15,7 +15,8 @@ with `apply_if_finite` inside `MultiSteps`, one NaN stays in the accumulator and
 without an error (see `tests/training/optimizer_test.py`).
 
 The optimizer works on packed gradients and parameters (`ris_jax.training.packing`). Its rates,
-limits and decay are data (`Hyperparameters`): runs that differ in them share a compiled step.
+limits and decay are data (`OptimizerHyperparameters`): runs that differ in them share a compiled
+step.
 """
 
 import functools
@@ -44,7 +45,7 @@ _STACK = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
 _Scalar = Any  # an array [], or a NumPy number before the state exists
 
 
-class Hyperparameters(NamedTuple):
+class OptimizerHyperparameters(NamedTuple):
     """Fields of a configuration that the optimizer reads as data, [] each."""
 
     learning_rate: _Scalar  #: peak, of the backbone
@@ -58,10 +59,12 @@ class Hyperparameters(NamedTuple):
     ema_decay: _Scalar
 
 
-def hyperparameters(config: config_lib.OptimizerConfig, total_updates: int) -> Hyperparameters:
+def hyperparameters(
+    config: config_lib.OptimizerConfig, total_updates: int
+) -> OptimizerHyperparameters:
     """Return the hyperparameters of a run of `total_updates` updates, on the host."""
     warmup = min(max(1, round(config.warmup_fraction * total_updates)), total_updates)
-    return Hyperparameters(
+    return OptimizerHyperparameters(
         learning_rate=np.float32(config.learning_rate),
         head_multiplier=np.float32(config.head_multiplier),
         accumulation=np.int32(config.accumulation),
@@ -84,13 +87,13 @@ def parameter_groups(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(group, params)
 
 
-def layout(params: Any, method: config_lib.OptimizerMethod) -> packing.Layout:
+def layout(params: Any, method: config_lib.OptimizerMethod) -> packing.PackedLayout:
     """Return the packed layout of a method's gradients and parameters."""
     return packing.layout(params, parameter_groups(params), matrices=method == "muon")
 
 
 def learning_rate(
-    hyper: Hyperparameters, group: Group, updates: Int[Array, ""]
+    hyper: OptimizerHyperparameters, group: Group, updates: Int[Array, ""]
 ) -> Float[Array, ""]:
     """Learning rate after `updates` updates: warmup from above zero, then cosine decay."""
     peak = hyper.learning_rate * (hyper.head_multiplier if group == "head" else 1.0)
@@ -111,7 +114,7 @@ def _clip() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def _clip_factor(norm: Float[Array, ""], hyper: Hyperparameters) -> Float[Array, ""]:
+def _clip_factor(norm: Float[Array, ""], hyper: OptimizerHyperparameters) -> Float[Array, ""]:
     return jnp.minimum(1.0, hyper.clip_norm / jnp.maximum(norm, 1e-12))
 
 
@@ -157,7 +160,7 @@ def _of_parts(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _muon(packed: packing.Layout, group: Group) -> optax.GradientTransformationExtraArgs:
+def _muon(packed: packing.PackedLayout, group: Group) -> optax.GradientTransformationExtraArgs:
     """Momentum orthogonalised by Newton-Schulz for stacks of matrices, Adam for the vector."""
     factors = packed.width_factors(group)
 
@@ -176,19 +179,19 @@ def _muon(packed: packing.Layout, group: Group) -> optax.GradientTransformationE
     return _of_parts({packing.MATRICES: matrices, packing.VECTOR: vector})
 
 
-def _adamw(packed: packing.Layout, group: Group) -> optax.GradientTransformationExtraArgs:
+def _adamw(packed: packing.PackedLayout, group: Group) -> optax.GradientTransformationExtraArgs:
     del packed
     return optax.chain(optax.scale_by_adam(), _decay(), _descend(group))
 
 
 def create_optimizer(
-    config: config_lib.OptimizerConfig, packed: packing.Layout
+    config: config_lib.OptimizerConfig, packed: packing.PackedLayout
 ) -> optax.GradientTransformationExtraArgs:
     """Create the nested optimizer described in the module docstring.
 
     Its `init` and `update` take what `packed.pack` returns. `update` also takes `hyper`, the
-    `Hyperparameters`, and `epoch_ends`, True for the last microbatch of an epoch: a window that is
-    not full is then applied as the mean of its microbatches. Only `config.method` is read.
+    `OptimizerHyperparameters`, and `epoch_ends`, True for the last microbatch of an epoch: a window
+    that is not full is then applied as the mean of its microbatches. Only `config.method` is read.
     """
     method = {"muon": _muon, "adamw": _adamw}[config.method]
     inner = optax.chain(_clip(), _of_parts({group: method(packed, group) for group in GROUPS}))
@@ -218,7 +221,7 @@ def counters(opt_state: optax.OptState) -> Counters:
     return Counters(multi.gradient_step, finite.total_notfinite, finite.notfinite_count)
 
 
-def largest_gradients(opt_state: optax.OptState, packed: packing.Layout) -> dict[str, float]:
+def largest_gradients(opt_state: optax.OptState, packed: packing.PackedLayout) -> dict[str, float]:
     """Measure each parameter's largest gradient, by path; zero only if all were zero.
 
     Read from the accumulator and the first moments of `create_optimizer`'s state, on the host,
@@ -247,7 +250,9 @@ def _by_part(moment: Any) -> dict[str, Any]:
     return moment if packing.VECTOR in moment else {packing.MATRICES: moment}
 
 
-def learning_rates(hyper: Hyperparameters, updates: Int[Array, ""]) -> dict[str, Float[Array, ""]]:
+def learning_rates(
+    hyper: OptimizerHyperparameters, updates: Int[Array, ""]
+) -> dict[str, Float[Array, ""]]:
     """Return the learning rates after `updates` updates, by group."""
     return {group: learning_rate(hyper, group, updates) for group in GROUPS}
 
@@ -263,7 +268,7 @@ def group_norms(packed: packing.Packed) -> dict[str, Float[Array, ""]]:
 
 
 def clip_ratio(
-    opt_state: optax.OptState, grads: packing.Packed, hyper: Hyperparameters
+    opt_state: optax.OptState, grads: packing.Packed, hyper: OptimizerHyperparameters
 ) -> Float[Array, ""]:
     """Factor by which clipping scales the window's mean gradient, this microbatch included."""
     multi: Any = opt_state.inner_state  # pyright: ignore[reportAttributeAccessIssue]

@@ -40,7 +40,7 @@ class _Slot(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class PackedLayout:
     """Positions of a tree's parameters in its packed form."""
 
     slots: tuple[_Slot, ...]
@@ -101,7 +101,7 @@ def _vector(parts: list[Array]) -> Float[Array, "m"]:
     return jnp.pad(whole, (0, -len(whole) % _TILE))
 
 
-def layout(params: Any, groups: Any, *, matrices: bool) -> Layout:
+def layout(params: Any, groups: Any, *, matrices: bool) -> PackedLayout:
     """Return the packed layout of a tree of parameters.
 
     Args:
@@ -120,4 +120,4 @@ def layout(params: Any, groups: Any, *, matrices: bool) -> Layout:
         slot = _Slot(group, name, leaf.shape, used.get((group, name), 0), matrix)
         used[group, name] = slot.start + slot.size
         slots.append(slot)
-    return Layout(tuple(slots), structure)
+    return PackedLayout(tuple(slots), structure)

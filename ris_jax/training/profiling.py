@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ris_jax import scenes
-from ris_jax.data import files
-from ris_jax.training import processes, sources
+from ris_jax import files
+from ris_jax.physics import scenes
+from ris_jax.training import sources
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
+from ris_jax.training.processes import distributed
 
 FOLDER = "profile"
 COMPILATION = "compilation"  # name passed to `timed` for a first step outside an epoch
@@ -120,7 +121,7 @@ class Profile:
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0  # Python calls would fill the trace
         jax.profiler.start_trace(
-            self.folder, create_perfetto_trace=processes.is_first(), profiler_options=options
+            self.folder, create_perfetto_trace=distributed.is_first(), profiler_options=options
         )
         self._tracing = True
 
@@ -150,7 +151,7 @@ class Profile:
             temporary_bytes=getattr(memory, "temp_size_in_bytes", None),
             operations=operations(self.folder),
         )
-        if processes.is_first():
+        if distributed.is_first():
             self.folder.mkdir(exist_ok=True)
             with files.replacing(self.folder / _NUMBERS) as path:
                 path.write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n")

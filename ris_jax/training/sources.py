@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Array, UInt32
 
 from ris_jax import config as config_lib
-from ris_jax import scenes
-from ris_jax.data import record_dataset
-from ris_jax.training import devices, evaluation
+from ris_jax.data.records import record_dataset
+from ris_jax.physics import scenes
+from ris_jax.training import evaluation
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
+from ris_jax.training.processes import devices
 
 Position = dict[str, Any]  # JSON: identity of the scenes, and the next one
 
@@ -49,7 +50,7 @@ class Source(Protocol):
 class Simulated:
     """Scenes drawn on the device, determined by the state's step alone."""
 
-    def __init__(self, config: config_lib.Config, placement: devices.Placement):
+    def __init__(self, config: config_lib.Config, placement: devices.DevicePlacement):
         self._config, self._placement = config, placement
 
     def draw(self, state: state_lib.TrainState) -> scenes.Scene:
@@ -82,7 +83,7 @@ class Stored:
         self,
         config: config_lib.Config,
         dataset: record_dataset.Dataset,
-        placement: devices.Placement,
+        placement: devices.DevicePlacement,
     ):
         """Open an iterator at its first microbatch.
 
@@ -142,7 +143,7 @@ def stored_heldout(
     config: config_lib.Config,
     gather: Callable[[np.ndarray], record_dataset.Batch],
     num_scenes: int,
-    placement: devices.Placement,
+    placement: devices.DevicePlacement,
 ) -> evaluation.Heldout:
     """Prepare stored scenes on the devices for scoring a network.
 
@@ -185,7 +186,7 @@ def require_alike(config: config_lib.Config, dataset: record_dataset.Dataset) ->
         )
 
 
-def as_scene(batch: record_dataset.Batch, placement: devices.Placement) -> scenes.Scene:
+def as_scene(batch: record_dataset.Batch, placement: devices.DevicePlacement) -> scenes.Scene:
     """Transfer a stored batch to the devices; stored scenes have no signals.
 
     Args:

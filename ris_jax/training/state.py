@@ -12,17 +12,18 @@ import optax
 from flax import nnx, struct
 from jaxtyping import Array, Int
 
+from ris_jax import compilation
 from ris_jax import config as config_lib
-from ris_jax import losses, scenes
-from ris_jax.estimators import compilation
-from ris_jax.models import architectures
-from ris_jax.training import devices, optimizer
+from ris_jax.networks import architectures, losses
+from ris_jax.physics import scenes
+from ris_jax.training import optimizer
+from ris_jax.training.processes import devices
 
 
 class Hyperparameters(NamedTuple):
     """Fields of a configuration that a step reads as data; runs that differ in them share it."""
 
-    optimizer: optimizer.Hyperparameters
+    optimizer: optimizer.OptimizerHyperparameters
     loss: dict[str, Array | np.float32]  #: weights of the nonzero terms
     steps_per_epoch: Any  #: microbatches, [], an array or a NumPy number
     seed: Any  #: 32 bits, [], an array or a number of NumPy
@@ -39,23 +40,7 @@ class TrainState(struct.PyTreeNode):
     config: config_lib.Config = struct.field(pytree_node=False)
     graphdef: Any = struct.field(pytree_node=False)
     tx: optax.GradientTransformationExtraArgs = struct.field(pytree_node=False)
-    placement: devices.Placement = struct.field(pytree_node=False)
-
-
-@functools.cache
-def program_config(config: config_lib.Config) -> config_lib.Config:
-    """Reduce a configuration to the fields a step is compiled for; others get fixed values.
-
-    The other fields are data (`Hyperparameters`), or belong to the loop or the scene generator.
-    """
-    loss = dataclasses.asdict(config.loss)
-    return dataclasses.replace(
-        config,
-        impairments=config_lib.ImpairmentConfig(),
-        loss=config_lib.LossConfig(**{name: float(weight > 0) for name, weight in loss.items()}),
-        optimizer=config_lib.OptimizerConfig(method=config.optimizer.method),
-        training=config_lib.TrainingConfig(),
-    )
+    placement: devices.DevicePlacement = struct.field(pytree_node=False)
 
 
 def hyperparameters(config: config_lib.Config) -> Hyperparameters:
@@ -72,31 +57,12 @@ def hyperparameters(config: config_lib.Config) -> Hyperparameters:
 @functools.cache
 def _optimizer(program: config_lib.Config) -> optax.GradientTransformationExtraArgs:
     """Create one optimizer object per program; another object would retrace `jax.jit`."""
-    packed = optimizer.layout(parameter_shapes(program), program.optimizer.method)
+    packed = optimizer.layout(architectures.parameter_shapes(program), program.optimizer.method)
     return optimizer.create_optimizer(program.optimizer, packed)
 
 
-@functools.cache
-def _shapes(program: config_lib.Config) -> tuple[Any, Any]:
-    return nnx.split(nnx.eval_shape(lambda: _model(program, jax.random.key(0))), nnx.Param)
-
-
-def graphdef(config: config_lib.Config) -> Any:
-    """Return the network's definition without its parameters."""
-    return _shapes(program_config(config))[0]
-
-
-def parameter_shapes(config: config_lib.Config) -> Any:
-    """Return the shapes and types of the network's parameters."""
-    return _shapes(program_config(config))[1]
-
-
-def _model(config: config_lib.Config, key: jax.Array) -> Any:
-    return architectures.of(config).module(config, rngs=nnx.Rngs(params=key))
-
-
 def create_train_state(
-    config: config_lib.Config, placement: devices.Placement | None = None
+    config: config_lib.Config, placement: devices.DevicePlacement | None = None
 ) -> TrainState:
     """Create the state before the first step, a function of the configuration alone.
 
@@ -108,13 +74,13 @@ def create_train_state(
       A `TrainState` with parameters from `config.training.seed`. It is committed to its devices,
       like a restored state; otherwise the step would be compiled twice.
     """
-    make = _maker(program_config(config), placement or devices.one_device())
+    make = _maker(architectures.program_config(config), placement or devices.one_device())
     return make(hyperparameters(config)).replace(config=config)
 
 
 @functools.cache
 def _maker(
-    program: config_lib.Config, placement: devices.Placement
+    program: config_lib.Config, placement: devices.DevicePlacement
 ) -> Callable[[Hyperparameters], TrainState]:
     make = functools.partial(_initial_state, program, placement)
     hyper = hyperparameters(program)
@@ -134,10 +100,10 @@ def shardings(state: TrainState) -> TrainState:
 
 
 def _initial_state(
-    program: config_lib.Config, placement: devices.Placement, hyper: Hyperparameters
+    program: config_lib.Config, placement: devices.DevicePlacement, hyper: Hyperparameters
 ) -> TrainState:
     key = jax.random.fold_in(jax.random.key(hyper.seed), 0)
-    params = nnx.split(_model(program, key), nnx.Param)[1]
+    params = nnx.split(architectures.create(program, key), nnx.Param)[1]
     tx = _optimizer(program)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -146,7 +112,7 @@ def _initial_state(
         opt_state=tx.init(optimizer.layout(params, program.optimizer.method).pack(params)),
         hyper=jax.tree.map(jnp.asarray, hyper),
         config=program,
-        graphdef=graphdef(program),
+        graphdef=architectures.graphdef(program),
         tx=tx,
         placement=placement,
     )

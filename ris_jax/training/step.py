@@ -12,13 +12,14 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Complex, Float, Int
 
-from ris_jax import arrays, linear, losses, measurement, scenes
+from ris_jax import compilation
 from ris_jax import config as config_lib
-from ris_jax import covariance as cov
-from ris_jax.estimators import compilation
-from ris_jax.models import architectures, situation
-from ris_jax.training import devices, optimizer
+from ris_jax.networks import architectures, losses, pursuit_features
+from ris_jax.physics import arrays, linear, measurement, scenes
+from ris_jax.physics import covariance as cov
+from ris_jax.training import optimizer
 from ris_jax.training import state as state_lib
+from ris_jax.training.processes import devices
 
 Metrics = dict[str, Float[Array, "..."]]
 
@@ -45,7 +46,7 @@ def prepare(
         sample_factor=fields,
         snr=snr,
         snr_db=truth.snr_db,
-        coordinates=coordinates / situation.resolution(system),
+        coordinates=coordinates / pursuit_features.resolution(system),
         active=scenes.active_sources(truth),
         num_sources=truth.num_sources,
     )
@@ -85,7 +86,7 @@ def _loss_terms(
     state: state_lib.TrainState, prediction: losses.Prediction, target: losses.Target
 ) -> dict[str, Float[Array, "B"]]:
     """Return the weighted loss terms; the program has unit weights, the state holds the values."""
-    config = state_lib.program_config(state.config)
+    config = architectures.program_config(state.config)
     terms = architectures.of(config).loss_terms(prediction, target, config)
     return {name: state.hyper.loss[name] * term for name, term in terms.items()}
 
@@ -143,7 +144,7 @@ def train_step_in_place(
 
 def for_program(state: state_lib.TrainState) -> state_lib.TrainState:
     """Return the state with the configuration shared by all runs of its program."""
-    return state.replace(config=state_lib.program_config(state.config))
+    return state.replace(config=architectures.program_config(state.config))
 
 
 def _microbatch(
@@ -266,7 +267,7 @@ def prepared(
     batch: scenes.Scene, config: config_lib.Config
 ) -> tuple[scenes.Measurement, losses.Target]:
     """`prepare` as a compiled program, on the devices of the batch."""
-    return _prepared(batch, state_lib.program_config(config))
+    return _prepared(batch, architectures.program_config(config))
 
 
 _prepared = compilation.Program(prepare, static_argnames=("config",))

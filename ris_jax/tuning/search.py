@@ -12,10 +12,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from ris_jax import config as config_lib
-from ris_jax import config_files, errors
-from ris_jax.data import files
-from ris_jax.tuning import accounts, pulse
-from ris_jax.tuning import plan as plan_lib
+from ris_jax import config_files, errors, files
+from ris_jax.tuning import heartbeat, ledger
+from ris_jax.tuning import search_plan as search_plan_lib
 from ris_jax.tuning import trials as trials_lib
 
 BEST_NAME = "best.json"
@@ -48,8 +47,8 @@ def _tell(study: optuna.Study, number: int, state: TrialState) -> None:
 
 
 def recover(
-    study: optuna.Study, watch: pulse.Watch, count: int, retries: int
-) -> list[accounts.Place]:
+    study: optuna.Study, watch: heartbeat.Watch, count: int, retries: int
+) -> list[ledger.Place]:
     """Fail the trials of lost workers, queue them again, and return all places.
 
     Any worker can repeat any step: failing is idempotent, and only the first of two retries of a
@@ -57,27 +56,33 @@ def recover(
     """
     for trial in watch.lost(study.get_trials(deepcopy=False)):
         _tell(study, trial.number, TrialState.FAIL)
-    found = accounts.places(study.get_trials(deepcopy=False), count, retries)
+    found = ledger.places(study.get_trials(deepcopy=False), count, retries)
     for place in found:
         if place.outcome == "lost":
             print(f"trial {place.number} was left by its worker and is queued again", flush=True)
-            again = {accounts.RETRY_OF: place.last.number}
+            again = {ledger.RETRY_OF: place.last.number}
             study.enqueue_trial(place.last.params, user_attrs=again)
-    return accounts.places(study.get_trials(deepcopy=False), count, retries)
+    return ledger.places(study.get_trials(deepcopy=False), count, retries)
 
 
-def _wait(found: Sequence[accounts.Place], plan: plan_lib.Plan, last_line: float) -> float:
+def _wait(
+    found: Sequence[ledger.Place], plan: search_plan_lib.SearchPlan, last_line: float
+) -> float:
     """Sleep while other workers train; return the time of the last printed line."""
     now = time.monotonic()
     if now - last_line > _SECONDS_BETWEEN_LINES:
         last_line = now
-        print(f"waiting for other workers; {accounts.summary(found)}", flush=True)
+        print(f"waiting for other workers; {ledger.summary(found)}", flush=True)
     time.sleep(min(_MOST_SECONDS_BETWEEN_LOOKS, plan.heartbeat))
     return last_line
 
 
 def _run_one(
-    study: optuna.Study, plan: plan_lib.Plan, workdir: pathlib.Path, count: int, retries: int
+    study: optuna.Study,
+    plan: search_plan_lib.SearchPlan,
+    workdir: pathlib.Path,
+    count: int,
+    retries: int,
 ) -> None:
     """Take a place and settle it; after an interruption the place is free at once.
 
@@ -86,9 +91,9 @@ def _run_one(
     trial = study.ask()
     number = trial.number
     try:
-        with pulse.Pulse(trial, plan.heartbeat):
-            every = accounts.places(study.get_trials(deepcopy=False), count, retries)
-            place = accounts.place_of(trial.number, every)
+        with heartbeat.Heartbeat(trial, plan.heartbeat):
+            every = ledger.places(study.get_trials(deepcopy=False), count, retries)
+            place = ledger.place_of(trial.number, every)
             if place is None:  # another worker was faster
                 _tell(study, trial.number, TrialState.FAIL)
                 return
@@ -111,8 +116,13 @@ def _run_one(
 
 
 def work(
-    study: optuna.Study, plan: plan_lib.Plan, workdir: pathlib.Path, *, count: int, retries: int
-) -> list[accounts.Place]:
+    study: optuna.Study,
+    plan: search_plan_lib.SearchPlan,
+    workdir: pathlib.Path,
+    *,
+    count: int,
+    retries: int,
+) -> list[ledger.Place]:
     """Train until every place of the search is settled.
 
     Args:
@@ -128,31 +138,33 @@ def work(
     Raises:
       RunError: a run cannot be written; the next worker starts its place again.
     """
-    watch = pulse.Watch(pulse.MISSED_BEATS * plan.heartbeat)
+    watch = heartbeat.Watch(heartbeat.MISSED_BEATS * plan.heartbeat)
     last_line = -_SECONDS_BETWEEN_LINES
     while True:
         found = recover(study, watch, count, retries)
         waiting = any(place.outcome == "waiting" for place in found)
         if len(found) == count and not waiting:
-            if all(place.outcome in accounts.SETTLED for place in found):
+            if all(place.outcome in ledger.SETTLED for place in found):
                 return found
             last_line = _wait(found, plan, last_line)
             continue
         _run_one(study, plan, workdir, count, retries)
-        found = accounts.places(study.get_trials(deepcopy=False), count, retries)
+        found = ledger.places(study.get_trials(deepcopy=False), count, retries)
         write_results(study, plan, workdir, found)
-        print(f"{accounts.summary(found)}; {describe_best(study, plan, found)}", flush=True)
+        print(f"{ledger.summary(found)}; {describe_best(study, plan, found)}", flush=True)
 
 
-def describe_best(study: optuna.Study, plan: plan_lib.Plan, found: Sequence[accounts.Place]) -> str:
+def describe_best(
+    study: optuna.Study, plan: search_plan_lib.SearchPlan, found: Sequence[ledger.Place]
+) -> str:
     """Describe the best trial so far."""
-    best = accounts.best(found, study.direction)
+    best = ledger.best(found, study.direction)
     if best is None:
         return "none complete yet"
     return f"best: trial {best.number}, {plan.objective} {best.last.value:.5f}"
 
 
-def _table(plan: plan_lib.Plan, found: Sequence[accounts.Place]) -> str:
+def _table(plan: search_plan_lib.SearchPlan, found: Sequence[ledger.Place]) -> str:
     text = io.StringIO()
     columns = ("trial", "outcome", plan.objective, "epochs", "attempts", "reason")
     writer = csv.writer(text)
@@ -166,28 +178,31 @@ def _table(plan: plan_lib.Plan, found: Sequence[accounts.Place]) -> str:
 
 
 def write_results(
-    study: optuna.Study, plan: plan_lib.Plan, workdir: pathlib.Path, found: Sequence[accounts.Place]
+    study: optuna.Study,
+    plan: search_plan_lib.SearchPlan,
+    workdir: pathlib.Path,
+    found: Sequence[ledger.Place],
 ) -> None:
     """Write the table of trials, and the best configuration for `train --config`."""
     with files.replacing(workdir / TABLE_NAME) as partial:
         partial.write_text(_table(plan, found))
-    best = accounts.best(found, study.direction)
+    best = ledger.best(found, study.direction)
     if best is not None:
         with files.replacing(workdir / BEST_NAME) as partial:
             partial.write_text(config_files.text(plan.configuration(best.last.params)))
 
 
-def require_best(study: optuna.Study, found: Sequence[accounts.Place]) -> accounts.Place:
+def require_best(study: optuna.Study, found: Sequence[ledger.Place]) -> ledger.Place:
     """Return the best trial.
 
     Raises:
       RunError: no trial is complete; the message has the reason of the last failure.
     """
-    best = accounts.best(found, study.direction)
+    best = ledger.best(found, study.direction)
     if best is None:
         reasons = [place.reason for place in found if place.reason]
         raise errors.RunError(
-            f"{accounts.summary(found)}; no trial is complete"
+            f"{ledger.summary(found)}; no trial is complete"
             + (f"; the last one failed: {reasons[-1]}" if reasons else "")
         )
     return best

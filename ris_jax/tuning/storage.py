@@ -12,7 +12,7 @@ from optuna.exceptions import StorageInternalError
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.tuning import plan as plan_lib
+from ris_jax.tuning import search_plan as search_plan_lib
 
 _PLAN = "ris_jax_plan"  # attribute of a study
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
@@ -110,7 +110,7 @@ def _difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
 
 
 def _study(
-    connected: optuna.storages.RDBStorage, url: sqlalchemy.URL, plan: plan_lib.Plan
+    connected: optuna.storages.RDBStorage, url: sqlalchemy.URL, plan: search_plan_lib.SearchPlan
 ) -> optuna.Study:
     study = optuna.create_study(
         storage=connected,
@@ -125,7 +125,7 @@ def _study(
                 f"--study: {plan.study!r} in {shown(url)} was not made by `tune`; need another name"
             )
         study.set_user_attr(_PLAN, plan.to_dict())
-    there = plan_lib.in_present_terms(study.user_attrs[_PLAN])
+    there = search_plan_lib.in_present_terms(study.user_attrs[_PLAN])
     if there != plan.to_dict():
         raise config_lib.ConfigError(
             f"study {plan.study!r} in {shown(url)} is another search; here: "
@@ -135,7 +135,7 @@ def _study(
 
 
 @contextlib.contextmanager
-def opened(url: sqlalchemy.URL, plan: plan_lib.Plan) -> Iterator[optuna.Study]:
+def opened(url: sqlalchemy.URL, plan: search_plan_lib.SearchPlan) -> Iterator[optuna.Study]:
     """Yield the study of a plan, created if missing; close its connections at the end.
 
     Raises:

@@ -8,10 +8,11 @@ import optuna
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.training import loop, record
-from ris_jax.training import state as state_lib
-from ris_jax.tuning import accounts
-from ris_jax.tuning import plan as plan_lib
+from ris_jax.networks import architectures
+from ris_jax.training import loop
+from ris_jax.training.saving import metrics_log
+from ris_jax.tuning import ledger
+from ris_jax.tuning import search_plan as search_plan_lib
 from ris_jax.tuning import space as space_lib
 
 FOLDER = "trials"
@@ -29,7 +30,7 @@ def folder(workdir: pathlib.Path, number: int) -> pathlib.Path:
 
 def _program(config: config_lib.Config) -> tuple[config_lib.Config, int]:
     """Key of the compiled programs of a trial; trials with equal keys compile once."""
-    return state_lib.program_config(config), config.training.batch_size
+    return architectures.program_config(config), config.training.batch_size
 
 
 _programs: set[tuple[config_lib.Config, int]] = set()  # compiled in this process
@@ -47,7 +48,7 @@ def _make_room(config: config_lib.Config) -> None:
 class _Reports:
     """Report each epoch to the storage once, in order, after its row and checkpoint are on disk."""
 
-    def __init__(self, trial: optuna.Trial, plan: plan_lib.Plan, path: pathlib.Path):
+    def __init__(self, trial: optuna.Trial, plan: search_plan_lib.SearchPlan, path: pathlib.Path):
         self._trial, self._plan, self._path = trial, plan, path
         self._epochs = 0  # already reported
 
@@ -57,7 +58,7 @@ class _Reports:
         Raises:
           TrialPruned: the trial is pruned.
         """
-        for row in record.epoch_rows(self._path):
+        for row in metrics_log.epoch_rows(self._path):
             if row["epoch"] <= self._epochs:
                 continue
             self._epochs, value = row["epoch"], row.get(self._plan.objective)
@@ -68,7 +69,7 @@ class _Reports:
                 raise optuna.TrialPruned
 
 
-def _value(plan: plan_lib.Plan, rows: list[dict[str, Any]]) -> float:
+def _value(plan: search_plan_lib.SearchPlan, rows: list[dict[str, Any]]) -> float:
     """Return the objective at the epoch whose network `evaluate` uses."""
     usable = [row for row in rows if None not in (row.get("val_nmse"), row.get(plan.objective))]
     if not usable:
@@ -81,7 +82,9 @@ def _in_words(values: dict[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in numbers.items())
 
 
-def run(trial: optuna.Trial, plan: plan_lib.Plan, number: int, workdir: pathlib.Path) -> float:
+def run(
+    trial: optuna.Trial, plan: search_plan_lib.SearchPlan, number: int, workdir: pathlib.Path
+) -> float:
     """Train a trial; resume from the newest checkpoint if an earlier attempt has left one.
 
     Args:
@@ -115,14 +118,14 @@ def run(trial: optuna.Trial, plan: plan_lib.Plan, number: int, workdir: pathlib.
     except (errors.TrainingLostError, errors.OutOfMemoryError) as error:
         raise Failed(str(error)) from error
     report()
-    return _value(plan, record.epoch_rows(path))
+    return _value(plan, metrics_log.epoch_rows(path))
 
 
 def fail(trial: optuna.Trial, reason: str) -> None:
     """Mark a trial as failed for a reason, so that it is not tried again."""
-    trial.set_user_attr(accounts.FAILURE, reason)
+    trial.set_user_attr(ledger.FAILURE, reason)
 
 
 def leave(trial: optuna.Trial) -> None:
     """Mark a trial whose worker stops on request, so that its next attempt is no retry."""
-    trial.set_user_attr(accounts.LEFT, True)
+    trial.set_user_attr(ledger.LEFT, True)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from ris_jax import errors, metrics
+from ris_jax import errors
+from ris_jax.accuracy import metrics
 from ris_jax.benchmarks import draw
-from ris_jax.benchmarks.suites import Cell, Placement
+from ris_jax.benchmarks.suites import Cell, SourcePlacement
 
 SCENES = 6
 PAIR = (("scene.min_sources", 2), ("scene.range_max", 4.0))
@@ -17,7 +18,7 @@ def angles_deg(truth):
 
 @pytest.mark.full
 def test_separation(config):
-    cell = Cell("pair", 0.0, PAIR, Placement(separation_deg=3.0))
+    cell = Cell("pair", 0.0, PAIR, SourcePlacement(separation_deg=3.0))
     drawn = draw.draw(config, cell, SCENES)
     np.testing.assert_allclose(angles_deg(drawn.truth), 3.0, atol=1e-3)
     assert np.ptp(drawn.truth.azimuth) > 0.1
@@ -30,7 +31,7 @@ def test_separation(config):
 
 def test_least_separation_and_what_is_told(config):
     """Far sources are rare, so scenes were drawn again; who is told what changes no scene."""
-    placement = Placement(least_separation_deg=45.0)
+    placement = SourcePlacement(least_separation_deg=45.0)
     drawn = [
         draw.draw(config, Cell("far", 0.0, PAIR, placement, count), SCENES)
         for count in ("own", "known")
@@ -43,7 +44,7 @@ def test_least_separation_and_what_is_told(config):
 def test_azimuth_and_places(config):
     """One source on either side; the second place of a scene is padding without amplitude."""
     changes = (("scene.max_sources", 1), ("scene.snr_max_db", 15.0), ("scene.snr_min_db", 15.0))
-    drawn = draw.draw(config, Cell("45", 45.0, changes, Placement(azimuth_deg=45.0)), SCENES)
+    drawn = draw.draw(config, Cell("45", 45.0, changes, SourcePlacement(azimuth_deg=45.0)), SCENES)
     sides = np.rad2deg(drawn.truth.azimuth[:, 0])
     np.testing.assert_allclose(np.abs(sides), 45.0, atol=1e-4)
     assert set(np.sign(sides)) == {-1.0, 1.0}
@@ -57,6 +58,6 @@ def test_azimuth_and_places(config):
 
 
 def test_impossible_separation(config):
-    cell = Cell("opposite", 0.0, PAIR, Placement(least_separation_deg=179.0))
+    cell = Cell("opposite", 0.0, PAIR, SourcePlacement(least_separation_deg=179.0))
     with pytest.raises(errors.RunError, match="opposite: need sources 179 degrees apart"):
         draw.draw(config, cell, SCENES)

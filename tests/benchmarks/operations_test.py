@@ -8,7 +8,7 @@ import pytest
 
 from ris_jax import config as config_lib
 from ris_jax.benchmarks import operations
-from ris_jax.estimators import matching_pursuit, proposals
+from ris_jax.estimation import candidate_search, matching_pursuit
 
 
 def count(function, *arguments):
@@ -52,7 +52,7 @@ def test_search_operations():
         return operations.search_operations(config, options, found)
 
     through, grow = 8 * 6**2, 4 * 2 * (options.joint_iterations + 1)
-    change = 2 * proposals.PAIRS * through + 8 * 6
+    change = 2 * candidate_search.PAIRS * through + 8 * 6
     np.testing.assert_allclose(count(1) - count(0), grow * through + 8 * 6 + change)
     np.testing.assert_allclose(count(2) - count(1), change)  # no more rounds than places
     wider = config_lib.override(config, {"system.columns": 12})

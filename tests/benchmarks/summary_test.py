@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from ris_jax import metrics
+from ris_jax.accuracy import metrics
 from ris_jax.benchmarks import bundle, figures, summary
 from ris_jax.benchmarks.accuracy import Outcome
 from ris_jax.benchmarks.suites import SUITES
-from ris_jax.estimators.estimate import Estimate
+from ris_jax.estimation.estimate import Estimate
 from ris_jax.reports import localization_scores
 
 SCENES = 40

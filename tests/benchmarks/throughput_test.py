@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from ris_jax import config as config_lib
+from ris_jax import localization
 from ris_jax.benchmarks import accuracy, operations, speed_report, throughput
-from ris_jax.estimators import localization
-from ris_jax.estimators.estimate import Estimate
+from ris_jax.estimation.estimate import Estimate
 
 
 def plan_of(config, estimators=("maximum_likelihood", "music")):
-    return accuracy.Plan(config, estimators, num_scenes=4, batch_size=4)
+    return accuracy.BenchmarkPlan(config, estimators, num_scenes=4, batch_size=4)
 
 
 def test_growth_covers_every_size():
@@ -42,7 +42,7 @@ def test_from_a_file_to_positions(config, monkeypatch):
 
     monkeypatch.setattr(localization, "localize", localize)
     monkeypatch.setattr(throughput, "_SECONDS", 0.0)
-    case = throughput.Case("files to positions", config, 4)
+    case = throughput.TimedCase("files to positions", config, 4)
     row = throughput.measure(case, plan_of(config), operations.Ceilings(1.0, 1.0))
     assert set(row) == set(throughput.HEADER)
     assert len(seen) == 5  # one that compiles, one before the clock, three timed

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from cases import simulator
 
-from ris_jax import config, scenes
-from ris_jax.estimators import localization
-from ris_jax.estimators.flags import Flag, names
-from ris_jax.estimators.limits import Limits
+from ris_jax import config, localization
+from ris_jax.estimation.checks.limits import Limits
+from ris_jax.estimation.flags import Flag, names
+from ris_jax.physics import scenes
 
 BATCH = 4  # of every call: one program
 LIMITS = Limits(np.radians(60), np.radians(30), 0.5)

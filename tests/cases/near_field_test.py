@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from cases import simulator
 
-from ris_jax import scenes
-from ris_jax.estimators import localization
+from ris_jax import localization
+from ris_jax.physics import scenes
 
 RANGES = (0.7, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 

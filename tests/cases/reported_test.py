@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from cases import simulator
 
-from ris_jax import scenes
+from ris_jax import localization
 from ris_jax.cli import main
-from ris_jax.data import containers
-from ris_jax.estimators import localization
-from ris_jax.estimators.limits import Limits
+from ris_jax.data.recordings import containers
+from ris_jax.estimation.checks.limits import Limits
+from ris_jax.physics import scenes
 
 TWO = [[20.0, 10.0, 2.0], [-30.0, -5.0, 4.0]]
 

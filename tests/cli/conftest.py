@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ris_jax.estimators import localization
-from ris_jax.estimators.estimate import Estimate
+from ris_jax import localization
+from ris_jax.estimation.estimate import Estimate
 
 
 @pytest.fixture

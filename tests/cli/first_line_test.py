@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from ris_jax.cli import main, simulate
+from ris_jax.cli import main
+from ris_jax.cli.commands import simulate
 
 _ARGUMENTS = {
     "example": ["--out=recordings.npz"],

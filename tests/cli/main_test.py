@@ -12,9 +12,10 @@ import pytest
 
 from ris_jax import config as config_lib
 from ris_jax import errors, presets
-from ris_jax.cli import evaluate, main
-from ris_jax.cli import train as train_command
-from ris_jax.training import checkpoint
+from ris_jax.cli import main
+from ris_jax.cli.commands import evaluate
+from ris_jax.cli.commands import train as train_command
+from ris_jax.training.saving import checkpoint
 
 
 def _run(capsys, *arguments: str) -> tuple[int, str, str]:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from ris_jax import config as config_lib
-from ris_jax.cli import main, settings
-from ris_jax.cli import train as train_command
-from ris_jax.data import files, record_dataset, recordings, records
+from ris_jax import files
+from ris_jax.cli import common_flags, main
+from ris_jax.cli.commands import train as train_command
+from ris_jax.data.recordings import reader
+from ris_jax.data.records import record_dataset, record_format
 
 SMALL = [
     f"--set={setting}"
@@ -44,8 +46,8 @@ def _folder(tmp_path_factory):
 
 
 def test_simulate(capsys, folder):
-    index = records.require_index(folder)
-    assert [index.num_scenes(split) for split in records.SPLITS] == [10, 4, 2]
+    index = record_format.require_index(folder)
+    assert [index.num_scenes(split) for split in record_format.SPLITS] == [10, 4, 2]
     before = (folder / "index.json").read_bytes()
     status, out, err = _run(capsys, "simulate", f"--out={folder}", *SIZES, *SMALL)
     assert (status, err) == (0, "")
@@ -71,7 +73,7 @@ def test_localize_reads_records(capsys, calls, folder, tmp_path):
     assert "against the truth" in printed
     (told,) = calls
     assert (told["wavefront"], told["source_signal"]) == ("spherical", "constant")
-    found = recordings.read(folder)
+    found = reader.read(folder)
     scenes, codes = record_dataset.open_dataset(folder).splits["test"].gather(np.arange(2))
     np.testing.assert_array_equal(found.snapshots, scenes["snapshots"])
     np.testing.assert_array_equal(found.channel, scenes["channel"])
@@ -117,8 +119,8 @@ def test_import(capsys, shard, tmp_path):
     assert status == 0
     assert "from 2 files; left out: 1 damaged files, 0 unusable scenes, 0 duplicates" in out
     assert err.startswith(f"skipped: {shard.parent / 'b.npz'}: ")
-    index = records.require_index(tmp_path / "out")
-    assert sum(index.num_scenes(split) for split in records.SPLITS) == 20
+    index = record_format.require_index(tmp_path / "out")
+    assert sum(index.num_scenes(split) for split in record_format.SPLITS) == 20
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ class TestTrain:
         train_command.FLAGS.unparse_flags()
         given = ["--workdir=x", f"--data={folder}", "--set=scene.snr_max_db=9", "--seed=4"]
         train_command.FLAGS(["train", *given])
-        config = train_command.configuration(settings.dataset(train_command.FLAGS))
+        config = train_command.configuration(common_flags.dataset(train_command.FLAGS))
         assert (config.system.rows, config.system.columns, config.scene.max_sources) == (2, 3, 2)
         assert (config.scene.snr_max_db, config.training.seed) == (9.0, 4)
 
@@ -234,7 +236,7 @@ def test_sigterm_ends_simulate_and_it_goes_on(capsys, folder, tmp_path, monkeypa
 
 
 def test_an_interruption_says_what_goes_on(capsys, monkeypatch, tmp_path):
-    from ris_jax.data import simulation
+    from ris_jax.data.records import simulation
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt

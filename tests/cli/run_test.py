@@ -14,10 +14,15 @@ import numpy as np
 import pytest
 import scipy.io
 
-from ris_jax import arrays, codebooks, config_files, metrics, networks, scenes
 from ris_jax import config as config_lib
-from ris_jax.cli import checks, doctor, main
-from ris_jax.data import containers, simulation
+from ris_jax import config_files
+from ris_jax.accuracy import metrics
+from ris_jax.cli import doctor_checks, main
+from ris_jax.cli.commands import doctor
+from ris_jax.data.recordings import containers
+from ris_jax.data.records import simulation
+from ris_jax.networks import pretrained
+from ris_jax.physics import arrays, codebooks, scenes
 from ris_jax.training import evaluation, profiling
 
 SMALL = (
@@ -301,7 +306,7 @@ def test_a_network_has_its_own_field_of_view(workdir, recordings, tmp_path, caps
 
 
 def test_a_shipped_network_has_its_own_field_of_view(recordings, tmp_path, capsys):
-    shipped = networks.names()
+    shipped = pretrained.names()
     if not shipped:
         pytest.skip("no network comes with this copy of the package")
     out = tmp_path / "positions.csv"
@@ -321,10 +326,10 @@ def test_a_damaged_run_is_told(workdir, recordings, tmp_path, capsys):
 
 @pytest.mark.full
 def test_doctor_checks_a_run(workdir, tmp_path):
-    findings = list(checks.run(workdir))
+    findings = list(doctor_checks.run(workdir))
     assert [name for name, *_ in findings] == ["checkpoints are intact", "beats the best constant"]
     assert findings[0][1]
-    (failed,) = doctor._guarded("run", lambda: checks.run(tmp_path))
+    (failed,) = doctor._guarded("run", lambda: doctor_checks.run(tmp_path))
     assert not failed[1]
     assert "no run in" in failed[2]
 
@@ -333,7 +338,7 @@ def test_doctor_finds_a_run_that_lost_its_rows(workdir, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
     (copy / "metrics.jsonl").unlink()
-    assert [holds for _, holds, _ in checks.run(copy)] == [True, False]
+    assert [holds for _, holds, _ in doctor_checks.run(copy)] == [True, False]
 
 
 @pytest.mark.full
@@ -468,7 +473,7 @@ def test_example_of_help(example, given, tmp_path, monkeypatch):
             (tmp_path / name).symlink_to(given / ("records_of_five" if of_five else name))
     monkeypatch.chdir(tmp_path)
     learned = [("32 scenes are learned", True, "`doctor` runs in .ci/run")]
-    monkeypatch.setattr(checks, "learning", lambda config: iter(learned))
+    monkeypatch.setattr(doctor_checks, "learning", lambda config: iter(learned))
     alone = command == "evaluate" and "--estimator" not in example
     smaller = _NETWORK_ALONE if alone else _SMALLER[command]
     assert main.main(["ris-jax", command, *flags, *smaller]) == 0

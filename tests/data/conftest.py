@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ris_jax import config as config_lib
-from ris_jax.data import records
+from ris_jax.data.records import record_format
 
 
 @pytest.fixture(scope="session")
@@ -22,10 +22,10 @@ def small_config() -> config_lib.Config:
 
 @pytest.fixture(scope="session")
 def make_scenes(small_config):
-    """A function (count, seed, shared_codes=True) -> `records.Scenes`."""
-    dtype = records.scene_dtype(records.sizes_of(small_config))
+    """A function (count, seed, shared_codes=True) -> `record_format.Scenes`."""
+    dtype = record_format.scene_dtype(record_format.sizes_of(small_config))
 
-    def make(count: int, seed: int, shared_codes: bool = True) -> records.Scenes:
+    def make(count: int, seed: int, shared_codes: bool = True) -> record_format.Scenes:
         random = np.random.default_rng(seed)
 
         def gaussian(*shape):
@@ -38,6 +38,6 @@ def make_scenes(small_config):
                 scenes[name] = gaussian(*shape)
             else:
                 scenes[name] = random.integers(1, 3, shape)
-        return records.Scenes(scenes, gaussian(1 if shared_codes else count, 3, 6))
+        return record_format.Scenes(scenes, gaussian(1 if shared_codes else count, 3, 6))
 
     return make

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ris_jax import metrics
-from ris_jax.estimators.estimate import Estimate
+from ris_jax.accuracy import metrics
+from ris_jax.estimation.estimate import Estimate
 from ris_jax.reports import localization_figures, localization_scores
 
 

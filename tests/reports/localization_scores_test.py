@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from absl.testing import absltest
 
-from ris_jax import metrics, statistics
-from ris_jax.estimators.estimate import Estimate
+from ris_jax.accuracy import metrics, statistics
+from ris_jax.estimation.estimate import Estimate
 from ris_jax.reports import localization_scores
 
 DEGREE = np.pi / 180

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from ris_jax import metrics
-from ris_jax.estimators.estimate import Estimate
-from ris_jax.estimators.flags import Flag
-from ris_jax.estimators.limits import Limits
+from ris_jax.accuracy import metrics
+from ris_jax.estimation.checks.limits import Limits
+from ris_jax.estimation.estimate import Estimate
+from ris_jax.estimation.flags import Flag
 from ris_jax.reports import source_table
 
 NUMBERS = np.array([0, 3, 4])

@@ -3,7 +3,8 @@
 import numpy as np
 
 from ris_jax import config as config_lib
-from ris_jax.reports import covariance_scores, figures, tables
+from ris_jax.reports import tables
+from ris_jax.reports.run import covariance_scores, training_curves
 
 HEADER = ("name", "per cent_%")
 ROWS = [("a", 1), ("longer", 0.5)]
@@ -58,7 +59,7 @@ def test_score_rows():
 
 
 def test_figures_are_written(tmp_path):
-    path = figures.save_covariance_scores(tmp_path, _rows())
+    path = training_curves.save_covariance_scores(tmp_path, _rows())
     assert path.read_bytes()[:4] == b"\x89PNG"
     assert path.parent == tmp_path / "figures"
 

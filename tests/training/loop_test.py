@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from ris_jax import config as config_lib
-from ris_jax import errors, scenes
-from ris_jax.training import loop, record
+from ris_jax import errors
+from ris_jax.physics import scenes
+from ris_jax.training import loop
 from ris_jax.training import step as step_lib
+from ris_jax.training.saving import metrics_log
 
 
 def _still(config: config_lib.Config, accumulation: int, steps: int) -> config_lib.Config:
@@ -50,7 +52,7 @@ def test_with_learning_rate_zero_train_loss_is_validation_loss(
     (tmp_path / "checkpoints" / "2.sha256.json").unlink()  # resume from epoch 1
     loop.train(config, tmp_path)
     assert [program.num_compiled() for program in programs] == [1, 1]
-    rows = record.epoch_rows(tmp_path)
+    rows = metrics_log.epoch_rows(tmp_path)
     assert len(rows) == 2
     for row in rows:
         assert row["train_loss"] == pytest.approx(row["val_loss"], abs=1e-5)
@@ -62,10 +64,10 @@ def test_with_learning_rate_zero_train_loss_is_validation_loss(
 def test_rows_drop_no_microbatch(tiny_config, tmp_path):
     """Windows of log_every = 4 over 6 microbatches: 4 + 2, in each of two epochs."""
     loop.train(tiny_config, tmp_path)
-    rows = [row for row in record.read_rows(tmp_path) if row["kind"] == "microbatch"]
+    rows = [row for row in metrics_log.read_rows(tmp_path) if row["kind"] == "microbatch"]
     assert [row["window_microbatches"] for row in rows] == [4, 2, 4, 2]
     assert [row["microbatch"] for row in rows] == [4, 6, 10, 12]
-    for epoch_row in record.epoch_rows(tmp_path):
+    for epoch_row in metrics_log.epoch_rows(tmp_path):
         windows = [row for row in rows if row["epoch"] == epoch_row["epoch"]]
         total = sum(row["window_loss"] * row["window_microbatches"] for row in windows)
         assert total / 6 == pytest.approx(epoch_row["train_loss"], rel=1e-9)
@@ -105,7 +107,7 @@ def test_a_long_run_of_bad_microbatches_ends_the_run(tiny_config, tmp_path, monk
     # Mended, the run goes on from the checkpoint that is intact.
     monkeypatch.undo()
     loop.train(tiny_config, tmp_path)
-    rows = record.epoch_rows(tmp_path)
+    rows = metrics_log.epoch_rows(tmp_path)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert [row["skipped"] for row in rows] == [0, 0]
 
@@ -117,7 +119,7 @@ def test_a_few_bad_microbatches_are_counted_and_survived(tiny_config, tmp_path, 
         step_lib, "draw_batch", lambda c, s: (bad if int(s) in (1, 2) else draw)(c, s)
     )
     loop.train(tiny_config, tmp_path)
-    first, second = record.epoch_rows(tmp_path)
+    first, second = metrics_log.epoch_rows(tmp_path)
     assert (first["skipped"], first["updates"], first["microbatches"]) == (2, 4, 6)
     assert second["skipped"] == 0
     assert np.isfinite(first["train_loss"])

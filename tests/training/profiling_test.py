@@ -5,15 +5,16 @@ import time
 import jax
 import pytest
 
-from ris_jax.reports import run_figures
-from ris_jax.training import loop, observers, profiling, record
+from ris_jax.reports.run import run_figures
+from ris_jax.training import callbacks, loop, profiling
 from ris_jax.training import step as step_lib
+from ris_jax.training.saving import metrics_log
 
 
 @pytest.mark.full
 def test_who_looks_on_changes_no_bit_and_compiles_no_step(tiny_config, tmp_path):
     profile = profiling.Profile(tmp_path / "watched", tiny_config.training.log_every)
-    watching = observers.Observers(
+    watching = callbacks.Callbacks(
         figures=run_figures.watcher(tiny_config), timed=profile.timed, source=profile.source
     )
     (tmp_path / "watched").mkdir()
@@ -21,8 +22,8 @@ def test_who_looks_on_changes_no_bit_and_compiles_no_step(tiny_config, tmp_path)
     loop.train(tiny_config, tmp_path / "alone")
     loop.train(tiny_config, tmp_path / "watched", watching=watching)
     assert [step_lib.donating_step.num_compiled(), step_lib.scoring_step.num_compiled()] == [1, 1]
-    rows = record.read_rows(tmp_path / "watched")
-    assert rows == record.read_rows(tmp_path / "alone")
+    rows = metrics_log.read_rows(tmp_path / "watched")
+    assert rows == metrics_log.read_rows(tmp_path / "alone")
     assert len(rows) > 4
     assert len(profile._moments) == tiny_config.training.steps_per_epoch
 
@@ -85,18 +86,18 @@ def test_numbers_that_are_damaged_are_none(tmp_path, content):
 class TestLog:
     def test_keeps_lines_starts_and_warnings(self, tmp_path):
         for epochs_done in (0, 2):
-            with record.Recorder(tmp_path, epochs_done, 4 * epochs_done, 10) as recorder:
+            with metrics_log.Recorder(tmp_path, epochs_done, 4 * epochs_done, 10) as recorder:
                 recorder.line("warning: two\nlines" if epochs_done == 0 else "all is well")
-        log = record.read_log(tmp_path)
-        assert record.starts(log) == [0, 2]
-        first, second = record.warnings(log)
+        log = metrics_log.read_log(tmp_path)
+        assert metrics_log.starts(log) == [0, 2]
+        first, second = metrics_log.warnings(log)
         assert first.text == "warning: two lines"
         assert second.text.startswith("warning: metrics.jsonl lacks the rows of 2")
         assert first.when < "9999" and first.when.endswith("+00:00")  # noqa: PT018
 
     def test_that_is_not_there_or_torn(self, tmp_path):
-        assert record.read_log(tmp_path) == []
+        assert metrics_log.read_log(tmp_path) == []
         (tmp_path / "run.log").write_bytes(b"2026 started after epoch x\n2026 started aft\xff")
-        log = record.read_log(tmp_path)
+        log = metrics_log.read_log(tmp_path)
         assert len(log) == 2
-        assert record.starts(log) == []
+        assert metrics_log.starts(log) == []

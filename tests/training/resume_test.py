@@ -19,9 +19,10 @@ import pytest
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.training import checkpoint, loop, manifest, observers, record
+from ris_jax.training import callbacks, loop
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
+from ris_jax.training.saving import checkpoint, manifest, metrics_log
 
 _EPOCHS, _STEPS = 4, 3
 
@@ -123,8 +124,8 @@ def test_stopped_and_started_again(config, whole, tmp_path, stop, epoch):
     _train_until(stop, epoch, config, tmp_path)
     state = loop.train(config, tmp_path)
     # All rows, those of kind start and microbatch included, and none of them twice.
-    assert record.read_rows(tmp_path) == record.read_rows(whole[0])
-    assert len(record.epoch_rows(tmp_path)) == _EPOCHS
+    assert metrics_log.read_rows(tmp_path) == metrics_log.read_rows(whole[0])
+    assert len(metrics_log.epoch_rows(tmp_path)) == _EPOCHS
     _assert_same_state(state, whole[1])
 
 
@@ -164,9 +165,9 @@ def test_signals_end_a_run_after_the_microbatch_and_it_goes_on_from_there(config
         assert str(error).startswith(f"stopped by {kind.name} after {where}, which is saved; ")
         assert error.status == 128 + kind
         assert _saved_within(tmp_path) == [str(microbatch), f"{microbatch}.sha256.json"]
-        assert len(record.epoch_rows(tmp_path)) == epoch
+        assert len(metrics_log.epoch_rows(tmp_path)) == epoch
     state = loop.train(config, tmp_path)
-    assert record.read_rows(tmp_path) == record.read_rows(whole[0])
+    assert metrics_log.read_rows(tmp_path) == metrics_log.read_rows(whole[0])
     _assert_same_state(state, whole[1])
     assert not (tmp_path / "interrupted").exists()
 
@@ -179,23 +180,23 @@ def test_stopped_within_the_partial_window_of_an_epoch(config, tmp_path, microba
     }  # fmt: skip
     config = config_lib.override(config, changes)
     without = loop.train(config, tmp_path / "without")
-    assert [row["updates"] for row in record.epoch_rows(tmp_path / "without")] == [2, 2]
+    assert [row["updates"] for row in metrics_log.epoch_rows(tmp_path / "without")] == [2, 2]
     (tmp_path / "with").mkdir()
     _train_until_signal(config, tmp_path / "with", microbatch)
     assert _saved_within(tmp_path / "with")[0] == str(microbatch)
     state = loop.train(config, tmp_path / "with")
     _assert_same_state(state, without)
-    assert record.read_rows(tmp_path / "with") == record.read_rows(tmp_path / "without")
+    assert metrics_log.read_rows(tmp_path / "with") == metrics_log.read_rows(tmp_path / "without")
 
 
 def _signal_at_once(monkeypatch, name):
-    called = getattr(record.Recorder, name)
+    called = getattr(metrics_log.Recorder, name)
 
     def signalling(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         called(*arguments)
 
-    monkeypatch.setattr(record.Recorder, name, signalling)
+    monkeypatch.setattr(metrics_log.Recorder, name, signalling)
 
 
 def test_a_signal_before_anything_new_saves_nothing_new(config, tmp_path, monkeypatch):
@@ -223,7 +224,7 @@ def test_a_damaged_one_within_an_epoch_is_told_and_the_epochs_is_used(
     text = capsys.readouterr().out
     assert "warning: checkpoint of microbatch 5 is not used: file " in text
     assert "resuming after epoch 1 of 4" in text
-    assert record.read_rows(tmp_path) == record.read_rows(whole[0])
+    assert metrics_log.read_rows(tmp_path) == metrics_log.read_rows(whole[0])
 
 
 @pytest.mark.full
@@ -245,7 +246,7 @@ def test_clocks_that_jump_change_nothing(config, whole, tmp_path, monkeypatch):
         os.utime(path, (4e9 - age, 4e9 - age))
     now[0] = 1.5e9
     state = loop.train(config, tmp_path)
-    assert record.read_rows(tmp_path) == record.read_rows(whole[0])
+    assert metrics_log.read_rows(tmp_path) == metrics_log.read_rows(whole[0])
     _assert_same_state(state, whole[1])
     # TensorBoard reads files by name: in the order in which they were written, for all that.
     events = [_events(path) for path in sorted((tmp_path / "tensorboard").iterdir())]
@@ -267,7 +268,7 @@ def test_a_device_without_room_is_advice_and_the_checkpoint_stays(config, whole,
         with pytest.raises(errors.OutOfMemoryError, match=advice):
             loop.train(config, tmp_path)
     loop.train(config, tmp_path)
-    assert record.read_rows(tmp_path) == record.read_rows(whole[0])
+    assert metrics_log.read_rows(tmp_path) == metrics_log.read_rows(whole[0])
 
 
 @pytest.mark.full
@@ -283,7 +284,7 @@ def test_a_full_disk_harms_nothing_and_the_run_goes_on(config, whole, tmp_path, 
                 loop.train(config, workdir)
             disk.resize(40 * size)
             state = loop.train(config, workdir)
-            assert record.read_rows(workdir) == record.read_rows(whole[0])
+            assert metrics_log.read_rows(workdir) == metrics_log.read_rows(whole[0])
             _assert_same_state(state, whole[1])
             leftovers = [path for path in workdir.rglob("*") if path.name.endswith("partial")]
             assert leftovers == []
@@ -297,7 +298,7 @@ def test_a_damaged_checkpoint_is_told_and_its_epoch_runs_again(config, whole, tm
     text = capsys.readouterr().out
     assert f"warning: checkpoint of epoch {_EPOCHS} is not used: file " in text
     assert f"resuming after epoch {_EPOCHS - 1} of {_EPOCHS}" in text
-    assert record.read_rows(workdir) == record.read_rows(whole[0])
+    assert metrics_log.read_rows(workdir) == metrics_log.read_rows(whole[0])
     _assert_same_state(state, whole[1])
 
 
@@ -307,7 +308,7 @@ def test_a_finished_run_returns_without_training(config, whole, tmp_path, monkey
     state = loop.train(config, workdir)
     assert int(state.step) == _EPOCHS * _STEPS
     _assert_same_state(state, whole[1])
-    assert record.read_rows(workdir) == record.read_rows(whole[0])
+    assert metrics_log.read_rows(workdir) == metrics_log.read_rows(whole[0])
 
 
 @pytest.mark.parametrize("progress", [3, {"epoch": "1"}, {"epochs": 1}])
@@ -347,7 +348,7 @@ def test_early_stopping_stops_at_the_same_epoch_however_often_started(config, tm
     _train_until(_stop_inside, 3, still, tmp_path)
     for _ in range(2):
         loop.train(still, tmp_path)
-        assert [row["epoch"] for row in record.epoch_rows(tmp_path)] == [1, 2, 3]
+        assert [row["epoch"] for row in metrics_log.epoch_rows(tmp_path)] == [1, 2, 3]
         assert "no better val_nmse for 2 epochs" in capsys.readouterr().out
     kept = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()}
     assert kept == {"1", "3"}  # the best, and the newest
@@ -356,11 +357,11 @@ def test_early_stopping_stops_at_the_same_epoch_however_often_started(config, tm
 class TestRecords:
     def _rows(self, workdir, content):
         (workdir / "metrics.jsonl").write_bytes(content)
-        return record.read_rows(workdir)
+        return metrics_log.read_rows(workdir)
 
     def test_a_line_that_was_cut_short_is_left_out(self, whole, tmp_path):
         content = (whole[0] / "metrics.jsonl").read_bytes()
-        rows = record.read_rows(whole[0])
+        rows = metrics_log.read_rows(whole[0])
         assert self._rows(tmp_path, content[:-20]) == rows[:-1]
         assert self._rows(tmp_path, content[:-1]) == rows  # only the end of the line is missing
         assert self._rows(tmp_path, content + b'{"kind": "epo\xff') == rows
@@ -390,17 +391,17 @@ class TestRecords:
 
     def test_floats_survive_being_written_again(self, tmp_path):
         values = {"epoch": 1, "a": 0.1 + 0.2, "b": 5e-324, "c": -1.7976931348623157e308}
-        with record.Recorder(tmp_path, 0, 0, 10) as recorder:
+        with metrics_log.Recorder(tmp_path, 0, 0, 10) as recorder:
             recorder.row("epoch", 1, values | {"nan": float("nan"), "inf": float("inf")})
-        with record.Recorder(tmp_path, 1, 10, 10):
+        with metrics_log.Recorder(tmp_path, 1, 10, 10):
             pass
-        (row,) = record.epoch_rows(tmp_path)
+        (row,) = metrics_log.epoch_rows(tmp_path)
         assert row == {"kind": "epoch", "nan": None, "inf": None} | values
 
     def test_on_a_full_disk_end_the_run_with_one_line(self, tmp_path):
         with (  # noqa: PT012  The error must also get out of the recorder.
             pytest.raises(errors.RunError, match=r"metrics\.jsonl.* No space left") as caught,
-            record.Recorder(tmp_path, 0, 0, 10) as recorder,
+            metrics_log.Recorder(tmp_path, 0, 0, 10) as recorder,
         ):
             recorder._file.close()
             recorder._file = pathlib.Path("/dev/full").open("a")  # noqa: SIM115
@@ -433,7 +434,7 @@ def _a_figure(look):
 @pytest.mark.full
 def test_events_of_epochs_that_run_again_are_hidden(config, tmp_path):
     """Scalars and figures: the run is stopped when epoch 4 is drawn and not yet saved."""
-    watching = observers.Observers(figures=_a_figure)
+    watching = callbacks.Callbacks(figures=_a_figure)
     _train_until(_stop_before_save, 4, config, tmp_path, watching=watching)
     loop.train(config, tmp_path, watching=watching)
     first, second = (_events(path) for path in sorted((tmp_path / "tensorboard").iterdir()))
@@ -508,7 +509,7 @@ def test_killed_processes(config, whole, tmp_path):
     assert returncode == -signal.SIGKILL, complaint
 
     def second_run_is_refused():
-        log = record.read_log(tmp_path / "run")
+        log = metrics_log.read_log(tmp_path / "run")
         # One a start, when signals are listened to.
         if sum(line.text.endswith("; compiling") for line in log) < 3:
             return False
@@ -521,4 +522,4 @@ def test_killed_processes(config, whole, tmp_path):
     assert re.fullmatch(r"ris-jax: stopped by SIGTERM after .*from there\n", complaint)
     returncode, complaint = run_until(lambda: False)
     assert returncode == 0, complaint
-    assert record.read_rows(tmp_path / "run") == record.read_rows(whole[0])
+    assert metrics_log.read_rows(tmp_path / "run") == metrics_log.read_rows(whole[0])

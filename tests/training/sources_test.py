@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from ris_jax import config as config_lib
-from ris_jax.data import record_dataset, simulation
+from ris_jax.data.records import record_dataset, simulation
 from ris_jax.errors import Interrupted
-from ris_jax.training import checkpoint, devices, evaluation, loop, record, sources
+from ris_jax.training import evaluation, loop, sources
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
+from ris_jax.training.processes import devices
+from ris_jax.training.saving import checkpoint, metrics_log
 
 COUNTS = {"train": 48, "validation": 20}
 
@@ -67,7 +69,7 @@ def test_with_learning_rate_zero_train_loss_is_validation_loss(config, dataset, 
         },
     )
     loop.train(still, tmp_path, dataset)
-    for row in record.epoch_rows(tmp_path):
+    for row in metrics_log.epoch_rows(tmp_path):
         assert row["train_loss"] == pytest.approx(row["val_loss"], abs=1e-5)
         assert row["train_nmse"] == pytest.approx(row["val_nmse"], abs=1e-5)
 
@@ -96,7 +98,7 @@ def test_stopped_and_started_again(config, dataset, whole, tmp_path, monkeypatch
     monkeypatch.undo()
     # As another process would find it.
     state = loop.train(config, tmp_path, record_dataset.open_dataset(dataset.folder))
-    assert record.read_rows(tmp_path) == record.read_rows(whole[0])
+    assert metrics_log.read_rows(tmp_path) == metrics_log.read_rows(whole[0])
     for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(whole[1]), strict=True):
         assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
 

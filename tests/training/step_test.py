@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ris_jax import config as config_lib
-from ris_jax import scenes
+from ris_jax.physics import scenes
 from ris_jax.training import evaluation, loop, optimizer
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib

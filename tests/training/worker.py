@@ -20,9 +20,11 @@ import numpy as np
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.data import record_dataset
-from ris_jax.training import checkpoint, devices, evaluation, loop, processes, sources
+from ris_jax.data.records import record_dataset
+from ris_jax.training import evaluation, loop, sources
 from ris_jax.training import step as step_lib
+from ris_jax.training.processes import devices, distributed
+from ris_jax.training.saving import checkpoint
 
 
 def _spoil(bad):
@@ -85,14 +87,14 @@ def main():
     _stop_after(given["stop_after"])
     evaluation.CONSTANT_SCENES = 64  # 2048 are many batches of eight
     who = given["processes"]
-    with processes.joined(*who) if who else contextlib.nullcontext():
+    with distributed.joined(*who) if who else contextlib.nullcontext():
         placement = devices.all_devices(shard_optimizer=given["shard_optimizer"])
         config = config_lib.from_dict(given["config"])
         state = loop.train(config, pathlib.Path(given["workdir"]), placement=placement)
         stored = _stored(state, given["data"], placement)
         told = {"params": state.params, "opt_state": state.opt_state, "stored": stored}
         host = devices.to_host(told)
-        if processes.is_first():
+        if distributed.is_first():
             flat = jax.tree_util.tree_leaves_with_path(host)
             np.savez(given["out"], **{jax.tree_util.keystr(path): leaf for path, leaf in flat})
         local = jax.tree.leaves(state.opt_state)

@@ -17,9 +17,10 @@ import time
 import optuna
 import pytest
 
-from ris_jax.cli import main, tune
-from ris_jax.training import record
-from ris_jax.tuning import accounts, trials
+from ris_jax.cli import main
+from ris_jax.cli.commands import tune
+from ris_jax.training.saving import metrics_log
+from ris_jax.tuning import ledger, trials
 
 from_here = pathlib.Path(__file__).with_name
 SPACE = {"optimizer.learning_rate": {"low": 1e-4, "high": 1.0, "log": True}}
@@ -100,7 +101,7 @@ def _places(url, count):
     storage = optuna.storages.RDBStorage(url.replace("postgresql:", "postgresql+psycopg:"))
     found = optuna.load_study(study_name="ris_jax", storage=storage).get_trials()
     storage.engine.dispose()
-    return found, accounts.places(found, count, 100)
+    return found, ledger.places(found, count, 100)
 
 
 def _finish(workers, commands, log):
@@ -148,9 +149,9 @@ def test_workers_killed_at_random(url, tmp_path):
     # Of the trials that failed each has a successor, or was never needed.
     attempts = {trial.number for place in found for trial in place.attempts}
     unneeded = [t for t in every if t.number not in attempts]
-    assert all(not trial.params for trial in unneeded if accounts.RETRY_OF not in trial.user_attrs)
+    assert all(not trial.params for trial in unneeded if ledger.RETRY_OF not in trial.user_attrs)
     for place in found:
-        rows = record.epoch_rows(trials.folder(workdir, place.number))
+        rows = metrics_log.epoch_rows(trials.folder(workdir, place.number))
         assert [row["epoch"] for row in rows] == list(range(1, epochs + 1))
         scores = {row["epoch"]: row["val_nmse"] for row in rows}
         assert place.last.intermediate_values == scores
@@ -206,17 +207,17 @@ def test_the_trainer_itself(tmp_path):
     _, found = _places(f"sqlite:///{workdir / 'study.db'}", 2)
     assert [place.outcome for place in found] == ["complete"] * 2
     assert [len(place.attempts) for place in found] == [3, 1]
-    assert [accounts.LEFT in trial.user_attrs for trial in found[0].attempts] == [
+    assert [ledger.LEFT in trial.user_attrs for trial in found[0].attempts] == [
         False,
         True,
         False,
     ]
     assert log.read_text().count("ris-jax: stopped by SIGTERM after ") == 1
-    runs = [record.read_rows(trials.folder(workdir, place.number)) for place in found]
+    runs = [metrics_log.read_rows(trials.folder(workdir, place.number)) for place in found]
     assert runs[0] == runs[1]
     best = trials.folder(workdir, 0)
     # `train` takes what was written, and finds the trial to be that very run.
     written = f"--config={workdir / 'best.json'}"
     command = ["ris-jax", "train", f"--workdir={best}", written, "--nofigures"]
     assert main.main(command) == 0
-    assert record.read_rows(best) == runs[0]
+    assert metrics_log.read_rows(best) == runs[0]

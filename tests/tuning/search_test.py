@@ -11,11 +11,11 @@ import pytest
 from optuna.trial import TrialState
 
 from ris_jax import config as config_lib
-from ris_jax import config_files, errors
-from ris_jax.data import files
-from ris_jax.training import loop, record
-from ris_jax.tuning import accounts, pulse, search, space, storage, trials
-from ris_jax.tuning import plan as plan_lib
+from ris_jax import config_files, errors, files
+from ris_jax.training import loop
+from ris_jax.training.saving import metrics_log
+from ris_jax.tuning import heartbeat, ledger, search, space, storage, trials
+from ris_jax.tuning import search_plan as search_plan_lib
 
 RATE = "optimizer.learning_rate"
 TABLE = {RATE: space.Range(1e-4, 1.0, log=True), "model.depth": space.Range(1, 3)}
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("pretended")
 def _plan(**changes):
     base = config_lib.override(config_lib.Config(), {"training.epochs": 4})
     given = {"base": base, "space": TABLE, "startup_trials": 3, "heartbeat": 1}
-    return plan_lib.Plan(**given | changes)
+    return search_plan_lib.SearchPlan(**given | changes)
 
 
 def _open(folder, plan):
@@ -60,9 +60,9 @@ def test_bad_trials_are_pruned_and_good_ones_found(tmp_path):
     # The first three stay; the others are ended when they are worse than the median there.
     assert all(place.number >= 3 for place in pruned)
     for place in pruned:
-        epochs = len(record.epoch_rows(trials.folder(tmp_path, place.number)))
+        epochs = len(metrics_log.epoch_rows(trials.folder(tmp_path, place.number)))
         assert epochs == place.last.last_step < 4
-    best = accounts.best(found, study.direction)
+    best = ledger.best(found, study.direction)
     assert best is not None
     assert best.last.value == min(place.last.value for place in found if place not in pruned)
     assert 3e-3 < best.last.params[RATE] < 3e-2
@@ -146,7 +146,12 @@ def test_to_stop_when_asked_is_not_to_be_lost(tmp_path, monkeypatch):
     _, found = _search(tmp_path, 1, retries=0)
     assert _outcomes(found) == ["complete"]
     assert len(found[0].attempts) == 4
-    assert [row["epoch"] for row in record.epoch_rows(trials.folder(tmp_path, 0))] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in metrics_log.epoch_rows(trials.folder(tmp_path, 0))] == [
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 class TestFailures:
@@ -193,7 +198,7 @@ class TestFailures:
         self._failing(monkeypatch, error)
         with pytest.raises(type(error)):
             _search(tmp_path, 3)
-        before = record.epoch_rows(trials.folder(tmp_path, 0))
+        before = metrics_log.epoch_rows(trials.folder(tmp_path, 0))
         assert len(before) == 1
         study, found = _search(tmp_path, 3)
         assert _outcomes(found) == ["complete"] * 3
@@ -201,7 +206,7 @@ class TestFailures:
         first, again = found[0].attempts
         assert (first.state, first.params) == (TrialState.FAIL, again.params)
         # The row of the first attempt is there once, and the storage has every epoch.
-        assert record.epoch_rows(trials.folder(tmp_path, 0))[:1] == before
+        assert metrics_log.epoch_rows(trials.folder(tmp_path, 0))[:1] == before
         assert sorted(again.intermediate_values) == [1, 2, 3, 4]
         assert len(study.get_trials()) == 4
 
@@ -246,7 +251,7 @@ class TestOtherWorkers:
         ]  # fmt: skip
         assert not (tmp_path / "trials").exists()
         study.tell(faster, 0.5)
-        assert _outcomes(accounts.places(study.get_trials(), 1, 3)) == ["complete"]
+        assert _outcomes(ledger.places(study.get_trials(), 1, 3)) == ["complete"]
         # A larger search uses it after all.
         _, found = _search(tmp_path, 2)
         assert [(p.number, p.last.number) for p in found] == [(0, 0), (1, 2)]
@@ -267,7 +272,7 @@ class TestOtherWorkers:
         study = _open(tmp_path, plan)
         study.ask()
         now = 0.0
-        watches = [pulse.Watch(4.0, clock=lambda: now) for _ in range(2)]
+        watches = [heartbeat.Watch(4.0, clock=lambda: now) for _ in range(2)]
         for watch in watches:
             search.recover(study, watch, 1, 3)
         now = 5.0
@@ -279,7 +284,7 @@ class TestOtherWorkers:
             assert _outcomes(search.recover(study, watch, 1, 3)) == ["waiting"]
         assert len(study.get_trials()) == 2
         # Two workers at the same moment: the second retry gets no place, and does no harm.
-        study.enqueue_trial({}, user_attrs={accounts.RETRY_OF: 0})
+        study.enqueue_trial({}, user_attrs={ledger.RETRY_OF: 0})
         _, found = _search(tmp_path, 1)
         assert [place.last.number for place in found] == [1]
 
@@ -314,9 +319,9 @@ class TestOtherWorkers:
             )
             worker.start()
             time.sleep(1.0)
-            assert record.epoch_rows(path) == []
+            assert metrics_log.epoch_rows(path) == []
         worker.join(60.0)
-        assert len(record.epoch_rows(path)) == 4
+        assert len(metrics_log.epoch_rows(path)) == 4
         assert f"waiting for another process that writes to {path}" in capsys.readouterr().out
 
     def test_tell_leaves_other_errors_alone(self, tmp_path):

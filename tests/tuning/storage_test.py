@@ -6,14 +6,14 @@ import sqlalchemy.exc
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.tuning import plan as plan_lib
+from ris_jax.tuning import search_plan as search_plan_lib
 from ris_jax.tuning import space, storage
 
 TABLE = {"optimizer.learning_rate": space.Range(1e-3, 1e-1, log=True)}
 
 
 def _plan(**changes):
-    return plan_lib.Plan(**{"base": config_lib.Config(), "space": TABLE} | changes)
+    return search_plan_lib.SearchPlan(**{"base": config_lib.Config(), "space": TABLE} | changes)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_study_of_format_version_1_keeps_its_waves(tmp_path):
     phases = config_lib.override(config_lib.Config(), {"system.wavefront": "spherical_phase"})
     stored = _plan().to_dict()
     assert stored["base"].pop("format_version") == 2
-    assert plan_lib.in_present_terms(stored) == _plan(base=phases).to_dict()
+    assert search_plan_lib.in_present_terms(stored) == _plan(base=phases).to_dict()
     study = _open(tmp_path / "a.db")
     study.set_user_attr("ris_jax_plan", stored)
     _open(tmp_path / "a.db", base=phases)

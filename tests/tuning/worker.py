@@ -5,9 +5,11 @@ import math
 import sys
 import time
 
-from ris_jax.cli import main, tune
-from ris_jax.data import files
-from ris_jax.training import loop, record
+from ris_jax import files
+from ris_jax.cli import main
+from ris_jax.cli.commands import tune
+from ris_jax.training import loop
+from ris_jax.training.saving import metrics_log
 
 SECONDS = 0.3  # an epoch
 
@@ -21,7 +23,7 @@ def pretend(config, workdir, after_epoch=lambda: None, wait=False):
 
 def _pretend_alone(config, workdir, after_epoch):
     distance = abs(math.log10(config.optimizer.learning_rate) + 2.0)
-    for epoch in range(len(record.epoch_rows(workdir)) + 1, config.training.epochs + 1):
+    for epoch in range(len(metrics_log.epoch_rows(workdir)) + 1, config.training.epochs + 1):
         time.sleep(SECONDS)
         row = {"kind": "epoch", "epoch": epoch, "val_nmse": (1.0 + distance) / epoch}
         row |= {"val_loss": row["val_nmse"] + 1.0, "val_count_accuracy": 1.0 / (1.0 + distance)}

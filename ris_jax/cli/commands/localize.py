@@ -1,0 +1,315 @@
+"""Locate the sources in a user's recordings, with error bars.
+
+Example:
+  ris-jax localize --data=recordings.npz --out=positions.csv
+  ris-jax localize --data=recordings.npz --out=positions.json --num_sources=2 --figure=map.png
+  ris-jax localize --data=recordings.npz --out=positions.csv --pretrained=robust
+
+Reads a recordings file (.npz, .h5 or .mat), a shard of the reference pipeline, a directory of .npz
+files of either kind, or a directory written by `simulate` (its split `test`). Writes one row per
+source: scene, source, azimuth_deg, elevation_deg, range_m, their standard deviations
+(azimuth_std_deg, elevation_std_deg, range_std_m; empty if the scene does not determine the
+parameter), power_db and flags. A scene without sources has no row. JSON has all scenes, and the
+settings of the localisation.
+
+Every scene is checked against its model, also without snr_db. `flags` lists warnings about a scene,
+such as on_limit or misfit, and the command prints one line for each kind with its likely cause. All
+sources are within --azimuth_max_deg, --elevation_max_deg, --range_min and --range_max.
+
+With --pretrained (or --workdir, a run of `train`) a network finds the sources and the likelihood
+refines them. This is several times faster than the search alone. The network "robust" is trained
+for hardware mismatch. All but `subspace_network` work for other arrays without retraining.
+"""
+
+import dataclasses
+import math
+import pathlib
+import sys
+from typing import TYPE_CHECKING, Any, get_args
+
+from absl import flags
+
+from ris_jax import config as config_lib
+from ris_jax.cli import common_flags
+
+if TYPE_CHECKING:
+    from ris_jax.data.recordings.reader import Recordings
+    from ris_jax.estimation.checks.limits import Limits
+    from ris_jax.estimation.estimate import Estimate
+
+_LIMITS = config_lib.SceneConfig()  # default limits of the sources
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("data", None, "recordings: a file or a directory", flag_values=FLAGS)
+flags.DEFINE_string("out", None, "file to write, .csv or .json", flag_values=FLAGS)
+common_flags.define_network(FLAGS)
+common_flags.define_estimator(
+    FLAGS, "auto", "auto (network if one is given, else maximum_likelihood)"
+)
+flags.DEFINE_integer(
+    "num_sources", None, "sources in every scene, if known", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "max_sources",
+    _LIMITS.max_sources,
+    "maximum number of sources in a scene",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "source_signal",
+    None,
+    get_args(config_lib.SourceSignal),
+    "constant: a source sends the same signal in all snapshots; default: as in the data, or "
+    "constant",
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "wavefront",
+    None,
+    get_args(config_lib.Wavefront),
+    "shape of the waves; default: as in the data, or spherical",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "false_alarm_rate",
+    config_lib.DEFAULT_FALSE_ALARM_RATE,
+    "fraction of scenes with a false alarm, if the number of sources is unknown",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "azimuth_max_deg",
+    _LIMITS.azimuth_max_deg,
+    "sources are within plus or minus this",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "elevation_max_deg",
+    _LIMITS.elevation_max_deg,
+    "sources are within plus or minus this; 0 for a linear array",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float("range_min", _LIMITS.range_min, "smallest source range [m]", flag_values=FLAGS)
+flags.DEFINE_float("range_max", math.inf, "largest source range [m]", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "search",
+    "normal",
+    ("fast", "normal", "thorough"),
+    "effort of the search on a grid: cells, candidates and iterations",
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "binary_codes",
+    None,
+    ("amplitudes", "states"),
+    "meaning of codes 0 and 1: reflection amplitudes (0 is off) or states (phases 0 and pi); "
+    "required for such codes",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "figure", None, "map of one scene to draw, .png, .pdf or .svg", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "figure_scene", None, "number of the scene to draw; default: first usable", lower_bound=0,
+    flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_integer("batch_size", 64, "scenes processed at once", lower_bound=1, flag_values=FLAGS)
+
+_FIELD_OF_VIEW = ("azimuth_max_deg", "elevation_max_deg", "range_min", "range_max")
+
+
+def _path(flag: str, endings: tuple[str, ...]) -> pathlib.Path:
+    """Return the path in a flag; check its suffix and that its directory exists."""
+    from ris_jax.reports import provenance
+
+    path = pathlib.Path(str(FLAGS[flag].value))
+    if path.suffix.lower() not in endings:
+        raise config_lib.ConfigError(
+            f"--{flag}: need a name ending in {' or '.join(endings)}; got {str(path)!r}"
+        )
+    provenance.require_folder(f"--{flag}", path)
+    return path
+
+
+def _out() -> pathlib.Path:
+    return _path("out", (".csv", ".json"))
+
+
+def _figure() -> pathlib.Path | None:
+    return _path("figure", (".png", ".pdf", ".svg")) if FLAGS.figure else None
+
+
+def _limit_arguments() -> dict[str, float]:
+    """Return arguments of `limits.Limits`; errors name the flag."""
+    least, most = FLAGS.range_min, FLAGS.range_max
+    if not 0 < least < math.inf:
+        raise config_lib.ConfigError(f"--range_min: need finite metres above zero; got {least!r}")
+    if not most > least:
+        raise config_lib.ConfigError(f"--range_max: need more than --range_min={least}; got {most}")
+    angles = {}
+    for name, lowest in (("azimuth_max_deg", "0 <"), ("elevation_max_deg", "0 <=")):
+        value = float(getattr(FLAGS, name))
+        if not (0 < value < 90 or (value == 0 and lowest == "0 <=")):
+            raise config_lib.ConfigError(f"--{name}: need {lowest} value < 90; got {value!r}")
+        angles[name.removesuffix("_deg")] = math.radians(value)
+    return {**angles, "range_min": least, "range_max": most}
+
+
+def _options(recordings: "Recordings") -> dict[str, Any]:
+    """Return the options of `localize`; a flag takes precedence over the data."""
+    # The search limits of a network are those of its training.
+    from ris_jax.estimation.checks import limits
+
+    searched = FLAGS.pretrained is None and FLAGS.workdir is None
+    within = limits.Limits(**_limit_arguments()) if searched else None
+    return {
+        "wavelength": recordings.wavelength,
+        "wavefront": FLAGS.wavefront or recordings.wavefront or "spherical",
+        "source_signal": FLAGS.source_signal or recordings.source_signal or "constant",
+        "estimator": FLAGS.estimator,
+        "num_sources": FLAGS.num_sources,
+        "max_sources": FLAGS.max_sources,
+        "false_alarm_rate": FLAGS.false_alarm_rate,
+        "limits": within,
+        "search": FLAGS.search,
+    }
+
+
+def _figure_index(recordings: "Recordings") -> int:
+    """Return the index of the scene to draw."""
+    number = FLAGS.figure_scene
+    if number is None:
+        return 0
+    numbers = recordings.scene_numbers.tolist()
+    if number not in numbers:
+        raise config_lib.ConfigError(
+            f"--figure_scene: need the number of a usable scene, {numbers[0]} to {numbers[-1]}; "
+            f"got {number}"
+        )
+    return numbers.index(number)
+
+
+def _draw(recordings: "Recordings", estimate: "Estimate", index: int, ending: str) -> bytes:
+    from ris_jax.reports import localization_figures
+
+    number, count = recordings.scene_numbers[index], int(estimate.num_sources[index])
+    title = f"scene {number}: {count} source{'s' * (count != 1)} found"
+    figure = localization_figures.scene_map(estimate, index, recordings.truth, title)
+    return localization_figures.image(figure, ending)
+
+
+def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
+    """Return the further entries of a JSON file."""
+    from ris_jax.reports import provenance
+
+    return {
+        "data": FLAGS.data,
+        "network": FLAGS.pretrained or FLAGS.workdir,
+        **{name: value for name, value in options.items() if name not in ("limits", "network")},
+        "limits": _listed(options["limits"]),
+        "versions": provenance.versions(),
+        "skipped": [{"scene": number, "reason": why} for number, why in recordings.skipped],
+    }
+
+
+def _listed(within: "Limits | None") -> dict[str, float | None] | None:
+    """Return limits for JSON, which has no infinity."""
+    if within is None:
+        return None
+    listed = dataclasses.asdict(within)
+    return {name: value if math.isfinite(value) else None for name, value in listed.items()}
+
+
+def _localize(recordings: "Recordings", options: dict[str, Any]) -> "Estimate":
+    from ris_jax import localization
+    from ris_jax.data.recordings import reader
+
+    with common_flags.progress(len(recordings.scene_numbers), "localising") as progress:
+        return localization.localize_in_chunks(
+            reader.measurement_of(recordings),
+            recordings.positions,
+            chunk_size=FLAGS.batch_size,
+            progress=progress,
+            **options,
+        )
+
+
+def _summary(recordings: "Recordings", estimate: "Estimate", within: "Limits | None") -> str:
+    from ris_jax.estimation import flags as flags_lib
+    from ris_jax.reports import source_table
+
+    usable, skipped = len(recordings.scene_numbers), len(recordings.skipped)
+    empty = int((estimate.num_sources == 0).sum())
+    lines = [
+        f"{int(estimate.num_sources.sum())} sources in {usable - empty} scenes; "
+        f"{empty} scenes without sources, {skipped} skipped"
+    ]
+    lines += flags_lib.summary(estimate.flags)
+    if recordings.truth is not None:
+        lines.append(source_table.truth_summary(estimate, recordings.truth))
+        lines += source_table.truth_doubts(estimate, recordings.truth, within)
+    return "\n".join(lines)
+
+
+COMPILES = "about 20 s, once per array"
+
+
+def announcement() -> str:
+    """Check the flags that need no JAX; return the first line to print."""
+    for flag in ("data", "out"):
+        if not FLAGS[flag].value:
+            raise config_lib.ConfigError(f"--{flag}: need a file, none given")
+    if FLAGS.figure_scene is not None and not FLAGS.figure:
+        raise config_lib.ConfigError("--figure_scene: needs --figure; none given")
+    _out()
+    _figure()
+    _limit_arguments()
+    common_flags.check_network(FLAGS)
+    if FLAGS.workdir or FLAGS.pretrained:
+        for flag in _FIELD_OF_VIEW:
+            if FLAGS[flag].present:
+                raise config_lib.ConfigError(
+                    f"--{flag}: not allowed with a network, which uses the limits of its training"
+                )
+    network = FLAGS.pretrained or FLAGS.workdir
+    return f"localising sources of {FLAGS.data}" + (f" with network {network}" if network else "")
+
+
+def run() -> int:
+    """Run the command; return the exit status."""
+    out, figure = _out(), _figure()
+    from ris_jax import localization
+    from ris_jax.data.recordings import reader as reader_lib
+    from ris_jax.reports import provenance, source_table
+
+    localization.check_options(
+        FLAGS.estimator,
+        num_sources=FLAGS.num_sources,
+        max_sources=FLAGS.max_sources,
+        false_alarm_rate=FLAGS.false_alarm_rate,
+    )
+    network = common_flags.network(FLAGS)
+    recordings = reader_lib.read(FLAGS.data, binary_codes=FLAGS.binary_codes)
+    for note in recordings.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for number, reason in recordings.skipped:
+        print(f"skipped: scene {number}: {reason}", file=sys.stderr)
+    options: dict[str, Any] = _options(recordings) | {"network": network}
+    drawn = _figure_index(recordings)
+    estimate = _localize(recordings, options)
+    rows = source_table.source_rows(estimate, recordings.scene_numbers)
+    if out.suffix.lower() == ".csv":
+        content = source_table.as_csv(rows, recordings.files)
+    else:
+        about = _about(recordings, options)
+        content = source_table.as_json(
+            rows, estimate, recordings.scene_numbers, about, recordings.files
+        )
+    image = _draw(recordings, estimate, drawn, figure.suffix.lower()) if figure else b""
+    summary = _summary(recordings, estimate, options["limits"])
+    provenance.write_whole(out, content)
+    if figure:
+        provenance.write_whole(figure, image)
+    print(summary)
+    print(f"written: {out}" + (f", {figure}" if figure else ""))
+    return 0

@@ -1,0 +1,1 @@
+"""Records: scenes on disk for training, in memory-mapped shards."""

@@ -1,0 +1,1 @@
+"""Estimation without a network: maximum likelihood, baselines, and checks of the model."""

@@ -1,0 +1,1 @@
+"""Baselines: MUSIC and its relatives, sparse methods, and the table of all of them."""

@@ -1,0 +1,95 @@
+"""Batches of a few fixed sizes, so that a process compiles few programs.
+
+A batch is split into parts, and each part is padded to one of `SIZES`. The padding has no signal
+and no sources, so that the search skips it, and is cut off again.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Int
+
+from ris_jax import config as config_lib
+from ris_jax.physics import scenes
+
+SIZES = (1, 8, 64)
+# Bytes that the observation operators of one part may take.
+_PART_BYTES = 1 << 29
+
+Result = TypeVar("Result")
+Counts = Int[Array, "B"] | None
+
+
+def largest(measurement: scenes.Measurement, source_signal: config_lib.SourceSignal) -> int:
+    """Largest of `SIZES` whose observation operators fit into memory; any if scenes share one."""
+    if len(measurement.channel) == len(measurement.codes) == 1:
+        return SIZES[-1]
+    (length, antennas), elements = measurement.snapshots.shape[1:], measurement.channel.shape[-1]
+    samples = length * antennas
+    rows = min(elements, samples) if source_signal == "constant" else samples
+    room = _PART_BYTES // (8 * elements * rows)
+    return max((size for size in SIZES if size <= room), default=1)
+
+
+def in_sizes(
+    compute: Callable[[scenes.Measurement, Counts], Result],
+    measurement: scenes.Measurement,
+    counts: Any,
+    *,
+    largest: int = SIZES[-1],
+) -> Result:
+    """Apply a function of a batch to parts of it, each of a size in `SIZES`.
+
+    While JAX traces, sizes are those of the caller's program: the function gets the whole batch.
+
+    Args:
+      compute: of a measurement [S, ...] and counts [S] or None; returns arrays [S, ...].
+      measurement: [B, ...]; channel and codes may be [1, ...], shared by all scenes.
+      counts: [B], one number for all, or None.
+      largest: of `SIZES` that is used.
+
+    Returns:
+      Arrays [B, ...].
+    """
+    total = len(measurement.snapshots)
+    if counts is not None:
+        counts = jnp.broadcast_to(jnp.asarray(counts, jnp.int32), (total,))
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((measurement, counts)))
+    if traced or (total in SIZES and total <= largest):
+        return compute(measurement, counts)
+    parts = []
+    for start in range(0, total, largest):
+        part = jax.tree.map(
+            lambda leaf, s=start: leaf if len(leaf) == 1 else leaf[s : s + largest],
+            (measurement, counts),
+        )
+        size = next(size for size in SIZES if size >= len(part[0].snapshots))
+        parts.append(compute(*_padded(*part, size)))
+    return _joined(parts, total)
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _padded(
+    measurement: scenes.Measurement, counts: Counts, size: int
+) -> tuple[scenes.Measurement, Counts]:
+    """Pad a part with zero-signal copies of its last scene; shared arrays are unchanged."""
+    number = jnp.arange(size)
+    count = len(measurement.snapshots)
+    there = number < count
+    padded, counts = jax.tree.map(
+        lambda leaf: leaf if len(leaf) < count else leaf[jnp.minimum(number, count - 1)],
+        (measurement, counts),
+    )
+    silent = jnp.where(there[:, None, None], padded.snapshots, 0.0)
+    counts = None if counts is None else jnp.where(there, counts, 0)
+    return padded._replace(snapshots=silent), counts
+
+
+@functools.partial(jax.jit, static_argnames="total")
+def _joined(parts: list[Any], total: int) -> Any:
+    """Concatenate parts without the padding."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:total], *parts)

@@ -1,0 +1,252 @@
+"""Proposals of the search: peaks of the residual's spectrum, and splits of a source in two."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float
+
+from ris_jax import config as config_lib
+from ris_jax.estimation import levenberg_marquardt, likelihood, search_grid
+from ris_jax.estimation.refinement import Background, RefinementProblem, projected_products
+from ris_jax.physics import arrays, linear
+
+# Relative damping of the Gauss-Newton step from a peak.
+_DAMPING = 0.05
+# A peak within this many units of resolution of a source is that source.
+_SAME = 1.5
+# Half distance, in units of resolution, at which the halves of a source are tried.
+_HALF_DISTANCE = 0.75
+_OPPOSITE = np.array([d for d in itertools.product((-1, 0, 1), repeat=3) if d > (0, 0, 0)], float)
+_OFFSETS = _HALF_DISTANCE * _OPPOSITE / np.linalg.norm(_OPPOSITE, axis=1, keepdims=True)
+PAIRS = len(_OFFSETS)
+# Maximum size of stored steering vectors (32 MB per part), and of a block of a larger grid.
+_MOST_STORED = 1 << 22
+_BLOCK = 1 << 21
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Unit-norm steering vectors at the points of a search space.
+
+    The vectors of a small grid are stored; those of a large one are computed block by block
+    wherever they are used, so that memory does not grow with their number.
+    """
+
+    space: search_grid.SearchSpace
+    unit: Float[Array, "3"]  #: distance of metric length one along each coordinate: half a beam
+    positions: Float[Array, "N 3"]  #: [m]
+    wavelength: float | Float[Array, ""]  #: [m]
+    wavefront: config_lib.Wavefront
+    stored: Float[Array, "N 2G"] | None  #: `parts` of all points, or None of a large grid
+
+    @property
+    def points(self) -> Float[Array, "G 3"]:
+        """Coordinates (u, w, 1/r), 1/r fastest."""
+        return self.space.points
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Cells in u, w and 1/r."""
+        return self.space.shape
+
+    def parts(self, points: Float[Array, "P 3"]) -> Float[Array, "N 2P"]:
+        """`linear.parts` of the conjugate steering vectors, transposed; zero beyond the horizon."""
+        vectors = arrays.steering_at(
+            points, self.positions, wavelength=self.wavelength, wavefront=self.wavefront
+        )
+        conjugates = arrays.normalized(vectors).conj() * search_grid.visible(points)[:, None]
+        return linear.parts(conjugates.T)
+
+    @property
+    def conjugates(self) -> Complex[Array, "G N"]:
+        """All conjugate steering vectors."""
+        parts = self.parts(self.points) if self.stored is None else self.stored
+        return jax.lax.complex(*jnp.split(parts, 2, axis=1)).T
+
+    def _by_blocks(self, function: Callable[[Float[Array, "N 2P"]], Array], rows: int) -> Array:
+        """A function of `parts`, [..., P], over all points, [..., G]; `rows` of it per point."""
+        if self.stored is not None:
+            return function(self.stored)
+        total = len(self.points)
+        size = max(_BLOCK // (len(self.positions) + rows), 16)
+        count = -(-total // size)
+        points = jnp.pad(self.points, [(0, count * size - total), (0, 0)], mode="edge")
+        blocks = jax.lax.map(lambda p: function(self.parts(p)), points.reshape(count, size, 3))
+        whole = jnp.moveaxis(blocks, 0, -2)
+        return whole.reshape(*whole.shape[:-2], count * size)[..., :total]
+
+    def matched(self, fields: Complex[Array, "T N"]) -> Complex[Array, "T G"]:
+        """Inner products of the steering vectors with fields."""
+        return self._by_blocks(lambda parts: linear.product(fields, parts), len(fields))
+
+    def spectrum(self, fields: Complex[Array, "T N"]) -> Float[Array, "G"]:
+        """Matched filter: squared inner products, summed over the fields."""
+
+        def power(parts):
+            filtered = linear.product(fields, parts)
+            return jnp.sum(filtered.real**2 + filtered.imag**2, axis=0)
+
+        return self._by_blocks(power, len(fields))
+
+
+def grid_of(
+    space: search_grid.SearchSpace,
+    unit: Float[Array, "3"],
+    positions: Float[Array, "N 3"],
+    *,
+    wavelength: float | Float[Array, ""],
+    wavefront: config_lib.Wavefront,
+) -> Grid:
+    """Steering vectors of a search space, for distances in units of a resolution."""
+    grid = Grid(space, unit, positions, wavelength, wavefront, None)
+    if len(space.points) * len(positions) > _MOST_STORED:
+        return grid
+    return dataclasses.replace(grid, stored=grid.parts(space.points))
+
+
+class Proposal(NamedTuple):
+    """Coordinates of a possible source, and the energy it would add to the explained energy."""
+
+    coordinates: Float[Array, "... 3"]
+    gain: Float[Array, "..."]
+
+
+def peaks(
+    space: search_grid.SearchSpace, spectrum: Float[Array, "G"], count: int
+) -> Float[Array, "count 3"]:
+    """Highest peaks of a spectrum, interpolated between the points of its grid.
+
+    The position is the vertex of the parabola through a peak and its two neighbours on each axis.
+    """
+    _, peak = search_grid.highest_peaks(spectrum, space.shape, count)
+    shape = np.array(space.shape)
+    strides = np.array([shape[1] * shape[2], shape[2], 1])
+    cell = peak[:, None] // strides % shape
+    inside = (cell > 0) & (cell < shape - 1)
+    before, after = (
+        spectrum[jnp.where(inside, peak[:, None] + step, peak[:, None])]
+        for step in (-strides, strides)
+    )
+    bend = 2.0 * spectrum[peak][:, None] - before - after
+    offset = jnp.where(bend > 0, 0.5 * (after - before) / jnp.where(bend > 0, bend, 1.0), 0.0)
+    size = (space.upper - space.lower) / shape
+    return space.points[peak] + jnp.clip(offset, -0.5, 0.5) * size
+
+
+def find_peaks(
+    grid: Grid, fields: Complex[Array, "J T N"], count: int
+) -> Float[Array, "J count 3"]:
+    """Highest peaks of the matched filter of each of J sets of fields.
+
+    The steering vectors serve all sets at once; the spectra of a large grid are then scanned few at
+    a time.
+    """
+    spectra = jax.vmap(grid.spectrum)(fields)
+    some = max(1, min(len(spectra), _BLOCK // spectra.shape[1]))
+    find = functools.partial(peaks, grid.space, count=min(count, spectra.shape[1]))
+    return (
+        jax.lax.map(find, spectra, batch_size=some)
+        if some < len(spectra)
+        else jax.vmap(find)(spectra)
+    )
+
+
+def propose_source(
+    setting: RefinementProblem,
+    grid: Grid,
+    observation: likelihood.Observation,
+    held: Background,
+    away_from: Float[Array, "3"],
+    points: Float[Array, "C 3"],
+) -> Proposal:
+    """Find the best position for another source, with the others held.
+
+    Each candidate takes one Gauss-Newton step. The winner is the one that adds the most energy at
+    the end of its step, by the quadratic model of the step.
+
+    Args:
+      setting: of the call.
+      grid: of the call.
+      observation: one scene.
+      held: its other sources.
+      away_from: (u, w, 1/r) of a source that was just removed and is not proposed there again;
+        infinity excludes nothing.
+      points: candidates, see `find_peaks`.
+    """
+
+    def model(point):
+        new = likelihood.images(observation, setting.jet(point))
+        return likelihood.concentrate(*projected_products(held, new), jnp.ones(1, point.dtype))
+
+    local = jax.vmap(model)(points)
+    step = functools.partial(levenberg_marquardt.step, lower=setting.lower, upper=setting.upper)
+    moved = jax.vmap(lambda point, local: step(point, local, jnp.asarray(_DAMPING, points.dtype)))(
+        points, local
+    )
+    # The model holds for about a unit of resolution.
+    move = jnp.clip(moved - points, -grid.unit, grid.unit)
+    curved = linear.einsum("pi,pij,pj->p", move, local.curvature, move)
+    gains = local.value + 2.0 * jnp.sum(local.gradient * move, axis=-1) - curved
+    distance = jnp.sum(((points - away_from) / grid.unit) ** 2, axis=-1)
+    winner = jnp.argmax(jnp.where((distance > _SAME**2) & (gains >= 0.0), gains, -1.0))
+    place = points[winner] + move[winner]
+    return Proposal(place, _gain(setting, observation, held, place))
+
+
+def _gain(
+    setting: RefinementProblem,
+    observation: likelihood.Observation,
+    held: Background,
+    place: Float[Array, "3"],
+) -> Float[Array, ""]:
+    """Return the energy that a source at a position adds, with the others held."""
+    vector = setting.jet(place)[:1]
+    new = likelihood.images(observation, vector)
+    gram, matched = projected_products(held, new)
+    power = jnp.sum((new.left.conj() * new.right).real, axis=-1)
+    return jnp.sum(jnp.abs(matched) ** 2 / jnp.maximum(gram[..., 0].real, 1e-3 * power))
+
+
+def propose_pair(
+    setting: RefinementProblem,
+    grid: Grid,
+    observation: likelihood.Observation,
+    held: Background,
+    place: Float[Array, "3"],
+) -> Proposal:
+    """Find the best pair of sources around the position of a removed source, [2, 3].
+
+    Two sources within a beamwidth are first fitted as one between them; no other single source then
+    explains the energy of both.
+    """
+    offset = _OFFSETS.astype(place.dtype) * grid.unit
+    pairs = jnp.clip(jnp.stack([place + offset, place - offset]), setting.lower, setting.upper)
+    vectors = setting.jet(pairs)[:, :, 0]
+    count = offset.shape[0]
+    new = likelihood.images(observation, vectors.reshape(2 * count, -1))
+    left, right = (part.reshape(part.shape[0], 2, count, -1) for part in new)
+    cross = likelihood.inner_products(held.images.left, new.right)
+    solved = linear.matmul(held.inverse_gram, cross).reshape(*cross.shape[:2], 2, count)
+    cross = cross.reshape(solved.shape)
+
+    def projected(i, j):  # sums, not products: a batch of 2 x 2 matrices is slow as that
+        own = jnp.sum(left[:, i].conj() * right[:, j], axis=-1)
+        return own - jnp.sum(cross[:, :, i].conj() * solved[:, :, j], axis=1)
+
+    first, second, between = projected(0, 0).real, projected(1, 1).real, projected(0, 1)
+    matched = likelihood.against(new.left, held.residual).reshape(-1, 2, count)
+    determinant = jnp.maximum(first * second - jnp.abs(between) ** 2, 1e-5 * first * second)
+    explained = (
+        jnp.abs(matched[:, 0]) ** 2 * second
+        + jnp.abs(matched[:, 1]) ** 2 * first
+        - 2.0 * (matched[:, 0].conj() * between * matched[:, 1]).real
+    ) / determinant
+    gains = jnp.sum(explained, axis=0)
+    winner = jnp.argmax(gains)
+    return Proposal(pairs[:, winner], gains[winner])

@@ -1,1 +1,0 @@
-"""Estimators: maximum likelihood by matching pursuit, MUSIC, MVDR, and source counting."""

@@ -1,1 +1,0 @@
-"""Networks, split into a definition and parameters."""

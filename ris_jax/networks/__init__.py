@@ -1,0 +1,1 @@
+"""Networks: learned pursuit, subspace network, their losses, and the shipped weights."""

@@ -1,0 +1,1 @@
+"""Signal model: arrays, codes, channels, scenes, measurements and covariances."""

@@ -1,0 +1,1 @@
+"""Report page of a training run, with its figures and scores."""

@@ -1,0 +1,1 @@
+"""Files of a run: checkpoints, their retention, the work directory and the metrics log."""

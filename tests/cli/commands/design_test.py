@@ -1,0 +1,146 @@
+"""The command `design`: what it writes, resuming, and every flag that is refused."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from ris_jax import config as config_lib
+from ris_jax.accuracy import code_design
+from ris_jax.cli import main
+from ris_jax.physics import codebooks
+
+SMALL = (
+    "--set=system.rows=4", "--set=system.columns=4", "--set=system.num_antennas=1",
+    "--set=system.num_snapshots=6", "--set=scene.range_max=2", "--num_positions=8", "--steps=52",
+    "--sweeps=1",
+)  # fmt: skip
+
+
+def run(capsys, *arguments):
+    status = main.main(["ris-jax", "design", *arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def comparison(folder):
+    with (folder / "comparison.csv").open() as file:
+        return {row["codes"]: float(row["mean_m"] or "inf") for row in csv.DictReader(file)}
+
+
+def test_region_and_resume(capsys, tmp_path, monkeypatch):
+    """Stopped after any part and started again, the codes are those of a run in one go."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    status, said, err = run(capsys, f"--out={whole}", *SMALL, "--bits=1,2")
+    assert status == 0, err
+    assert said.startswith("design: elements: 16, antennas: 1, codes: 6")
+    assert {path.name for path in whole.iterdir()} == {
+        "codes_continuous.npz", "codes_1bit.npz", "codes_2bit.npz", "comparison.csv",
+        "before_after.png", "before_after.pdf", "state.npz",
+    }  # fmt: skip
+    means = comparison(whole)
+    for name in ("random, median of 10", "DFT", "directional", "positional"):
+        assert means["designed, continuous"] < means[name]
+
+    descend, left = code_design.descend, [1, 2]
+
+    def stopping(*args, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            left.pop(0)
+            raise KeyboardInterrupt
+        return descend(*args, **options)
+
+    monkeypatch.setattr(code_design, "descend", stopping)
+    status, _, err = run(capsys, f"--out={parts}", *SMALL, "--bits=1,2")
+    assert status == 130
+    assert "resumes where it stopped" in err
+    monkeypatch.setattr(code_design, "descend", descend)
+    status, said, _ = run(capsys, f"--out={parts}", *SMALL, "--bits=1,2")
+    assert status == 0
+    assert "resuming" in said
+    for name in ("codes_continuous.npz", "codes_2bit.npz", "codes_1bit.npz"):
+        with np.load(whole / name) as expected, np.load(parts / name) as found:
+            np.testing.assert_array_equal(found["codes"], expected["codes"])
+
+    status, _, err = run(capsys, f"--out={parts}", *SMALL, "--goal=worst")
+    assert status == 1
+    assert "other flags" in err
+    (parts / "state.npz").write_bytes(b"PK")
+    status, _, err = run(capsys, f"--out={parts}", *SMALL)
+    assert status == 1
+    assert "state.npz" in err
+
+
+def test_known_position_and_what_reads_the_codes(capsys, tmp_path):
+    """The codes file is one of `simulate` and `bound`; its levels are those of a controller."""
+    status, _, err = run(
+        capsys, f"--out={tmp_path}", *SMALL, "--at=10,5,1", "--bits=2", "--starts=1",
+        "--transmit_power_dbm=10",
+    )  # fmt: skip
+    assert status == 0, err
+    means = comparison(tmp_path)
+    assert means["optimum of any amplitude"] < means["designed, continuous"]
+    assert means["designed, continuous"] <= means["four beams"]
+    assert means["positional"] == np.inf  # one beam, whatever the number of codes
+    path = tmp_path / "codes_2bit.npz"
+    with np.load(path) as found:
+        np.testing.assert_allclose(1j ** found["levels"].astype(int), found["codes"], atol=1e-6)
+        expected = found["codes"]
+    system = config_lib.SystemConfig(
+        rows=4, columns=4, num_snapshots=6, codes_file=str(path), codebook="random"
+    )
+    np.testing.assert_array_equal(codebooks.codebook(system), expected)
+
+
+def test_recordings(capsys, tmp_path):
+    random = np.random.default_rng(0)
+    positions = random.uniform(-0.3, 0.3, (9, 3)) * [1, 1, 0]
+    np.savez(
+        tmp_path / "recordings.npz", snapshots=random.normal(size=(1, 6, 2)) + 0j,
+        channel=random.normal(size=(2, 9)) + 1j, codes=np.exp(1j * random.normal(size=(6, 9))),
+        wavelength=0.3, element_positions=positions,
+    )  # fmt: skip
+    status, _, err = run(
+        capsys, f"--out={tmp_path / 'out'}", f"--data={tmp_path / 'recordings.npz'}",
+        "--num_codes=5", "--num_positions=4", "--region=-30,30,0,0,0.5,1", "--steps=20",
+        "--sweeps=1", "--bits=1", "--starts=1", "--goal=quantile",
+    )  # fmt: skip
+    assert status == 0, err
+    with np.load(tmp_path / "out" / "codes_1bit.npz") as found:
+        assert found["codes"].shape == (5, 9)
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ((), ("--out",)),
+        (("--out=x", "--at=1,2,3", "--region=0,1,0,1,1,2"), ("--at", "both")),
+        (("--out=x", "--region=0,1,0,1,1"), ("--region", "from,to")),
+        (("--out=x", "--region=5,1,0,1,1,2"), ("--region", "from,to")),
+        (("--out=x", "--region=0,1,0,1,0,2"), ("--region", "above zero")),
+        (("--out=x", "--region=a,1,0,1,0,2"), ("--region", "numbers")),
+        (("--out=x", "--bits=0"), ("--bits", "1 to 8")),
+        (("--out=x", "--bits=a"), ("--bits", "numbers")),
+        (("--out=x", "--codes=y.npz"), ("--codes", "none")),
+        (("--out=x", "--goal=best"), ("goal", "mean")),
+        (("--out=x", "--snr_db=1", "--transmit_power_dbm=3"), ("--transmit_power_dbm", "both")),
+    ],
+)
+def test_refused_in_one_line(capsys, tmp_path, monkeypatch, flags, parts):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(capsys, *flags)
+    assert status != 0
+    assert len(err.splitlines()) == 1, err
+    for part in parts:
+        assert part in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_few_codes(capsys, tmp_path):
+    """Two real numbers a code do not determine five unknowns."""
+    status, _, err = run(
+        capsys, f"--out={tmp_path}", *SMALL, "--num_codes=2", "--starts=1", "--at=0,0,1"
+    )
+    assert status == 1
+    assert "need more of either" in err

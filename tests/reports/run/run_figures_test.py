@@ -1,0 +1,128 @@
+"""Figures of a run show where the sources are, and how often the count is right."""
+
+import jax
+import numpy as np
+import pytest
+
+from ris_jax import config as config_lib
+from ris_jax.networks import losses
+from ris_jax.physics import arrays, scenes
+from ris_jax.reports.run import run_figures, spectra
+from ris_jax.training import callbacks, evaluation
+from ris_jax.training import step as step_lib
+
+PLACES = np.array([[-0.5, 0.2, 2.0], [0.3, -0.3, 6.0]])  # azimuth, elevation [rad], range [m]
+
+
+@pytest.fixture(scope="module")
+def config():
+    small = {"system.rows": 8, "system.columns": 8, "scene.max_sources": 2}
+    return config_lib.override(config_lib.Config(), small)
+
+
+@pytest.fixture(scope="module")
+def target(config):
+    """Of two scenes: one source, then two."""
+    places = np.stack([PLACES, PLACES]).astype(np.float32)
+    truth = scenes.Truth(
+        *np.moveaxis(places, -1, 0),
+        amplitude=np.array([[1.0, 0.0], [1.0, 0.5]], np.float32),
+        num_sources=np.array([1, 2]),
+        snr_db=np.array([8.0, 30.0], np.float32),
+    )
+    key = jax.random.key(0)
+    batch = jax.vmap(lambda one: scenes.simulate(key, one, config))(truth)
+    return jax.device_get(step_lib.prepare(batch, config))[1]
+
+
+def _prediction(target):
+    """What a network says that knows the truth; the sources in another order, one doubtful."""
+    return losses.Prediction(
+        factor=target.factor,
+        count_logits=np.eye(2)[target.num_sources - 1],
+        coordinates=np.array([arrays.to_coordinates(*PLACES[::-1].T)] * 2),
+        existence=np.array([[0.7, 0.95], [0.9, 0.95]]),
+        decisions=None,
+    )
+
+
+def test_music_peaks_where_the_sources_are(config, target):
+    """To a cell of the grid, and the snapshots' covariance of rank one is seen as such."""
+    factors = np.stack([target.factor[1], target.factor[0]])
+    found = spectra.spectra(factors, np.array([2, 1]), config)
+    assert found.level_db.shape == (2, len(found.elevation), len(found.azimuth))
+    step = found.azimuth[1] - found.azimuth[0]
+    for level, places in zip(found.level_db, (PLACES, PLACES[:1]), strict=True):
+        for azimuth, elevation, _ in places:
+            row = np.abs(found.elevation - elevation) < 1.5 * step
+            column = np.abs(found.azimuth - azimuth) < 1.5 * step
+            assert level[np.ix_(row, column)].max() > 15.0
+        highest = np.unravel_index(level.argmax(), level.shape)
+        peak = np.array([found.azimuth[highest[1]], found.elevation[highest[0]]])
+        assert np.min(np.abs(places[:, :2] - peak).max(axis=1)) < step
+    # Where no source is, nothing is explained: far from both.
+    far = found.level_db[:, np.abs(found.elevation + 0.45) < 0.02][..., found.azimuth < -0.9]
+    assert far.max() < 3.0
+
+
+def test_scene_figures(config, target):
+    figures = run_figures.scene_figures(config, _prediction(target), run_figures.Shown(1, target))
+    above, front = figures["map"].axes
+    # Truth and estimates are at the same places.
+    for axes in (above, front):
+        true, found = (np.asarray(c.get_offsets()) for c in axes.collections[:2])
+        np.testing.assert_allclose(np.sort(true, axis=0), np.sort(found, axis=0), atol=1e-4)
+        assert len(true) == 2
+    assert [text.get_text() for text in front.get_legend().get_texts()] == ["truth", "estimate"]
+    panels = [axes for axes in figures["spectra"].axes if axes.get_title()]
+    assert [axes.get_title().split(",")[0] for axes in panels] == [
+        "network (K = 2)", "truth", "snapshots"
+    ]  # fmt: skip
+    marked = panels[0].collections[1].get_offsets()
+    np.testing.assert_allclose(marked, np.rad2deg(PLACES[:, :2]), atol=1e-3)
+    assert panels[0].get_xlabel() == "azimuth [deg]"
+
+
+def test_a_doubtful_source_is_not_on_the_map(config, target):
+    figures = run_figures.scene_figures(config, _prediction(target), run_figures.Shown(0, target))
+    found = figures["map"].axes[1].collections[1].get_offsets()
+    np.testing.assert_allclose(found, np.rad2deg(PLACES[:1, :2]), atol=1e-3)
+
+
+def test_the_scene_in_the_middle_is_shown(config, target):
+    """Two sources are the middle of one to two, rounded up, whatever the SNR."""
+    heldout = evaluation.Heldout([(None, jax.device_put(target))], 2)
+    assert run_figures.shown(config, heldout).index == 1
+
+
+def test_plane_waves_have_no_range(config, target):
+    planar = config_lib.override(config, {"system.wavefront": "planar"})
+    found = run_figures._truth(planar, target)
+    assert np.isinf(found.source_range[1]).all()
+    np.testing.assert_allclose(found.azimuth[1], PLACES[:, 0], atol=1e-5)
+
+
+def test_calibration():
+    """Nine of ten right at 0.9, one of two at 0.2: off by nothing, and by 0.3 in a sixth."""
+    confidence = np.repeat([0.9, 0.2], [10, 2])
+    right = np.array([True] * 9 + [False] + [True, False])
+    upper, lower = run_figures.calibration(confidence, right).axes
+    points = upper.containers[0].lines[0].get_xydata()
+    np.testing.assert_allclose(points, [[0.2, 0.5], [0.9, 0.9]])
+    assert upper.get_title().endswith("error 0.050")
+    heights = [bar.get_height() for bar in lower.patches]
+    np.testing.assert_allclose(sorted(heights)[-2:], [2 / 12, 10 / 12])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "drawn"),
+    [(1, [0, 1]), (4, [0, 1, 2, 3, 4]), (25, [0, *range(2, 25, 2), 25])],
+)
+def test_watcher_draws_some_ten_times(config, monkeypatch, epochs, drawn):
+    seen = []
+    monkeypatch.setattr(run_figures, "shown", lambda *_: None)
+    monkeypatch.setattr(run_figures, "draw", lambda *_: seen.append(epoch) or {})
+    watch = run_figures.watcher(config_lib.override(config, {"training.epochs": epochs}))
+    for epoch in range(epochs + 1):
+        assert watch(callbacks.CallbackData(epoch, None, None)) == {}
+    assert seen == drawn
