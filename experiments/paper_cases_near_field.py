@@ -56,8 +56,8 @@ directions, for these reasons:
 - The anti-diagonal is independent of the range only for uncorrelated sources. For T snapshots the
   sample correlation is T^-1/2, and the cross terms depend on the ranges. They limit the error at
   any noise level: at 0 dB 0.357 degrees with 100 snapshots, 0.119 with 1000, a third. For exact
-  covariances it peaks at the truth (tests/estimators/modified_music_test.py). MUSIC and the rank
-  reduction use a subspace, which is not affected.
+  covariances it peaks at the truth (tests/estimation/baselines/decoupled_music_test.py). MUSIC and
+  the rank reduction use a subspace, which is not affected.
 - Mirror pairs of spherical waves (`spherical_phase`: the papers have unit modulus) keep odd orders
   above the first: 0.45 degrees of bias here, also for the rank reduction.
 - Smoothing a single snapshot restores the rank but leaves correlation, and blurs near sources: for

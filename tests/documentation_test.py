@@ -47,7 +47,7 @@ def commands(text):
 def parse(words):
     """The flags of a command line, as the command itself would read them."""
     command, *flags = words
-    module = importlib.import_module(f"ris_jax.cli.{main._MODULES.get(command, command)}")
+    module = importlib.import_module(f"ris_jax.cli.commands.{main._MODULES.get(command, command)}")
     module.FLAGS.unparse_flags()
     assert module.FLAGS([command, *flags])[1:] == []
     return module.FLAGS

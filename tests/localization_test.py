@@ -9,8 +9,8 @@ from absl.testing import absltest, parameterized
 
 from ris_jax import config as config_lib
 from ris_jax import localization
-from ris_jax.estimation import batches, maximum_likelihood, names
-from ris_jax.estimation.baselines import catalogue
+from ris_jax.estimation import batches, maximum_likelihood
+from ris_jax.estimation.baselines import catalogue, names
 from ris_jax.estimation.estimate import Estimate
 from ris_jax.estimation.flags import Flag
 from ris_jax.physics import arrays, scenes

@@ -30,7 +30,7 @@ _PROGRAM = """
 import importlib, json, sys
 from ris_jax.cli import main
 def told(command, arguments):
-    module = importlib.import_module(f"ris_jax.cli.{main._MODULES.get(command, command)}")
+    module = importlib.import_module(f"ris_jax.cli.commands.{main._MODULES.get(command, command)}")
     module.FLAGS([command, *arguments])
     return module.announcement()
 lines = {command: told(command, rest) for command, rest in json.loads(sys.argv[1]).items()}
@@ -68,7 +68,7 @@ def test_printed_before_the_command_runs(capsys, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("command", main._COMMANDS)
 def test_every_command_says_what_compiling_takes(command):
-    module = importlib.import_module(f"ris_jax.cli.{main._MODULES.get(command, command)}")
+    module = importlib.import_module(f"ris_jax.cli.commands.{main._MODULES.get(command, command)}")
     assert module.COMPILES.startswith("about ") or command in ("example", "import", "inspect")
 
 

@@ -174,7 +174,7 @@ class TestFailuresOfARun:
         ],
     )
     def test_out_of_memory_suggests_a_batch_size(self, capsys, monkeypatch, command, flags, advice):
-        module = importlib.import_module(f"ris_jax.cli.{command}")
+        module = importlib.import_module(f"ris_jax.cli.commands.{command}")
         monkeypatch.setattr(module, "announcement", lambda: "")
         monkeypatch.setattr(module, "run", lambda: jnp.ones(1 << 43).block_until_ready())
         status, _, err = _run(capsys, command, *flags)
@@ -232,7 +232,9 @@ class TestHelp:
     @pytest.mark.parametrize("flag", ["--help", "-h"])
     @pytest.mark.parametrize("command", main._COMMANDS)
     def test_one_command(self, capsys, command, flag):
-        module = importlib.import_module(f"ris_jax.cli.{main._MODULES.get(command, command)}")
+        module = importlib.import_module(
+            f"ris_jax.cli.commands.{main._MODULES.get(command, command)}"
+        )
         folder = next(f"--{name}" for name in ("workdir", "out", "data") if name in module.FLAGS)
         status, out, err = _run(capsys, command, f"{folder}=x", flag)
         assert (status, err) == (0, "")

@@ -392,21 +392,23 @@ _SMALLER = {
 _NETWORK_ALONE = ["--num_scenes=50"]  # of `evaluate`, which has no other sizes then
 # Examples that need more than this process, and what runs them.
 _ELSEWHERE = {
-    "train --workdir=runs/wide --distributed": "tests/training/devices_test.py",
+    "train --workdir=runs/wide --distributed": "tests/training/processes/devices_test.py",
     "train --workdir=runs/wide --coordinator=host0:5000 --num_processes=2 --process_id=0":
-        "tests/training/devices_test.py",
+        "tests/training/processes/devices_test.py",
     "tune --workdir=runs/tune --storage=postgresql://user:password@host/database":
         "tests/tuning/processes_test.py",
-    "benchmark --suite=all --num_scenes=200 --out=benchmark": "tests/cli/benchmark_test.py",
-    "benchmark --suite=two_sources,snr --num_scenes=500 --estimators=network,music --out=few":
-        "tests/cli/benchmark_test.py",
+    "benchmark --suite=all --num_scenes=200 --out=benchmark":
+        "tests/cli/commands/benchmark_test.py",
+    "tests/cli/commands/benchmark_test.py", "benchmark --suite=two_sources,snr --num_scenes=500
+    --estimators=network,music --out=few":
+        "tests/cli/commands/benchmark_test.py",
     "doctor": ".ci/run",
     "doctor --thorough --workdir=runs/quickstart": ".ci/run",
 }  # fmt: skip
 
 
 def _module(command):
-    return importlib.import_module(f"ris_jax.cli.{main._MODULES.get(command, command)}")
+    return importlib.import_module(f"ris_jax.cli.commands.{main._MODULES.get(command, command)}")
 
 
 def _examples():

@@ -291,7 +291,8 @@ class SourcesTest(parameterized.TestCase):
         self.assertTrue(bool(jnp.all(found.source_range > 0)))
         self.assertLessEqual(int(found.num_sources.max()), SOURCES)
         # The one place is found, once.
-        near = jnp.hypot(found.azimuth - 0.3, found.elevation - 0.1) < 1e-3
+        # MVDR of one noise-free source is flat at its peak: a twentieth of the beamwidth.
+        near = jnp.hypot(found.azimuth - 0.3, found.elevation - 0.1) < 5e-3
         some = np.setdiff1d(np.arange(BATCH), none)
         chex.assert_trees_all_equal(jnp.sum(near, axis=1)[some], jnp.ones(len(some), int))
 

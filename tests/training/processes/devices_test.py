@@ -27,7 +27,7 @@ from ris_jax.training import step as step_lib
 from ris_jax.training.processes import devices, distributed
 from ris_jax.training.saving import metrics_log
 
-_WORKER = pathlib.Path(__file__).with_name("worker.py")
+_WORKER = pathlib.Path(__file__).parents[1] / "worker.py"
 _EPOCHS, _STEPS, _BAD = 3, 7, 5  # 21 microbatches, one of them not finite: 20 updates
 _SECONDS_TO_STOP = 60.0  # after another process was lost
 # Compiling for eight devices on a busy machine takes minutes.
