@@ -399,8 +399,7 @@ _ELSEWHERE = {
         "tests/tuning/processes_test.py",
     "benchmark --suite=all --num_scenes=200 --out=benchmark":
         "tests/cli/commands/benchmark_test.py",
-    "tests/cli/commands/benchmark_test.py", "benchmark --suite=two_sources,snr --num_scenes=500
-    --estimators=network,music --out=few":
+    "benchmark --suite=two_sources,snr --num_scenes=500 --estimators=network,music --out=few":
         "tests/cli/commands/benchmark_test.py",
     "doctor": ".ci/run",
     "doctor --thorough --workdir=runs/quickstart": ".ci/run",
