@@ -27,17 +27,24 @@ report of the problem, not from this script.
   second batch size                  28.3
   second wavelength                  28.3
 
-After, also under load; `tune`, `simulate`, `import` were not measured again:
+After (29 November 2026, quiet cores):
 
                           CPU s, no cache   CPU s, cache   first line
-  localize                            9.2            4.2        0.1 s
-  localize_network                   13.0            5.0        0.1 s
-  train                              53.9           24.2        0.1 s
-  doctor                             32.5            9.2        0.1 s
-  report                             28.2           16.5        0.1 s
-  first batch                         8.0
+  localize                            9.5            3.9        0.1 s
+  localize_network                   11.6            4.7        0.1 s
+  train                              37.2           20.4        0.1 s
+  doctor                             21.6            7.6        0.1 s
+  tune                               61.2           24.2        0.3 s
+  report                             20.2           11.5        0.1 s
+  simulate                            2.2            1.1        0.1 s
+  import                              0.7            0.7        0.1 s
+  benchmark                             -              -        0.1 s
+  evaluate                              -              -        0.1 s
+  first batch                         8.1
   second batch size                   0.5
-  second wavelength                   0.6
+  second wavelength                   7.2
+
+The second wavelength changes the number of cells of the derived search grid, hence the program.
 """
 
 import contextlib
