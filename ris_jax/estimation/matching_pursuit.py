@@ -3,8 +3,8 @@ r"""Maximum likelihood by matching pursuit with joint refinement.
 Sources are added one by one at the strongest peaks of the residual's spectrum, and all are refined
 jointly after each addition. Then each source in turn is removed and searched elsewhere, or split in
 two; a change that explains more energy is kept. The number of sources is given, or grows while the
-test of `model_order` is significant. If the result is ambiguous, the weakest source is tested again
-at the end.
+test of `source_number` is significant. If the result is ambiguous, the weakest source is tested
+again at the end.
 
 Every scene of a batch has its own `Stage`. One round of the search has three parts: propose
 positions for missing sources, one job for each source that is removed; refine the resulting

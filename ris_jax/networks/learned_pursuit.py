@@ -1,10 +1,10 @@
 r"""Learned matching pursuit: a network scores peaks, the likelihood refines sources.
 
-Each step finds the peaks of the residual spectrum (`situation`). A network scores the peaks and the
-fitted sources, and estimates each peak's offset from its grid cell (`scorer`). Accepted sources are
-refined jointly on the likelihood. A step can add several sources, so two steps mostly replace ten
-of a greedy search. At the end the network gives a probability for every source and for the number
-of sources. The covariance weights the sources by their probabilities.
+Each step finds the peaks of the residual spectrum (`pursuit_features`). A network scores the peaks
+and the fitted sources, and estimates each peak's offset from its grid cell (`scorer`). Accepted
+sources are refined jointly on the likelihood. A step can add several sources, so two steps mostly
+replace ten of a greedy search. At the end the network gives a probability for every source and for
+the number of sources. The covariance weights the sources by their probabilities.
 """
 
 from typing import NamedTuple

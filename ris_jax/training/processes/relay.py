@@ -1,7 +1,7 @@
 """Filter standard error: drop JAX's output when it aborts a process that lost another.
 
 JAX's coordination service aborts the remaining processes and prints a long stack trace. This
-program reads their standard error and prints one line instead. `processes` starts it by its
+program reads their standard error and prints one line instead. `distributed` starts it by its
 path, so that it imports nothing and starts at once.
 """
 
