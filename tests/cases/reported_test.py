@@ -285,10 +285,7 @@ class TestPlainArray:
     ],
 )
 def test_double_precision(estimator, tmp_path):
-    """`JAX_ENABLE_X64=1` changes no estimate by more than 0.001 degrees.
-
-    Modified MUSIC ends on a grid of finite width: 0.003 degrees.
-    """
+    """`JAX_ENABLE_X64=1` changes no estimate by more than 0.001 degrees."""
     recording = simulator.through_surface([TWO] * 2)
     containers.save(tmp_path / "data.npz", recording.file())
     found = []
@@ -305,6 +302,4 @@ def test_double_precision(estimator, tmp_path):
             [[float(row[name]) for name in ("azimuth_deg", "elevation_deg")] for row in rows]
         )
     assert len(found[0]) == 4
-    np.testing.assert_allclose(
-        found[1], found[0], atol=3e-3 if estimator == "modified_music" else 1e-3
-    )
+    np.testing.assert_allclose(found[1], found[0], atol=1e-3)

@@ -102,8 +102,29 @@ def sub_surface_of(shape: tuple[int, int]) -> tuple[int, int]:
     return rows, columns
 
 
+def _newton(height, points, cell, lower, upper):
+    """Move points [..., D], D = 1 or 2, to the maximum of the quadratic there, within `cell` [D].
+
+    Points without a maximum in reach keep their place: where rounding limits the height.
+    """
+    gradient = jax.grad(lambda trial: jnp.sum(height(trial[..., None, :])))
+    slope = gradient(points)
+    axes = jnp.eye(points.shape[-1], dtype=points.dtype)
+    curvature = jnp.stack(
+        [-jax.jvp(gradient, (points,), (axis + 0.0 * points,))[1] for axis in axes],
+        axis=-1,
+    )
+    diagonal = jnp.diagonal(curvature, axis1=-2, axis2=-1)
+    determinant = jnp.linalg.det(curvature)[..., None]
+    positive = jnp.all(diagonal > 0, axis=-1, keepdims=True) & (determinant > 0)
+    curvature = jnp.where(positive[..., None], curvature, axes)
+    step = linear.solve_positive(curvature, slope[..., None])[..., 0]
+    near = positive & jnp.all(jnp.abs(step) <= cell, axis=-1, keepdims=True)
+    return jnp.clip(jnp.where(near, points + step, points), lower, upper)
+
+
 def _zoom(height, points, cell, lower, upper):
-    """Refine points [..., D] of a grid with cells [D] on successively finer grids."""
+    """Refine points [..., D] of a grid with cells [D]: successively finer grids, then Newton."""
     steps = np.meshgrid(*[np.linspace(-1.0, 1.0, 5)] * points.shape[-1], indexing="ij")
     offsets = np.stack(steps, axis=-1).reshape(-1, points.shape[-1]).astype(np.float32)
 
@@ -113,7 +134,8 @@ def _zoom(height, points, cell, lower, upper):
         best = jnp.argmax(height(trial), axis=-1)[..., None, None]
         return jnp.take_along_axis(trial, best, axis=-2)[..., 0, :], 0.5 * cell
 
-    return jax.lax.fori_loop(0, _HALVINGS, finer, (points, jnp.asarray(cell)))[0]
+    points, cell = jax.lax.fori_loop(0, _HALVINGS, finer, (points, jnp.asarray(cell)))
+    return _newton(height, points, 4.0 * cell, lower, upper)
 
 
 def _directions(setting: _DecoupledSearch, spectrum: _Spectrum):

@@ -101,18 +101,18 @@ _PROGRAM = """
 import sys, time, pathlib
 import numpy as np
 from ris_jax import config
-from ris_jax.data import record_writer, records
+from ris_jax.data.records import record_format, record_writer
 values = {"system.rows": 2, "system.columns": 3, "system.num_antennas": 2,
           "system.num_snapshots": 3, "scene.max_sources": 2}
 config = config.override(config.Config(), values)
-dtype = records.scene_dtype(records.sizes_of(config))
+dtype = record_format.scene_dtype(record_format.sizes_of(config))
 with record_writer.writing(pathlib.Path(sys.argv[1]), config, {"command": "soak"}) as writer:
     for number in range(200):
         if str(number) not in writer.done:
             words = np.random.default_rng(number).integers(0, 250, (2, dtype.itemsize), np.uint8)
             codes = np.ones((1, 3, 6), np.complex64)
-            scenes = records.Scenes(words.view(dtype)[:, 0], codes)
-            writer.add(records.Unit(str(number), 0), {"train": scenes})
+            scenes = record_format.Scenes(words.view(dtype)[:, 0], codes)
+            writer.add(record_format.Unit(str(number), 0), {"train": scenes})
     if not writer.index.complete:
         writer.finish()
 """
