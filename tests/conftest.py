@@ -10,6 +10,8 @@ import time
 import jax
 import pytest
 
+from ris_jax.training import evaluation
+
 
 # XLA's older emitter of fused operations, and one module a program, compile three times as fast.
 # XLA ends a process that gives it a flag it does not know: only where they have been tried.
@@ -73,6 +75,14 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("full")]
     items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_scenes_for_the_constant_covariance():
+    """64 scenes instead of 2048: small runs have batches of eight."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "CONSTANT_SCENES", 64)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

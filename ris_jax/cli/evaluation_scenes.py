@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Complex
 
 from ris_jax import config as config_lib
 from ris_jax.cli import common_flags
@@ -36,7 +37,7 @@ class NetworkCase(NamedTuple):
 
     config: config_lib.Config  # of the network, with the scenes' array
     heldout: "Heldout"
-    training_scenes: "Heldout | None"  # for the best constant; None: simulated ones
+    constant: Complex[np.ndarray, "N N"] | None  # best covariance; None: of simulated scenes
 
 
 def is_records(path: str) -> bool:
@@ -188,12 +189,12 @@ def stored_for_network(
     config = config_lib.override(config, common_flags.fields_of(dataset))
     test = dataset.split(TEST)
     count = min(num_scenes or len(test), len(test))
-    training_scenes = None
+    constant = None
     if _TRAIN in dataset.splits:
         train = dataset.split(_TRAIN)
         few = min(evaluation.CONSTANT_SCENES, len(train))
-        training_scenes = _heldout(config, train.gather, few)
-    return _network_case(config, _heldout(config, test.gather, count), training_scenes)
+        constant = evaluation.best_constant(_heldout(config, train.gather, few))
+    return _network_case(config, _heldout(config, test.gather, count), constant)
 
 
 def recorded_for_network(
@@ -224,13 +225,13 @@ def recorded_for_network(
 
 
 def _network_case(
-    config: config_lib.Config, heldout: "Heldout", training_scenes: "Heldout | None"
+    config: config_lib.Config, heldout: "Heldout", constant: Complex[np.ndarray, "N N"] | None
 ) -> NetworkCase:
     """Return a case with the SNR limits of the scenes."""
     ratios = [np.asarray(target.snr_db) for _, target in heldout.batches]
     low, high = _snr_limits(config, np.concatenate(ratios))
     limits = {"scene.snr_min_db": low, "scene.snr_max_db": high}
-    return NetworkCase(config_lib.override(config, limits), heldout, training_scenes)
+    return NetworkCase(config_lib.override(config, limits), heldout, constant)
 
 
 def _require_same_count(ours: config_lib.Config, theirs: config_lib.Config, name: str) -> None:

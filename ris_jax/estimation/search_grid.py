@@ -19,6 +19,9 @@ SEARCH_CELL = 0.75
 # Width of the cells of the search grid in 1/r, over that in u and w.
 _DEPTH = 1.2
 _MOST_CELLS = 1 << 26
+# Grids are derived for wavelengths of a ladder: 1 GHz [m], and rungs in an octave.
+_LADDER_ORIGIN = 0.299792458
+_RUNGS = 8
 # Corners of a field of view, and the greatest sine to boresight at which an array of some depth is
 # resolved in full.
 _CORNERS = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
@@ -241,8 +244,9 @@ def search_shape(
     At 90 % of positions it is above 0.8. The arrays were 12 x 12, 64 x 4 and 64 x 64 elements, and
     a ring and a spiral 47 wavelengths wide.
 
-    Counts above 16 are rounded up to three significant bits, so that arrays and wavelengths that
-    differ little share a compiled program.
+    Arrays and wavelengths that differ little share a compiled program. The wavelength is therefore
+    rounded down to one of eight per octave, and counts above 16 are rounded up to three significant
+    bits.
 
     Args:
       positions: [N, 3] elements [m], concrete.
@@ -263,8 +267,9 @@ def search_shape(
     lower, upper = np.asarray(region.lower, float), np.asarray(region.upper, float)
     edges = np.maximum(np.abs(lower), np.abs(upper))[:2]
     edges = edges * min(1.0, _STEEPEST / max(np.linalg.norm(edges), 1e-9))
-    tilted = [_turn(positions, sign * edges, wavelength, wavefront) for sign in _CORNERS]
-    unit = np.min([_turn(positions, np.zeros(2), wavelength, wavefront), *tilted], axis=0)
+    rung = _rung(wavelength)
+    tilted = [_turn(positions, sign * edges, rung, wavefront) for sign in _CORNERS]
+    unit = np.min([_turn(positions, np.zeros(2), rung, wavefront), *tilted], axis=0)
     width = cell * np.array([1.0, 1.0, _DEPTH]) * unit
     counts = np.maximum(np.ceil((upper - lower) / width), 1.0)
     if np.prod(counts) > _MOST_CELLS:
@@ -279,6 +284,13 @@ def search_shape(
     return u, w, rho
 
 
+def _rung(wavelength: float) -> float:
+    """Round a wavelength [m] down to the ladder; one just below a rung, by rounding, is on it."""
+    rung = np.floor(_RUNGS * np.log2(float(wavelength) / _LADDER_ORIGIN) + 1e-3)
+    return _LADDER_ORIGIN * 2.0 ** (rung / _RUNGS)
+
+
 def _rounded(count: int) -> int:
+    """Round a number of cells above 16 up to three significant bits."""
     step = 1 << max(count.bit_length() - 4, 0) if count > 16 else 1
     return -(-count // step) * step

@@ -9,7 +9,7 @@ from ris_jax.training import sources
 
 
 class CallbackData(NamedTuple):
-    """Data passed to callbacks before the first step (epoch 0) and after each epoch."""
+    """Data passed to callbacks after each epoch."""
 
     epoch: int
     evaluation: evaluation_lib.Evaluation

@@ -128,6 +128,17 @@ def best_constant(training_scenes: Heldout) -> Complex[np.ndarray, "N N"]:
     return total / weight
 
 
+@functools.lru_cache(maxsize=1)
+def simulated_constant(
+    config: config_lib.Config, sharding: jax.sharding.NamedSharding | None = None
+) -> Complex[np.ndarray, "N N"]:
+    """Return the best constant covariance of the simulated training stream.
+
+    A run needs it at its start and for its report; the process keeps it.
+    """
+    return best_constant(draw_heldout(config, "train", CONSTANT_SCENES, sharding))
+
+
 @compilation.program(static_argnames=("config",), quick=True)
 def _yardsticks(
     config: config_lib.Config, constant: Complex[Array, "N N"], target: losses.Target
@@ -144,7 +155,9 @@ def _yardsticks(
 
 
 def yardsticks(
-    config: config_lib.Config, heldout: Heldout, training_scenes: Heldout | None = None
+    config: config_lib.Config,
+    heldout: Heldout,
+    constant: Complex[np.ndarray, "N N"] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the NMSE of three untrained predictors for every scene of `heldout`.
 
@@ -155,11 +168,9 @@ def yardsticks(
     Args:
       config: the run.
       heldout: scenes to score.
-      training_scenes: scenes for the constant covariance; the stream `train` by default.
+      constant: the best constant covariance; `simulated_constant` by default.
     """
-    if training_scenes is None:
-        sharding = devices.batch_beside(heldout.batches[0][1].snr)
-        training_scenes = draw_heldout(config, "train", CONSTANT_SCENES, sharding)
-    constant = best_constant(training_scenes)
+    if constant is None:
+        constant = simulated_constant(config, devices.batch_beside(heldout.batches[0][1].snr))
     parts = [_yardsticks(config, constant, target) for _, target in heldout.batches]
     return _gather(devices.to_host(parts), heldout.num_scenes)

@@ -167,7 +167,6 @@ def _start(
     result = evaluation.evaluate(state, heldout)
     first = _validation_row(result)
     recorder.row("start", 0, {"epoch": 0} | first)
-    recorder.images(watching.figures(callbacks.CallbackData(0, result, heldout)), 0)
     recorder.line(
         f"before training: val_loss {first['val_loss']:.4f}, val_nmse {first['val_nmse']:.4f}"
     )
@@ -273,9 +272,7 @@ def _run(
         f"of {training.batch_size} scenes on {state.placement}; compiling"
     )
     heldout = source.heldout(evaluation.validation_stream(config), training.validation_scenes)
-    training_scenes = source.heldout("train", evaluation.CONSTANT_SCENES)
-    yardsticks = evaluation.yardsticks(config, heldout, training_scenes)
-    del training_scenes
+    yardsticks = evaluation.yardsticks(config, heldout, source.constant())
     constant, snapshots, floor = (float(np.mean(yardsticks[n])) for n in evaluation.YARDSTICKS)
     beside = f"constant {constant:.3f} | snapshots {snapshots:.3f} | shrunk truth {floor:.4f}"
     if done := progress.microbatches(training):

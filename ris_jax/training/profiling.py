@@ -194,8 +194,8 @@ class _Timed:
 
     def __init__(self, source: sources.Source, profile: Profile):
         self._source, self._profile = source, profile
-        self.heldout, self.position = source.heldout, source.position
-        self.restore = source.restore
+        self.heldout, self.constant = source.heldout, source.constant
+        self.position, self.restore = source.position, source.restore
 
     def draw(self, state: state_lib.TrainState) -> scenes.Scene:
         """Draw the next microbatch."""

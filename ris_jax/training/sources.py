@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt32
+from jaxtyping import Array, Complex, UInt32
 
 from ris_jax import config as config_lib
 from ris_jax.data.records import record_dataset
@@ -32,6 +32,10 @@ class Source(Protocol):
 
     def heldout(self, name: str, num_scenes: int) -> evaluation.Heldout:
         """Return the first scenes of a stream or split, at most `num_scenes`."""
+        ...
+
+    def constant(self) -> Complex[np.ndarray, "N N"]:
+        """Return the best constant covariance of the scenes for training."""
         ...
 
     def position(self) -> Position | None:
@@ -60,6 +64,10 @@ class Simulated:
     def heldout(self, name: str, num_scenes: int) -> evaluation.Heldout:
         """Draw the first scenes of a stream."""
         return evaluation.draw_heldout(self._config, name, num_scenes, self._placement.batch)
+
+    def constant(self) -> Complex[np.ndarray, "N N"]:
+        """Return the best constant covariance of the training stream."""
+        return evaluation.simulated_constant(self._config, self._placement.batch)
 
     def position(self) -> None:
         """Return None: the step is sufficient."""
@@ -118,6 +126,10 @@ class Stored:
         split = self._dataset.split(name)
         count = min(num_scenes, len(split))
         return stored_heldout(self._config, split.gather, count, self._placement)
+
+    def constant(self) -> Complex[np.ndarray, "N N"]:
+        """Return the best constant covariance of the first scenes for training."""
+        return evaluation.best_constant(self.heldout(_TRAIN, evaluation.CONSTANT_SCENES))
 
     def position(self) -> Position:
         """Return the iterator's state and the identity of the records."""

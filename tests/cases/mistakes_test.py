@@ -58,8 +58,10 @@ def test_good_scenes_have_no_flags():
 
 
 def test_positions_in_wavelengths():
-    found = recording()
-    assert_named(localize(found, positions=found.positions / 0.3)[1], Flag.UNITS)
+    """A narrow region: the grid of such an array has 37 times as many cells."""
+    found, narrow = recording(), Limits(np.radians(30), np.radians(15), 1.0)
+    wide = found.positions / 0.3
+    assert_named(localize(found, positions=wide, limits=narrow, max_sources=3)[1], Flag.UNITS)
 
 
 @pytest.mark.parametrize("factor", [100, 1000], ids=["cm", "mm"])

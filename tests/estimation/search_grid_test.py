@@ -256,15 +256,20 @@ class SearchShapeTest(parameterized.TestCase):
         flat = search_grid.search_shape(positions, self.REGION, wavelength=0.3, wavefront="planar")
         self.assertEqual(flat, (28, 16, 1))
 
-    def test_similar_arrays_share_a_shape(self):
-        """Counts above 16 are rounded up to three bits."""
-        shapes = {
+    @parameterized.parameters((12, "spherical"), (24, "planar"))
+    def test_similar_wavelengths_share_a_shape(self, width, wavefront):
+        """One shape for a rung of the ladder; shorter wavelengths never have fewer cells."""
+        positions = simulator.plane(width, width, 0.15)
+        shapes = [
             search_grid.search_shape(
-                simulator.plane(24, 24, 0.05), self.REGION, wavelength=w, wavefront="planar"
+                positions, self.REGION, wavelength=wavelength, wavefront=wavefront
             )
-            for w in (0.1005, 0.101, 0.102)
-        }
-        self.assertLen(shapes, 1)
+            for wavelength in (0.326, 0.31, 0.3, np.float32(0.299792458), 0.29, 0.28)
+        ]
+        self.assertLen(set(shapes[:4]), 1)
+        for longer, shorter in itertools.pairwise(shapes):
+            self.assertTrue(all(np.array(shorter) >= longer))
+        self.assertGreater(np.prod(shapes[-1]), np.prod(shapes[0]))
 
     def test_wider_cells(self):
         fine, wide = (

@@ -143,8 +143,8 @@ class EstimatorTest(parameterized.TestCase):
         found = localize(scene.measurement, num_sources=counts)
         np.testing.assert_array_equal(found.num_sources, counts)
 
-    @pytest.mark.full
     @parameterized.parameters("music", "mvdr")
+    @pytest.mark.full  # below: `parameterized` drops marks above it
     def test_spectra_of_its_covariance(self, estimator):
         scene = draw(**{"scene.snr_min_db": 10.0})
         counts = scene.truth.num_sources

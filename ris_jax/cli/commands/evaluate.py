@@ -114,14 +114,14 @@ def _evaluate_network() -> int:
     if FLAGS["batch_size"].present:
         config = config_lib.override(config, {"training.batch_size": FLAGS.batch_size})
     FLAGS.batch_size = config.training.batch_size  # for the message if memory runs out
-    config, heldout, training_scenes = _network_case(config)
+    config, heldout, constant = _network_case(config)
     if reason := network.refuses(config):
         raise config_lib.ConfigError(reason)
     num_scenes = heldout.num_scenes
     print(f"{FLAGS.workdir or FLAGS.pretrained}, {num_scenes} scenes {_source()}")
     print(provenance.header(config))
     state = state_lib.create_train_state(config).replace(ema_params=network.params)
-    result, rows, error = covariance_scores.score(state, heldout, training_scenes)
+    result, rows, error = covariance_scores.score(state, heldout, constant)
     header = covariance_scores.HEADER
     print(f"NMSE of {architectures.of(config).scored} at trace N")
     print(tables.as_text(header, rows))

@@ -4,6 +4,7 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Complex
 
 from ris_jax import config as config_lib
 from ris_jax.accuracy import statistics
@@ -76,17 +77,17 @@ class Scored(NamedTuple):
 def score(
     state: state_lib.TrainState,
     heldout: evaluation.Heldout,
-    training_scenes: evaluation.Heldout | None = None,
+    constant: Complex[np.ndarray, "N N"] | None = None,
 ) -> Scored:
     """Score a state's averaged parameters and the baselines.
 
     Args:
       state: of the run; every process of the run must call this function.
       heldout: scenes to score.
-      training_scenes: as for `evaluation.yardsticks`.
+      constant: as for `evaluation.yardsticks`.
     """
     result = evaluation.evaluate(state, heldout)
-    scores = result.scores | evaluation.yardsticks(state.config, heldout, training_scenes)
+    scores = result.scores | evaluation.yardsticks(state.config, heldout, constant)
     truths = devices.to_host([(t.num_sources, t.snr_db) for _, t in heldout.batches])
     num_sources, snr_db = (
         np.concatenate(column)[: heldout.num_scenes] for column in zip(*truths, strict=True)

@@ -150,7 +150,7 @@ def draw(
 
 
 def watcher(config: config_lib.Config) -> Callable[[callbacks.CallbackData], Mapping[str, bytes]]:
-    """Create a callback that draws a run's figures: before it, about ten times in it, at its end.
+    """Create a callback that draws a run's figures: about ten times in a run, and at its end.
 
     With several processes, the first one draws.
     """

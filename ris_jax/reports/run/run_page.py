@@ -25,7 +25,7 @@ from ris_jax.training.saving import checkpoint, metrics_log
 
 NAME = "report.html"
 _TEST = "test"  # the stream or split that neither training nor validation uses
-_NUM_SCENES = 2000
+_NUM_SCENES = 1024
 
 
 class HeldOut(NamedTuple):
@@ -113,8 +113,7 @@ def gather(
 def _score(restored: checkpoint.Restored, on: HeldOut, num_scenes: int) -> NetworkScores:
     config, heldout = restored.state.config, on.source.heldout(on.split, num_scenes)
     scene = run_figures.shown(config, heldout)
-    constant_from = on.source.heldout("train", evaluation.CONSTANT_SCENES)
-    scored = covariance_scores.score(restored.state, heldout, constant_from)
+    scored = covariance_scores.score(restored.state, heldout, on.source.constant())
     drawn = {}
     if distributed.is_first():
         drawn = run_figures.draw(config, scored.result, scene)

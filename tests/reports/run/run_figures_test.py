@@ -116,13 +116,13 @@ def test_calibration():
 
 @pytest.mark.parametrize(
     ("epochs", "drawn"),
-    [(1, [0, 1]), (4, [0, 1, 2, 3, 4]), (25, [0, *range(2, 25, 2), 25])],
+    [(1, [1]), (4, [1, 2, 3, 4]), (25, [*range(2, 25, 2), 25])],
 )
 def test_watcher_draws_some_ten_times(config, monkeypatch, epochs, drawn):
     seen = []
     monkeypatch.setattr(run_figures, "shown", lambda *_: None)
     monkeypatch.setattr(run_figures, "draw", lambda *_: seen.append(epoch) or {})
     watch = run_figures.watcher(config_lib.override(config, {"training.epochs": epochs}))
-    for epoch in range(epochs + 1):
+    for epoch in range(1, epochs + 1):
         assert watch(callbacks.CallbackData(epoch, None, None)) == {}
     assert seen == drawn
