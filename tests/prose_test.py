@@ -2,6 +2,7 @@
 
 import ast
 import io
+import json
 import pathlib
 import re
 import tokenize
@@ -14,9 +15,18 @@ ROOT = pathlib.Path(ris_jax.__file__).parent
 EXCLUDED: tuple[str, ...] = ()
 QUESTION = re.compile(r"(What|Which|How|Where|Of|Whether|When|Why|Who|Whose)\b")
 AVOIDED = re.compile(r"\b(told|a source more|one (source )?too many)\b", re.IGNORECASE)
+FORMER = re.compile(r"\bPyTorch\b|\breference (pipeline|code|shards?)\b|\bthe reference's\b")
+LINK_TO_FORMER = re.compile(r"\[[^]]*\]\([^)]*from_pytorch\.md[^)]*\)")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 FILES = [
     path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0] not in EXCLUDED
+]
+
+REPOSITORY = ROOT.parent
+PAGES = [
+    REPOSITORY / "README.md",
+    *sorted((REPOSITORY / "docs").rglob("*.md")),
+    *sorted((REPOSITORY / "docs").rglob("*.ipynb")),
 ]
 
 
@@ -41,6 +51,44 @@ def avoided_words(source):
     ]
     texts = [re.sub(r"`[^`]*`", "", " ".join(text.split())) for text in texts]
     return [found.group() for text in texts for found in AVOIDED.finditer(text)]
+
+
+def page_text(path):
+    """The text of a Markdown page or a notebook, without code."""
+    text = path.read_text()
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    text = re.sub(r"```.*?```|^ {4}.*?$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"`[^`]*`", "", text)
+
+
+def question_sentences(text):
+    """Headings and sentences that begin with a question word."""
+    starts = re.split(r"\n\s*\n|[.:;!?]\s+|^#+ |^[-*] |\| ", text, flags=re.MULTILINE)
+    return [start.split("\n")[0] for start in starts if QUESTION.match(start.strip())]
+
+
+def former_names(text):
+    """Mentions of the pipeline that this package replaces, apart from links to its page."""
+    return [found.group() for found in FORMER.finditer(LINK_TO_FORMER.sub("", text))]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_page(path):
+    text = page_text(path)
+    assert question_sentences(text) == []
+    assert [found.group() for found in AVOIDED.finditer(text)] == []
+    if path.stem != "from_pytorch":
+        assert former_names(text) == []
+
+
+def test_faults_of_pages_are_found():
+    text = "## What it says\n\nPlain text. Of two sources, `told`, one was told the number."
+    assert len(question_sentences(text)) == 2
+    assert former_names("[from the PyTorch pipeline](from_pytorch.md), the reference's") == [
+        "the reference's"
+    ]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
