@@ -305,6 +305,37 @@ def as_text(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Return a table in 100 columns: counts and median errors next to the bound, by K.
+
+    Args:
+      rows: from `score_rows`; those for all scenes and by number of sources are shown.
+    """
+    header = ["scenes of", "scenes", "found", "number correct"]
+    header += [f"{name} [{unit}]" for name, unit, _ in PARAMETERS]
+    body = [
+        [
+            row[_LABEL],
+            row["scenes"],
+            f"{row['detected']:.1%}",
+            f"{row['count_right']:.1%}",
+            *(_beside_bound(row, name, unit) for name, unit, _ in PARAMETERS),
+        ]
+        for row in rows
+        if row["kind"] in ("all", "count")
+    ]
+    return (
+        "median |error| of the sources found / median of an efficient estimator (from the bound)\n"
+        + tables.as_text(header, body)
+    )
+
+
+def _beside_bound(row: dict[str, Any], name: str, unit: str) -> str:
+    """Format `0.045 / 0.043`: the median error of a parameter and that at the bound."""
+    values = (row[_column(name, short, unit)] for short in ("median", "efficient_median"))
+    return " / ".join(tables.significant(value) for value in values)
+
+
 def as_latex(rows: list[dict[str, Any]]) -> str:
     """Return the same four tables in LaTeX."""
     return "\n".join(

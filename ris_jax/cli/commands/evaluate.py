@@ -7,11 +7,12 @@ Example:
   ris-jax evaluate --pretrained=default --data=records
 
 With --estimator, simulated scenes of --preset and --set are localised, or those of --data: the
-split `test` of a directory of records, or recordings with truth. Tables by number of sources, SNR,
-range and smallest separation have detection rate, false estimates, number of sources, GOSPA, and
-the errors of azimuth, elevation and range next to the Cramér-Rao bound. Writes evaluation_NAME.csv,
-evaluation_NAME.tex and figures/ into --out. The signals of stored scenes are unknown, so the
-columns of the bound are then empty.
+split `test` of a directory of records, or recordings with truth. Prints median errors next to the
+Cramér-Rao bound, and the fraction of scenes with the correct number of sources, by number of
+sources. --full prints all tables, which are also written: detection rate, false estimates, number
+of sources, GOSPA, and the errors of azimuth, elevation and range, by number of sources, SNR, range
+and smallest separation. Writes evaluation_NAME.csv, evaluation_NAME.tex and figures/ into --out.
+The signals of stored scenes are unknown, so the columns of the bound are then empty.
 
 With only --workdir or --pretrained, the network's covariance is scored by its normalised squared
 error (NMSE, both matrices at trace N), next to four baselines: the effective covariance (blended
@@ -68,13 +69,17 @@ flags.DEFINE_integer(
     "its training batch size", lower_bound=1, flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_integer("seed", None, "random seed", flag_values=FLAGS)
+flags.DEFINE_boolean(
+    "full", False, "print all rows and columns, not only a summary by number of sources",
+    flag_values=FLAGS,
+)  # fmt: skip
 common_flags.define(FLAGS)
 
 _NETWORK_SCENES = 2000
 _ESTIMATOR_SCENES = 500
 # Flags that do not apply to a network, whose run has its own configuration.
 _ESTIMATOR_FLAGS = (
-    "known_num_sources", "false_alarm_rate", "seed", "preset", "set"
+    "known_num_sources", "false_alarm_rate", "seed", "preset", "set", "full"
 )  # fmt: skip
 
 
@@ -190,7 +195,7 @@ def _evaluate_estimator() -> int:
         estimate, case.truth, snr_db=case.snr_db, bound_covariance=case.bound
     )
     rows = localization_scores.score_rows(scores, case.snr_limits_db)
-    print(localization_scores.as_text(rows))
+    print(localization_scores.as_text(rows) if FLAGS.full else localization_scores.summary(rows))
     if case.bound is None:
         print("no bound: the signals of recordings and of records are unknown")
     name = f"evaluation_{FLAGS.estimator}"
@@ -198,7 +203,7 @@ def _evaluate_estimator() -> int:
     provenance.write_whole(out / f"{name}.csv", localization_scores.as_csv(rows))
     provenance.write_whole(out / f"{name}.tex", comments + localization_scores.as_latex(rows))
     paths = _write_figures(out / "figures", estimate, case.truth, scores, rows)
-    print(f"written: {', '.join(map(str, (out / f'{name}.csv', out / f'{name}.tex', *paths)))}")
+    print(f"written: {out / name}.csv and .tex, {len(paths)} figures in {out / 'figures'}")
     return 0
 
 

@@ -63,6 +63,19 @@ def test_simulated(capsys, calls, tmp_path):
     assert calls[0]["max_sources"] == 2
 
 
+def test_summary_and_full_tables(capsys, calls, tmp_path):
+    """The summary has all scenes and a row per K; --full has SNR and range as well."""
+    flags = ["--estimator=auto", f"--out={tmp_path}", "--num_scenes=5", "--seed=3", *SMALL]
+    _, summary, _ = _run(capsys, *flags)
+    _, full, _ = _run(capsys, *flags, "--full")
+    assert "number correct" in summary
+    assert "K = 1" in summary
+    assert "dB  " not in summary
+    assert "efficiency" not in summary
+    assert "efficiency" in full
+    assert "r = " in full
+
+
 def test_scenes_are_those_of_the_stream(capsys, calls, tmp_path):
     flags = [f"--out={tmp_path}", "--num_scenes=2", "--seed=3", *SMALL]
     assert _run(capsys, "--estimator=music", *flags)[0] == 0
@@ -193,6 +206,7 @@ class TestStored:
         (["--estimator=auto", "--seed=-1"], ["training.seed"]),
         (["--estimator=auto", "--num_scenes=1"], ["num_scenes", "1"]),
         (["--workdir=x", "--skip_damaged"], ["--skip_damaged: goes with --data"]),
+        (["--workdir=x", "--full"], ["--full: goes with --estimator"]),
         (["--workdir=x", "--known_num_sources"], ["--known_num_sources: goes with --estimator"]),
     ],
 )
