@@ -273,7 +273,8 @@ class TrainingConfig:
     """Length and data of the training, and its output."""
 
     seed: int = 0
-    epochs: int = 10
+    #: Not compared: configurations that differ only here are equal, since a run can be extended.
+    epochs: int = dataclasses.field(default=10, compare=False)
     steps_per_epoch: int = 100  #: microbatches
     batch_size: int = 64  #: scenes per microbatch
     fixed_scenes: int = 0  #: train on this many scenes repeatedly; 0: always new scenes

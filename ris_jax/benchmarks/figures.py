@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ris_jax.benchmarks.suites import Suite
 from ris_jax.estimation.baselines.catalogue import METHODS
+from ris_jax.reports import localization_figures
 
 # With fewer found, the errors are those of a few chance estimates within the gate.
 _ENOUGH = 0.5
@@ -125,6 +126,8 @@ def compared(suite: Suite, rows: Rows) -> Figure:
     columns = min(len(names), _LEGEND_COLUMNS)
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize="small",
                   frameon=False)  # fmt: skip
+    pairs = [(row[column], row[bound]) for row in rows for column, bound, _ in _PANELS]
+    localization_figures.explain_below_bound(figure, any(rmse < bound for rmse, bound in pairs))
     return figure
 
 
@@ -151,6 +154,8 @@ def heat_map(suite: Suite, rows: Rows) -> Figure:
             figure.colorbar(shown, ax=axes, label=label)
             _ticks(axes, own)
             axes.set(xlabel=suite.axis, ylabel="sources", title=name.replace("_", " "))
+    above = [row[f"{name}_above_bound_db"] for row in rows for name in ("azimuth", "range")]
+    localization_figures.explain_below_bound(figure, any(level < 0 for level in above))
     return figure
 
 

@@ -13,6 +13,7 @@ from ris_jax.cli import common_flags
 
 if TYPE_CHECKING:
     from ris_jax.accuracy import metrics
+    from ris_jax.data.recordings.reader import Recordings
     from ris_jax.data.records.record_dataset import Batch, Dataset
     from ris_jax.training.evaluation import Heldout
 
@@ -137,7 +138,7 @@ def recorded(config: config_lib.Config, path: str, num_scenes: int | None) -> Ev
     found = reader_lib.read(path)
     if found.truth is None:
         raise config_lib.ConfigError(f"--data: need recordings with truth; got none in {path}")
-    _tell_skipped(found.skipped)
+    _print_skipped(found)
     kept = slice(num_scenes)
     measurement = reader.measurement_of(found)
     return EvaluationScenes(
@@ -157,9 +158,11 @@ def recorded(config: config_lib.Config, path: str, num_scenes: int | None) -> Ev
     )
 
 
-def _tell_skipped(skipped: tuple[tuple[int, str], ...]) -> None:
-    for number, reason in skipped:
-        print(f"skipped: scene {number}: {reason}", file=sys.stderr)
+def _print_skipped(found: "Recordings") -> None:
+    from ris_jax.reports import source_table
+
+    for number, reason in found.skipped:
+        print(f"skipped: {source_table.scene_name(number, found.files)}: {reason}", file=sys.stderr)
 
 
 def simulated_for_network(config: config_lib.Config, num_scenes: int) -> NetworkCase:
@@ -209,7 +212,7 @@ def recorded_for_network(
     from ris_jax.data.records import conversion, record_dataset
 
     found = conversion.labelled(pathlib.Path(path))
-    _tell_skipped(found.skipped)
+    _print_skipped(found)
     theirs = conversion.configuration(found, config)
     _require_same_count(config, theirs, path)
     scenes = conversion.scenes_of(found, theirs)

@@ -7,7 +7,7 @@ Commands:
   inspect    print how a recordings file is interpreted, with warnings
   train      train a network on simulated or stored scenes; resumable
   simulate   draw scenes for training into a directory of records; resumable
-  import     convert recordings and reference shards to records for training; resumable
+  import     convert recordings with true positions to records for training; resumable
   evaluate   score an estimator against the bound, or a trained network
   localize   locate the sources in recordings, with error bars
   report     write a report page of a run, finished or not

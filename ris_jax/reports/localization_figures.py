@@ -17,6 +17,10 @@ from ris_jax.reports import localization_scores
 
 _TRUTH = {"marker": "o", "s": 70, "facecolors": "none", "edgecolors": "0.35", "label": "truth"}
 _FOUND = {"marker": "x", "s": 40, "color": "C0", "label": "estimate"}
+BELOW_BOUND = (
+    "The RMSE can be below the bound: it includes only sources found within 5 degrees, the search "
+    "limits\ntruncate large errors, and the number of scenes is finite."
+)
 _LEVEL = 0.95
 # Radius of the ellipse that contains 95 % of a normal distribution in the plane.
 _RADIUS = np.sqrt(-2 * np.log(1 - _LEVEL))
@@ -32,6 +36,12 @@ def image(figure: Figure, ending: str) -> bytes:
 def png(figure: Figure) -> bytes:
     """Return the figure as a PNG file."""
     return image(figure, ".png")
+
+
+def explain_below_bound(figure: Figure, below: bool) -> None:
+    """Add the reasons for an RMSE below the bound to a figure that shows one."""
+    if below:
+        figure.supxlabel(BELOW_BOUND, fontsize="small", color="0.3")
 
 
 def ellipse(
@@ -162,7 +172,16 @@ def error_by_snr(rows: list[dict[str, Any]]) -> Figure:
         axes.set(ylabel=f"{name} error [{unit}]", xlabel="SNR")
         axes.grid(alpha=0.3, which="both")
     figure.axes[-1].legend(fontsize="small")
+    explain_below_bound(figure, any(_below_bound(row) for row in rows))
     return figure
+
+
+def _below_bound(row: dict[str, Any]) -> bool:
+    """Return whether an RMSE is below the bound; False if one of them is unknown."""
+    return any(
+        row[f"{name}_rmse_{unit}"] < row[f"{name}_rms_bound_{unit}"]
+        for name, unit, _ in localization_scores.PARAMETERS
+    )
 
 
 def count_confusion(matrix: Int[np.ndarray, "K K"]) -> Figure:

@@ -83,6 +83,24 @@ def _in_file(number: int, files: Sequence[tuple[str, int]]) -> tuple[str, int]:
     return name, number - first
 
 
+def file_fields(number: int, files: Sequence[tuple[str, int]]) -> dict[str, Any]:
+    """Return the file of a scene and its number there, for JSON; empty without `files`."""
+    return dict(zip(_FILE_HEADER, _in_file(number, files), strict=True)) if files else {}
+
+
+def scene_name(number: int, files: Sequence[tuple[str, int]] = ()) -> str:
+    """Name a scene, with its file for a directory of files: ``scene 17 (b.npz, scene 5)``.
+
+    Args:
+      number: of the scene in the data.
+      files: as for `as_csv`.
+    """
+    if not files:
+        return f"scene {number}"
+    name, number_there = _in_file(number, files)
+    return f"scene {number} ({name}, scene {number_there})"
+
+
 def as_csv(rows: list[tuple], files: Sequence[tuple[str, int]] = ()) -> str:
     """Return the rows with their header as CSV; unknown values are empty cells.
 
@@ -125,7 +143,7 @@ def as_json(
     found = [
         {
             "scene": number,
-            **(dict(zip(_FILE_HEADER, _in_file(number, files), strict=True)) if files else {}),
+            **file_fields(number, files),
             "num_sources": len(listed[number]),
             "noise_variance": _finite(noise),
             "flags": _flag_names(estimate, scene),

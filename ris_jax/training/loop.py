@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -14,7 +15,16 @@ from ris_jax import config as config_lib
 from ris_jax import errors
 from ris_jax.data.records import record_dataset
 from ris_jax.physics import scenes
-from ris_jax.training import callbacks, evaluation, heldout_table, optimizer, profiling, sources
+from ris_jax.training import (
+    callbacks,
+    evaluation,
+    extension,
+    heldout_table,
+    optimizer,
+    profiling,
+    run_clock,
+    sources,
+)
 from ris_jax.training import progress as progress_lib
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
@@ -112,12 +122,14 @@ def _run_epoch(
     progress: progress_lib.Progress,
     recorder: metrics_log.Recorder,
     stop: signals.StopSignal,
+    clock: run_clock.RunClock,
 ) -> tuple[state_lib.TrainState, progress_lib.Progress]:
     """Run the rest of the epoch; stop early when a signal arrives.
 
     The means include the loss of every finite microbatch; skipped ones are counted.
     """
     training, epoch = state.config.training, progress.epoch + 1
+    clock.begin()
     chunks = _microbatches(state, source, progress.so_far.microbatches, stop)
     for state, rows in chunks:
         for row in rows:
@@ -136,7 +148,11 @@ def _run_epoch(
             progress = dataclasses.replace(progress, window=progress_lib.Tally())
         for row in rows:
             _stop_if_lost(row, state.config.optimizer.max_consecutive_nonfinite)
-        recorder.advance(len(rows), epoch, window.mean_loss)
+        clock.add(len(rows))
+        if sys.stderr.isatty():  # the bar shows rate and remaining time
+            recorder.advance(len(rows), epoch, window.mean_loss)
+        elif clock.due():
+            recorder.line(clock.line(progress.microbatches(training), window.mean_loss))
     return state, progress
 
 
@@ -184,6 +200,8 @@ def train(
 ) -> state_lib.TrainState:
     """Train a configuration in a work directory, from its newest intact checkpoint if any.
 
+    A run in the directory may have fewer epochs than `config`; it is then extended.
+
     Args:
       config: the run.
       workdir: gets config.json, metrics.jsonl, tensorboard/, checkpoints/ and figures/.
@@ -199,9 +217,9 @@ def train(
       The state after the last epoch.
 
     Raises:
-      ConfigError: the directory holds a run of another configuration or of other records, or the
-        records belong to another system (the fields are listed); or the devices do not divide a
-        microbatch evenly.
+      ConfigError: the directory holds a run of another configuration, of more epochs, or of other
+        records, or the records belong to another system (the fields are listed); or the devices
+        do not divide a microbatch evenly.
       RunError: a checkpoint cannot be written, records lack a split, another process trains in
         the directory, or the processes of the run do not share one.
       TrainingLostError: losses, gradients or parameters are no longer finite.
@@ -218,7 +236,8 @@ def train(
     watching = watching or callbacks.Callbacks()
     source = watching.source(source)
     with work_directory.opened(config, workdir, wait=wait), memory.advised(config, placement):
-        return _continue(config, workdir, source, placement, after_epoch, watching)
+        extended = extension.extend(config, workdir)
+        return _continue(config, workdir, source, placement, after_epoch, watching, extended)
 
 
 def _continue(
@@ -228,6 +247,7 @@ def _continue(
     placement: devices.DevicePlacement,
     after_epoch: Callable[[], object],
     watching: callbacks.Callbacks,
+    extended: extension.Extension | None,
 ) -> state_lib.TrainState:
     """Resume the run from its newest intact checkpoint, in a locked directory."""
     training = config.training
@@ -249,8 +269,12 @@ def _continue(
         for warning in warnings:
             recorder.line(f"warning: {warning}")
         if progress.epoch == training.epochs:
-            recorder.line(f"all {training.epochs} epochs are done already")
+            recorder.line(
+                f"all {training.epochs} epochs are done already; a larger --epochs extends the run"
+            )
             return state
+        if extended is not None:
+            recorder.line(extended.line(progress.microbatches(training)))
         return _run(state, source, progress, checkpoints, recorder, stop, after_epoch, watching)
 
 
@@ -280,12 +304,13 @@ def _run(
         recorder.skip(done)
     else:
         _start(state, source, recorder, heldout, watching)
+    clock = run_clock.RunClock(training)
     for epoch in range(progress.epoch + 1, training.epochs + 1):
         if 0 < training.early_stopping_epochs <= progress.epoch - progress.best_epoch:
             recorder.line(f"no better val_nmse for {training.early_stopping_epochs} epochs")
             break
         began = time.monotonic()
-        state, progress = _run_epoch(state, source, progress, recorder, stop)
+        state, progress = _run_epoch(state, source, progress, recorder, stop, clock)
         if progress.so_far.microbatches < training.steps_per_epoch or stop.asked():
             _leave(state, progress.at(source.position()), checkpoints, recorder, stop)
         result = watching.timed("evaluation", evaluation.evaluate, state, heldout)

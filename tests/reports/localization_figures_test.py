@@ -116,6 +116,17 @@ def test_error_by_snr():
     assert labels == ["0 to 2 dB", "4 to 6 dB", "6 to 8 dB", "8 to 10 dB"]
 
 
+@pytest.mark.parametrize(("factor", "note"), [(0.5, ""), (3.0, localization_figures.BELOW_BOUND)])
+def test_an_error_below_the_bound_is_explained(factor, note):
+    """The bound of azimuth is 0.573 degrees, its smallest RMSE above zero 1 degree."""
+    scores = _scores()
+    rows = localization_scores.score_rows(scores._replace(deviations=factor * scores.deviations))
+    worst = [row for row in rows if row["kind"] == "snr" and row["azimuth_rmse_deg"] > 0]
+    for row in worst:
+        row["elevation_rms_bound_deg"] = row["range_rms_bound_m"] = 0.0
+    assert localization_figures.error_by_snr(worst).get_supxlabel() == note
+
+
 def test_error_distribution():
     axes = localization_figures.error_distribution(_scores()).axes
     steps, bound = axes[0].lines

@@ -1,6 +1,7 @@
 """Whole small runs: the identities that the reference's loop broke."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import pytest
 from ris_jax import config as config_lib
 from ris_jax import errors
 from ris_jax.physics import scenes
-from ris_jax.training import loop
+from ris_jax.training import extension, loop, run_clock
 from ris_jax.training import step as step_lib
-from ris_jax.training.saving import metrics_log
+from ris_jax.training.saving import checkpoint, metrics_log
 
 
 def _still(config: config_lib.Config, accumulation: int, steps: int) -> config_lib.Config:
@@ -123,3 +124,48 @@ def test_a_few_bad_microbatches_are_counted_and_survived(tiny_config, tmp_path, 
     assert (first["skipped"], first["updates"], first["microbatches"]) == (2, 4, 6)
     assert second["skipped"] == 0
     assert np.isfinite(first["train_loss"])
+
+
+def test_lines_have_step_rate_and_remaining_time(tiny_config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run_clock, "_SECONDS_BETWEEN_LINES", 0.0)
+    loop.train(tiny_config, tmp_path)
+    lines = [line for line in capsys.readouterr().out.splitlines() if ", step " in line]
+    assert [line.split(":")[0] for line in lines] == [
+        "epoch 1, step 4 of 12", "epoch 1, step 6 of 12", "epoch 2, step 10 of 12",
+        "epoch 2, step 12 of 12",
+    ]  # fmt: skip
+    for line in lines[1:]:
+        assert re.search(r"loss \d+\.\d{4}, \d+ scenes/s, \d+:\d\d:\d\d left$", line), line
+
+
+def test_a_finished_run_is_extended(tiny_config, tmp_path, capsys):
+    """Its first epochs stay; the next ones follow the longer schedule, after a kill as well."""
+    shorter, short, longer = (
+        config_lib.override(
+            tiny_config, {"training.epochs": epochs, "training.keep_checkpoints": 4}
+        )
+        for epochs in (1, 2, 4)
+    )
+    loop.train(short, tmp_path)
+    before = metrics_log.read_rows(tmp_path)
+    with pytest.raises(config_lib.ConfigError, match="need the 2 epochs of the run in it, or more"):
+        loop.train(shorter, tmp_path)
+    capsys.readouterr()
+    loop.train(longer, tmp_path)
+    text = capsys.readouterr().out
+    rates = [extension._learning_rate(config, 12) for config in (short, longer)]
+    assert "extending the run from 2 to 4 epochs" in text
+    assert f"from {rates[0]:.2e} to {rates[1]:.2e}" in text
+    rows = metrics_log.read_rows(tmp_path)
+    assert rows[: len(before)] == before
+    assert [row["epoch"] for row in metrics_log.epoch_rows(tmp_path)] == [1, 2, 3, 4]
+    assert checkpoint.load_config(tmp_path).training.epochs == 4
+    # Without those of epochs 3 and 4, the checkpoints of the shorter run are read and resumed.
+    for epoch in (3, 4):
+        (tmp_path / "checkpoints" / f"{epoch}.sha256.json").unlink()
+    checkpoint.load_run(tmp_path)
+    loop.train(longer, tmp_path)
+    assert "extending" not in capsys.readouterr().out
+    assert metrics_log.read_rows(tmp_path) == rows
+    loop.train(longer, tmp_path)
+    assert "all 4 epochs are done already; a larger --epochs" in capsys.readouterr().out

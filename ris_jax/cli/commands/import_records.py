@@ -1,4 +1,4 @@
-"""Convert recordings and shards of the reference pipeline to records for training.
+"""Convert recordings, also PyTorch shards, to records for training.
 
 Example:
   ris-jax import --data=shards --out=records

@@ -73,7 +73,7 @@ def run() -> int:
 
 def _report(found) -> int:
     """Print a report on recordings; return the exit status."""
-    from ris_jax.reports import inspection
+    from ris_jax.reports import inspection, source_table
 
     scenes, length, antennas = found.snapshots.shape
     _line(
@@ -87,7 +87,10 @@ def _report(found) -> int:
     report = inspection.inspect(found)
     for topic, text in report.lines:
         _line(topic, text)
-    doubts = [f"scene {number} is left out: {reason}" for number, reason in found.skipped]
+    doubts = [
+        f"{source_table.scene_name(number, found.files)} is left out: {reason}"
+        for number, reason in found.skipped
+    ]
     for doubt in (*report.doubts, *doubts):
         print(f"suspicious: {doubt}")
     if not (report.doubts or doubts):

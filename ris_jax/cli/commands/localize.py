@@ -5,8 +5,8 @@ Example:
   ris-jax localize --data=recordings.npz --out=positions.json --num_sources=2 --figure=map.png
   ris-jax localize --data=recordings.npz --out=positions.csv --pretrained=robust
 
-Reads a recordings file (.npz, .h5 or .mat), a shard of the reference pipeline, a directory of .npz
-files of either kind, or a directory written by `simulate` (its split `test`). Writes one row per
+Reads a recordings file (.npz, .h5 or .mat), a PyTorch shard, a directory of .npz files of either
+kind, or a directory written by `simulate` (its split `test`). Writes one row per
 source: scene, source, azimuth_deg, elevation_deg, range_m, their standard deviations
 (azimuth_std_deg, elevation_std_deg, range_std_m; empty if the scene does not determine the
 parameter), power_db and flags. A scene without sources has no row. JSON has all scenes, and the
@@ -190,25 +190,30 @@ def _figure_index(recordings: "Recordings") -> int:
 
 
 def _draw(recordings: "Recordings", estimate: "Estimate", index: int, ending: str) -> bytes:
-    from ris_jax.reports import localization_figures
+    from ris_jax.reports import localization_figures, source_table
 
-    number, count = recordings.scene_numbers[index], int(estimate.num_sources[index])
-    title = f"scene {number}: {count} source{'s' * (count != 1)} found"
+    name = source_table.scene_name(int(recordings.scene_numbers[index]), recordings.files)
+    count = int(estimate.num_sources[index])
+    title = f"{name}: {count} source{'s' * (count != 1)} found"
     figure = localization_figures.scene_map(estimate, index, recordings.truth, title)
     return localization_figures.image(figure, ending)
 
 
 def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
     """Return the further entries of a JSON file."""
-    from ris_jax.reports import provenance
+    from ris_jax.reports import provenance, source_table
 
+    files = recordings.files
     return {
         "data": FLAGS.data,
         "network": FLAGS.pretrained or FLAGS.workdir,
         **{name: value for name, value in options.items() if name not in ("limits", "network")},
         "limits": _listed(options["limits"]),
         "versions": provenance.versions(),
-        "skipped": [{"scene": number, "reason": why} for number, why in recordings.skipped],
+        "skipped": [
+            {"scene": number, **source_table.file_fields(number, files), "reason": why}
+            for number, why in recordings.skipped
+        ],
     }
 
 
@@ -293,7 +298,8 @@ def run() -> int:
     for note in recordings.notes:
         print(f"note: {note}", file=sys.stderr)
     for number, reason in recordings.skipped:
-        print(f"skipped: scene {number}: {reason}", file=sys.stderr)
+        name = source_table.scene_name(number, recordings.files)
+        print(f"skipped: {name}: {reason}", file=sys.stderr)
     options: dict[str, Any] = _options(recordings) | {"network": network}
     drawn = _figure_index(recordings)
     estimate = _localize(recordings, options)

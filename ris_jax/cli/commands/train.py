@@ -5,6 +5,7 @@ Example:
   ris-jax train --workdir=runs/wide --preset=reference --set=model.width=192 --dropout=0.1
   ris-jax train --workdir=runs/stored --data=records
   ris-jax train --workdir=runs/best --config=runs/tune/best.json
+  ris-jax train --workdir=runs/quickstart --epochs=4      (extends the first one)
 
 Writes config.json, metrics.jsonl, run.log, tensorboard/, checkpoints/, figures/ and report.html
 into the work directory. `tensorboard --logdir=DIR/tensorboard` shows the scalars and, ten times per
@@ -12,7 +13,10 @@ run, spectra, a map and the calibration of the number of sources. The page is wr
 (`--nofigures`: no figures and no page). --profile reports the time of each part of an epoch and
 writes a trace into profile/. The same command resumes an interrupted run, bit for bit. SIGTERM and
 Ctrl-C end it after the current microbatch, with a checkpoint in interrupted/ (exit status 143 and
-130). Records (`simulate`, `import`) define the system; all are checked before the first step.
+130). A run is extended by the same command with a larger --epochs; the learning rate then follows
+the longer schedule. Progress lines have the step, the rate and the remaining time of the run.
+
+Records (`simulate`, `import`) define the system; all are checked before the first step.
 
 All devices that JAX finds share every microbatch. Several processes, on one machine or on several
 with a common work directory, each get the same command. SLURM, Kubernetes, Open MPI and Cloud TPU
@@ -45,7 +49,9 @@ flags.DEFINE_string(
 common_flags.define_skip_damaged(FLAGS)
 common_flags.define(FLAGS)
 common_flags.define_config(FLAGS)
-flags.DEFINE_integer("epochs", None, "epochs", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "epochs", None, "epochs; a larger number extends a finished run", flag_values=FLAGS
+)
 flags.DEFINE_integer("steps_per_epoch", None, "microbatches an epoch", flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", None, "scenes a microbatch", flag_values=FLAGS)
 flags.DEFINE_integer(

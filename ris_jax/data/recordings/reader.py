@@ -60,7 +60,7 @@ class Recordings:
 def read(
     path: str | os.PathLike[str], *, binary_codes: validation.BinaryCodes | None = None
 ) -> Recordings:
-    """Read a recordings file, a shard of the reference pipeline, or a directory.
+    """Read a recordings file, a PyTorch shard, or a directory.
 
     A directory has .npz files of either kind, or records written by `simulate` or `import`. From
     records, the first non-empty split is read, in the order test, validation, train.

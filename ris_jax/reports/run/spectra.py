@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from ris_jax import config as config_lib
@@ -19,6 +20,9 @@ _STEP_DEG = 1.0
 _MARGIN_DEG = 3.0  # around the field of view
 _LEAST_RANGES = 16
 _HIGHEST_DB = 20.0  # of the colours; the peaks of a true covariance grow with the grid
+_COLORS = "Blues"  # dark peaks on white, also readable in print
+_GAMMA = 0.5  # spreads the low levels, where most of a spectrum lies
+_TRUTH = "C1"
 
 
 class Spectra(NamedTuple):
@@ -108,15 +112,16 @@ def figure(
     for axes, name, level in zip(panels, titles, found.level_db, strict=True):
         image = axes.pcolormesh(
             np.rad2deg(found.azimuth), np.rad2deg(found.elevation), level,
-            vmin=0.0, vmax=_HIGHEST_DB, cmap="viridis", shading="nearest", rasterized=True,
+            norm=PowerNorm(_GAMMA, 0.0, _HIGHEST_DB), cmap=_COLORS, shading="nearest",
+            rasterized=True,
         )  # fmt: skip
         axes.scatter(
             np.rad2deg(azimuth), np.rad2deg(elevation), s=130, marker="o", facecolors="none",
-            edgecolors="w", linewidths=1.5, label="true source",
+            edgecolors=_TRUTH, linewidths=1.5, label="true source",
         )  # fmt: skip
         axes.set(title=f"{name}, peak {level.max():.0f} dB", xlabel="azimuth [deg]")
     panels[0].set_ylabel("elevation [deg]")
-    panels[-1].legend(loc="lower right", fontsize="small", facecolor="0.3", labelcolor="w")
+    panels[-1].legend(loc="lower right", fontsize="small")
     if image is not None:
         drawn.colorbar(image, ax=panels, label="MUSIC [dB]", extend="max", pad=0.01)
     drawn.suptitle(title)

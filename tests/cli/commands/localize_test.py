@@ -160,6 +160,21 @@ class TestOutput:
         assert [len(scene["sources"]) for scene in found["scenes"]] == [2, 0, 1]
         assert found["scenes"][0]["sources"][0]["range_std_m"] is None
 
+    def test_a_scene_of_a_folder_is_named_with_its_file(self, capsys, tmp_path):
+        """Numbers run across two files; a scene of the second one is unusable."""
+        folder, out = tmp_path / "both", tmp_path / "both.json"
+        folder.mkdir()
+        containers.save(folder / "a.npz", _arrays())
+        recorded = _arrays()
+        recorded["snapshots"][1] = np.nan
+        containers.save(folder / "b.npz", recorded)
+        status, _, err = _run(capsys, f"--data={folder}", f"--out={out}", "--max_sources=2")
+        assert status == 0
+        assert err.startswith(f"skipped: scene {SCENES + 1} (b.npz, scene 1): snapshots: ")
+        (skipped,) = json.loads(out.read_text())["skipped"]
+        assert (skipped["scene"], skipped["file"]) == (SCENES + 1, "b.npz")
+        assert skipped["scene_of_file"] == 1
+
     @pytest.mark.parametrize("name", ["recordings.h5", "recordings.hdf5"])
     def test_hdf5_without_truth(self, capsys, tmp_path, name):
         containers.save(tmp_path / name, _arrays(truth=False))

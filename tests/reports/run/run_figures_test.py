@@ -83,6 +83,19 @@ def test_scene_figures(config, target):
     assert panels[0].get_xlabel() == "azimuth [deg]"
 
 
+def test_low_levels_of_a_spectrum_are_visible(config, target):
+    """A level of 3 dB, the peak of a weak spectrum, differs from the background and from a peak."""
+    figures = run_figures.scene_figures(config, _prediction(target), run_figures.Shown(1, target))
+    mesh = figures["spectra"].axes[0].collections[0]
+    background, weak, peak = mesh.cmap(mesh.norm([0.0, 3.0, 20.0]))[:, :3] @ [
+        0.2126,
+        0.7152,
+        0.0722,
+    ]
+    assert background - weak > 0.15
+    assert weak - peak > 0.4
+
+
 def test_a_doubtful_source_is_not_on_the_map(config, target):
     figures = run_figures.scene_figures(config, _prediction(target), run_figures.Shown(0, target))
     found = figures["map"].axes[1].collections[1].get_offsets()
