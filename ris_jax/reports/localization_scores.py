@@ -6,7 +6,7 @@ estimates are in the table of counts. In the median ratio, missed sources are in
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -305,11 +305,16 @@ def as_text(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def summary(rows: list[dict[str, Any]]) -> str:
-    """Return a table in 100 columns: counts and median errors next to the bound, by K.
+SUMMARY_TITLE = (
+    "median |error| of the sources found / median of an efficient estimator (from the bound)"
+)
+
+
+def summary_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Return header and rows of a table of counts and median errors next to the bound, by K.
 
     Args:
-      rows: from `score_rows`; those for all scenes and by number of sources are shown.
+      rows: from `score_rows`; those for all scenes and by number of sources are used.
     """
     header = ["scenes of", "scenes", "found", "number correct"]
     header += [f"{name} [{unit}]" for name, unit, _ in PARAMETERS]
@@ -324,10 +329,12 @@ def summary(rows: list[dict[str, Any]]) -> str:
         for row in rows
         if row["kind"] in ("all", "count")
     ]
-    return (
-        "median |error| of the sources found / median of an efficient estimator (from the bound)\n"
-        + tables.as_text(header, body)
-    )
+    return header, body
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Return `summary_table` as text in 100 columns."""
+    return f"{SUMMARY_TITLE}\n{tables.as_text(*summary_table(rows))}"
 
 
 def _beside_bound(row: dict[str, Any], name: str, unit: str) -> str:

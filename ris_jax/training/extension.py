@@ -3,6 +3,8 @@
 import pathlib
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from ris_jax import config as config_lib
 from ris_jax.training import optimizer
 from ris_jax.training.processes import distributed
@@ -31,7 +33,7 @@ def _learning_rate(config: config_lib.Config, done: int) -> float:
     epochs, rest = divmod(done, config.training.steps_per_epoch)
     updates = epochs * per_epoch + rest // config.optimizer.accumulation
     hyper = optimizer.hyperparameters(config.optimizer, config.total_updates)
-    return float(optimizer.learning_rate(hyper, "backbone", updates))
+    return float(optimizer.learning_rate(hyper, "backbone", jnp.asarray(updates)))
 
 
 def extend(config: config_lib.Config, workdir: pathlib.Path) -> Extension | None:

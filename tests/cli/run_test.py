@@ -66,7 +66,8 @@ def test_train_ends_with_a_page(workdir):
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
     for part in (
         "Finished: all 2 epochs.",
-        "on 2000 simulated scenes of the stream &#x27;test&#x27;",
+        "On 2000 simulated scenes of the stream &#x27;test&#x27;, the covariance NMSE is",
+        f"ris-jax report --workdir={workdir} adds them",
         "<td>model.width</td><td>16</td><td>64</td>",  # here, and in the nearest preset
         "<td>K = 2</td>",
         "Where the time went",
@@ -92,6 +93,26 @@ def test_train_profile(workdir):
     assert any(name.startswith("jit__microbatch: ") for name, _ in found.operations)
     assert 0.0 < sum(share for _, share in found.operations) <= 1.0
     assert list(workdir.glob("profile/plugins/profile/*/perfetto_trace.json.gz"))
+
+
+def test_report_opens_with_position_errors(workdir, calls, tmp_path):
+    """The estimator is replaced by one that finds the few sources near boresight."""
+    page = tmp_path / "page.html"
+    flags = [f"--workdir={workdir}", f"--out={page}", "--num_scenes=200"]
+    assert main.main(["ris-jax", "report", *flags]) == 0
+    assert calls[0]["network"].config.model.width == 16
+    text = re.sub(r"<style>.*?</style>", "", page.read_text(), flags=re.DOTALL)
+    opening = text[text.index("<h2>Result") : text.index("<h2>Configuration")]
+    for part in (
+        "Finished: all 2 epochs. On 200 simulated test scenes, ",
+        "; median errors: azimuth ",
+        "Started ",
+        "; duration without pauses 0:0",
+        "median of an efficient estimator (from the bound)",
+        "<th>azimuth [deg]</th>",
+    ):
+        assert part in opening, part
+    assert re.search(r"<td>[\d.]+ / [\d.]+</td>", opening)
 
 
 def test_report_of_a_run_that_has_troubles(workdir, tmp_path, capsys):

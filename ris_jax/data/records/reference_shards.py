@@ -54,8 +54,7 @@ def check_keys(name: str, keys: Iterable[str]) -> None:
         )
     if missing:
         raise errors.RunError(
-            f"{name}: missing keys: {', '.join(missing)}; a PyTorch shard needs: "
-            f"{', '.join(KEYS)}"
+            f"{name}: missing keys: {', '.join(missing)}; a PyTorch shard needs: {', '.join(KEYS)}"
         )
 
 

@@ -3,19 +3,20 @@
 import math
 import pathlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ris_jax import config as config_lib
 from ris_jax import errors, presets
 from ris_jax.data.records import record_dataset
 from ris_jax.networks import architectures
-from ris_jax.reports import localization_figures, provenance
+from ris_jax.reports import localization_figures, localization_scores, provenance, tables
 from ris_jax.reports.run import (
     covariance_scores,
     html_page,
     profile_table,
     run_figures,
+    run_times,
     training_curves,
 )
 from ris_jax.training import evaluation, sources
@@ -79,6 +80,7 @@ class Report(NamedTuple):
     checkpoints: list[checkpoint.Entry]
     scores: NetworkScores | None  # None: `problems` has the reason
     problems: list[str]
+    positions: Sequence[dict[str, Any]] = ()  # of `localization_scores.score_rows`, if scored
 
 
 def gather(
@@ -142,11 +144,11 @@ def render(report: Report) -> str:
     return html_page.render(
         f"ris_jax run {name}",
         [
-            ("Result", _result(report)),
+            ("Result", _opening(report)),
             ("Warnings", _warnings(report)),
             ("Configuration", _configuration(report.config)),
             ("Training", _curves(report)),
-            ("Held-out scores", _scores(report)),
+            ("Covariance", _scores(report)),
             ("One scene", _pictures(report, "spectra", "map")),
             ("Calibration of the number of sources", _pictures(report, "calibration")),
             ("Checkpoints", _checkpoints(report)),
@@ -174,20 +176,48 @@ def _state_of(report: Report) -> str:
     return f"Not finished: {done} of {training.epochs} epochs."
 
 
-def _result(report: Report) -> str:
-    lines = [_state_of(report)]
-    if report.scores is not None:
-        epoch, scored, scenes, _ = report.scores
-        whole = dict(zip(covariance_scores.HEADER, scored.rows[0], strict=True))
-        lines.append(
-            f"The network of epoch {epoch}, on {scenes}: covariance NMSE "
-            f"{whole['network']:.4f} ± {whole['std. error']:.4f} (snapshots alone "
-            f"{whole['snapshots']:.3f}, best constant {whole['constant']:.3f}); number of sources "
-            f"correct in {whole['count right']:.1%} of scenes, expected calibration error "
-            f"{scored.calibration_error:.3f}; variance of outputs over variance of truth "
-            f"{scored.result.output_variance_ratio:.2f}."
+def _opening(report: Report) -> str:
+    """Return the overall result, date and duration, and the position errors next to the bound."""
+    lines = [f"{_state_of(report)} {_overall(report)}".rstrip(), run_times.described(report.log)]
+    opening = html_page.listed(line for line in lines if line)
+    if report.positions:
+        header, rows = localization_scores.summary_table(report.positions)
+        title = html_page.paragraph(f"Position errors: {localization_scores.SUMMARY_TITLE}.")
+        opening += title + html_page.table(header, rows)
+    elif report.scores is not None:
+        folder = shlex.quote(str(report.workdir))
+        opening += html_page.paragraph(
+            f"Position errors next to the bound: ris-jax report --workdir={folder} adds them."
         )
-    return html_page.listed(lines)
+    return opening
+
+
+def _overall(report: Report) -> str:
+    """Return the overall result in one sentence; empty without a network to score."""
+    if report.positions:
+        whole = report.positions[0]
+        errors = [
+            f"{name} {tables.significant(whole[f'{name}_median_{unit}'])} {unit}"
+            for name, unit, _ in localization_scores.PARAMETERS
+            if math.isfinite(whole[f"{name}_median_{unit}"])
+        ]
+        return (
+            f"On {whole['scenes']} simulated test scenes, {whole['detected']:.1%} of the sources "
+            f"are found, and the number of sources is correct in {whole['count_right']:.1%} of "
+            f"scenes; median errors: {', '.join(errors) or 'unknown'}."
+        )
+    if report.scores is None:
+        return ""
+    row = _whole(report.scores)
+    return (
+        f"On {report.scores.scenes}, the covariance NMSE is {row['network']:.4f}, and the number "
+        f"of sources is correct in {row['count right']:.1%} of scenes."
+    )
+
+
+def _whole(scores: NetworkScores) -> dict[str, Any]:
+    """Return the covariance scores of all scenes by name."""
+    return dict(zip(covariance_scores.HEADER, scores.scored.rows[0], strict=True))
 
 
 def _warnings(report: Report) -> str:
@@ -247,11 +277,17 @@ def _curves(report: Report) -> str:
 def _scores(report: Report) -> str:
     if report.scores is None:
         return html_page.paragraph("There is no network to score yet.")
+    scored, whole = report.scores.scored, _whole(report.scores)
     about = html_page.paragraph(
-        f"The network of epoch {report.scores.epoch} on {report.scores.scenes}. NMSE is that of "
+        f"The network of epoch {report.scores.epoch} on {report.scores.scenes}: NMSE "
+        f"{whole['network']:.4f} ± {whole['std. error']:.4f} (snapshots alone "
+        f"{whole['snapshots']:.3f}, best constant {whole['constant']:.3f}), number of sources "
+        f"correct in {whole['count right']:.1%} of scenes, expected calibration error "
+        f"{scored.calibration_error:.3f}, variance of outputs over variance of truth "
+        f"{scored.result.output_variance_ratio:.2f}. NMSE is that of "
         f"{architectures.of(report.config).scored} at trace N; count right is a fraction of scenes."
     )
-    rows = report.scores.scored.rows
+    rows = scored.rows
     return about + html_page.table(covariance_scores.HEADER, rows) + _pictures(report, "bars")
 
 
