@@ -18,8 +18,8 @@ from ris_jax.reports import localization_scores
 _TRUTH = {"marker": "o", "s": 70, "facecolors": "none", "edgecolors": "0.35", "label": "truth"}
 _FOUND = {"marker": "x", "s": 40, "color": "C0", "label": "estimate"}
 BELOW_BOUND = (
-    "The RMSE can be below the bound: it includes only sources found within 5 degrees, the search "
-    "limits\ntruncate large errors, and the number of scenes is finite."
+    "The RMSE can be below the bound: errors are limited by the search region and by the 5 degrees "
+    "within\nwhich a source counts as found. The bound of close or weak sources has no such limits."
 )
 _LEVEL = 0.95
 # Radius of the ellipse that contains 95 % of a normal distribution in the plane.
@@ -111,7 +111,7 @@ def _draw_above(axes: Axes, found: np.ndarray, covariances: np.ndarray, true: np
     axes.scatter(*_ground(true[np.isfinite(true[:, 2])]).T, **_TRUTH)
     axes.scatter(*_ground(found[near]).T, **_FOUND)
     axes.plot(0, 0, "ks", ms=8)
-    axes.annotate("surface", (0, 0), xytext=(8, -4), textcoords="offset points")
+    axes.annotate("surface", (0, 0), xytext=(0, -18), textcoords="offset points", ha="center")
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.15)
     reach = np.max(np.abs(np.concatenate([axes.get_xlim(), axes.get_ylim()])))
@@ -171,7 +171,8 @@ def error_by_snr(rows: list[dict[str, Any]]) -> Figure:
         axes.set_xticks(places, [row["scenes_of"] for row in rows], rotation=30, ha="right")
         axes.set(ylabel=f"{name} error [{unit}]", xlabel="SNR")
         axes.grid(alpha=0.3, which="both")
-    figure.axes[-1].legend(fontsize="small")
+    handles, labels = figure.axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(lines), fontsize="small")
     explain_below_bound(figure, any(_below_bound(row) for row in rows))
     return figure
 
