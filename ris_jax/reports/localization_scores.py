@@ -322,8 +322,8 @@ def summary_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[
         [
             row[_LABEL],
             row["scenes"],
-            f"{row['detected']:.1%}",
-            f"{row['count_right']:.1%}",
+            tables.percent(row["detected"]),
+            tables.percent(row["count_right"]),
             *(_beside_bound(row, name, unit) for name, unit, _ in PARAMETERS),
         ]
         for row in rows

@@ -163,9 +163,14 @@ def truth_summary(estimate: metrics.SourcesLike, truth: metrics.SourcesLike) -> 
     medians = [statistics.median_absolute(values) for values in errors[:3]]
     distance = metrics.gospa(estimate, truth)
     right = counts.accuracy(np.asarray(truth.num_sources), np.asarray(estimate.num_sources))
+    total = int(found.num_true.sum())
+    detected = (
+        f"{metrics.detection_rate(found):.1%} of {total} sources within 5 degrees in both angles"
+        if total
+        else "it has no sources"
+    )
     return (
-        f"against the truth: {metrics.detection_rate(found):.1%} of {found.num_true.sum()} sources "
-        f"within 5 degrees in both angles, {found.false_alarms.sum()} false; number correct in "
+        f"against the truth: {detected}, {found.false_alarms.sum()} false; number correct in "
         f"{right:.1%} of scenes; GOSPA {distance.total.mean():.3f} m\n{_median_errors(medians)}"
     )
 

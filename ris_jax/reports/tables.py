@@ -59,6 +59,11 @@ def with_interval(value: float, lower: float, upper: float) -> str:
     return f"{value:.3g} [{lower:.3g}, {upper:.3g}]"
 
 
+def percent(value: float) -> str:
+    """Format a fraction as a percentage with one digit after the point: `85.8%`."""
+    return "-" if np.isnan(value) else f"{value:.1%}"
+
+
 def significant(value: float) -> str:
     """Format a cell with three significant digits."""
     return "-" if np.isnan(value) else f"{value:.3g}"

@@ -329,7 +329,7 @@ def _run(
         recorder.line(
             f"epoch {epoch}/{training.epochs}: loss train {row['train_loss']:.4f} val "
             f"{row['val_loss']:.4f} | NMSE train {row['train_nmse']:.4f} val "
-            f"{row['val_nmse']:.4f} | yardsticks: {beside} | variance ratio "
+            f"{row['val_nmse']:.4f} | baselines: {beside} | variance ratio "
             f"{row['output_variance_ratio']:.2f} | {time.monotonic() - began:.1f} s"
         )
         after_epoch()

@@ -72,6 +72,7 @@ class ByHandTest(absltest.TestCase):
         lines = localization_scores.summary(list(self.rows.values())).splitlines()
         self.assertLessEqual(max(map(len, lines)), 100)
         self.assertEqual([line.split()[0] for line in lines[3:]], ["all", "K", "K", "K"])
+        self.assertEqual(lines[4].split()[:5], ["K", "=", "0", "1", "-"])  # no source to find
         whole = lines[3].split()
         self.assertEqual(whole[:4], ["all", "3", "66.7%", "33.3%"])
         self.assertEqual(whole[4:7], ["1.5", "/", "0.337"])

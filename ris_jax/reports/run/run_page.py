@@ -202,9 +202,9 @@ def _overall(report: Report) -> str:
             if math.isfinite(whole[f"{name}_median_{unit}"])
         ]
         return (
-            f"On {whole['scenes']} simulated test scenes, {whole['detected']:.1%} of the sources "
-            f"are found, and the number of sources is correct in {whole['count_right']:.1%} of "
-            f"scenes; median errors: {', '.join(errors) or 'unknown'}."
+            f"On {whole['scenes']} simulated test scenes, {tables.percent(whole['detected'])} of the "
+            f"sources are found, and the number of sources is correct in "
+            f"{tables.percent(whole['count_right'])} of scenes; median errors: {', '.join(errors) or 'unknown'}."
         )
     if report.scores is None:
         return ""
