@@ -201,10 +201,11 @@ def _overall(report: Report) -> str:
             for name, unit, _ in localization_scores.PARAMETERS
             if math.isfinite(whole[f"{name}_median_{unit}"])
         ]
+        found, right = (tables.percent(whole[name]) for name in ("detected", "count_right"))
         return (
-            f"On {whole['scenes']} simulated test scenes, {tables.percent(whole['detected'])} of the "
-            f"sources are found, and the number of sources is correct in "
-            f"{tables.percent(whole['count_right'])} of scenes; median errors: {', '.join(errors) or 'unknown'}."
+            f"On {whole['scenes']} simulated test scenes, {found} of the sources are found, and "
+            f"the number of sources is correct in {right} of scenes; median errors: "
+            f"{', '.join(errors) or 'unknown'}."
         )
     if report.scores is None:
         return ""
