@@ -75,7 +75,7 @@ class TranslationTest(parameterized.TestCase):
 
     def test_missing_keys(self):
         reference_shards.check_keys("f.npz", make_shard())
-        with self.assertRaisesRegex(errors.RunError, "f.npz: missing keys: K, snr; a PyTorch shard"):
+        with self.assertRaisesRegex(errors.RunError, "f.npz: missing keys: K, snr; a PyTorch"):
             reference_shards.check_keys("f.npz", ["y", "H_full", "codes", "ptr"])
 
     @parameterized.parameters(
