@@ -18,6 +18,7 @@ from ris_jax import errors
 # "spherical" is exact; "spherical_phase" has its phases and the same modulus on all elements.
 Wavefront = Literal["spherical", "spherical_phase", "fresnel", "parabolic", "planar"]
 SourceSignal = Literal["constant", "independent"]
+StaticPath = Literal["auto", "on", "off"]
 CodebookName = Literal["dft2d", "dft1d", "random", "hadamard", "mixed"]
 PathLoss = Literal["inverse_square", "none"]
 ComputeDtype = Literal["float32", "bfloat16"]
@@ -134,6 +135,9 @@ class SceneConfig:
     snr_min_db: float = -5.0
     snr_max_db: float = 20.0
     path_loss: PathLoss = "inverse_square"  #: in power
+    #: Power of a path past the surface, the same under all codes, over that of the clean snapshots
+    #: through the surface; null: none. Needs constant signals. The SNR does not include it.
+    static_path_db: float | None = None
     #: Line-of-sight over scattered power of an entry of H, linear. The reference states factors of
     #: 0.5 to 10, but its line-of-sight matrix has unit norm. The factor per entry is therefore
     #: 0.5 / 144 to 10 / 144, as here; see docs/guide/arrays.md.
@@ -325,6 +329,12 @@ class Config:
             "scene.max_sources",
             f"fewer sources than elements (N={self.system.num_elements})",
             self.scene.max_sources,
+        )
+        _require(
+            self.scene.static_path_db is None or self.system.source_signal == "constant",
+            "scene.static_path_db",
+            "null for independent signals, with which the path changes in every snapshot",
+            self.scene.static_path_db,
         )
         self._require_own_losses()
 

@@ -23,7 +23,7 @@ from ris_jax.estimation import (
 )
 from ris_jax.estimation.baselines import decoupled_music, symmetric_arrays
 from ris_jax.estimation.baselines.catalogue import METHODS, Method, of_network
-from ris_jax.estimation.checks import model_check
+from ris_jax.estimation.checks import model_check, static_path_check
 from ris_jax.estimation.checks.limits import Limits, collapsed, undetermined_coordinate
 from ris_jax.estimation.estimate import Estimate
 from ris_jax.estimation.flags import Flag
@@ -31,6 +31,7 @@ from ris_jax.networks import network_start
 from ris_jax.physics import covariance as cov
 from ris_jax.physics import measurement as measurement_lib
 from ris_jax.physics import scenes
+from ris_jax.physics import static_path as static_path_lib
 
 ESTIMATORS = ("auto", *METHODS)
 _DEFAULT_CHUNK = 64
@@ -80,6 +81,7 @@ def localize(
     limits: Limits | None = None,
     network: network_start.LocalizationNetwork | None = None,
     search: str | matching_pursuit.SearchOptions = "normal",
+    static_path: config_lib.StaticPath = "auto",
     check: bool = True,
 ) -> Estimate:
     """Localise the sources of a batch of scenes with the given estimator.
@@ -113,6 +115,11 @@ def localize(
         pursuit trained on another `source_signal` is not used. Maximum likelihood then replaces
         "network", snapshot covariances replace the network's, and `flags` has NETWORK_NOT_USED.
       search: effort of the search on a grid: fast, normal, thorough, or `SearchOptions`.
+      static_path: removal of a path that is the same under all codes, such as the direct path or
+        reflections from the room; constant signals only. "on" removes it. "auto" fits without
+        removal, tests the residual, and repeats the fit if the scenes have such a path; without
+        the model check and inside `jax.jit` it is "off". The removal costs as much accuracy as the
+        mean of the codes has energy, mostly 1/L; see `physics.static_path`.
       check: run the model check. It takes a few milliseconds on the host per scene, and does not
         run inside `jax.jit`.
 
@@ -127,6 +134,7 @@ def localize(
     antennas = measurement.snapshots.shape[-1]
     inputs.check_determined(antennas, source_signal, num_sources, max_sources)
     inputs.check_scenes(measurement, positions, wavelength, max_sources)
+    separable = inputs.check_static_path(static_path, measurement, source_signal, max_sources)
     check_options(
         estimator,
         num_sources=num_sources,
@@ -155,14 +163,12 @@ def localize(
         inputs.require(network is None, "network", "none for this estimator", "one")
     estimator, serving = network_start.for_signal(estimator, network, source_signal)
     network_not_used, network = serving is not network, serving
-    if network is not None:
-        network = network.for_array(measurement, positions, wavelength, wavefront, source_signal)
 
     noise = measurement.noise_variance
     # Inside `jax.jit` values cannot be read: the noise variance may be unknown.
     noise_unknown = isinstance(noise, Tracer) or bool(np.any(np.isnan(noise)))
 
-    def run(measurement, counts):
+    def run(measurement, counts, network):
         scaled, scale = _scaled(jax.tree.map(inputs.as_canonical, measurement))
         estimate = _localize_scaled(
             scaled,
@@ -181,12 +187,23 @@ def localize(
         )
         return _unscaled(estimate, scale)
 
-    largest = batches.largest(measurement, source_signal)
-    estimate = batches.in_sizes(run, measurement, num_sources, largest=largest)
+    def fit(without_path: bool) -> Estimate:
+        given = measurement if traced else jax.tree.map(np.asarray, measurement)
+        given = static_path_lib.remove_static_path(given) if without_path else measurement
+        serving = network
+        if serving is not None:
+            serving = serving.for_array(given, positions, wavelength, wavefront, source_signal)
+        largest = batches.largest(given, source_signal)
+        compute = functools.partial(run, network=serving)
+        return batches.in_sizes(compute, given, num_sources, largest=largest)
+
+    without_path = static_path == "on"
+    estimate = fit(without_path)
     notes = Flag.CENTRED * moved | Flag.UNDETERMINED * (undetermined is not None)
     notes |= Flag.NETWORK_NOT_USED * network_not_used
     if traced or not check:
-        notes = jnp.full(len(measurement.snapshots), int(notes | Flag.NOT_CHECKED), jnp.int32)
+        notes |= Flag.NOT_CHECKED | Flag.STATIC_PATH * without_path
+        notes = jnp.full(len(measurement.snapshots), int(notes), jnp.int32)
         return estimate._replace(flags=notes)
     problem = model_check.CheckInput(
         measurement=jax.tree.map(np.asarray, inputs.for_each_scene(measurement)),
@@ -196,8 +213,14 @@ def localize(
         signal=source_signal,
         region=region if network is None else search_grid.region_of(network.config.scene),
         counted=num_sources is None,
+        static_path=without_path,
     )
-    found = model_check.finish(estimate, problem, limits)
+    estimate, checked = model_check.examine(estimate, problem)
+    tested = static_path == "auto" and separable
+    if tested and static_path_check.is_present(checked.mean, problem.scene(0).codes):
+        problem = problem._replace(static_path=True)
+        estimate, checked = model_check.examine(fit(True), problem)
+    found = model_check.finish(estimate, checked, problem, limits)
     found = found._replace(flags=np.asarray(found.flags) | np.int32(notes))
     return jax.tree.map(jnp.asarray, found)
 
@@ -429,6 +452,8 @@ def localize_in_chunks(
 ) -> Estimate:
     """Run `localize` on any number of scenes in chunks, from and to host memory.
 
+    With `static_path` "auto", a path that is found in one chunk is removed from all scenes.
+
     Args:
       measurement: [B, ...], NumPy arrays or views.
       positions: [N, 3] elements [m].
@@ -455,11 +480,23 @@ def localize_in_chunks(
         **{name: options[name] for name in checked - {"estimator"}},
     )
 
+    choice = options.pop("static_path", "auto")
+    finished, before = 0, 0  # scenes; those before the first chunk with a static path
+
     def compute(part):
+        nonlocal choice, finished, before
         scene, count = part
         known = num_sources if count is None else count
-        return localize(scene, positions, num_sources=known, **options)
+        found = localize(scene, positions, num_sources=known, static_path=choice, **options)
+        if choice == "auto" and np.any(np.asarray(found.flags) & Flag.STATIC_PATH):
+            choice, before = "on", finished
+        finished += len(scene.snapshots)
+        return found
 
-    return in_chunks(
-        compute, (measurement, counts), chunk_size=chunk_size, equal=False, progress=progress
-    )
+    whole = measurement, counts
+    found = in_chunks(compute, whole, chunk_size=chunk_size, equal=False, progress=progress)
+    if before:
+        part = jax.tree.map(lambda leaf: leaf[:before], whole)
+        again = in_chunks(compute, part, chunk_size=chunk_size, equal=False)
+        found = jax.tree.map(lambda new, old: np.concatenate([new, old[before:]]), again, found)
+    return found

@@ -84,6 +84,7 @@ def _first_source(
     *,
     wavefront: config_lib.Wavefront,
     source_signal: config_lib.SourceSignal,
+    static_path: bool,
 ) -> tuple[Float[Array, "3 3"], Bool[Array, "3"], Float[Array, ""]]:
     """Covariance, identifiability and gain of the first of K sources, at an SNR of one."""
     azimuth, elevation, source_range = places.T
@@ -96,12 +97,12 @@ def _first_source(
     measurement = scenes.Measurement(image, channel, surface.codes, noise_variance=gain)
     bound = bounds.cramer_rao_bound(
         measurement, azimuth, elevation, source_range, signals, surface.positions,
-        source_signal=source_signal, **waves,
+        source_signal=source_signal, static_path=static_path, **waves,
     )  # fmt: skip
     return bound.covariance[0], bound.identifiable[0], gain
 
 
-@functools.partial(jax.jit, static_argnames=("wavefront", "source_signal"))
+@functools.partial(jax.jit, static_argnames=("wavefront", "source_signal", "static_path"))
 def _chunk_bounds(
     surface: Surface,
     signals: Complex[Array, "S L K"],
@@ -109,10 +110,15 @@ def _chunk_bounds(
     *,
     wavefront: config_lib.Wavefront,
     source_signal: config_lib.SourceSignal,
+    static_path: bool,
 ) -> list[Array]:
     """Return the fields of a `UnitBound` for one chunk."""
     one = functools.partial(
-        _first_source, surface, wavefront=wavefront, source_signal=source_signal
+        _first_source,
+        surface,
+        wavefront=wavefront,
+        source_signal=source_signal,
+        static_path=static_path,
     )
     one = jax.vmap(one, in_axes=(None, None, 0))  # positions
     one = jax.vmap(jax.vmap(one, in_axes=(None, 0, None)), in_axes=(0, None, None))
@@ -134,6 +140,7 @@ def unit_bounds(
     *,
     wavefront: config_lib.Wavefront = "spherical",
     source_signal: config_lib.SourceSignal = "constant",
+    static_path: bool = False,
     progress: Callable[[int], object] = lambda count: None,
 ) -> UnitBound:
     """Compute the bound of a source at each of P positions, at a received SNR of one.
@@ -147,6 +154,7 @@ def unit_bounds(
       second: [P, 3] position of another source in the same scene; None: a single source.
       wavefront: see `arrays.path_difference`.
       source_signal: constant or independent.
+      static_path: see `bounds.cramer_rao_bound`.
       progress: called with the number of positions done in each chunk.
 
     Returns:
@@ -168,7 +176,12 @@ def unit_bounds(
         part = sources[start : start + size]
         padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
         result = _chunk_bounds(
-            surface, signals, padded, wavefront=wavefront, source_signal=source_signal
+            surface,
+            signals,
+            padded,
+            wavefront=wavefront,
+            source_signal=source_signal,
+            static_path=static_path,
         )
         found.append([np.asarray(field)[:, : len(part)] for field in result])
         progress(len(part))
@@ -230,6 +243,7 @@ def range_limits(
     *,
     wavefront: config_lib.Wavefront = "spherical",
     source_signal: config_lib.SourceSignal = "constant",
+    static_path: bool = False,
 ) -> Float[np.ndarray, "Q"]:
     """Find the range beyond which the near field has no range information, per direction [m].
 
@@ -242,13 +256,16 @@ def range_limits(
       snr: received SNR of positions from them and their unit bound, linear.
       wavefront: see `arrays.path_difference`.
       source_signal: constant or independent.
+      static_path: see `bounds.cramer_rao_bound`.
     """
     reach = fraunhofer_distance(np.asarray(surface.positions), float(surface.wavelength))
     ranges = np.geomspace(float(surface.wavelength), 1e3 * reach, _RANGES)
     places = np.concatenate(
         [np.column_stack([np.tile(one, (_RANGES, 1)), ranges]) for one in directions]
     )
-    unit = unit_bounds(surface, places, wavefront=wavefront, source_signal=source_signal)
+    unit = unit_bounds(
+        surface, places, wavefront=wavefront, source_signal=source_signal, static_path=static_path
+    )
     found = deviations(unit, snr(places, unit), places).parameters[:, 2]
     ratios = (found / places[:, 2]).reshape(len(directions), _RANGES)
     return np.array([crossing(ranges, ratio) for ratio in ratios])
@@ -261,6 +278,7 @@ def resolutions(
     *,
     wavefront: config_lib.Wavefront = "spherical",
     source_signal: config_lib.SourceSignal = "constant",
+    static_path: bool = False,
 ) -> Float[np.ndarray, "P 3"]:
     """Find the separation of two sources at which the bound equals half of it, per position.
 
@@ -274,6 +292,7 @@ def resolutions(
       snr: received SNR of positions from them and their unit bound, linear.
       wavefront: see `arrays.path_difference`.
       source_signal: constant or independent.
+      static_path: see `bounds.cramer_rao_bound`.
 
     References:
       Smith, *Statistical resolution limits and the complexified Cramer-Rao bound*, IEEE Trans.
@@ -290,8 +309,9 @@ def resolutions(
         firsts = np.stack([above, below]).reshape(-1, 3)
         seconds = np.stack([below, above]).reshape(-1, 3)
         unit = unit_bounds(
-            surface, firsts, seconds, wavefront=wavefront, source_signal=source_signal
-        )
+            surface, firsts, seconds, wavefront=wavefront, source_signal=source_signal,
+            static_path=static_path,
+        )  # fmt: skip
         found = deviations(unit, snr(firsts, unit), firsts).parameters
         found = found.reshape(2, len(axes), _SEPARATIONS, 3).max(axis=0)
         found = np.take_along_axis(found, axes[:, None, None], axis=2)[..., 0]

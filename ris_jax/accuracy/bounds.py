@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact
 
 from ris_jax import config as config_lib
 from ris_jax.physics import arrays, linear, scenes
+from ris_jax.physics import static_path as static_path_lib
 
 # In units of eps, 1.2e-7 in float32. With these limits, 99 % of the float32 variances of pairs of
 # sources, at any distance, were within 4 % of those of float64.
@@ -155,6 +156,13 @@ def _mark(
     return jnp.where(both, covariance, unknown.astype(covariance.dtype))
 
 
+def _without_path(images: Complex[Array, "C K L M"]) -> Complex[Array, "C K L-1 M"]:
+    """Remove the mean over codes of images and slopes; a remainder that is rounding is zero."""
+    left = static_path_lib.without_mean(images)
+    before, after = (jnp.sum(jnp.abs(x) ** 2, (-2, -1), keepdims=True) for x in (images, left))
+    return jnp.where(after > (_ROUNDING * jnp.finfo(before.dtype).eps) ** 2 * before, left, 0.0)
+
+
 def cramer_rao_bound(
     measurement: scenes.Measurement,
     azimuth: Float[Array, "K"],
@@ -166,6 +174,7 @@ def cramer_rao_bound(
     wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront = "spherical",
     source_signal: config_lib.SourceSignal = "constant",
+    static_path: bool = False,
 ) -> Bound:
     r"""Return the conditional Cramér-Rao bound of one scene; map a batch with `jax.vmap`.
 
@@ -188,12 +197,15 @@ def cramer_rao_bound(
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
         planar waves contain no range information.
       source_signal: constant or independent.
+      static_path: whether an unknown path that is the same in all snapshots is a further unknown of
+        each antenna, see `physics.static_path`; constant signals only.
 
     Returns:
       A `Bound`, [K, 3, 3] [rad^2, rad m, m^2] and [K, 3].
 
     Raises:
-      ValueError: mismatched shapes, an unknown wavefront or source signal; the field is named.
+      ValueError: mismatched shapes, an unknown wavefront or source signal, or a static path with
+        independent signals or a single snapshot; the field is named.
 
     Example:
       >>> grid = arrays.planar_array(12, 12, 0.15)
@@ -226,6 +238,11 @@ def cramer_rao_bound(
     choices = get_args(config_lib.SourceSignal)
     if source_signal not in choices:
         raise ValueError(f"source_signal: need one of {', '.join(choices)}; got {source_signal!r}")
+    if static_path and (source_signal != "constant" or len(codes) < 2):
+        raise ValueError(
+            "static_path: need constant signals and two or more codes; got "
+            f"{source_signal} signals and {len(codes)} codes"
+        )
 
     active = jnp.any(signals != 0.0, axis=0)
     point = jnp.where(active, jnp.stack([azimuth, elevation, 1.0 / source_range]), 0.0)
@@ -242,6 +259,7 @@ def cramer_rao_bound(
     images = linear.matmul(codes[:, None, None, :] * vectors, channel.T)  # [L, 1 + P, K, M]
     if source_signal == "constant":
         images = jnp.moveaxis(images * signals[:, None, :, None], 0, -2)
+        images = _without_path(images) if static_path else images
         images = images.reshape(1, *images.shape[:2], -1)
         signals = active[None].astype(signals.dtype)
     full, identifiable = conditional_bound(
@@ -258,9 +276,12 @@ def cramer_rao_bound(
     return Bound(_mark(covariance, known), known)
 
 
-@functools.partial(jax.jit, static_argnames="system")
+@functools.partial(jax.jit, static_argnames=("system", "static_path"))
 def scene_bound(
-    scene: scenes.Scene, positions: Float[Array, "N 3"], system: config_lib.SystemConfig
+    scene: scenes.Scene,
+    positions: Float[Array, "N 3"],
+    system: config_lib.SystemConfig,
+    static_path: bool = False,
 ) -> Bound:
     """Return the bound of simulated scenes, [B, K, ...], for scenes with leading axis B."""
 
@@ -270,6 +291,7 @@ def scene_bound(
         wavelength=system.wavelength,
         wavefront=system.wavefront,
         source_signal=system.source_signal,
+        static_path=static_path,
     )
 
     def one(measurement, truth, signals):

@@ -24,6 +24,12 @@ class Estimate(NamedTuple):
     noise_variance: Float[Array, "..."]
     #: Bit mask of `flags.Flag`: warnings and notes for a scene; set by `localize`.
     flags: Int[Array, "..."] | None = None
+    #: Power of the removed static path over that of the sources, per sample [dB]; NaN if none was
+    #: removed, infinite without sources. Set by `localize` for constant signals.
+    static_path_db: Float[Array, "..."] | None = None
+    #: Increase of the variances by its removal, the mean over sources and parameters [dB]; NaN if
+    #: unknown.
+    static_path_loss_db: Float[Array, "..."] | None = None
 
 
 def without_error_bars(

@@ -41,6 +41,8 @@ class Flag(enum.IntFlag):
     WAVEFRONT = 1 << 24
     OUTSIDE_LIMITS = 1 << 25
     NETWORK_NOT_USED = 1 << 26
+    STATIC_PATH = 1 << 27
+    CODE_MEAN = 1 << 28
 
     @property
     def sentence(self) -> str:
@@ -49,7 +51,9 @@ class Flag(enum.IntFlag):
 
 
 #: Notes: the estimate is valid.
-NOTES = Flag.NOT_CHECKED | Flag.CENTRED | Flag.UNDETERMINED | Flag.NETWORK_NOT_USED
+NOTES = (
+    Flag.NOT_CHECKED | Flag.CENTRED | Flag.UNDETERMINED | Flag.NETWORK_NOT_USED | Flag.STATIC_PATH
+)
 
 _SENTENCES = {
     Flag.NOT_CHECKED: "the model check needs values and does not run inside jax.jit",
@@ -97,6 +101,9 @@ _SENTENCES = {
     "limits",
     Flag.NETWORK_NOT_USED: "the network was trained on another source_signal than that of the "
     "data: the search without a network took its place",
+    Flag.STATIC_PATH: "a path that is the same under all codes was removed",
+    Flag.CODE_MEAN: "the codes have a large mean, which a static path hides: its removal costs more "
+    "than 3 dB; use codes whose mean is near zero",
 }
 
 

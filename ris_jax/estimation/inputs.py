@@ -4,7 +4,7 @@ Every error is one line with the field, what was expected, what was found and wh
 `jax.jit` values cannot be read; there only shapes and types are checked.
 """
 
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -222,6 +222,60 @@ def check_determined(
     elif np.size(num_sources) and np.max(np.asarray(num_sources)) >= antennas:
         most = np.max(np.asarray(num_sources)).item()
         _refuse("num_sources", f"less than M={antennas} antennas for independent signals", most)
+
+
+def check_static_path(
+    choice: config_lib.StaticPath,
+    measurement: scenes.Measurement,
+    source_signal: config_lib.SourceSignal,
+    max_sources: int,
+) -> bool:
+    """Check whether a static path can be removed as requested.
+
+    Args:
+      choice: "on", "off" or "auto".
+      measurement: after `prepared`.
+      source_signal: constant or independent.
+      max_sources: maximum number of sources.
+
+    Returns:
+      Whether a static path can be separated from the sources.
+
+    Raises:
+      ConfigError: an unknown choice, or "on" with data whose static path cannot be separated.
+    """
+    choices = get_args(config_lib.StaticPath)
+    if choice not in choices:
+        _refuse("static_path", f"one of {', '.join(choices)}", repr(choice))
+    problem = _static_path_problem(measurement, source_signal, max_sources)
+    if problem is not None and choice == "on":
+        _refuse("static_path", f"off or auto with {problem[0]}", "on", problem[1])
+    return problem is None
+
+
+def _static_path_problem(
+    measurement: scenes.Measurement, source_signal: config_lib.SourceSignal, max_sources: int
+) -> tuple[str, str] | None:
+    """Return why no static path can be removed, and advice; None if it can be."""
+    codes, (length, antennas) = measurement.codes, measurement.snapshots.shape[-2:]
+    if source_signal != "constant":
+        return (
+            "independent signals, with which the path changes in every snapshot",
+            "send a known pilot, divide the snapshots by it and use source_signal=constant",
+        )
+    alike = not isinstance(codes, Tracer) and bool((codes == codes[:, :1]).all())
+    if length < 2 or alike:
+        return (
+            "a single code, under which the path and the sources look the same",
+            "record each scene under several codes",
+        )
+    most = (length - 1) * antennas
+    if max_sources >= most:
+        return (
+            f"max_sources={max_sources} and {length} codes",
+            f"give a max_sources below (L - 1) M = {most}, or more codes",
+        )
+    return None
 
 
 def require(condition: Any, field: str, needed: str, got: Any) -> None:

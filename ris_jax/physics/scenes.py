@@ -181,6 +181,15 @@ def _scene_draws(system: config_lib.SystemConfig, sources: int) -> list[tuple[in
     ]
 
 
+def _static_path(
+    key: jax.Array, clean: Complex[Array, "L M"], power_db: float
+) -> Complex[Array, "M"]:
+    """Draw a static path of the given power relative to the clean snapshots."""
+    direction = channel.complex_normal(jax.random.fold_in(key, 2), (clean.shape[-1],))
+    power = jnp.mean(jnp.abs(clean) ** 2) * 10.0 ** (power_db / 10.0)
+    return direction * jnp.sqrt(power / jnp.mean(jnp.abs(direction) ** 2))
+
+
 class _Hardware(NamedTuple):
     """Actual hardware, which can differ from the nominal one."""
 
@@ -251,8 +260,11 @@ def _scene_of(
     field = jnp.sum(sent[:, None, :] * columns, axis=-1)
     clean = _product(real.codes * field, true_channel)
     noise_variance = jnp.mean(jnp.abs(clean) ** 2) * 10.0 ** (-truth.snr_db / 10.0)
+    received = clean + jnp.sqrt(noise_variance) * random_draws.complex_normal(noise)
+    if limits.static_path_db is not None:
+        received = received + _static_path(key, clean, limits.static_path_db)
     measurement = Measurement(
-        snapshots=clean + jnp.sqrt(noise_variance) * random_draws.complex_normal(noise),
+        snapshots=received,
         channel=true_channel + real.channel_error,
         codes=nominal_codes,
         noise_variance=noise_variance,

@@ -15,6 +15,7 @@ from ris_jax import config as config_lib
 from ris_jax.estimation import search_grid
 from ris_jax.estimation.checks import residual_analysis
 from ris_jax.estimation.flags import Flag
+from ris_jax.physics import static_path
 
 # Maximum number of scenes tested, and of entries of a grid of steering vectors.
 MOST_SCENES = 4
@@ -46,6 +47,14 @@ class Reading(NamedTuple):
     signal: config_lib.SourceSignal
     wavefront: config_lib.Wavefront
     conjugate: bool = False  #: steering vectors of the opposite sign convention
+    static_path: bool = False  #: remove it before the fit, see `physics.static_path`
+
+    def removed(self) -> "Reading":
+        """Return the reading without its static path, if it has one."""
+        if not self.static_path:
+            return self
+        snapshots, codes = map(static_path.without_mean, (self.snapshots, self.codes))
+        return self._replace(snapshots=snapshots, codes=codes, static_path=False)
 
 
 class Cells(NamedTuple):
@@ -108,7 +117,7 @@ def readings(given: Reading) -> Iterator[tuple[Flag, Reading]]:
         turned[:, [flat, 2]] = given.positions[:, [2, flat]]
         yield Flag.ELEMENT_PLANE, given._replace(positions=turned)
     if given.signal == "constant" and length > 1 and antennas > 2:
-        yield Flag.INDEPENDENT_SIGNALS, given._replace(signal="independent")
+        yield Flag.INDEPENDENT_SIGNALS, given._replace(signal="independent", static_path=False)
     if given.wavefront != "planar":
         for other in get_args(config_lib.Wavefront):
             if other in _WAVEFRONTS and other != given.wavefront:
@@ -146,6 +155,8 @@ def pursue(reading: Reading, cells: Cells, steering: Steering, count: int) -> Ex
       steering: of the package, see `Steering`.
       count: 1 or more.
     """
+
+    reading = reading.removed()
 
     def vectors(points):
         found = steering(points, reading.positions, reading.wavefront)
@@ -270,7 +281,8 @@ def better(
         given = pursue(short, cells, steering, count)
         if found == count and short is scene and fraction > given.fraction:
             constant = scene.signal == "constant"
-            evidence = _evidence(fraction, scene.snapshots.shape, constant, count)
+            shape = scene.removed().snapshots.shape
+            evidence = _evidence(fraction, shape, constant, count)
             given = Explained(fraction, evidence)
         given_evidence += given.evidence
         best: dict[Flag, float] = {}

@@ -15,7 +15,12 @@ from scipy import spatial
 
 from ris_jax import config as config_lib
 from ris_jax.estimation import search_grid
-from ris_jax.estimation.checks import alternatives, limits, residual_analysis
+from ris_jax.estimation.checks import (
+    alternatives,
+    limits,
+    residual_analysis,
+    static_path_check,
+)
 from ris_jax.estimation.estimate import Estimate
 from ris_jax.estimation.flags import Flag
 from ris_jax.physics import arrays, scenes
@@ -56,6 +61,24 @@ class CheckInput(NamedTuple):
     signal: config_lib.SourceSignal
     region: search_grid.SearchRegion
     counted: bool  #: the number of sources was not given
+    static_path: bool = False  #: it was removed before the fit; the measurement still has it
+
+    def scene(self, number: int) -> alternatives.Reading:
+        """Data of one scene, as given, in double precision."""
+        snapshots, channel, codes, _ = self.measurement
+        return alternatives.Reading(
+            np.asarray(snapshots[number], np.complex128),
+            np.asarray(channel[number], np.complex128),
+            np.asarray(codes[number], np.complex128),
+            np.asarray(self.positions, float),
+            self.signal,
+            self.wavefront,
+            static_path=self.static_path,
+        )
+
+    def fitted_scene(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Snapshots, channel and codes of one scene, without the static path if it was removed."""
+        return self.scene(number).removed()[:3]
 
     def steering(self, points, positions, wavefront) -> Complex[np.ndarray, "P N"]:
         """Steering vectors of the package; see `alternatives.Steering`."""
@@ -78,26 +101,40 @@ def _jets(points, positions, *, wavelength, wavefront):
     return arrays.steering_jet(points, positions, wavelength=wavelength, wavefront=wavefront)
 
 
-def finish(estimate: Estimate, problem: CheckInput, bounds: limits.Limits | None) -> Estimate:
-    """Return the estimate within its limits, with plausible error bars and flags.
+def examine(estimate: Estimate, problem: CheckInput) -> tuple[Estimate, "Checked"]:
+    """Return the estimate on the host, and its check.
 
     Args:
-      estimate: [B, ...] of any estimator.
+      estimate: [B, ...] of any estimator. If the number of sources was estimated, sources weaker
+        than the rounding errors of the strongest are removed.
       problem: arguments of the estimate.
-      bounds: limits in reported coordinates, if any.
-
-    Returns:
-      The estimate with `flags` [B]. If the number of sources was estimated, sources weaker than
-      the rounding errors of the strongest are removed.
     """
     estimate = jax.tree.map(np.asarray, estimate)
     if problem.counted:
         estimate = _without_rounding(estimate)
+    return estimate, check(estimate, problem)
+
+
+def finish(
+    estimate: Estimate, checked: "Checked", problem: CheckInput, bounds: limits.Limits | None
+) -> Estimate:
+    """Return the estimate within its limits, with plausible error bars and flags.
+
+    Args:
+      estimate: [B, ...] from `examine`.
+      checked: its check: the residual belongs to the estimate before the limits.
+      problem: arguments of the estimate.
+      bounds: limits in reported coordinates, if any.
+
+    Returns:
+      The estimate with `flags` [B].
+    """
     edge = limits.on_region_edge(estimate, problem.region)
-    # Before the limits: the residual belongs to the unclipped estimate.
-    checked = check(estimate, problem)
     flags = checked.flags
     estimate = _with_error_bars(estimate, problem, flags)
+    if problem.signal == "constant":
+        estimate = _with_static_path(estimate, problem)
+        flags = flags | static_path_check.flags_of(estimate)
     if bounds is not None:
         estimate, beyond = limits.apply(estimate, bounds)
         edge |= beyond
@@ -138,6 +175,7 @@ class Checked(NamedTuple):
     flags: Int[np.ndarray, "B"]  #: bit masks
     explained: Float[np.ndarray, "B"]  #: fraction of each scene's energy
     cancelling: Bool[np.ndarray, "B"]  #: sources cancel each other, possibly by chance
+    mean: static_path_check.MeanTest  #: of the residual's mean over codes
 
 
 def check(estimate: Estimate, problem: CheckInput) -> Checked:
@@ -151,12 +189,11 @@ def check(estimate: Estimate, problem: CheckInput) -> Checked:
     space, cells, surface = None, None, None
     flags, explained = np.zeros(len(counts), np.int64), np.zeros(len(counts))
     cancelling = np.zeros(len(counts), bool)
+    mean = static_path_check.untested(len(counts))
     for b, count in enumerate(counts.tolist()):
-        snapshots = np.asarray(measurement.snapshots[b], np.complex128)
+        snapshots, channel, codes = problem.fitted_scene(b)
         if not np.isfinite(snapshots).all() or not snapshots.any():
             continue
-        channel = np.asarray(measurement.channel[b], np.complex128)
-        codes = np.asarray(measurement.codes[b], np.complex128)
         constant = problem.signal == "constant"
         seen = residual_analysis.images(vectors[b, :count], channel, codes)
         fitted = residual_analysis.fit(snapshots, seen, constant=constant)
@@ -167,6 +204,8 @@ def check(estimate: Estimate, problem: CheckInput) -> Checked:
         cancelling[b] = largest > _LARGE * energy
         if largest > _HUGE * energy:
             flags[b] |= Flag.COINCIDENT
+        if constant and not problem.static_path:
+            mean.ratio[b], mean.chance[b] = static_path_check.mean_test(fitted)
         flags[b] |= _against_noise(fitted, float(np.asarray(measurement.noise_variance)[b]), energy)
         if count and left < _FLOOR * energy:
             flags[b] |= Flag.NOISE_FLOOR
@@ -190,7 +229,7 @@ def check(estimate: Estimate, problem: CheckInput) -> Checked:
             flags[b] |= Flag.AMBIGUOUS
     if problem.counted and not counts.any():
         flags |= Flag.NOTHING_FOUND
-    return Checked(flags, explained, cancelling)
+    return Checked(flags, explained, cancelling, mean)
 
 
 def _same(old: Any, new: Any) -> bool:
@@ -337,7 +376,7 @@ def _is_ambiguous(
 def _named(estimate: Estimate, problem: CheckInput, checked: Checked) -> Int[np.ndarray, "B"]:
     """Return likely causes of the warnings: units, or another reading of the data."""
     counts = np.asarray(estimate.num_sources)
-    flags, explained, cancelling = checked
+    flags, explained, cancelling, _ = checked
     doubtful = (flags & int(_DOUBTS) != 0) | (counts == 0) | cancelling
     doubtful &= np.array([bool(np.any(s)) and bool(np.all(np.isfinite(s)))
                           for s in problem.measurement.snapshots])  # fmt: skip
@@ -347,19 +386,8 @@ def _named(estimate: Estimate, problem: CheckInput, checked: Checked) -> Int[np.
     low, high = _SPACING
     if not low * (1 - 1e-6) <= spacing(problem.positions) / problem.wavelength <= high * (1 + 1e-6):
         return np.where(doubtful & ~(cancelling & (flags & int(_DOUBTS) == 0)), Flag.UNITS, 0)
-    measurement = problem.measurement
     chosen = np.flatnonzero(doubtful)
-    given = [
-        alternatives.Reading(
-            np.asarray(measurement.snapshots[b], np.complex128),
-            np.asarray(measurement.channel[b], np.complex128),
-            np.asarray(measurement.codes[b], np.complex128),
-            np.asarray(problem.positions, float),
-            problem.signal,
-            problem.wavefront,
-        )
-        for b in chosen[: alternatives.MOST_SCENES]
-    ]
+    given = [problem.scene(b) for b in chosen[: alternatives.MOST_SCENES]]
     found = alternatives.better(
         given,
         counts[chosen[: alternatives.MOST_SCENES]].tolist(),
@@ -394,15 +422,7 @@ def _with_error_bars(
     wanted &= np.asarray(estimate.num_sources) > 0
     if not wanted.any():
         return estimate
-    points = coordinates_of(estimate)
-    jets = np.asarray(
-        _jets(
-            jnp.asarray(points.reshape(-1, 3), jnp.float32),
-            jnp.asarray(problem.positions, jnp.float32),
-            wavelength=float(problem.wavelength),
-            wavefront=problem.wavefront,
-        )
-    ).reshape(*points.shape[:2], 4, -1)
+    points, jets = coordinates_of(estimate), _jets_of(estimate, problem)
     covariance, noise = estimate.covariance.copy(), estimate.noise_variance.copy()
     for b in np.flatnonzero(wanted).tolist():
         count = int(estimate.num_sources[b])
@@ -411,15 +431,37 @@ def _with_error_bars(
     return estimate._replace(covariance=covariance, noise_variance=noise)
 
 
+def _jets_of(estimate: Estimate, problem: CheckInput) -> Complex[np.ndarray, "B K 4 N"]:
+    """Return the steering vectors of an estimate and their derivatives."""
+    points = coordinates_of(estimate)
+    jets = _jets(
+        jnp.asarray(points.reshape(-1, 3), jnp.float32),
+        jnp.asarray(problem.positions, jnp.float32),
+        wavelength=float(problem.wavelength),
+        wavefront=problem.wavefront,
+    )
+    return np.asarray(jets).reshape(*points.shape[:2], 4, -1)
+
+
+def _with_static_path(estimate: Estimate, problem: CheckInput) -> Estimate:
+    """Add the strength of a removed static path, and the increase of the variances."""
+    counts = np.asarray(estimate.num_sources)
+    strength, loss = np.full((2, len(counts)), np.nan, np.float32)
+    if problem.static_path:
+        jets = _jets_of(estimate, problem)
+        for b, count in enumerate(counts.tolist()):
+            scene = problem.scene(b)
+            if np.isfinite(scene.snapshots).all() and scene.snapshots.any():
+                strength[b], loss[b] = static_path_check.measured(scene, jets[b, :count])
+    return estimate._replace(static_path_db=strength, static_path_loss_db=loss)
+
+
 def _scene_error_bars(jets, points, fixed, problem: CheckInput, scene: int):
     r"""Return the Cramér-Rao bound at an estimate with some direction cosines known to be 0.
 
     .. math:: C^{-1} = \frac{2}{\sigma^2} \mathrm{Re}\, D^H (I - B B^+) D
     """
-    measurement = problem.measurement
-    snapshots = np.asarray(measurement.snapshots[scene], np.complex128)
-    channel = np.asarray(measurement.channel[scene], np.complex128)
-    codes = np.asarray(measurement.codes[scene], np.complex128)
+    snapshots, channel, codes = problem.fitted_scene(scene)
     constant = problem.signal == "constant"
     count = len(jets)
     seen = residual_analysis.images(jets.reshape(4 * count, -1), channel, codes)
@@ -428,20 +470,9 @@ def _scene_error_bars(jets, points, fixed, problem: CheckInput, scene: int):
     power = np.mean(np.abs(snapshots) ** 2)
     noise = np.sum(np.abs(fitted.residual) ** 2) / max(fitted.dof, 1.0)
     noise = max(noise, _LEAST_NOISE * power)
-    groups = len(fitted.amplitudes)
-    slopes = seen[..., 1:].reshape(groups, -1, count, 3) * fitted.amplitudes[:, None, :, None]
-    slopes = slopes.reshape(groups, -1, 3 * count)
-    basis = fitted.basis.reshape(groups, -1, count)
-    slopes = slopes - basis @ (np.swapaxes(basis.conj(), 1, 2) @ slopes)
-    information = 2.0 / noise * np.sum(np.real(np.swapaxes(slopes.conj(), 1, 2) @ slopes), axis=0)
+    information = 2.0 / noise * residual_analysis.information(fitted, seen)
     free = np.array([i % 3 not in fixed for i in range(3 * count)])
-    scale = np.sqrt(np.where(free, np.diagonal(information), 1.0))
-    free &= scale > 0
-    full = np.where(np.eye(3 * count, dtype=bool), np.inf, 0.0)
-    kept = np.ix_(free, free)
-    unit = information[kept] / np.outer(scale[free], scale[free])
-    if np.linalg.cond(unit) < 1e8:
-        full[kept] = np.linalg.inv(unit) / np.outer(scale[free], scale[free])
+    full = residual_analysis.inverse_information(information, free)
     own = np.stack([full[3 * k : 3 * k + 3, 3 * k : 3 * k + 3] for k in range(count)])
     return np.stack([_turned(c, p, fixed) for c, p in zip(own, points, strict=True)]), noise
 

@@ -9,7 +9,7 @@ time.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Complex
+from jaxtyping import Bool, Complex, Float
 from scipy import linalg, special
 
 # False-alarm rates of the tests of one scene; together below 1e-3. The split of energy inside and
@@ -18,6 +18,8 @@ _RATE = 1e-4
 _FIELD_RATE = 2e-5
 # Real parameters of a source besides its amplitudes, in complex samples.
 _PLACE = 1.5
+# Condition number of an information matrix above which parameters are undetermined.
+_MOST_CONDITION = 1e8
 # Maximum N for the field-space test: the factorization costs N^3.
 _MOST_ELEMENTS = 1024
 # Quantile of the Tracy-Widom law of complex matrices at `_RATE` (asymptotic tail 1e-4).
@@ -76,6 +78,39 @@ def fit(
         factor,
         constant,
     )
+
+
+def information(
+    fitted: SceneFit, seen: Complex[np.ndarray, "L M K 4"]
+) -> Float[np.ndarray, "3K 3K"]:
+    r"""Return the Fisher information of (u, w, 1/r), source by source, without the noise.
+
+    .. math:: \mathrm{Re}\, D^H (I - B B^+) D
+
+    Args:
+      fitted: fit of the same scene.
+      seen: images of the steering vectors and of their derivatives.
+    """
+    groups, count = fitted.amplitudes.shape
+    slopes = seen[..., 1:].reshape(groups, -1, count, 3) * fitted.amplitudes[:, None, :, None]
+    slopes = slopes.reshape(groups, -1, 3 * count)
+    basis = fitted.basis.reshape(groups, -1, count)
+    slopes = slopes - basis @ (np.swapaxes(basis.conj(), 1, 2) @ slopes)
+    return np.sum(np.real(np.swapaxes(slopes.conj(), 1, 2) @ slopes), axis=0)
+
+
+def inverse_information(
+    matrix: Float[np.ndarray, "P P"], free: Bool[np.ndarray, "P"]
+) -> Float[np.ndarray, "P P"]:
+    """Invert an information matrix; infinite on the diagonal where it is not determined."""
+    scale = np.sqrt(np.where(free, np.diagonal(matrix), 1.0))
+    free = free & (scale > 0)
+    full = np.where(np.eye(len(matrix), dtype=bool), np.inf, 0.0)
+    kept = np.ix_(free, free)
+    unit = matrix[kept] / np.outer(scale[free], scale[free])
+    if np.linalg.cond(unit) < _MOST_CONDITION:
+        full[kept] = np.linalg.inv(unit) / np.outer(scale[free], scale[free])
+    return full
 
 
 class FieldSpace(NamedTuple):
