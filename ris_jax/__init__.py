@@ -26,6 +26,7 @@ _EXPORTS = {
     "Truth": "physics.scenes",
     "sample_scenes": "physics.scenes",
     "simulate": "physics.scenes",
+    "remove_static_path": "physics.static_path",
     "stream_key": "physics.scenes",
     "aperture_field": "physics.measurement",
     "effective_covariance": "physics.covariance",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
         simulate,
         stream_key,
     )
+    from ris_jax.physics.static_path import remove_static_path
     from ris_jax.presets import preset
     from ris_jax.training.loop import train
     from ris_jax.training.saving.checkpoint import load_run
@@ -114,6 +116,7 @@ __all__ = [
     "predict",
     "preset",
     "reduced_dimension_music",
+    "remove_static_path",
     "rician_channel",
     "sample_scenes",
     "simulate",

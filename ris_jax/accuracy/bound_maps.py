@@ -212,6 +212,21 @@ def deviations(
     return Deviations(np.sqrt(variance), np.sqrt(squares.sum(axis=-1)))
 
 
+def increase_db(bound: UnitBound, reference: UnitBound) -> float:
+    """Return the mean increase of the variances over those of a reference [dB].
+
+    Infinity if a parameter of the reference is not identifiable in the bound; NaN if the reference
+    has none.
+    """
+    known = reference.identifiable
+    variances = [
+        np.diagonal(one.covariance, axis1=-2, axis2=-1)[known] for one in (bound, reference)
+    ]
+    if not known.any():
+        return np.nan
+    return float(10.0 * np.mean(np.log10(variances[0] / variances[1])))
+
+
 def crossing(places: Float[np.ndarray, "J"], ratio: Float[np.ndarray, "J"]) -> float:
     """Return the last point at which a ratio grows past one, interpolated in its logarithm.
 

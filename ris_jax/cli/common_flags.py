@@ -5,7 +5,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from absl import flags
 
@@ -75,6 +75,18 @@ def define_estimator(values: flags.FlagValues, default: str | None, text: str) -
         f"{text}, or one of: {names.listing()}",
         flag_values=values,
         serializer=flags.ArgumentSerializer(),
+    )
+
+
+def define_static_path(values: flags.FlagValues) -> None:
+    """Add --static_path to a command that localises."""
+    flags.DEFINE_enum(
+        "static_path",
+        "auto",
+        get_args(config_lib.StaticPath),
+        "removal of a path that is the same under all codes, such as the direct path (constant "
+        "signals); auto: if the fit without removal shows one, which takes a second fit",
+        flag_values=values,
     )
 
 

@@ -60,21 +60,31 @@ def _snr_limits(config: config_lib.Config, snr_db: np.ndarray) -> tuple[float, f
     return float(np.floor(snr_db.min())), float(np.floor(snr_db.max()) + 1.0)
 
 
-def simulated(config: config_lib.Config, num_scenes: int, chunk_size: int) -> EvaluationScenes:
-    """Simulate the first scenes of the stream `test`, with their bound."""
+def simulated(
+    config: config_lib.Config, num_scenes: int, chunk_size: int, *, static_path: bool = False
+) -> EvaluationScenes:
+    """Simulate the first scenes of the stream `test`, with their bound.
+
+    Args:
+      config: of the scenes.
+      num_scenes: number of scenes.
+      chunk_size: scenes at a time.
+      static_path: whether the bound includes an unknown static path, as if the scenes had one.
+    """
     import jax
 
     from ris_jax import localization
     from ris_jax.accuracy import bounds
     from ris_jax.physics import arrays, scenes
 
+    static_path |= config.scene.static_path_db is not None
     key = scenes.stream_key(config.training.seed, TEST)
     positions = arrays.element_positions(config.system)
 
     @jax.jit
     def draw(indices):
         batch = scenes.scenes_at(key, indices, config)
-        bound = bounds.scene_bound(batch, positions, config.system)
+        bound = bounds.scene_bound(batch, positions, config.system, static_path)
         return batch._replace(signals=()), bound.covariance
 
     with common_flags.progress(num_scenes, "simulating") as progress:
@@ -124,8 +134,16 @@ def stored(
     )
 
 
-def recorded(config: config_lib.Config, path: str, num_scenes: int | None) -> EvaluationScenes:
+def recorded(
+    config: config_lib.Config, path: str, num_scenes: int | None, *, static_path: bool = False
+) -> EvaluationScenes:
     """Read recordings with truth; the configuration defines waves and field of view.
+
+    Args:
+      config: of waves and field of view.
+      path: of the recordings.
+      num_scenes: at most.
+      static_path: whether they have a static path, see `reader.measurement_of`.
 
     Raises:
       ConfigError: they have no truth.
@@ -140,7 +158,7 @@ def recorded(config: config_lib.Config, path: str, num_scenes: int | None) -> Ev
         raise config_lib.ConfigError(f"--data: need recordings with truth; got none in {path}")
     _print_skipped(found)
     kept = slice(num_scenes)
-    measurement = reader.measurement_of(found)
+    measurement = reader.measurement_of(found, static_path=static_path)
     return EvaluationScenes(
         measurement=type(measurement)(*(field[kept] for field in measurement)),
         positions=found.positions,

@@ -16,6 +16,7 @@ from ris_jax.data.recordings.reader import Recordings
 from ris_jax.estimation import search_grid
 from ris_jax.estimation.checks import alternatives
 from ris_jax.estimation.flags import Flag
+from ris_jax.physics import static_path
 
 # Usual element spacings of surfaces, in wavelengths.
 _SPACING = (0.1, 1.0)
@@ -56,7 +57,7 @@ def inspect(recordings: Recordings) -> Inspection:
     _power(recordings, report)
     static = _static_path(recordings, report)
     constant = _fit(recordings, static, report)
-    _noise(recordings, constant, report)
+    _noise(recordings, static, constant, report)
     return report
 
 
@@ -233,8 +234,7 @@ def _static_path(recordings: Recordings, report: Inspection) -> bool:
     """Test if the mean over codes has more power than codes of this mean let through."""
     scenes, length, _ = recordings.snapshots.shape
     codes = recordings.codes
-    through = np.mean(np.abs(codes.mean(axis=1)) ** 2) / np.mean(np.abs(codes) ** 2)
-    expected = max(float(through), 1.0 / length)
+    expected = max(static_path.mean_fraction(codes), 1.0 / length)
     if expected > 0.3:
         report.lines.append(("static path", "not visible: the codes have a large mean"))
         return False
@@ -261,21 +261,19 @@ def _chosen(recordings: Recordings) -> list[int]:
 
 
 def _readings(recordings: Recordings, static: bool) -> list[alternatives.Reading]:
-    """Return scenes as given, or without the mean over codes if that is a static path."""
+    """Return scenes as given; their static path is removed before a fit."""
     centred = recordings.positions - recordings.positions.mean(axis=0)
     found = []
     for scene in _chosen(recordings):
-        snapshots, codes = recordings.snapshots[scene], recordings.codes[scene]
-        if static:
-            snapshots, codes = snapshots - snapshots.mean(axis=0), codes - codes.mean(axis=0)
         found.append(
             alternatives.Reading(
-                snapshots.astype(np.complex128),
+                recordings.snapshots[scene].astype(np.complex128),
                 recordings.channel[scene].astype(np.complex128),
-                codes.astype(np.complex128),
+                recordings.codes[scene].astype(np.complex128),
                 centred,
                 recordings.source_signal or "constant",
                 recordings.wavefront or "spherical",
+                static_path=static,
             )
         )
     return found
@@ -353,20 +351,21 @@ def _beyond_chance(
     return sum(fit.evidence for fit in found) > chance + _EVIDENCE
 
 
-def _noise(recordings: Recordings, constant: bool, report: Inspection) -> None:
+def _noise(recordings: Recordings, static: bool, constant: bool, report: Inspection) -> None:
     """Report the power outside of the operator's range: for constant signals, the noise."""
     _, length, antennas = recordings.snapshots.shape
     elements = len(recordings.positions)
-    free = length * antennas - elements
+    free = (length - static) * antennas - elements
     known = recordings.snr_db
     given = "" if known is None else f"snr_db of the file {np.median(known):.3g} dB"
     if elements > _MOST_ELEMENTS or not constant or free < _LEAST_FREE:
         report.lines.append(("noise", given or "not known: too few samples, or signals change"))
         return
     ratios = []
-    for scene in _chosen(recordings):
-        floor = _floor(recordings, scene, free)
-        power = float(np.mean(np.abs(recordings.snapshots[scene]) ** 2))
+    for scene, reading in zip(_chosen(recordings), _readings(recordings, static), strict=True):
+        left = reading.removed()
+        floor = _floor(left, free)
+        power = float(np.mean(np.abs(left.snapshots) ** 2))
         signal = max(power - floor, 1e-12 * power)
         ratios.append((scene, 10 * np.log10(floor), 10 * np.log10(signal / floor)))
     if not ratios:
@@ -384,12 +383,10 @@ def _noise(recordings: Recordings, constant: bool, report: Inspection) -> None:
             )
 
 
-def _floor(recordings: Recordings, scene: int, free: int) -> float:
+def _floor(scene: alternatives.Reading, free: int) -> float:
     """Estimate the noise variance of a scene from the residual of a general field."""
-    channel, codes = recordings.channel[scene], recordings.codes[scene]
-    snapshots = recordings.snapshots[scene].astype(np.complex128)
-    operator = (codes[:, None, :] * channel[None]).reshape(snapshots.size, -1)
-    basis, _ = np.linalg.qr(operator.astype(np.complex128))
-    inside = basis.conj().T @ snapshots.ravel()
-    energy = np.sum(np.abs(snapshots) ** 2)
+    operator = (scene.codes[:, None, :] * scene.channel[None]).reshape(scene.snapshots.size, -1)
+    basis, _ = np.linalg.qr(operator)
+    inside = basis.conj().T @ scene.snapshots.ravel()
+    energy = np.sum(np.abs(scene.snapshots) ** 2)
     return float(max(energy - np.sum(np.abs(inside) ** 2), 1e-14 * energy) / free)

@@ -77,6 +77,12 @@ def _flag_names(estimate: Estimate, scene: int) -> list[str]:
     return [] if estimate.flags is None else flags_lib.names(int(estimate.flags[scene]))
 
 
+def _static_path(estimate: Estimate, scene: int) -> float | None:
+    return (
+        None if estimate.static_path_db is None else _finite(float(estimate.static_path_db[scene]))
+    )
+
+
 def _in_file(number: int, files: Sequence[tuple[str, int]]) -> tuple[str, int]:
     """Return the file of a scene and the scene's number in it."""
     name, first = [entry for entry in files if entry[1] <= number][-1]
@@ -146,6 +152,7 @@ def as_json(
             **file_fields(number, files),
             "num_sources": len(listed[number]),
             "noise_variance": _finite(noise),
+            "static_path_db": _static_path(estimate, scene),
             "flags": _flag_names(estimate, scene),
             "sources": listed[number],
         }
@@ -154,6 +161,20 @@ def as_json(
         )
     ]
     return json.dumps({**about, "scenes": found}, indent=1, allow_nan=False) + "\n"
+
+
+def static_path_summary(estimate: Estimate) -> list[str]:
+    """Summarise the removed static paths in one line; no line if none was removed."""
+    if estimate.static_path_db is None or np.isnan(estimate.static_path_db).all():
+        return []
+    strength, loss = (
+        np.asarray(values, float)
+        for values in (estimate.static_path_db, estimate.static_path_loss_db)
+    )
+    costs = f"; its removal costs {np.nanmedian(loss):.1f} dB" if np.isfinite(loss).any() else ""
+    return [
+        f"static path: median power {np.nanmedian(strength):+.1f} dB relative to the sources{costs}"
+    ]
 
 
 def truth_summary(estimate: metrics.SourcesLike, truth: metrics.SourcesLike) -> str:

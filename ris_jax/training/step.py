@@ -27,8 +27,17 @@ Metrics = dict[str, Float[Array, "..."]]
 def prepare(
     batch: scenes.Scene, config: config_lib.Config
 ) -> tuple[scenes.Measurement, losses.Target]:
-    """Return the network input and the target of a batch, for training and validation."""
+    """Return the network input and the target of a batch, for training and validation.
+
+    Raises:
+      ConfigError: the scenes have a static path.
+    """
     truth, system = batch.truth, config.system
+    if config.scene.static_path_db is not None:
+        raise config_lib.ConfigError(
+            "scene.static_path_db: expected null for a network; found "
+            f"{config.scene.static_path_db}; train without it: `localize` removes the path first"
+        )
 
     def snapshots_say(scene):
         fields = measurement.field_estimates(scene, system.source_signal)

@@ -66,6 +66,7 @@ class Recording:
     codes: np.ndarray
     positions: np.ndarray
     sources: list
+    signals: list | None = None  # [L, K] of every scene
 
     def file(self, **more):
         """Arrays of a recordings file."""
@@ -83,16 +84,23 @@ def gaussian(random, *shape):
     return (random.standard_normal(shape) + 1j * random.standard_normal(shape)) / np.sqrt(2)
 
 
-def received(random, field, channel, codes, snr_db):
-    """Snapshots [L, M] of aperture fields [L, N] through a surface, with noise."""
+def received(random, field, channel, codes, snr_db, static_db=None):
+    """Snapshots [L, M] of aperture fields [L, N] through a surface, with noise.
+
+    `static_db`: power of a path past the surface, the same for all codes, over the clean snapshots.
+    """
     clean = (codes * field) @ channel.T
-    power = np.mean(np.abs(clean) ** 2) / 10 ** (snr_db / 10)
-    return clean + np.sqrt(power) * gaussian(random, *clean.shape)
+    power = np.mean(np.abs(clean) ** 2)
+    noisy = clean + np.sqrt(power / 10 ** (snr_db / 10)) * gaussian(random, *clean.shape)
+    if static_db is None:
+        return noisy
+    path = gaussian(random, clean.shape[1])
+    return noisy + path * np.sqrt(power * 10 ** (static_db / 10) / np.mean(np.abs(path) ** 2))
 
 
 def through_surface(
     sources, *, seed=0, snr_db=20.0, positions=None, independent=False, wave=spherical, bits=None,
-    length=16, antennas=16,
+    length=16, antennas=16, static_db=None,
 ):  # fmt: skip
     """Scenes through a surface with random channels and codes; `bits` quantises the phases."""
     random = np.random.default_rng(seed)
@@ -103,15 +111,16 @@ def through_surface(
     if bits is not None:
         phases = np.floor(phases * 2**bits) / 2**bits
     codes = np.exp(2j * np.pi * phases)
-    snapshots = []
+    snapshots, sent = [], []
     for scene, h, c in zip(sources, channel, codes, strict=True):
         places = np.asarray(scene, float)
         signals = gaussian(random, length, len(places))
         if not independent:
             signals = np.repeat(np.exp(2j * np.pi * random.random((1, len(places)))), length, 0)
         field = signals @ wave(positions, places, WAVELENGTH)
-        snapshots.append(received(random, field, h, c, snr_db))
-    return Recording(np.stack(snapshots), channel, codes, positions, sources)
+        snapshots.append(received(random, field, h, c, snr_db, static_db))
+        sent.append(signals)
+    return Recording(np.stack(snapshots), channel, codes, positions, sources, sent)
 
 
 def plain_array(sources, positions, *, seed=0, snr_db=30.0, length=64, gains=None):

@@ -17,6 +17,9 @@ to a second one at --second. Empty cells and grey areas are not identifiable. --
 received from a single source at each position. With --transmit_power_dbm, the SNR follows from the
 transmit power, the loss on both hops and the receiver noise instead.
 
+With --static_path=on, the direct path and reflections that are the same under all codes are a
+further unknown of each antenna. The command prints the cost of this unknown.
+
 --impairments ranks hardware errors and wrong wavefronts by the error of an estimator that assumes
 the nominal model: bias, standard deviation and both (the misspecified bound) at each --at, root
 mean square over draws of the hardware, in `impairments.csv`. Strengths are those of impairments.*,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 _SWEEPS = ("snr_db", "transmit_power_dbm", "antennas", "codes", "elements", "bits")
 _MOST_VALUES = 100  # of one sweep
+_COSTLY_DB = 3.0  # cost of a static path that is a warning
 _RANGES = (0.1, 0.2, 0.5, 1.0)  # default positions of the table, over the largest range
 # Names of `mismatch.NAMES`, without importing JAX.
 _HARDWARE = (
@@ -81,6 +85,13 @@ flags.DEFINE_float(
     "target_m", None, "with --sweep: report the first value with at most this position error",
     flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_enum(
+    "static_path",
+    "off",
+    ("on", "off"),
+    "on: a path that is the same under all codes is a further unknown (constant signals)",
+    flag_values=FLAGS,
+)
 flags.DEFINE_bool(
     "resolution", False, "report the separation of two sources at which the bound is half of it",
     flag_values=FLAGS,
@@ -132,15 +143,22 @@ class _Bounds:
         self.source, self.budget, self.second = source, budget, second
         self.surface = source.surface()
 
+    @property
+    def waves(self) -> dict[str, Any]:
+        """Return the options of `bound_maps`."""
+        return self.source.waves | {"static_path": FLAGS.static_path == "on"}
+
     def unit(
         self, surface: "Surface", places: np.ndarray, advance=lambda count: None
     ) -> "UnitBound":
         from ris_jax.accuracy import bound_maps
 
-        second = None if self.second is None else np.broadcast_to(self.second, places.shape)
-        return bound_maps.unit_bounds(
-            surface, places, second, progress=advance, **self.source.waves
-        )
+        second = self.second_of(places)
+        return bound_maps.unit_bounds(surface, places, second, progress=advance, **self.waves)
+
+    def second_of(self, places: np.ndarray) -> np.ndarray | None:
+        """Return the position of the second source, for every position; None without one."""
+        return None if self.second is None else np.broadcast_to(self.second, places.shape)
 
     def columns(self, places: np.ndarray, advance=lambda count: None) -> np.ndarray:
         """Return the columns of a table, for positions [P, 3]."""
@@ -260,12 +278,25 @@ def _sweep(folder: pathlib.Path, bound: _Bounds, name: str, values, places: np.n
         print(f"{what} reaches {FLAGS.target_m:g} m at {place}", flush=True)
 
 
+def _print_static_path_cost(bound: _Bounds, places: np.ndarray) -> None:
+    """Print the mean increase of the variances by an unknown static path."""
+    from ris_jax.accuracy import bound_maps
+
+    without = bound_maps.unit_bounds(
+        bound.surface, places, bound.second_of(places), **bound.source.waves
+    )
+    increase = bound_maps.increase_db(bound.unit(bound.surface, places), without)
+    print(f"Cost of the unknown static path: {increase:.2f} dB", flush=True)
+    if not increase <= _COSTLY_DB:
+        print("warning: the codes have a large mean, which a static path hides", flush=True)
+
+
 def _print_limits(bound: _Bounds, places: np.ndarray) -> None:
     """Print range limits of a single source and, if requested, resolutions."""
     from ris_jax.accuracy import bound_maps
     from ris_jax.reports import tables
 
-    surface, waves = bound.surface, bound.source.waves
+    surface, waves = bound.surface, bound.waves
     snr = surface_flags.power(FLAGS, surface, bound.budget)
     azimuths = [a for a in _DIRECTIONS_DEG if a <= bound.source.config.scene.azimuth_max_deg]
     directions = np.deg2rad([[azimuth, FLAGS.elevation_deg] for azimuth in azimuths])
@@ -398,6 +429,8 @@ def announcement() -> str:
         )
     if FLAGS.data and FLAGS["seed"].present:
         raise config_lib.ConfigError("--seed: need this or --data, which has its channel")
+    if FLAGS.impairments and FLAGS.static_path == "on":
+        raise config_lib.ConfigError("--impairments: need --static_path=off; got on")
     _check_sweeps([sweep(text) for text in FLAGS.sweep])
     for flag, texts in (("at", FLAGS.at), ("second", [FLAGS.second] if FLAGS.second else [])):
         for text in texts:
@@ -414,6 +447,11 @@ def run() -> int:
     source = surface_flags.source(FLAGS, FLAGS.num_channels)
     if FLAGS.impairments and source.config.system.source_signal != "constant":
         raise config_lib.ConfigError("--impairments: need constant signals; got independent")
+    if FLAGS.static_path == "on" and source.config.system.source_signal != "constant":
+        raise config_lib.ConfigError(
+            "--static_path: expected off for independent signals; found on; the path then changes "
+            "in every snapshot"
+        )
     second = surface_flags.place("second", FLAGS.second) if FLAGS.second else None
     places = _places(source.config.scene)
     folder = pathlib.Path(FLAGS.out)
@@ -427,6 +465,8 @@ def run() -> int:
     keep = [bound_tables.HEADER.index(name) for name in shown]
     print(tables.as_text(shown, bound_tables.rows(numbers[:, keep])), flush=True)
     provenance.write_whole(folder / "positions.csv", bound_tables.as_csv(numbers))
+    if FLAGS.static_path == "on":
+        _print_static_path_cost(bound, places)
     _print_limits(bound, places)
     if FLAGS.impairments:
         _rank(folder, bound, places)

@@ -22,6 +22,9 @@ network, whose covariance is a surrogate, projectors on the signal subspaces are
 Writes evaluation.csv, evaluation.tex and figures/covariance_scores.png into --workdir, or into
 --out. With both a network and --estimator, the estimator uses the network.
 
+With --static_path=on, or scenes with scene.static_path_db, the bound has the static path as a
+further unknown.
+
 Simulated scenes come from the stream `test`, which neither training nor validation uses. With
 --data, a network is scored on the array of the data; recordings also need snr_db.
 """
@@ -68,6 +71,7 @@ flags.DEFINE_integer(
     "batch_size", 64, "scenes that an estimator processes at once; default for a network alone: "
     "its training batch size", lower_bound=1, flag_values=FLAGS,
 )  # fmt: skip
+common_flags.define_static_path(FLAGS)
 flags.DEFINE_integer("seed", None, "random seed", flag_values=FLAGS)
 flags.DEFINE_boolean(
     "full", False, "print all rows and columns, not only a summary by number of sources",
@@ -79,7 +83,7 @@ _NETWORK_SCENES = 2000
 _ESTIMATOR_SCENES = 500
 # Flags that do not apply to a network, whose run has its own configuration.
 _ESTIMATOR_FLAGS = (
-    "known_num_sources", "false_alarm_rate", "seed", "preset", "set", "full"
+    "known_num_sources", "false_alarm_rate", "static_path", "seed", "preset", "set", "full"
 )  # fmt: skip
 
 
@@ -158,16 +162,22 @@ def _estimator_case() -> tuple[config_lib.Config, evaluation_scenes.EvaluationSc
         config = common_flags.configuration(FLAGS, given, common_flags.fields_of(dataset))
         return config, evaluation_scenes.stored(config, dataset, FLAGS.num_scenes)
     config = common_flags.configuration(FLAGS, given)
+    removed = FLAGS.static_path == "on"
     if FLAGS.data:
-        return config, evaluation_scenes.recorded(config, FLAGS.data, FLAGS.num_scenes)
+        found = evaluation_scenes.recorded(
+            config, FLAGS.data, FLAGS.num_scenes, static_path=removed
+        )
+        return config, found
     num_scenes = FLAGS.num_scenes or _ESTIMATOR_SCENES
-    return config, evaluation_scenes.simulated(config, num_scenes, FLAGS.batch_size)
+    return config, evaluation_scenes.simulated(
+        config, num_scenes, FLAGS.batch_size, static_path=removed
+    )
 
 
 def _evaluate_estimator() -> int:
     from ris_jax import localization
     from ris_jax.estimation import flags as flags_lib
-    from ris_jax.reports import localization_scores, provenance
+    from ris_jax.reports import localization_scores, provenance, source_table
 
     out = pathlib.Path(FLAGS.out)
     localization.check_options(FLAGS.estimator, false_alarm_rate=FLAGS.false_alarm_rate)
@@ -187,9 +197,12 @@ def _evaluate_estimator() -> int:
             chunk_size=FLAGS.batch_size,
             progress=progress,
             network=network,
+            static_path=FLAGS.static_path,
             **case.options,
         )
     for line in flags_lib.summary(estimate.flags, flags_lib.Flag.NETWORK_NOT_USED):
+        print(f"note: {line}")
+    for line in source_table.static_path_summary(estimate):
         print(f"note: {line}")
     scores = localization_scores.score(
         estimate, case.truth, snr_db=case.snr_db, bound_covariance=case.bound

@@ -16,6 +16,11 @@ Every scene is checked against its model, also without snr_db. `flags` lists war
 such as on_limit or misfit, and the command prints one line for each kind with its likely cause. All
 sources are within --azimuth_max_deg, --elevation_max_deg, --range_min and --range_max.
 
+A path that is the same under all codes, such as the direct path from source to antennas or
+reflections from the room, is found and removed (--static_path=auto, constant signals only). The
+summary has its strength and the cost of the removal. With --static_path=on it is removed without a
+first fit, which is faster.
+
 With --pretrained (or --workdir, a run of `train`) a network finds the sources and the likelihood
 refines them. This is several times faster than the search alone. The network "robust" is trained
 for hardware mismatch. All but `subspace_network` work for other arrays without retraining.
@@ -106,6 +111,7 @@ flags.DEFINE_enum(
     "required for such codes",
     flag_values=FLAGS,
 )
+common_flags.define_static_path(FLAGS)
 flags.DEFINE_string(
     "figure", None, "map of one scene to draw, .png, .pdf or .svg", flag_values=FLAGS
 )
@@ -172,6 +178,7 @@ def _options(recordings: "Recordings") -> dict[str, Any]:
         "false_alarm_rate": FLAGS.false_alarm_rate,
         "limits": within,
         "search": FLAGS.search,
+        "static_path": FLAGS.static_path,
     }
 
 
@@ -226,17 +233,28 @@ def _listed(within: "Limits | None") -> dict[str, float | None] | None:
 
 
 def _localize(recordings: "Recordings", options: dict[str, Any]) -> "Estimate":
+    import numpy as np
+
     from ris_jax import localization
     from ris_jax.data.recordings import reader
+    from ris_jax.estimation.flags import Flag
 
-    with common_flags.progress(len(recordings.scene_numbers), "localising") as progress:
-        return localization.localize_in_chunks(
-            reader.measurement_of(recordings),
-            recordings.positions,
-            chunk_size=FLAGS.batch_size,
-            progress=progress,
-            **options,
-        )
+    def localize(choice: str) -> "Estimate":
+        with common_flags.progress(len(recordings.scene_numbers), "localising") as progress:
+            return localization.localize_in_chunks(
+                reader.measurement_of(recordings, static_path=choice == "on"),
+                recordings.positions,
+                chunk_size=FLAGS.batch_size,
+                progress=progress,
+                **options | {"static_path": choice},
+            )
+
+    estimate = localize(options["static_path"])
+    # With a static path, snr_db implies another noise variance.
+    found = options["static_path"] == "auto" and np.any(
+        np.asarray(estimate.flags) & Flag.STATIC_PATH
+    )
+    return localize("on") if found and recordings.snr_db is not None else estimate
 
 
 def _summary(recordings: "Recordings", estimate: "Estimate", within: "Limits | None") -> str:
@@ -249,7 +267,7 @@ def _summary(recordings: "Recordings", estimate: "Estimate", within: "Limits | N
         f"{int(estimate.num_sources.sum())} sources in {usable - empty} scenes; "
         f"{empty} scenes without sources, {skipped} skipped"
     ]
-    lines += flags_lib.summary(estimate.flags)
+    lines += flags_lib.summary(estimate.flags) + source_table.static_path_summary(estimate)
     if recordings.truth is not None:
         lines.append(source_table.truth_summary(estimate, recordings.truth))
         lines += source_table.truth_doubts(estimate, recordings.truth, within)

@@ -33,6 +33,7 @@ from ris_jax import errors
 from ris_jax.data.recordings import containers, conventions, validation
 from ris_jax.data.records import record_dataset, record_format, reference_shards
 from ris_jax.physics import scenes
+from ris_jax.physics import static_path as static_path_lib
 
 SourceTruth = validation.SourceTruth
 
@@ -348,13 +349,19 @@ def _join(names: list[str], parts: list[Recordings]) -> Recordings:
     )
 
 
-def measurement_of(recordings: Recordings) -> scenes.Measurement:
+def measurement_of(recordings: Recordings, *, static_path: bool = False) -> scenes.Measurement:
     """Return the scenes of a file as a batch of measurements, in host memory.
+
+    Args:
+      recordings: from `read`.
+      static_path: whether the snapshots have a static path, which `snr_db` does not include.
 
     Returns:
       `Measurement` [B, ...]; the noise variance follows from `snr_db`, and is NaN without it.
     """
-    power = np.mean(np.abs(recordings.snapshots) ** 2, axis=(1, 2))
+    snapshots = recordings.snapshots
+    snapshots = static_path_lib.without_mean(snapshots) if static_path else snapshots
+    power = np.mean(np.abs(snapshots) ** 2, axis=(1, 2))
     if recordings.snr_db is None:
         noise_variance = np.full_like(power, np.nan)
     else:
