@@ -488,7 +488,7 @@ def localize_in_chunks(
         scene, count = part
         known = num_sources if count is None else count
         found = localize(scene, positions, num_sources=known, static_path=choice, **options)
-        if choice == "auto" and np.any(np.asarray(found.flags) & Flag.STATIC_PATH):
+        if choice == "auto" and found.has_static_path:
             choice, before = "on", finished
         finished += len(scene.snapshots)
         return found

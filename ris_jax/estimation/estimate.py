@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ris_jax.physics import arrays
@@ -30,6 +31,11 @@ class Estimate(NamedTuple):
     #: Increase of the variances by its removal, the mean over sources and parameters [dB]; NaN if
     #: unknown.
     static_path_loss_db: Float[Array, "..."] | None = None
+
+    @property
+    def has_static_path(self) -> bool:
+        """Whether a static path was removed from any scene; needs values."""
+        return self.static_path_db is not None and not np.isnan(self.static_path_db).all()
 
 
 def without_error_bars(

@@ -165,7 +165,7 @@ def as_json(
 
 def static_path_summary(estimate: Estimate) -> list[str]:
     """Summarise the removed static paths in one line; no line if none was removed."""
-    if estimate.static_path_db is None or np.isnan(estimate.static_path_db).all():
+    if not estimate.has_static_path:
         return []
     strength, loss = (
         np.asarray(values, float)

@@ -37,6 +37,23 @@ def direct(surface, channel, place, signals, source_signal):
     ).covariance[0]  # fmt: skip
 
 
+class TestIncrease:
+    def unit(self, variances):
+        variances = np.asarray(variances, float)
+        covariance, known = np.diag(variances)[None, None], np.isfinite(variances)[None, None]
+        return bound_maps.UnitBound(covariance, known, np.ones((1, 1)))
+
+    def test_mean_over_the_parameters_of_the_reference(self):
+        reference = self.unit([1.0, 2.0, np.inf])
+        found = bound_maps.increase_db(self.unit([10.0, 2.0, np.inf]), reference)
+        assert found == pytest.approx(5.0)
+        assert bound_maps.increase_db(self.unit([np.inf, 2.0, np.inf]), reference) == np.inf
+
+    def test_unknown(self):
+        nothing = self.unit([np.inf] * 3)
+        assert np.isnan(bound_maps.increase_db(nothing, nothing))
+
+
 class TestUnitBounds:
     @pytest.mark.parametrize("source_signal", ["constant", "independent"])
     @pytest.mark.parametrize("with_second", [False, True])

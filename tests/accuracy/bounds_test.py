@@ -42,7 +42,7 @@ def small_scene(source_signal="constant", num_snapshots=5):
     }
 
 
-def bound_of(scene, wavefront, source_signal):
+def bound_of(scene, wavefront, source_signal, static_path=False):
     scene = dict(scene)
     measurement = scenes.Measurement(
         snapshots=jnp.zeros((len(scene["codes"]), len(scene["channel"])), scene["codes"].dtype),
@@ -56,18 +56,18 @@ def bound_of(scene, wavefront, source_signal):
         wavelength=WAVELENGTH,
         wavefront=wavefront,
         source_signal=source_signal,
+        static_path=static_path,
     )
 
 
-jitted_bound = jax.jit(bound_of, static_argnames=("wavefront", "source_signal"))
+jitted_bound = jax.jit(bound_of, static_argnames=("wavefront", "source_signal", "static_path"))
 
 
-def bound(scene, wavefront="spherical", source_signal="constant"):
+def bound(scene, wavefront="spherical", source_signal="constant", static_path=False):
     """The bound of one scene in the default precision, as NumPy arrays."""
     scene = {name: jnp.asarray(value) for name, value in scene.items()}
-    return jax.tree.map(
-        np.asarray, jitted_bound(scene, wavefront=wavefront, source_signal=source_signal)
-    )
+    options = {"wavefront": wavefront, "source_signal": source_signal, "static_path": static_path}
+    return jax.tree.map(np.asarray, jitted_bound(scene, **options))
 
 
 def variances(result):
@@ -85,12 +85,13 @@ def path_oracle(unit, source_range, positions, wavefront):
     }[wavefront]
 
 
-def covariance_oracle(scene, wavefront, source_signal):
+def covariance_oracle(scene, wavefront, source_signal, static_path=False):
     """Inverse of the Fisher matrix of positions and of real and imaginary parts of amplitudes.
 
     The amplitudes are unknown factors of the signals, whose true value is one. Derivatives are
     central differences, of which the rounding is 1e-10 and the remainder smaller. Range itself is
-    a parameter, unless waves are planar.
+    a parameter, unless waves are planar. A static path adds real and imaginary part of one value
+    for each antenna.
     """
     num_sources, num_snapshots = len(scene["azimuth"]), len(scene["codes"])
     groups = 1 if source_signal == "constant" else num_snapshots
@@ -98,9 +99,11 @@ def covariance_oracle(scene, wavefront, source_signal):
     names = ["azimuth", "elevation"] + ([] if shared else ["source_range"])
     positional = np.stack([scene[name] for name in names], axis=1).ravel()
     amplitudes = np.concatenate([np.ones(groups * num_sources), np.zeros(groups * num_sources)])
-    truth = np.concatenate([positional, amplitudes])
+    antennas = len(scene["channel"])
+    truth = np.concatenate([positional, amplitudes, np.zeros(2 * antennas * static_path)])
 
     def clean(parameters):
+        parameters, added = np.split(parameters, [positional.size + amplitudes.size])
         sources = parameters[: positional.size].reshape(num_sources, -1)
         real, imaginary = parameters[positional.size :].reshape(2, groups, num_sources)
         received = 0
@@ -119,6 +122,8 @@ def covariance_oracle(scene, wavefront, source_signal):
                 vector = vector * radius / (radius + path)
             signal = scene["signals"][:, k] * (real + 1j * imaginary)[:, k]
             received = received + signal[:, None] * ((scene["codes"] * vector) @ scene["channel"].T)
+        if static_path:
+            received = received + added[:antennas] + 1j * added[antennas:]
         return received.ravel()
 
     step = 1e-5
@@ -150,6 +155,40 @@ class FisherMatrixTest(parameterized.TestCase):
         if wavefront == "planar":
             np.testing.assert_array_equal(variances(result)[:, 2], np.full(3, np.inf))
             np.testing.assert_array_equal(result.covariance[:, 2, :2], np.zeros((3, 2)))
+
+
+class StaticPathTest(parameterized.TestCase):
+    @parameterized.product(wavefront=("spherical", "fresnel"), double=(False, True))
+    def test_matches_the_inverse_with_the_path_as_unknown(self, wavefront, double):
+        scene = small_scene()
+        expected = covariance_oracle(scene, wavefront, "constant", static_path=True)
+        with jax.enable_x64(double):
+            result = bound(scene, wavefront, static_path=True)
+        deviation = np.sqrt(np.diagonal(expected, axis1=1, axis2=2))
+        error = np.abs(result.covariance - expected) / (deviation[:, :, None] * deviation[:, None])
+        self.assertLess(error.max(), 1e-6 if double else 1e-3)
+        self.assertTrue(result.identifiable.all())
+        self.assertTrue((variances(result) > variances(bound(scene, wavefront))).all())
+
+    def test_codes_of_zero_mean_cost_nothing(self):
+        scene = small_scene(num_snapshots=6)
+        scene["codes"] = np.concatenate([scene["codes"][:3], -scene["codes"][:3]])
+        known, unknown = bound(scene), bound(scene, static_path=True)
+        np.testing.assert_allclose(variances(unknown), variances(known), rtol=2e-3)
+
+    def test_equal_codes_determine_nothing(self):
+        scene = small_scene()
+        scene["codes"] = np.repeat(scene["codes"][:1], 5, axis=0)
+        self.assertFalse(bound(scene, static_path=True).identifiable.any())
+
+    @parameterized.parameters(
+        ("independent", 5, "independent signals and 5 codes"),
+        ("constant", 1, "constant signals and 1 codes"),
+    )
+    def test_needs_constant_signals_and_two_codes(self, source_signal, codes, message):
+        scene = small_scene(source_signal, codes)
+        with self.assertRaisesRegex(ValueError, f"static_path: need constant.*{message}"):
+            bound(scene, source_signal=source_signal, static_path=True)
 
 
 class ClosedFormTest(parameterized.TestCase):

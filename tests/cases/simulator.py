@@ -94,7 +94,7 @@ def received(random, field, channel, codes, snr_db, static_db=None):
     noisy = clean + np.sqrt(power / 10 ** (snr_db / 10)) * gaussian(random, *clean.shape)
     if static_db is None:
         return noisy
-    path = gaussian(random, clean.shape[1])
+    path = gaussian(random.spawn(1)[0], clean.shape[1])  # other draws stay the same
     return noisy + path * np.sqrt(power * 10 ** (static_db / 10) / np.mean(np.abs(path) ** 2))
 
 

@@ -25,6 +25,37 @@ def measurement(**changes):
     return scenes.Measurement(**fields | changes)
 
 
+class StaticPathTest(parameterized.TestCase):
+    def check(self, choice, source_signal="constant", max_sources=2, **changes):
+        return inputs.check_static_path(choice, measurement(**changes), source_signal, max_sources)
+
+    @parameterized.parameters("auto", "on", "off")
+    def test_possible(self, choice):
+        self.assertTrue(self.check(choice))
+
+    @parameterized.parameters(
+        ({"source_signal": "independent"}, "independent signals.*found on; send a known pilot"),
+        ({"codes": np.ones((B, L, N), complex)}, "a single code.*record each scene under several"),
+        (
+            {"codes": np.ones((B, 1, N), complex), "snapshots": np.ones((B, 1, M), complex)},
+            "a single code",
+        ),
+        ({"max_sources": 8}, r"max_sources=8 and 3 codes.*below \(L - 1\) M = 8"),
+    )
+    def test_impossible(self, changes, message):
+        self.assertFalse(self.check("auto", **changes))
+        with self.assertRaisesRegex(
+            config_lib.ConfigError, f"static_path: expected off or auto with {message}"
+        ):
+            self.check("on", **changes)
+
+    def test_unknown_choice(self):
+        with self.assertRaisesRegex(
+            config_lib.ConfigError, "static_path: expected one of auto, on, off; found 'yes'"
+        ):
+            self.check("yes")
+
+
 class PreparedTest(parameterized.TestCase):
     def test_complete_input_is_kept(self):
         given = measurement()

@@ -10,7 +10,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ris_jax.estimation import likelihood
-from ris_jax.physics import arrays, linear, scenes
+from ris_jax.physics import arrays, linear, scenes, static_path
 
 SIGNALS = ("constant", "independent")
 WAVELENGTH = 0.3
@@ -75,6 +75,14 @@ def explained(made, points, source_signal):
         np.linalg.norm(b @ np.linalg.lstsq(b, y, rcond=None)[0]) ** 2
         for y, b in zip(data, seen, strict=True)
     )
+
+
+def remaining_with_path(made, points):
+    """Energy that amplitudes and one complex number for each antenna leave, fitted together."""
+    seen = snapshot_images(made, points).reshape(LENGTH * ANTENNAS, -1)
+    columns = np.hstack([seen, np.tile(np.eye(ANTENNAS), (LENGTH, 1))])
+    data = made.snapshots.ravel()
+    return np.linalg.norm(data - columns @ np.linalg.lstsq(columns, data, rcond=None)[0]) ** 2
 
 
 def log_likelihood(made, points, source_signal):
@@ -145,6 +153,21 @@ def run(made, points, active=None, *, precision="f8", prior=False, **options):
             **options,
         )
         return jax.tree.map(np.asarray, result)
+
+
+class StaticPathTest(parameterized.TestCase):
+    @parameterized.parameters(True, False)
+    def test_equals_the_joint_least_squares_fit(self, compressed):
+        made = case()
+        path = 30.0 * complex_normal(np.random.default_rng(1), ANTENNAS)
+        measured = scenes.Measurement(made.snapshots + path, made.channel, made.codes)
+        reduced = static_path.remove_static_path(measured)
+        found, observation = run(
+            made._replace(snapshots=reduced.snapshots, codes=reduced.codes), made.points,
+            source_signal="constant", compressed=compressed,
+        )  # fmt: skip
+        expected = remaining_with_path(made._replace(snapshots=measured.snapshots), made.points)
+        np.testing.assert_allclose(observation.energy - found.value, expected, rtol=1e-5)
 
 
 class FittedTest(parameterized.TestCase):

@@ -196,6 +196,29 @@ class SimulateTest(parameterized.TestCase):
         chex.assert_shape(batch.truth.azimuth, (2, 3))
 
 
+class StaticPathTest(parameterized.TestCase):
+    @parameterized.parameters(-10.0, 20.0)
+    def test_one_vector_of_the_configured_power(self, power_db):
+        without = config_lib.override(config_lib.Config(), {"scene.snr_min_db": 20.0})
+        config = config_lib.override(without, {"scene.static_path_db": power_db})
+        plain, found = (scenes.sample_scenes(jax.random.key(0), c, 3) for c in (without, config))
+        chex.assert_trees_all_equal(plain.truth, found.truth)
+        chex.assert_trees_all_close(plain.measurement[1:], found.measurement[1:], rtol=1e-5)
+        path = np.asarray(found.measurement.snapshots - plain.measurement.snapshots)
+        np.testing.assert_allclose(
+            path, path[:, :1] * np.ones((16, 1)), atol=1e-4 * abs(path).max()
+        )
+        snr = 10 ** (np.asarray(plain.truth.snr_db) / 10)
+        clean = np.asarray(plain.measurement.noise_variance) * snr
+        expected = clean * 10 ** (power_db / 10)
+        np.testing.assert_allclose(np.mean(np.abs(path) ** 2, (1, 2)), expected, rtol=1e-3)
+
+    def test_needs_constant_signals(self):
+        changes = {"scene.static_path_db": 0.0, "system.source_signal": "independent"}
+        with self.assertRaisesRegex(config_lib.ConfigError, "scene.static_path_db: need null"):
+            config_lib.override(config_lib.Config(), changes)
+
+
 class ImpairmentsTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"position_jitter": 0.0075},),

@@ -83,6 +83,25 @@ def test_summary_without_a_source_found():
     assert "nan" not in text
 
 
+def test_static_path_is_summarised():
+    estimate = make_estimate()
+    assert source_table.static_path_summary(estimate) == []
+    nothing = np.full(3, np.nan)
+    estimate = estimate._replace(static_path_db=nothing, static_path_loss_db=nothing)
+    assert source_table.static_path_summary(estimate) == []
+    estimate = estimate._replace(
+        static_path_db=np.array([-1.0, 10.0, 12.0]), static_path_loss_db=np.array([0.3, 0.3, 0.4])
+    )
+    assert source_table.static_path_summary(estimate) == [
+        "static path: median power +10.0 dB relative to the sources; its removal costs 0.3 dB"
+    ]
+    unknown = estimate._replace(static_path_loss_db=nothing)
+    assert "costs" not in source_table.static_path_summary(unknown)[0]
+    rows = source_table.source_rows(estimate, NUMBERS)
+    scenes = json.loads(source_table.as_json(rows, estimate, NUMBERS, {}))["scenes"]
+    assert [scene["static_path_db"] for scene in scenes] == [-1.0, 10.0, 12.0]
+
+
 def test_json_lists_every_scene():
     estimate = make_estimate()
     rows = source_table.source_rows(estimate, NUMBERS)

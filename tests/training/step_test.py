@@ -44,6 +44,12 @@ def test_terms_sum_to_the_loss_and_all_metrics_are_there(tiny_config):
     assert float(metrics["lr_head"]) == pytest.approx(4 * float(metrics["lr_backbone"]))
 
 
+def test_static_paths_are_refused(tiny_config):
+    config = _with(tiny_config, scene__static_path_db=0.0)
+    with pytest.raises(config_lib.ConfigError, match=r"scene.static_path_db: expected null"):
+        step_lib.prepare(_batch(config, 0), config)
+
+
 def test_step_traces_once(tiny_config):
     step_lib.keeping_step.clear_cache()
     state = state_lib.create_train_state(tiny_config)

@@ -233,11 +233,8 @@ def _listed(within: "Limits | None") -> dict[str, float | None] | None:
 
 
 def _localize(recordings: "Recordings", options: dict[str, Any]) -> "Estimate":
-    import numpy as np
-
     from ris_jax import localization
     from ris_jax.data.recordings import reader
-    from ris_jax.estimation.flags import Flag
 
     def localize(choice: str) -> "Estimate":
         with common_flags.progress(len(recordings.scene_numbers), "localising") as progress:
@@ -251,9 +248,7 @@ def _localize(recordings: "Recordings", options: dict[str, Any]) -> "Estimate":
 
     estimate = localize(options["static_path"])
     # With a static path, snr_db implies another noise variance.
-    found = options["static_path"] == "auto" and np.any(
-        np.asarray(estimate.flags) & Flag.STATIC_PATH
-    )
+    found = options["static_path"] == "auto" and estimate.has_static_path
     return localize("on") if found and recordings.snr_db is not None else estimate
 
 

@@ -92,9 +92,10 @@ def information(
       seen: images of the steering vectors and of their derivatives.
     """
     groups, count = fitted.amplitudes.shape
-    slopes = seen[..., 1:].reshape(groups, -1, count, 3) * fitted.amplitudes[:, None, :, None]
-    slopes = slopes.reshape(groups, -1, 3 * count)
-    basis = fitted.basis.reshape(groups, -1, count)
+    rows = fitted.residual.size // groups
+    slopes = seen[..., 1:].reshape(groups, rows, count, 3) * fitted.amplitudes[:, None, :, None]
+    slopes = slopes.reshape(groups, rows, 3 * count)
+    basis = fitted.basis.reshape(groups, rows, count)
     slopes = slopes - basis @ (np.swapaxes(basis.conj(), 1, 2) @ slopes)
     return np.sum(np.real(np.swapaxes(slopes.conj(), 1, 2) @ slopes), axis=0)
 
@@ -108,7 +109,7 @@ def inverse_information(
     full = np.where(np.eye(len(matrix), dtype=bool), np.inf, 0.0)
     kept = np.ix_(free, free)
     unit = matrix[kept] / np.outer(scale[free], scale[free])
-    if np.linalg.cond(unit) < _MOST_CONDITION:
+    if free.any() and np.linalg.cond(unit) < _MOST_CONDITION:
         full[kept] = np.linalg.inv(unit) / np.outer(scale[free], scale[free])
     return full
 

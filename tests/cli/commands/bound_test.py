@@ -221,6 +221,45 @@ def test_impairments_need_constant_signals(capsys, tmp_path):
     assert "constant signals" in err
 
 
+class TestStaticPath:
+    def test_cost_is_printed_and_every_number_includes_it(self, capsys, tmp_path):
+        flags = (*SMALL, "--nomaps", "--at=0,0,1", "--sweep=snr_db:10")
+        _, plain, _ = run(capsys, f"--out={tmp_path / 'off'}", *flags)
+        status, said, err = run(capsys, f"--out={tmp_path / 'on'}", *flags, "--static_path=on")
+        assert status == 0, err
+        assert "static path" not in plain
+        cost = float(said.split("Cost of the unknown static path: ")[1].split(" dB")[0])
+        assert 0.3 < cost < 10.0
+        off, on = (read(tmp_path / name / "positions.csv")[1][0][7:10] for name in ("off", "on"))
+        np.testing.assert_allclose(20 * np.mean(np.log10(np.divide(on, off))), cost, atol=0.01)
+        _, swept = read(tmp_path / "on" / "sweep_snr_db.csv")
+        np.testing.assert_allclose(swept[0][8:11], on, rtol=1e-5)
+
+    def test_codes_with_a_large_mean_are_a_warning(self, capsys, tmp_path):
+        codes = np.ones((4, 16)) + 0.1 * np.random.default_rng(0).normal(size=(4, 16)) + 0j
+        np.savez(tmp_path / "codes.npz", codes=codes)
+        status, said, _ = run(
+            capsys, f"--out={tmp_path / 'out'}", *SMALL, "--nomaps", "--at=0,0,1",
+            "--static_path=on", f"--codes={tmp_path / 'codes.npz'}",
+        )  # fmt: skip
+        assert status == 0
+        assert "warning: the codes have a large mean" in said
+
+    @pytest.mark.parametrize(
+        ("flags", "part"),
+        [
+            (("--set=system.source_signal=independent",), "--static_path: expected off"),
+            (("--impairments=all",), "--impairments: need --static_path=off"),
+        ],
+    )
+    def test_refused(self, capsys, tmp_path, flags, part):
+        out = tmp_path / "out"
+        status, _, err = run(capsys, f"--out={out}", *SMALL, "--static_path=on", *flags)
+        assert status != 0
+        assert part in err
+        assert not out.exists()
+
+
 def test_values_of_a_sweep():
     assert bound.sweep("snr_db:-10:0:5") == ("snr_db", [-10.0, -5.0, 0.0])
     assert bound.sweep("snr_db:7") == ("snr_db", [7.0])

@@ -76,6 +76,24 @@ def test_summary_and_full_tables(capsys, calls, tmp_path):
     assert "r = " in full
 
 
+def test_static_path_reaches_the_estimator(capsys, calls, tmp_path):
+    flags = [f"--out={tmp_path}", "--num_scenes=2", *SMALL, "--static_path=on"]
+    assert _run(capsys, "--estimator=auto", *flags)[0] == 0
+    assert calls[0]["static_path"] == "on"
+
+
+def test_bound_with_a_static_path():
+    """The bound has the path as unknown if it is removed, or if the scenes have one."""
+    path = config_lib.override(CONFIG, {"scene.static_path_db": 10})
+    plain, removed, with_path = (
+        evaluation_scenes.simulated(config, SCENES, SCENES, static_path=static_path).bound
+        for config, static_path in ((CONFIG, False), (CONFIG, True), (path, False))
+    )
+    np.testing.assert_allclose(with_path, removed, rtol=1e-4)
+    azimuth = np.s_[:, 0, 0, 0]
+    assert np.all(removed[azimuth] > plain[azimuth])
+
+
 def test_scenes_are_those_of_the_stream(capsys, calls, tmp_path):
     flags = [f"--out={tmp_path}", "--num_scenes=2", "--seed=3", *SMALL]
     assert _run(capsys, "--estimator=music", *flags)[0] == 0
@@ -208,6 +226,7 @@ class TestStored:
         (["--workdir=x", "--skip_damaged"], ["--skip_damaged: goes with --data"]),
         (["--workdir=x", "--full"], ["--full: goes with --estimator"]),
         (["--workdir=x", "--known_num_sources"], ["--known_num_sources: goes with --estimator"]),
+        (["--workdir=x", "--static_path=on"], ["--static_path: goes with --estimator"]),
     ],
 )
 def test_refuses(capsys, tmp_path, flags, parts):

@@ -247,6 +247,7 @@ class TestOptions:
             "max_sources": 5,
             "false_alarm_rate": 0.001,
             "search": "normal",
+            "static_path": "auto",
             "network": None,
         }
         assert limits == Limits(math.radians(60), math.radians(30), 0.5, math.inf)
@@ -260,6 +261,7 @@ class TestOptions:
             "wavefront": "fresnel",
             "false_alarm_rate": 0.05,
             "search": "fast",
+            "static_path": "off",
         }
         arguments = [f"--{name}={value}" for name, value in flags.items()]
         arguments += ["--range_min=2", "--range_max=9", "--elevation_max_deg=0"]
@@ -271,6 +273,32 @@ class TestOptions:
     def test_estimators_in_any_case(self, capsys, calls, data, tmp_path, name):
         told = self._told(capsys, calls, data, tmp_path, f"--estimator={name}")
         assert told["estimator"] == name.lower().replace("-", "_")
+
+    @pytest.mark.parametrize("truth", [True, False])
+    def test_a_static_path_changes_the_noise_of_snr_db(
+        self, capsys, monkeypatch, calls, tmp_path, truth
+    ):
+        """A second pass, only with snr_db: the path is not part of the SNR."""
+        fake, noise = localization.localize, []
+
+        def localize(measurement, positions, **options):
+            noise.append(measurement.noise_variance)
+            found = fake(measurement, positions, **options)
+            strength = np.full(len(found.num_sources), 10.0)
+            return found._replace(static_path_db=strength, static_path_loss_db=0.03 * strength)
+
+        monkeypatch.setattr(localization, "localize", localize)
+        recorded = _arrays(truth)
+        recorded["snapshots"] += 10.0 * np.abs(recorded["snapshots"]).max()
+        containers.save(tmp_path / "a.npz", recorded)
+        out = tmp_path / "a.csv"
+        status, printed, _ = _run(capsys, f"--data={tmp_path / 'a.npz'}", f"--out={out}")
+        assert status == 0
+        assert "static path: median power +10.0 dB relative to the sources" in printed
+        choices = [call["static_path"] for call in calls]
+        assert choices == (["auto", "on"] if truth else ["auto"])
+        if truth:
+            assert np.all(noise[1] < 0.1 * noise[0])
 
     @pytest.mark.parametrize("batch_size", [1, 2, 64])
     def test_batches(self, capsys, calls, data, tmp_path, batch_size):
@@ -334,11 +362,17 @@ class TestBadFlags:
             (["--figure={}/map.png", "--figure_scene=3"], ["--figure_scene", "0 to 2", "3"]),
             (["--figure_scene=1"], ["--figure_scene", "needs --figure"]),
             (["--batch_size=0"], ["batch_size", "0"]),
+            (["--static_path=maybe"], ["static_path", "auto", "maybe"]),
+            (
+                ["--static_path=on", "--source_signal=independent"],
+                ["static_path: expected off or auto with independent signals", "known pilot"],
+            ),
             (["--nosuch=1"], ["nosuch"]),
         ],
     )
     def test_one_line_and_no_output_file(self, capsys, monkeypatch, data, tmp_path, flags, parts):
-        if {"--max_sources=36", "--estimator=network"} & set(flags):
+        real = {"--max_sources=36", "--estimator=network", "--source_signal=independent"}
+        if real & set(flags):
             monkeypatch.undo()  # what the estimators themselves refuse
         (tmp_path / "folder.csv").mkdir()
         before = sorted(tmp_path.iterdir())

@@ -1,5 +1,7 @@
 """From recordings to a measurement: the noise follows from the SNR."""
 
+import dataclasses
+
 import numpy as np
 from absl.testing import absltest
 
@@ -33,6 +35,18 @@ class MeasurementTest(absltest.TestCase):
         np.testing.assert_allclose(measurement.noise_variance, power / [2, 11], rtol=1e-6)
         self.assertEqual(measurement.channel.shape, (2, 3, 5))
         self.assertEqual(measurement.codes.shape, (2, 4, 5))
+
+    def test_a_static_path_is_not_part_of_the_snr(self):
+        found = make_recordings(snr_db=np.array([0.0, 10.0]))
+        shifted = dataclasses.replace(found, snapshots=found.snapshots + 100.0)
+        expected = reader.measurement_of(found, static_path=True).noise_variance
+        noise = reader.measurement_of(shifted, static_path=True).noise_variance
+        np.testing.assert_allclose(noise, expected, rtol=1e-3)
+        # The removal leaves three of four samples of each antenna, without their mean.
+        energy = np.sum(
+            np.abs(found.snapshots - found.snapshots.mean(1, keepdims=True)) ** 2, (1, 2)
+        )
+        np.testing.assert_allclose(expected, energy / 9 / [2, 11], rtol=1e-5)
 
     def test_unknown_snr(self):
         measurement = reader.measurement_of(make_recordings())
