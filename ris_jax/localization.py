@@ -23,7 +23,7 @@ from ris_jax.estimation import (
 )
 from ris_jax.estimation.baselines import decoupled_music, symmetric_arrays
 from ris_jax.estimation.baselines.catalogue import METHODS, Method, of_network
-from ris_jax.estimation.checks import model_check, static_path_check
+from ris_jax.estimation.checks import model_check
 from ris_jax.estimation.checks.limits import Limits, collapsed, undetermined_coordinate
 from ris_jax.estimation.estimate import Estimate
 from ris_jax.estimation.flags import Flag
@@ -217,7 +217,7 @@ def localize(
     )
     estimate, checked = model_check.examine(estimate, problem)
     tested = static_path == "auto" and separable
-    if tested and static_path_check.is_present(checked.mean, problem.scene(0).codes):
+    if tested and model_check.has_static_path(estimate, checked, problem):
         problem = problem._replace(static_path=True)
         estimate, checked = model_check.examine(fit(True), problem)
     found = model_check.finish(estimate, checked, problem, limits)

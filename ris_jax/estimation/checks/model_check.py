@@ -143,6 +143,24 @@ def finish(
     return estimate._replace(flags=flags.astype(np.int32))
 
 
+def has_static_path(estimate: Estimate, checked: "Checked", problem: CheckInput) -> bool:
+    """Return whether the scenes have a static path worth removing.
+
+    States 0 and 1 that are read as amplitudes have one as well: half the difference of the
+    reflections. The cause is then the reading, and the path stays.
+
+    Args:
+      estimate: from `examine`, with the path.
+      checked: its check.
+      problem: arguments of the estimate.
+    """
+    codes = problem.scene(0).codes
+    if not static_path_check.is_present(checked.mean, codes):
+        return False
+    binary = bool(np.isin(codes, (0, 1)).all())
+    return not (binary and np.any(_named(estimate, problem, checked) & Flag.CODE_STATES))
+
+
 def _without_rounding(estimate: Estimate) -> Estimate:
     """Remove sources that are within float32 rounding of the strongest one."""
     power = np.asarray(estimate.power, float)
