@@ -1,15 +1,68 @@
 """Accuracy with a path that is the same under all codes, and the false-alarm rate of its test.
 
-python experiments/static_path.py --cell_scenes=400 --alarm_scenes=3200
+  python experiments/static_path.py --cell_scenes=400 --alarm_scenes=3200
+
+Scenes of the simulator of the package (DFT codes) and of an independent one in NumPy (random codes
+and channels in every scene). The SNR is 15 dB without the path, the number of sources is unknown,
+and `static_path` is "auto". Columns: power of the path over that of the sources [dB], fraction of
+scenes from which it was removed, its measured power [dB], fraction of sources detected, fraction of
+scenes with the correct count; median error over the root of the bound for each parameter (0.674 is
+efficient; standard error 0.02 to 0.03), and 95 % ellipses that hold the truth. The bound has the
+path as an unknown where there is one. False alarms are those of default scenes without a path: by
+the p-value of a scene, and by the decision of a call of `localize`. Impaired hardware has a phase
+error of 0.3 rad and a channel error of -10 dB.
+
+Results (29 November 2026; x86_64, 2 cores shared with three other processes, Python 3.11.7, jax
+0.10.2), 18 minutes:
+
+  simulator       K  path  removed   found  detected   count  azimuth  elevation  range  ellipse
+------------------------------------------------------------------------------------------------
+    package       2  none    0.000       -    1.0000  1.0000    0.712      0.679  0.693   0.9513
+    package       2   -10    1.000  -10.01    1.0000  1.0000    0.701      0.700  0.683   0.9437
+    package       2    +0    1.000   -0.01    1.0000  1.0000    0.701      0.700  0.686   0.9437
+    package       2   +10    1.000  +10.00    1.0000  1.0000    0.702      0.700  0.683   0.9437
+    package       2   +20    1.000  +19.99    1.0000  1.0000    0.702      0.700  0.684   0.9437
+    package  1 to 3  none    0.000       -    1.0000  0.9975    0.690      0.665  0.696   0.9425
+    package  1 to 3   -10    1.000  -10.02    1.0000  0.9975    0.651      0.706  0.682   0.9513
+    package  1 to 3    +0    1.000   -0.01    1.0000  0.9975    0.651      0.706  0.682   0.9513
+    package  1 to 3   +10    1.000  +10.00    1.0000  0.9975    0.651      0.704  0.679   0.9513
+    package  1 to 3   +20    1.000  +20.00    1.0000  0.9975    0.651      0.707  0.681   0.9513
+independent       2  none    0.000       -    0.9975  0.9975    0.694      0.624  0.716   0.9461
+independent       2   -10    1.000   -9.98    1.0000  1.0000    0.663      0.642  0.722   0.9487
+independent       2    +0    1.000   +0.00    1.0000  1.0000    0.662      0.642  0.718   0.9487
+independent       2   +10    1.000  +10.00    1.0000  1.0000    0.662      0.643  0.723   0.9487
+independent       2   +20    1.000  +20.00    1.0000  1.0000    0.663      0.643  0.718   0.9487
+independent  1 to 3  none    0.000       -    1.0000  0.9975    0.653      0.661  0.653   0.9590
+independent  1 to 3   -10    1.000  -10.02    0.9976  1.0000    0.636      0.650  0.692   0.9396
+independent  1 to 3    +0    1.000   -0.00    0.9976  1.0000    0.635      0.650  0.692   0.9396
+independent  1 to 3   +10    1.000   +9.99    0.9976  1.0000    0.636      0.648  0.692   0.9396
+independent  1 to 3   +20    1.000  +20.00    0.9976  1.0000    0.635      0.647  0.692   0.9396
+
+hardware                     false alarms    rate
+-------------------------------------------------
+   ideal              scenes with p < 0.1  0.0850
+   ideal             scenes with p < 0.01  0.0116
+   ideal            scenes with p < 0.001  0.0025
+   ideal   calls of 1 scenes with removal  0.0000
+   ideal   calls of 8 scenes with removal  0.0000
+   ideal  calls of 64 scenes with removal  0.0000
+impaired              scenes with p < 0.1  0.1131
+impaired             scenes with p < 0.01  0.0256
+impaired            scenes with p < 0.001  0.0069
+impaired   calls of 1 scenes with removal  0.0016
+impaired   calls of 8 scenes with removal  0.0050
+impaired  calls of 64 scenes with removal  0.0200
 """
 
 import pathlib
 import sys
+from typing import Any
 
 import ris_jax  # noqa: F401  Before jax: it sets threads that JAX reads when it starts.
 
 # isort: split
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
@@ -23,7 +76,7 @@ from ris_jax.physics import arrays, scenes
 from ris_jax.reports import localization_scores, provenance, tables
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tests"))
-from cases import simulator
+from cases import simulator  # pyright: ignore[reportMissingImports]
 
 _SCENES = flags.DEFINE_integer("cell_scenes", 400, "scenes in every cell", lower_bound=1)
 _ALARMS = flags.DEFINE_integer("alarm_scenes", 3200, "scenes of the false-alarm rate")
@@ -34,8 +87,8 @@ SNR_DB = 15.0
 MOST = {"2": 2, "1 to 3": 3}
 LEAST = {"2": 2, "1 to 3": 1}
 HEADER = (
-    "simulator", "K", "path [dB]", "removed", "found [dB]", "detected", "count right",
-    "azimuth ratio", "elevation ratio", "range ratio", "in ellipse", "95 % int.",
+    "simulator", "K", "path", "removed", "found", "detected", "count", "azimuth", "elevation",
+    "range", "ellipse",
 )  # fmt: skip
 
 
@@ -86,21 +139,14 @@ def independent(config: config_lib.Config, number: int) -> scenes.Scene:
     counts = np.array([len(one) for one in sources], np.int32)
     signals = padded(found.signals, (len(found.codes[0]), most), 0.0, np.complex64)
     active = (np.arange(most) < counts[:, None]).astype(np.float32)
-    truth = scenes.Truth(
-        np.radians(place[:, 0]), np.radians(place[:, 1]), place[:, 2], active, counts,
-        np.full(number, SNR_DB, np.float32),
-    )  # fmt: skip
-    clean = np.mean(
-        np.abs((found.codes * _fields(found)) @ np.swapaxes(found.channel, 1, 2)) ** 2, (1, 2)
-    )
-    return scenes.Scene(
-        scenes.Measurement(
-            *(part.astype(np.complex64) for part in (found.snapshots, found.channel, found.codes)),
-            (clean / 10 ** (SNR_DB / 10)).astype(np.float32),
-        ),
-        truth,
-        signals,
-    )
+    snr_db = np.full(number, SNR_DB, np.float32)
+    truth: list[Any] = [*np.moveaxis(place, 1, 0), active, counts, snr_db]
+    truth[:2] = np.radians(truth[:2])
+    clean = np.abs((found.codes * _fields(found)) @ np.swapaxes(found.channel, 1, 2)) ** 2
+    noise = clean.mean(axis=(1, 2)) / 10 ** (SNR_DB / 10)
+    single: list[Any] = [x.astype("c8") for x in (found.snapshots, found.channel, found.codes)]
+    measured = scenes.Measurement(*single, noise_variance=jnp.asarray(noise, jnp.float32))
+    return scenes.Scene(measured, scenes.Truth(*truth), signals)
 
 
 def _fields(found: simulator.Recording) -> np.ndarray:
@@ -128,13 +174,13 @@ def cell(name: str, count: str, strength_db: float | None) -> list:
         )
     )[0]
     removed = np.mean(np.asarray(estimate.flags) & Flag.STATIC_PATH != 0)
-    strength = np.nanmedian(estimate.static_path_db) if removed else np.nan
+    strength = np.nanmedian(np.asarray(estimate.static_path_db)) if removed else np.nan
     return [
         name, count, "none" if strength_db is None else f"{strength_db:+g}", f"{removed:.3f}",
         "-" if np.isnan(strength) else f"{strength:+.2f}",
         f"{row['detected']:.4f}", f"{row['count_right']:.4f}",
         *(f"{row[f'{parameter}_ratio']:.3f}" for parameter in ("azimuth", "elevation", "range")),
-        f"{row['inside_ellipse']:.4f}", f"{row['inside_lower']:.3f}-{row['inside_upper']:.3f}",
+        f"{row['inside_ellipse']:.4f}",
     ]  # fmt: skip
 
 
@@ -151,7 +197,8 @@ def alarm_tests(impairments: dict[str, float]) -> tuple[static_path_check.MeanTe
         drawn.measurement, np.asarray(positions), options["wavelength"], options["wavefront"],
         "constant", search_grid.region_of(config.scene), counted=True,
     )  # fmt: skip
-    return model_check.examine(estimate, problem)[1].mean, drawn.measurement.codes[0]
+    codes = np.asarray(drawn.measurement.codes[0])
+    return model_check.examine(estimate, problem)[1].mean, codes
 
 
 def alarm_rows(name: str, impairments: dict[str, float]) -> list[list]:
@@ -186,7 +233,7 @@ def main(_):
         return
     alarms = alarm_rows("ideal", {})
     hardware = {"impairments.phase_error": 0.3, "impairments.channel_error": 0.1}
-    alarms += alarm_rows("phase error 0.3 rad, channel error -10 dB", hardware)
+    alarms += alarm_rows("impaired", hardware)
     print(tables.as_text(("hardware", "false alarms", "rate"), alarms), flush=True)
 
 

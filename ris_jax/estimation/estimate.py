@@ -34,7 +34,7 @@ class Estimate(NamedTuple):
 
     @property
     def has_static_path(self) -> bool:
-        """Whether a static path was removed from any scene; needs values."""
+        """True if a static path was removed from any scene; needs values."""
         return self.static_path_db is not None and not np.isnan(self.static_path_db).all()
 
 

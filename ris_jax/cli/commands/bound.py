@@ -286,7 +286,7 @@ def _print_static_path_cost(bound: _Bounds, places: np.ndarray) -> None:
         bound.surface, places, bound.second_of(places), **bound.source.waves
     )
     increase = bound_maps.increase_db(bound.unit(bound.surface, places), without)
-    print(f"Cost of the unknown static path: {increase:.2f} dB", flush=True)
+    print(f"Cost of the unknown static path: {abs(increase):.2f} dB", flush=True)
     if not increase <= _COSTLY_DB:
         print("warning: the codes have a large mean, which a static path hides", flush=True)
 
