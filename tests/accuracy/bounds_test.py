@@ -170,6 +170,14 @@ class StaticPathTest(parameterized.TestCase):
         self.assertTrue(result.identifiable.all())
         self.assertTrue((variances(result) > variances(bound(scene, wavefront))).all())
 
+    def test_one_antenna(self):
+        scene = small_scene(num_snapshots=24)
+        scene["channel"] = scene["channel"][:1]
+        expected = covariance_oracle(scene, "spherical", "constant", static_path=True)
+        with jax.enable_x64(True):
+            result = bound(scene, static_path=True)
+        np.testing.assert_allclose(variances(result), np.diagonal(expected, 0, 1, 2), rtol=1e-5)
+
     def test_codes_of_zero_mean_cost_nothing(self):
         scene = small_scene(num_snapshots=6)
         scene["codes"] = np.concatenate([scene["codes"][:3], -scene["codes"][:3]])

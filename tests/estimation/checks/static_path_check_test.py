@@ -49,6 +49,16 @@ class MeanTestTest(parameterized.TestCase):
             self.assertLess(share, 1.6 * rate + 3 * np.sqrt(rate * (1 - rate) / 1000))
             self.assertGreater(share, 0.6 * rate - 3 * np.sqrt(rate * (1 - rate) / 1000))
 
+    @parameterized.parameters(1, 8, 64)
+    def test_calls_without_a_path_keep_it(self, size):
+        random = np.random.default_rng(1)
+        channel, codes = surface(random, 8, 8)
+        found = results(random, channel, codes, 960)
+        for start in range(0, 960, size):
+            part = slice(start, start + size)
+            call = static_path_check.MeanTest(found.ratio[part], found.chance[part])
+            self.assertFalse(static_path_check.is_present(call, codes))
+
     def test_a_path_at_the_noise_is_found(self):
         random = np.random.default_rng(0)
         found = results(random, *surface(random, 16, 16), 20, static_db=-20.0)
