@@ -51,6 +51,19 @@ def define_network(values: flags.FlagValues) -> None:
     )  # fmt: skip
 
 
+def path_with_suffix(values: flags.FlagValues, flag: str, endings: tuple[str, ...]) -> pathlib.Path:
+    """Return the path in a flag; check its suffix and that its directory exists."""
+    from ris_jax.reports import provenance
+
+    path = pathlib.Path(str(values[flag].value))
+    if path.suffix.lower() not in endings:
+        raise config_lib.ConfigError(
+            f"--{flag}: need a name ending in {' or '.join(endings)}; got {str(path)!r}"
+        )
+    provenance.require_folder(f"--{flag}", path)
+    return path
+
+
 class _EstimatorParser(flags.ArgumentParser):
     """Parser for names of estimators in any case, with - or _ between words."""
 

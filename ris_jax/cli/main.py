@@ -9,6 +9,7 @@ Commands:
   simulate   draw scenes for training into a directory of records; resumable
   import     convert recordings with true positions to records for training; resumable
   evaluate   score an estimator against the bound, or a trained network
+  calibrate  estimate the factors of a surface's elements, and its pose, from recordings
   localize   locate the sources in recordings, with error bars
   report     write a report page of a run, finished or not
   tune       search for hyper-parameters, with any number of workers
@@ -30,8 +31,8 @@ from absl import flags, logging
 from ris_jax import _environment
 
 _COMMANDS = (
-    "example", "inspect", "train", "simulate", "import", "evaluate", "localize", "report", "tune",
-    "bound", "design", "benchmark", "doctor",
+    "example", "inspect", "train", "simulate", "import", "evaluate", "calibrate", "localize",
+    "report", "tune", "bound", "design", "benchmark", "doctor",
 )  # fmt: skip
 _MODULES = {"import": "import_records"}  # modules that cannot have their command's name
 # Resumable commands.

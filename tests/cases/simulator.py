@@ -78,6 +78,20 @@ class Recording:
             "element_positions": self.positions,
         } | more
 
+    def truth(self):
+        """Positions of the sources as in a recordings file, rad and m; padding NaN."""
+        most = max(len(scene) for scene in self.sources)
+        places = np.full((len(self.sources), most, 3), np.nan)
+        for row, scene in zip(places, self.sources, strict=True):
+            row[: len(scene)] = np.asarray(scene, float)
+        azimuth, elevation, source_range = np.moveaxis(places, -1, 0)
+        return {
+            "azimuth": np.radians(azimuth),
+            "elevation": np.radians(elevation),
+            "source_range": source_range,
+            "num_sources": np.array([len(scene) for scene in self.sources]),
+        }
+
 
 def gaussian(random, *shape):
     """Circular complex noise of unit power."""
@@ -100,9 +114,12 @@ def received(random, field, channel, codes, snr_db, static_db=None):
 
 def through_surface(
     sources, *, seed=0, snr_db=20.0, positions=None, independent=False, wave=spherical, bits=None,
-    length=16, antennas=16, static_db=None,
+    length=16, antennas=16, static_db=None, coefficients=None,
 ):  # fmt: skip
-    """Scenes through a surface with random channels and codes; `bits` quantises the phases."""
+    """Scenes through a surface with random channels and codes; `bits` quantises the phases.
+
+    The surface has the `coefficients` of its codes: a function; by default the codes themselves.
+    """
     random = np.random.default_rng(seed)
     positions = plane(12, 12) if positions is None else positions
     batch, elements = len(sources), len(positions)
@@ -118,7 +135,8 @@ def through_surface(
         if not independent:
             signals = np.repeat(np.exp(2j * np.pi * random.random((1, len(places)))), length, 0)
         field = signals @ wave(positions, places, WAVELENGTH)
-        snapshots.append(received(random, field, h, c, snr_db, static_db))
+        true = c if coefficients is None else coefficients(c)
+        snapshots.append(received(random, field, h, true, snr_db, static_db))
         sent.append(signals)
     return Recording(np.stack(snapshots), channel, codes, positions, sources, sent)
 

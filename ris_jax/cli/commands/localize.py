@@ -4,6 +4,7 @@ Example:
   ris-jax localize --data=recordings.npz --out=positions.csv
   ris-jax localize --data=recordings.npz --out=positions.json --num_sources=2 --figure=map.png
   ris-jax localize --data=recordings.npz --out=positions.csv --pretrained=robust
+  ris-jax localize --data=recordings.npz --out=positions.csv --calibration=surface.npz
 
 Reads a recordings file (.npz, .h5 or .mat), a PyTorch shard, a directory of .npz files of either
 kind, or a directory written by `simulate` (its split `test`). Writes one row per
@@ -113,6 +114,12 @@ flags.DEFINE_enum(
 )
 common_flags.define_static_path(FLAGS)
 flags.DEFINE_string(
+    "calibration",
+    None,
+    "file of `ris-jax calibrate`: factors of the elements, and pose of the surface",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
     "figure", None, "map of one scene to draw, .png, .pdf or .svg", flag_values=FLAGS
 )
 flags.DEFINE_integer(
@@ -124,25 +131,14 @@ flags.DEFINE_integer("batch_size", 64, "scenes processed at once", lower_bound=1
 _FIELD_OF_VIEW = ("azimuth_max_deg", "elevation_max_deg", "range_min", "range_max")
 
 
-def _path(flag: str, endings: tuple[str, ...]) -> pathlib.Path:
-    """Return the path in a flag; check its suffix and that its directory exists."""
-    from ris_jax.reports import provenance
-
-    path = pathlib.Path(str(FLAGS[flag].value))
-    if path.suffix.lower() not in endings:
-        raise config_lib.ConfigError(
-            f"--{flag}: need a name ending in {' or '.join(endings)}; got {str(path)!r}"
-        )
-    provenance.require_folder(f"--{flag}", path)
-    return path
-
-
 def _out() -> pathlib.Path:
-    return _path("out", (".csv", ".json"))
+    return common_flags.path_with_suffix(FLAGS, "out", (".csv", ".json"))
 
 
 def _figure() -> pathlib.Path | None:
-    return _path("figure", (".png", ".pdf", ".svg")) if FLAGS.figure else None
+    if not FLAGS.figure:
+        return None
+    return common_flags.path_with_suffix(FLAGS, "figure", (".png", ".pdf", ".svg"))
 
 
 def _limit_arguments() -> dict[str, float]:
@@ -214,6 +210,7 @@ def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
     return {
         "data": FLAGS.data,
         "network": FLAGS.pretrained or FLAGS.workdir,
+        "calibration": FLAGS.calibration,
         **{name: value for name, value in options.items() if name not in ("limits", "network")},
         "limits": _listed(options["limits"]),
         "versions": provenance.versions(),
@@ -298,6 +295,7 @@ def run() -> int:
     out, figure = _out(), _figure()
     from ris_jax import localization
     from ris_jax.data.recordings import reader as reader_lib
+    from ris_jax.data.recordings import surface_calibration
     from ris_jax.reports import provenance, source_table
 
     localization.check_options(
@@ -313,6 +311,10 @@ def run() -> int:
     for number, reason in recordings.skipped:
         name = source_table.scene_name(number, recordings.files)
         print(f"skipped: {name}: {reason}", file=sys.stderr)
+    if FLAGS.calibration:
+        recordings = reader_lib.calibrated(
+            recordings, surface_calibration.load_calibration(FLAGS.calibration)
+        )
     options: dict[str, Any] = _options(recordings) | {"network": network}
     drawn = _figure_index(recordings)
     estimate = _localize(recordings, options)

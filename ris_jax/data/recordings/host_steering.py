@@ -56,6 +56,19 @@ def steering(
     return amplitude * np.exp(-1j * phase) / np.sqrt(len(positions))
 
 
+def steering_to(
+    places: Float[np.ndarray, "K 3"],
+    positions: Float[np.ndarray, "N 3"],
+    *,
+    wavelength: float,
+    wavefront: config_lib.Wavefront = "spherical",
+) -> Complex[np.ndarray, "K N"]:
+    """Return steering vectors of sources at x, y, z [m]."""
+    distance = np.linalg.norm(places, axis=1)
+    coordinates = np.stack([places[:, 0] / distance, places[:, 1] / distance, 1.0 / distance], 1)
+    return steering(coordinates, positions, wavelength=wavelength, wavefront=wavefront)
+
+
 def coordinates_of(
     azimuth: Float[np.ndarray, "P"],
     elevation: Float[np.ndarray, "P"],

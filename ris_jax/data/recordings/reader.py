@@ -30,7 +30,7 @@ from jaxtyping import Complex, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.data.recordings import containers, conventions, validation
+from ris_jax.data.recordings import containers, conventions, surface_calibration, validation
 from ris_jax.data.records import record_dataset, record_format, reference_shards
 from ris_jax.physics import scenes
 from ris_jax.physics import static_path as static_path_lib
@@ -346,6 +346,24 @@ def _join(names: list[str], parts: list[Recordings]) -> Recordings:
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         truth=SourceTruth(*map(np.concatenate, zip(*truths, strict=True))) if truths else None,
         snr_db=np.concatenate(ratios) if ratios else None,
+    )
+
+
+def calibrated(
+    recordings: Recordings, calibration: surface_calibration.SurfaceCalibration
+) -> Recordings:
+    """Return recordings with the factors of a calibration in their codes, and its pose.
+
+    Raises:
+      RunError: the calibration is of another surface.
+    """
+    surface_calibration.require_same_elements(
+        calibration, recordings.positions, recordings.wavelength
+    )
+    return dataclasses.replace(
+        recordings,
+        codes=calibration.apply_to_codes(recordings.codes),
+        positions=calibration.apply_to_positions(recordings.positions),
     )
 
 

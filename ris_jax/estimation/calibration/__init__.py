@@ -1,0 +1,1 @@
+"""Calibration of a surface from recordings: factors of its elements, and its pose."""

@@ -1,0 +1,165 @@
+r"""Pose of a surface, together with the factors of its elements, from sources at known positions.
+
+In the frame of the surface a source at p is at :math:`p' = R^T (p - t)`. A small rotation
+:math:`\omega` and shift :math:`\tau` in this frame move it by :math:`-\omega \times p' - \tau`.
+Gauss-Newton steps on factors and pose together use the projected sums of
+`ris_jax.estimation.calibration.known_sources`.
+
+A small rotation and a phase that is linear over the surface have nearly the same effect. The
+rotation moves a source by an amount that depends on its direction, the phase does not. Sources in
+different directions and at different ranges separate the two; the standard deviations show it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.spatial.transform import Rotation
+
+from ris_jax import config as config_lib
+from ris_jax.data.recordings import host_steering
+from ris_jax.estimation.calibration import known_sources
+from ris_jax.estimation.calibration.known_sources import KnownScene, SurfaceFit
+
+_ITERATIONS = 60
+_CONVERGED = 1e-9
+_SINGULAR = 1e-13
+# Step of finite differences, as a fraction of the range of a source.
+_STEP = 1e-4
+
+
+class Pose(NamedTuple):
+    """Element q of the drawing is at ``rotation @ q + offset``."""
+
+    rotation: Float[np.ndarray, "3 3"]
+    offset: Float[np.ndarray, "3"]  #: [m]
+    angle_deviations: Float[np.ndarray, "3"]  #: standard deviations about the surface's axes [rad]
+    offset_deviations: Float[np.ndarray, "3"]  #: along the surface's axes [m]
+
+    def seen(self, places: Float[np.ndarray, "K 3"]) -> Float[np.ndarray, "K 3"]:
+        """Return positions of the room in the frame of the surface [m]."""
+        return (places - self.offset) @ self.rotation
+
+    def moved(self, turn: Float[np.ndarray, "3"], shift: Float[np.ndarray, "3"]) -> "Pose":
+        """Return the pose after a rotation [rad] and a shift [m] in the frame of the surface."""
+        rotation = self.rotation @ Rotation.from_rotvec(turn).as_matrix()
+        return self._replace(rotation=rotation, offset=self.offset + rotation @ shift)
+
+
+def steering_slopes(
+    places: Float[np.ndarray, "K 3"],
+    positions: Float[np.ndarray, "N 3"],
+    *,
+    wavelength: float,
+    wavefront: config_lib.Wavefront,
+) -> np.ndarray:
+    """Return derivatives [3, N, K] of steering vectors with respect to x, y, z [1/m]."""
+    step = _STEP * np.linalg.norm(places, axis=1).min()
+    return np.stack(
+        [
+            (ahead - behind) / (2 * step)
+            for ahead, behind in (
+                (
+                    host_steering.steering_to(
+                        places + sign * step * axis, positions,
+                        wavelength=wavelength, wavefront=wavefront,
+                    ).T
+                    for sign in (1, -1)
+                )
+                for axis in np.eye(3)
+            )
+        ]
+    )  # fmt: skip
+
+
+def calibrate_with_pose(
+    scenes: Sequence[KnownScene],
+    of_scene: Int[np.ndarray, "S"],
+    positions: Float[np.ndarray, "N 3"],
+    *,
+    wavelength: float,
+    wavefront: config_lib.Wavefront = "spherical",
+    states: np.ndarray | None = None,
+) -> tuple[SurfaceFit, Pose, list[KnownScene]]:
+    """Estimate the factors of the elements and the pose of the surface.
+
+    Args:
+      scenes: from `known_sources.known_scenes`, in the frame of the room.
+      of_scene: [S] the recording that each entry belongs to.
+      positions: [N, 3] elements as drawn [m].
+      wavelength: [m].
+      wavefront: of the steering vectors.
+      states: nominal codes of the states; None for one factor per element.
+
+    Returns:
+      The factors, the pose, and the entries in the frame of the surface.
+
+    Raises:
+      RunError: as `known_sources.calibrate`.
+    """
+    wave = {"wavelength": wavelength, "wavefront": wavefront}
+    repeat = 1 if states is None else len(states)
+    sums = [known_sources.sums_of(scene, states) for scene in scenes]
+
+    def seen(pose):
+        return [
+            scene._replace(
+                places=pose.seen(scene.places),
+                steering=host_steering.steering_to(pose.seen(scene.places), positions, **wave).T,
+            )
+            for scene in scenes
+        ]
+
+    def residual(pose, factors):
+        return sum(
+            known_sources.fitted(part.with_steering(scene.steering, repeat), factors).residual
+            for part, scene in zip(sums, seen(pose), strict=True)
+        )
+
+    def equations(pose, factors):
+        size = 6 + 2 * len(factors)
+        information, gradient = np.zeros((size, size)), np.zeros(size)
+        for part, scene in zip(sums, seen(pose), strict=True):
+            found = known_sources.fitted(part.with_steering(scene.steering, repeat), factors)
+            slopes = np.repeat(steering_slopes(scene.places, positions, **wave), repeat, axis=1)
+            turns = -np.cross(np.eye(3)[:, None], scene.places)  # [3, K, 3]
+            by_turn = np.einsum("akx,xnk,k->na", turns, slopes, found.signals)
+            by_shift = -np.einsum("xnk,k->nx", slopes, found.signals)
+            by_pose = factors[:, None] * np.concatenate([by_turn, by_shift], axis=1)
+            diagonal = np.diag(found.field)
+            columns = np.concatenate([by_pose, diagonal, 1j * diagonal], axis=1)
+            information += (columns.conj().T @ found.free @ columns).real
+            gradient += (columns.conj().T @ found.gradient).real
+        return information, gradient
+
+    pose = Pose(np.eye(3), np.zeros(3), np.full(3, np.inf), np.full(3, np.inf))
+    fit = known_sources.calibrate(scenes, of_scene, states=states)
+    factors = fit.calibration.factors.ravel()
+    before, damping = residual(pose, factors), 1e-3
+    for _ in range(_ITERATIONS):
+        information, gradient = equations(pose, factors)
+        scale = np.sqrt(np.maximum(np.diagonal(information), np.finfo(float).tiny))
+        matrix = information / np.outer(scale, scale)
+        while damping < 1e6:
+            step = np.linalg.solve(matrix + damping * np.eye(len(scale)), gradient / scale) / scale
+            elements = len(factors)
+            trial = factors + step[6 : 6 + elements] + 1j * step[6 + elements :]
+            moved = pose.moved(step[:3], step[3:6])
+            after = residual(moved, trial)
+            if after <= before:
+                break
+            damping *= 10
+        else:
+            break
+        gained, before = before - after, after
+        pose, factors, damping = moved, trial, max(damping / 10, 1e-12)
+        if gained <= _CONVERGED * before:
+            break
+    entries = seen(pose)
+    fit = known_sources.calibrate(entries, of_scene, states=states, start=factors)
+    information, _ = equations(pose, fit.calibration.factors.ravel())
+    covariance = 0.5 * fit.noise_variance * np.linalg.pinv(information, rcond=_SINGULAR,
+                                                           hermitian=True)  # fmt: skip
+    spread = np.sqrt(np.maximum(np.diagonal(covariance)[:6], 0.0))
+    return fit, pose._replace(angle_deviations=spread[:3], offset_deviations=spread[3:]), entries

@@ -1,0 +1,69 @@
+"""Factors and positions in turn; an oracle with errors locates the sources."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from cases import simulator
+from estimation.calibration import known_sources_test
+
+from ris_jax import errors
+from ris_jax.data.recordings.validation import SourceTruth
+from ris_jax.estimation.calibration import self_calibration
+
+POSITIONS = known_sources_test.POSITIONS
+
+
+def test_common_phases_move_all_sources_alike():
+    """Constant, two linear and one quadratic phase; a line has one linear phase."""
+    basis = self_calibration.common_phases(POSITIONS)
+    assert basis.shape == (len(POSITIONS), 4)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(4), atol=1e-12)
+    assert self_calibration.common_phases(simulator.line(8)).shape == (8, 3)
+
+
+@pytest.mark.parametrize("states", [None, 2])
+def test_phases_without_the_common_ones(states):
+    shape = (36,) if states is None else (36, states)
+    factors = known_sources_test.hidden(*shape) ** 0.2
+    found = self_calibration.without_common_phases(factors, POSITIONS)
+    np.testing.assert_allclose(np.abs(found), np.abs(factors))
+    mean = found if states is None else found.mean(axis=1)
+    basis = self_calibration.common_phases(POSITIONS)
+    np.testing.assert_allclose(basis.T @ np.angle(mean), 0.0, atol=1e-3)
+
+
+def test_rounds_end_when_the_residual_does():
+    """The oracle locates better in every round; the factors follow, up to common phases."""
+    found, true = known_sources_test.recording(24)
+    truth, rounds = SourceTruth(**found.truth()), []
+
+    def locate(codes):
+        assert codes.shape == found.codes.shape
+        rounds.append(codes)
+        error = np.radians(0.2) * 0.1 ** len(rounds)
+        return truth._replace(azimuth=truth.azimuth + error)
+
+    def scenes_at(places):
+        columns = np.degrees(places.azimuth), np.degrees(places.elevation), places.source_range
+        moved = list(np.stack(columns, axis=-1))
+        return known_sources_test.entries(dataclasses.replace(found, sources=moved))
+
+    fit, _ = self_calibration.self_calibrate(locate, scenes_at, found.codes, POSITIONS)
+    assert 2 <= len(rounds) <= 8
+    factors, expected = (
+        values * np.exp(-1j * np.angle(values.sum()))
+        for values in (
+            fit.calibration.factors,
+            self_calibration.without_common_phases(true, POSITIONS),
+        )
+    )
+    assert np.sqrt(np.mean(np.abs(factors - expected) ** 2)) < 0.1
+
+
+def test_nothing_found():
+    found, _ = known_sources_test.recording(24)
+    truth = SourceTruth(**found.truth())
+    nothing = truth._replace(num_sources=0 * truth.num_sources)
+    with pytest.raises(errors.RunError, match="expected sources for the self-calibration"):
+        self_calibration.self_calibrate(lambda _: nothing, lambda _: (), found.codes, POSITIONS)
