@@ -37,6 +37,7 @@ from ris_jax.data.recordings.validation import SourceTruth
 _ITERATIONS = 100
 # The fit has converged if a step reduces the residual by less than this fraction.
 _CONVERGED = 1e-9
+_FARTHEST = 1e6  # [m]
 # Eigenvalues of M below this fraction of the largest are zero.
 _SINGULAR = 1e-10
 
@@ -119,12 +120,12 @@ class SignalFit(NamedTuple):
 
 
 def places_of(truth: SourceTruth, index: int) -> Float[np.ndarray, "K 3"]:
-    """Return x, y, z [m] of the sources of a recording."""
+    """Return x, y, z [m] of the sources of a recording; plane waves come from 1000 km."""
     count = int(truth.num_sources[index])
     azimuth, elevation, source_range = (
         part[index, :count] for part in (truth.azimuth, truth.elevation, truth.source_range)
     )
-    return source_range[:, None] * np.stack(
+    return np.minimum(source_range, _FARTHEST)[:, None] * np.stack(
         [
             np.sin(azimuth) * np.cos(elevation),
             np.sin(elevation),
@@ -204,6 +205,40 @@ def fitted(sums: SceneSums, factors: Complex[np.ndarray, "P"]) -> SignalFit:
         free=sums.gram - seen @ inverse @ seen.conj().T,
         gradient=sums.matched - seen @ signals,
         residual=max(sums.energy - explained, 0.0),
+    )
+
+
+class Information(NamedTuple):
+    """Fisher information of an entry times half the noise variance, signals unknown."""
+
+    moves: Float[np.ndarray, "D D"]  # of real parameters
+    cross: Float[np.ndarray, "D R"]  # with real and imaginary parts of factors, R = 2 P
+    factors: Float[np.ndarray, "R R"]
+    slope: Float[np.ndarray, "D"]  # half the derivatives of the likelihood
+    factor_slope: Float[np.ndarray, "R"]
+
+
+def real_parts(matrix: Complex[np.ndarray, "P P"]) -> Float[np.ndarray, "R R"]:
+    """Return a Hermitian form in P complex numbers as one in their real and imaginary parts."""
+    return np.block([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]])
+
+
+def information(found: SignalFit, moved: Complex[np.ndarray, "P D"]) -> Information:
+    """Return the information of an entry about real parameters and factors.
+
+    Args:
+      found: of the entry.
+      moved: derivatives of g f with respect to the real parameters.
+    """
+    seen = found.free @ moved
+    cross = seen.conj().T * found.field
+    slope = found.field.conj() * found.gradient
+    return Information(
+        moves=(moved.conj().T @ seen).real,
+        cross=np.concatenate([cross.real, -cross.imag], axis=1),
+        factors=real_parts(found.field.conj()[:, None] * found.free * found.field),
+        slope=(moved.conj().T @ found.gradient).real,
+        factor_slope=np.concatenate([slope.real, slope.imag]),
     )
 
 

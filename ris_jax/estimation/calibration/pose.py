@@ -118,8 +118,7 @@ def calibrate_with_pose(
         )
 
     def equations(pose, factors):
-        size = 6 + 2 * len(factors)
-        information, gradient = np.zeros((size, size)), np.zeros(size)
+        parts = []
         for part, scene in zip(sums, seen(pose), strict=True):
             found = known_sources.fitted(part.with_steering(scene.steering, repeat), factors)
             slopes = np.repeat(steering_slopes(scene.places, positions, **wave), repeat, axis=1)
@@ -127,11 +126,12 @@ def calibrate_with_pose(
             by_turn = np.einsum("akx,xnk,k->na", turns, slopes, found.signals)
             by_shift = -np.einsum("xnk,k->nx", slopes, found.signals)
             by_pose = factors[:, None] * np.concatenate([by_turn, by_shift], axis=1)
-            diagonal = np.diag(found.field)
-            columns = np.concatenate([by_pose, diagonal, 1j * diagonal], axis=1)
-            information += (columns.conj().T @ found.free @ columns).real
-            gradient += (columns.conj().T @ found.gradient).real
-        return information, gradient
+            parts.append(known_sources.information(found, by_pose))
+        moves, cross, by_factor, slope, factor_slope = (
+            sum(getattr(part, name) for part in parts) for name in known_sources.Information._fields
+        )
+        information = np.block([[moves, cross], [cross.T, by_factor]])
+        return information, np.concatenate([slope, factor_slope])
 
     pose = Pose(np.eye(3), np.zeros(3), np.full(3, np.inf), np.full(3, np.inf))
     fit = known_sources.calibrate(scenes, of_scene, states=states)

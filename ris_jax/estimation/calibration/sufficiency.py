@@ -7,16 +7,11 @@ prior. The loss is the position error bound with uncertain factors over that wit
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax.estimation.calibration import known_sources, pose
 from ris_jax.estimation.calibration.known_sources import KnownScene, SurfaceFit
-
-
-def _real(matrix: Complex[np.ndarray, "P P"]) -> Float[np.ndarray, "..."]:
-    """Return the information about real and imaginary parts of a complex information matrix."""
-    return 2.0 * np.block([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]])
 
 
 def losses_db(
@@ -46,26 +41,26 @@ def losses_db(
     places = entries[0].places
     slopes = pose.steering_slopes(places, positions, wavelength=wavelength, wavefront=wavefront)
     slopes = np.repeat(slopes, repeat, axis=1)
-    dimensions = 3 * len(places)
-    known = np.isfinite(fit.calibration.deviations.ravel())
-    size = dimensions + 2 * int(known.sum())
-    information = np.zeros((size, size))
+    known = np.tile(np.isfinite(fit.calibration.deviations.ravel()), 2)
+    parts = []
     for entry in entries:
         found = known_sources.fitted(known_sources.sums_of(entry, states), factors)
-        moved = (factors[:, None, None] * np.moveaxis(slopes, 0, -1)) * found.signals[:, None]
-        uncertain = np.diag(found.field)[:, known]
-        columns = np.concatenate([moved.reshape(len(factors), -1), uncertain, 1j * uncertain], 1)
-        information += 2.0 * (columns.conj().T @ found.free @ columns).real / fit.noise_variance
+        moved = factors[:, None] * np.einsum("xnk,k->nkx", slopes, found.signals).reshape(
+            len(factors), -1
+        )
+        parts.append(known_sources.information(found, moved))
+    moves, cross, nuisance = (
+        sum(getattr(part, name) for part in parts) / fit.noise_variance
+        for name in ("moves", "cross", "factors")
+    )
+    cross, nuisance = cross[:, known], nuisance[np.ix_(known, known)]
+    prior = known_sources.real_parts(fit.information)[np.ix_(known, known)]
 
     def bound(amount):
-        if not np.isfinite(amount):
-            position = information[:dimensions, :dimensions]
-        else:
-            prior = amount * _real(fit.information[np.ix_(known, known)])
-            nuisance = information[dimensions:, dimensions:] + prior
-            cross = information[:dimensions, dimensions:]
-            position = information[:dimensions, :dimensions]
-            position = position - cross @ np.linalg.pinv(nuisance, hermitian=True) @ cross.T
+        position = moves
+        if np.isfinite(amount):
+            inverse = np.linalg.pinv(nuisance + amount * prior, hermitian=True)
+            position = moves - cross @ inverse @ cross.T
         return np.sqrt(np.trace(np.linalg.inv(position)))
 
     exact = bound(np.inf)

@@ -80,7 +80,7 @@ def test_errors(call, message):
 
 
 def test_a_shifted_origin_is_the_same_surface():
-    surface_calibration.require_same_elements(PER_ELEMENT, POSITIONS + [5.0, 0.0, 0.0], 0.3)
+    surface_calibration.require_same_elements(PER_ELEMENT, 5.0 + POSITIONS, 0.3)
     surface_calibration.require_same_elements(PER_STATE, POSITIONS, 0.3)
 
 

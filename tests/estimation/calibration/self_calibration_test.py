@@ -52,11 +52,11 @@ def test_rounds_end_when_the_residual_does():
     fit, _ = self_calibration.self_calibrate(locate, scenes_at, found.codes, POSITIONS)
     assert 2 <= len(rounds) <= 8
     factors, expected = (
-        values * np.exp(-1j * np.angle(values.sum()))
-        for values in (
-            fit.calibration.factors,
-            self_calibration.without_common_phases(true, POSITIONS),
-        )
+        self_calibration.without_common_phases(values, POSITIONS)
+        for values in (fit.calibration.factors, true)
+    )
+    factors, expected = (
+        values * np.exp(-1j * np.angle(values.sum())) for values in (factors, expected)
     )
     assert np.sqrt(np.mean(np.abs(factors - expected) ** 2)) < 0.1
 
