@@ -193,20 +193,17 @@ def main(argv) -> None:
         )  # fmt: skip
         return SourceTruth(*(np.asarray(getattr(found, field)) for field in SourceTruth._fields))
 
-    fit, _ = self_calibration.self_calibrate(
+    turns, found = self_calibration.in_turn(
         locate, lambda truth: entries(unlabelled, config, truth),
         np.asarray(unlabelled.measurement.codes), positions,
     )  # fmt: skip
-    seconds = time.process_time() - began
+    name = f"{_UNLABELLED.value} unlabelled"
+    codes = turns.calibration.apply_to_codes(nominal)
+    add(scored(f"{name}, in turn", new, codes, exact, config, options))
+    fit, _ = self_calibration.together(turns, found, positions, wavelength=config.system.wavelength)
+    columns = calibration_columns(fit, factors, unlabelled, config, time.process_time() - began)
     codes = fit.calibration.apply_to_codes(nominal)
-    row = scored(f"{_UNLABELLED.value} unlabelled", new, codes, exact, config, options)
-    add(row, ("", "", f"{seconds:.1f}"))
-    # What remains: a common shift. One reference source would show it.
-    moved = factors * np.exp(
-        1j * np.angle(self_calibration.without_common_phases(factors, positions) / factors)
-    )
-    shifted = (nominal * moved).astype(np.complex64)
-    add(scored("exact but for common phases", new, shifted, exact, config, options))
+    add(scored(f"{name}, together", new, codes, exact, config, options), columns)
     print(tables.as_text(_HEADER, rows))
 
 

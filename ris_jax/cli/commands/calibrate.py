@@ -11,8 +11,9 @@ command estimates one complex factor for each element, or with --per_state one f
 state of a 1-, 2- or 3-bit surface. It prints the standard deviations, the residual over the noise
 with and without the factors, recordings that do not fit, and how many recordings are enough.
 
-With --unknown_positions, positions and factors are estimated in turn. A phase that is linear or
-quadratic over the surface moves all sources alike and stays unknown.
+With --unknown_positions, positions and factors are estimated together. A phase that is linear or
+quadratic over the surface moves all sources nearly alike; the standard deviations and the loss
+include it.
 
 With --pose, the rotation and offset of the surface are estimated together with the factors, from
 sources at known positions. `localize --calibration` then reports positions in their frame.
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ris_jax.data.recordings.validation import SourceTruth
     from ris_jax.estimation.calibration.known_sources import SurfaceFit
     from ris_jax.estimation.calibration.pose import Pose
+    from ris_jax.estimation.calibration.self_calibration import Entries
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("data", None, "recordings: a file or a directory", flag_values=FLAGS)
@@ -127,13 +129,11 @@ def run() -> int:
             "source_range), found none; add them, or use --unknown_positions"
         )
     states = surface_calibration.distinct_states(recordings.codes) if FLAGS.per_state else None
-    pose, shifted = None, ""
+    pose = None
     if FLAGS.unknown_positions:
-        fit, truth = _self_calibration(recordings, states)
-        entries, shifted = _entries(recordings, truth), _common_shift(recordings, fit)
+        fit, entries = _self_calibration(recordings, states)
     else:
-        truth = _require(recordings.truth)
-        entries = _entries(recordings, truth)
+        entries = _entries(recordings, _require(recordings.truth))
         if FLAGS.pose:
             fit, pose, seen = pose_lib.calibrate_with_pose(
                 *entries, recordings.positions, states=states, **_wave(recordings)
@@ -148,9 +148,9 @@ def run() -> int:
         offset=None if pose is None else pose.offset,
     )
     surface_calibration.save_calibration(FLAGS.out, calibration)
-    print("\n".join(_summary(recordings, truth, fit)))
+    print("\n".join(_summary(recordings, entries, fit)))
     amounts, losses = _losses(recordings, entries, fit)
-    print(shifted or _enough(amounts, losses))
+    print(_enough(amounts, losses))
     if pose is not None:
         print(_pose_line(pose))
     if FLAGS.figure:
@@ -214,7 +214,8 @@ def _located(recordings: "Recordings", codes: np.ndarray, count: Any):
 
 def _self_calibration(
     recordings: "Recordings", states: np.ndarray | None
-) -> tuple["SurfaceFit", "SourceTruth"]:
+) -> tuple["SurfaceFit", "Entries"]:
+    """Return the factors and the recordings with their sources."""
     from ris_jax.data.recordings.validation import SourceTruth
     from ris_jax.estimation.calibration import self_calibration
 
@@ -230,7 +231,7 @@ def _self_calibration(
     with common_flags.progress(
         self_calibration.MOST_ROUNDS, "self-calibration", "round"
     ) as progress:
-        return self_calibration.self_calibrate(
+        fit, entries = self_calibration.in_turn(
             locate,
             lambda truth: _entries(recordings, truth),
             recordings.codes,
@@ -238,22 +239,10 @@ def _self_calibration(
             states=states,
             progress=lambda _: progress(1),
         )
+    return self_calibration.together(fit, entries, recordings.positions, **_wave(recordings))
 
 
-def _common_shift(recordings: "Recordings", fit: "SurfaceFit") -> str:
-    """Describe the common shift of all directions that remains unknown."""
-    spread = np.std(recordings.positions[:, :2], axis=0)
-    spread = spread[spread > 0]
-    shift = _spread(fit.calibration.factors) * recordings.wavelength / (2 * np.pi)
-    shift = np.degrees(shift / (spread * np.sqrt(len(recordings.positions))))
-    return (
-        "note: phases linear or quadratic over the surface remain unknown and shift all sources "
-        f"alike, in direction by about {' and '.join(f'{value:.2f}' for value in shift)} deg if "
-        "the phases are random; one source at a known position shows the shift"
-    )
-
-
-def _summary(recordings: "Recordings", truth: "SourceTruth", fit: "SurfaceFit") -> list[str]:
+def _summary(recordings: "Recordings", entries: "Entries", fit: "SurfaceFit") -> list[str]:
     """Return lines with the factors, their deviations and the residual."""
     from ris_jax.reports import source_table
 
@@ -261,7 +250,9 @@ def _summary(recordings: "Recordings", truth: "SourceTruth", fit: "SurfaceFit") 
     known = np.isfinite(fit.calibration.deviations)
     amplitude = 20 * np.log10(np.maximum(np.abs(factors[known]), 1e-12))
     relative = np.median(fit.phase_deviations[known])
-    sources = int(truth.num_sources.sum())
+    scenes, of_scene = entries
+    used, first = np.unique(of_scene, return_index=True)
+    sources = sum(len(scenes[index].places) for index in first)
     lines = [
         f"{len(fit.samples)} recordings, {sources} sources; {known.sum()} factors of "
         f"{len(factors)} elements",
@@ -277,10 +268,11 @@ def _summary(recordings: "Recordings", truth: "SourceTruth", fit: "SurfaceFit") 
             "state"
         )
     least = 1.0 if recordings.snr_db is not None else _LEAST_RATIO
-    numbers = recordings.scene_numbers[truth.num_sources > 0]
+    numbers = recordings.scene_numbers[used]
     for index in fit.outliers(_FALSE_ALARM_RATE, least):
+        name = source_table.scene_name(numbers[index], recordings.files)
         lines.append(
-            f"warning: {source_table.scene_name(numbers[index], recordings.files)}: the residual is {fit.residual_after[index]:.3g} "
+            f"warning: {name}: the residual is {fit.residual_after[index]:.3g} "
             "times the noise; its position, codes or channel are wrong: leave it out"
         )
     if recordings.snr_db is not None and fit.noise_variance > 1.5:

@@ -56,7 +56,8 @@ class SurfaceFit(NamedTuple):
     """Result of a calibration."""
 
     calibration: surface_calibration.SurfaceCalibration
-    information: Complex[np.ndarray, "P P"]  #: M over the noise variance, P = N or N Q
+    #: of real and imaginary parts of P = N or N Q factors; half the Fisher information
+    information: Float[np.ndarray, "2P 2P"]
     noise_variance: float  #: of a sample, estimated; near 1 if the recordings' noise is known
     residual_before: Float[np.ndarray, "B"]  #: residual power over noise power, nominal model
     residual_after: Float[np.ndarray, "B"]  #: the same with the factors; one if the model fits
@@ -80,6 +81,21 @@ class SurfaceFit(NamedTuple):
         )
         level = np.maximum(level / (2 * np.maximum(self.samples, 1)), least)
         return np.flatnonzero(self.residual_after > level)
+
+    def with_information(self, information: Float[np.ndarray, "R R"]) -> "SurfaceFit":
+        """Return the fit with information about real and imaginary parts of the factors.
+
+        Args:
+          information: times the noise variance, such as that for unknown positions.
+        """
+        inverse = np.linalg.pinv(information, rcond=_SINGULAR, hermitian=True)
+        real, imaginary = np.split(0.5 * self.noise_variance * np.diagonal(inverse), 2)
+        deviations = np.sqrt(np.maximum(0.5 * (real + imaginary), 0.0))
+        factors = self.calibration.factors
+        known = np.isfinite(self.calibration.deviations)
+        deviations = np.where(known, deviations.reshape(factors.shape), np.inf)
+        calibration = dataclasses.replace(self.calibration, deviations=deviations)
+        return self._replace(calibration=calibration, information=information / self.noise_variance)
 
     @property
     def gain_db(self) -> float:
@@ -360,7 +376,7 @@ def _result(all_sums, factors, before, of_scene, states, iterations) -> SurfaceF
         surface_calibration.SurfaceCalibration(
             factors.reshape(shape), deviations.reshape(shape), states
         ),
-        matrix / noise,
+        real_parts(matrix) / noise,
         noise,
         _per_scene(before, of_scene) / (free * noise),
         _per_scene(after, of_scene) / (free * noise),

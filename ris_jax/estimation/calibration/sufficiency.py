@@ -54,7 +54,7 @@ def losses_db(
         for name in ("moves", "cross", "factors")
     )
     cross, nuisance = cross[:, known], nuisance[np.ix_(known, known)]
-    prior = known_sources.real_parts(fit.information)[np.ix_(known, known)]
+    prior = fit.information[np.ix_(known, known)]
 
     def bound(amount):
         position = moves

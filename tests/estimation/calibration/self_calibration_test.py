@@ -9,7 +9,7 @@ from estimation.calibration import known_sources_test
 
 from ris_jax import errors
 from ris_jax.data.recordings.validation import SourceTruth
-from ris_jax.estimation.calibration import self_calibration
+from ris_jax.estimation.calibration import known_sources, self_calibration
 
 POSITIONS = known_sources_test.POSITIONS
 
@@ -49,7 +49,7 @@ def test_rounds_end_when_the_residual_does():
         moved = list(np.stack(columns, axis=-1))
         return known_sources_test.entries(dataclasses.replace(found, sources=moved))
 
-    fit, _ = self_calibration.self_calibrate(locate, scenes_at, found.codes, POSITIONS)
+    fit, _ = self_calibration.in_turn(locate, scenes_at, found.codes, POSITIONS)
     assert 2 <= len(rounds) <= 8
     factors, expected = (
         self_calibration.without_common_phases(values, POSITIONS)
@@ -61,9 +61,30 @@ def test_rounds_end_when_the_residual_does():
     assert np.sqrt(np.mean(np.abs(factors - expected) ** 2)) < 0.1
 
 
+def test_together_finds_what_the_turns_cannot():
+    """Near sources show the common phases; errors of the factors follow the deviations."""
+    found, true = known_sources_test.recording(40, snr_db=30.0)
+    places = found.truth()
+    wrong = SourceTruth(**places | {"azimuth": places["azimuth"] + 0.01})
+    scenes = known_sources.known_scenes(
+        found.snapshots, found.channel, found.codes, POSITIONS, wrong, wavelength=0.3
+    )
+    turns = known_sources.calibrate(*scenes)
+    fit, (moved, _) = self_calibration.together(turns, scenes, POSITIONS, wavelength=0.3)
+    scores = known_sources_test.deviations_of(fit, true)
+    assert np.sqrt(np.mean(scores**2)) < 2.0
+    error = np.abs(fit.calibration.factors - true)
+    assert np.median(error) < 0.2 * np.median(np.abs(turns.calibration.factors - true))
+    right = known_sources.places_of(SourceTruth(**places), 3)
+    np.testing.assert_allclose(moved[3].places, right, atol=0.05)
+    # Unknown positions cost accuracy.
+    known = known_sources.calibrate(*known_sources_test.entries(found))
+    assert np.all(fit.calibration.deviations > 0.9 * known.calibration.deviations)
+
+
 def test_nothing_found():
     found, _ = known_sources_test.recording(24)
     truth = SourceTruth(**found.truth())
     nothing = truth._replace(num_sources=0 * truth.num_sources)
     with pytest.raises(errors.RunError, match="expected sources for the self-calibration"):
-        self_calibration.self_calibrate(lambda _: nothing, lambda _: (), found.codes, POSITIONS)
+        self_calibration.in_turn(lambda _: nothing, lambda _: (), found.codes, POSITIONS)
