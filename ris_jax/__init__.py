@@ -34,6 +34,8 @@ _EXPORTS = {
     "position_error_bound": "accuracy.bounds",
     "Estimate": "estimation.estimate",
     "localize": "localization",
+    "SurfaceCalibration": "data.recordings.surface_calibration",
+    "load_calibration": "data.recordings.surface_calibration",
     "load_run": "training.saving.checkpoint",
     "load_pretrained": "networks.pretrained",
     "maximum_likelihood": "estimation.maximum_likelihood",
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from ris_jax.accuracy.metrics import gospa
     from ris_jax.compilation_cache import enable_compilation_cache
     from ris_jax.config import Config
+    from ris_jax.data.recordings.surface_calibration import SurfaceCalibration, load_calibration
     from ris_jax.estimation.baselines.decoupled_music import modified_music, reduced_dimension_music
     from ris_jax.estimation.baselines.information_criteria import akaike, minimum_description_length
     from ris_jax.estimation.baselines.orthogonal_matching_pursuit import orthogonal_matching_pursuit
@@ -92,6 +95,7 @@ __all__ = [
     "Estimate",
     "Measurement",
     "Scene",
+    "SurfaceCalibration",
     "Truth",
     "akaike",
     "aperture_field",
@@ -102,6 +106,7 @@ __all__ = [
     "enable_compilation_cache",
     "eval_step",
     "gospa",
+    "load_calibration",
     "load_pretrained",
     "load_run",
     "localize",

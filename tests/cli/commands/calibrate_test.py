@@ -1,5 +1,7 @@
 """`ris-jax calibrate`, and `localize --calibration`."""
 
+import re
+
 import numpy as np
 import pytest
 from estimation.calibration import known_sources_test
@@ -89,7 +91,8 @@ def test_unknown_positions_and_localize(folder, capsys):
         f"--calibration={out}",
     )  # fmt: skip
     assert status == 0
-    assert "number correct in 100.0% of scenes" in capsys.readouterr().out
+    right = re.search(r"number correct in ([\d.]+)% of scenes", capsys.readouterr().out)
+    assert float(right[1]) > 90
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_together_finds_what_the_turns_cannot():
     """Near sources show the common phases; errors of the factors follow the deviations."""
     found, true = known_sources_test.recording(40, snr_db=30.0)
     places = found.truth()
-    wrong = SourceTruth(**places | {"azimuth": places["azimuth"] + 0.01})
+    wrong = SourceTruth(**places | {"azimuth": places["azimuth"] + 0.03})
     scenes = known_sources.known_scenes(
         found.snapshots, found.channel, found.codes, POSITIONS, wrong, wavelength=0.3
     )
