@@ -12,7 +12,23 @@ for the exact factors in azimuth, elevation and range (0.674 if efficient); sour
 degrees; scenes with the right number of sources; scenes with a warning; rms z-score of the factors;
 loss of position accuracy that the calibration predicts [dB]; CPU seconds of the calibration.
 
-RESULTS
+Results (29 November 2026; x86_64, 2 cores with other work on them, Python 3.11.7, jax 0.10.2), 200
+scenes at 20 dB; the standard error of the three ratios is 0.04:
+
+                  codes  azimuth  elevation  range  found  count right  warned  z-score  loss dB  CPU s
+-------------------------------------------------------------------------------------------------------
+                nominal    41.57      24.55  15.17  0.759        0.325   1.000
+                  exact     0.68       0.69   0.69  1.000        1.000   0.000
+                4 known     0.73       0.76   0.78  1.000        0.990   0.080     1.02     1.29    0.0
+                8 known     0.68       0.84   0.76  1.000        0.995   0.000     1.03     0.75    0.1
+               16 known     0.70       0.72   0.70  1.000        1.000   0.000     1.05     0.39    0.1
+               32 known     0.69       0.74   0.67  1.000        0.995   0.000     0.99     0.21    0.1
+    32 known, per state     0.72       0.71   0.71  1.000        0.990   0.005     1.05     0.50    0.5
+ 64 unlabelled, in turn    24.44       1.85  15.69  0.985        0.595   0.315
+64 unlabelled, together     0.73       1.04   0.69  1.000        1.000   0.000     0.82     0.91   15.6
+
+The common error of self-calibrated directions is one random number per coordinate and run; the
+elevation, with the narrower field of view, is determined least.
 """
 
 import sys
