@@ -6,7 +6,7 @@
 The elements of the default surface (12 x 12, 16 antennas, 16 random codes) have random factors of
 1 rad and 2 dB rms that the codes do not contain. Rows: localisation with the nominal codes, with
 the exact factors, with factors from recordings of one source each at known positions, with one
-factor per state of a 1-bit surface, and with self-calibration from unlabelled recordings; each for
+factor per state of a 1-bit surface, and from recordings at unknown ("free") positions; each for
 new scenes of one to three sources. Columns: median |error| over the root of the Cramer-Rao bound
 for the exact factors in azimuth, elevation and range (0.674 if efficient); sources found within 5
 degrees; scenes with the right number of sources; scenes with a warning; rms z-score of the factors;
@@ -15,17 +15,17 @@ loss of position accuracy that the calibration predicts [dB]; CPU seconds of the
 Results (29 November 2026; x86_64, 2 cores with other work on them, Python 3.11.7, jax 0.10.2), 200
 scenes at 20 dB; the standard error of the three ratios is 0.04:
 
-                  codes  azimuth  elevation  range  found  count right  warned  z-score  loss dB  CPU s
--------------------------------------------------------------------------------------------------------
-                nominal    41.57      24.55  15.17  0.759        0.325   1.000
-                  exact     0.68       0.69   0.69  1.000        1.000   0.000
-                4 known     0.73       0.76   0.78  1.000        0.990   0.080     1.02     1.29    0.0
-                8 known     0.68       0.84   0.76  1.000        0.995   0.000     1.03     0.75    0.1
-               16 known     0.70       0.72   0.70  1.000        1.000   0.000     1.05     0.39    0.1
-               32 known     0.69       0.74   0.67  1.000        0.995   0.000     0.99     0.21    0.1
-    32 known, per state     0.72       0.71   0.71  1.000        0.990   0.005     1.05     0.50    0.5
- 64 unlabelled, in turn    24.44       1.85  15.69  0.985        0.595   0.315
-64 unlabelled, together     0.73       1.04   0.69  1.000        1.000   0.000     0.82     0.91   15.6
+            codes  azimuth  elevation  range  found  count right  warned  z-score  loss dB  CPU s
+-------------------------------------------------------------------------------------------------
+          nominal    41.57      24.55  15.17  0.759        0.325   1.000
+            exact     0.68       0.69   0.69  1.000        1.000   0.000
+          4 known     0.73       0.76   0.78  1.000        0.990   0.080     1.02     1.29    0.0
+          8 known     0.68       0.84   0.76  1.000        0.995   0.000     1.03     0.75    0.1
+         16 known     0.70       0.72   0.70  1.000        1.000   0.000     1.05     0.39    0.1
+         32 known     0.69       0.74   0.67  1.000        0.995   0.000     0.99     0.21    0.1
+     32 per state     0.72       0.71   0.71  1.000        0.990   0.005     1.05     0.50    0.5
+ 64 free, in turn    24.44       1.85  15.69  0.985        0.595   0.315
+64 free, together     0.73       1.04   0.69  1.000        1.000   0.000     0.82     0.91   15.6
 
 The common error of self-calibrated directions is one random number per coordinate and run; the
 elevation, with the narrower field of view, is determined least.
@@ -195,7 +195,7 @@ def main(argv) -> None:
     columns = calibration_columns(fit, per_state, known, config, time.process_time() - began)
     binary, exact_binary = recorded("new", _NUM_SCENES.value, config, per_state)
     codes = fit.calibration.apply_to_codes(binary.measurement.codes)
-    add(scored("32 known, per state", binary, codes, exact_binary, config, options), columns)
+    add(scored("32 per state", binary, codes, exact_binary, config, options), columns)
 
     unlabelled, _ = recorded("unlabelled", _UNLABELLED.value, config, factors, most=1)
     began = time.process_time()
@@ -213,7 +213,7 @@ def main(argv) -> None:
         locate, lambda truth: entries(unlabelled, config, truth),
         np.asarray(unlabelled.measurement.codes), positions,
     )  # fmt: skip
-    name = f"{_UNLABELLED.value} unlabelled"
+    name = f"{_UNLABELLED.value} free"
     codes = turns.calibration.apply_to_codes(nominal)
     add(scored(f"{name}, in turn", new, codes, exact, config, options))
     fit, _ = self_calibration.together(turns, found, positions, wavelength=config.system.wavelength)

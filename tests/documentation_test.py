@@ -91,7 +91,8 @@ class TestPython:
         """Each has its test below."""
         names = {page.stem for page in PAGES if python_blocks(page)}
         assert names == {
-            "README", "recordings", "arrays", "estimators", "networks", "plain_arrays", "start_up",
+            "README", "recordings", "arrays", "calibration", "estimators", "networks",
+            "plain_arrays", "start_up",
         }  # fmt: skip
 
     def test_start_up(self):
@@ -99,6 +100,10 @@ class TestPython:
         before = jax.config.jax_compilation_cache_dir
         run(ROOT / "docs" / "guide" / "start_up.md")
         assert jax.config.jax_compilation_cache_dir == before
+
+    def test_calibration(self):
+        names = run(ROOT / "docs" / "guide" / "calibration.md")
+        np.testing.assert_array_equal(names["codes"], np.ones((16, 144)))
 
     def test_plain_arrays(self):
         """Both sources are found where they are."""

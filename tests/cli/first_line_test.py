@@ -18,6 +18,7 @@ _ARGUMENTS = {
     "simulate": ["--out=records"],
     "import": ["--data=recordings.npz", "--out=records"],
     "evaluate": ["--estimator=maximum_likelihood"],
+    "calibrate": ["--data=known_positions.npz", "--out=surface.npz"],
     "localize": ["--data=recordings.npz", "--out=positions.csv", "--pretrained=default"],
     "report": ["--workdir=run"],
     "tune": ["--workdir=search"],

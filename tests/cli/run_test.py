@@ -19,7 +19,7 @@ from ris_jax import config_files
 from ris_jax.accuracy import metrics
 from ris_jax.cli import doctor_checks, main
 from ris_jax.cli.commands import doctor
-from ris_jax.data.recordings import containers
+from ris_jax.data.recordings import containers, surface_calibration
 from ris_jax.data.records import simulation
 from ris_jax.networks import pretrained
 from ris_jax.physics import arrays, codebooks, scenes
@@ -404,6 +404,7 @@ _SMALLER = {
     "import": [],
     "train": [*SIZES, *SETTINGS, "--dropout=0"],
     "evaluate": ["--num_scenes=4", "--batch_size=4", *SETTINGS[:5]],
+    "calibrate": [],
     "localize": ["--max_sources=2"],
     "report": ["--num_scenes=8"],
     "tune": ["--trials=1", "--space=space.json", *SETTINGS, *(
@@ -451,6 +452,15 @@ def given(workdir, recordings, tmp_path_factory):
     assert main.main(["ris-jax", "example", f"--out={folder / 'example.npz'}"]) == 0
     with np.load(folder / "example.npz") as arrays_of:
         scipy.io.savemat(folder / "recordings.mat", dict(arrays_of))
+    known = folder / "known_positions.npz"
+    assert main.main(["ris-jax", "example", f"--out={known}", "--num_scenes=24"]) == 0
+    shutil.copy(known, folder / "anything.npz")
+    with np.load(known) as arrays_of:
+        binary = np.where(arrays_of["codes"].real < 0, -1.0, 1.0)
+        containers.save(folder / "one_bit.npz", dict(arrays_of) | {"codes": binary})
+    elements = CONFIG.system.num_elements
+    surface = surface_calibration.SurfaceCalibration(np.ones(elements) + 0j, np.zeros(elements))
+    surface_calibration.save_calibration(folder / "surface.npz", surface)
     (folder / "codes").mkdir()
     np.savez(folder / "codes" / "codes_3bit.npz", codes=codebooks.codebook(CONFIG.system))
     normal = np.random.default_rng(0).normal
@@ -486,7 +496,8 @@ def test_example_of_help(example, given, tmp_path, monkeypatch):
         command, ()
     )
     for name in (
-        "recordings.npz", "recordings.h5", "recordings.mat", "codes", "shards", "records",
+        "recordings.npz", "recordings.h5", "recordings.mat", "known_positions.npz", "one_bit.npz",
+        "anything.npz", "surface.npz", "codes", "shards", "records",
         "space.json", "runs/quickstart", "runs/stored", "runs/tune/best.json",
     ):  # fmt: skip
         if name not in writes and f"--out={name}" not in flags:

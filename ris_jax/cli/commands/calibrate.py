@@ -2,7 +2,8 @@
 
 Example:
   ris-jax calibrate --data=known_positions.npz --out=surface.npz --figure=surface.png
-  ris-jax calibrate --data=known_positions.npz --out=surface.npz --per_state
+  ris-jax calibrate --data=one_bit.npz --out=surface.npz --per_state
+  ris-jax calibrate --data=known_positions.npz --out=surface.npz --pose
   ris-jax calibrate --data=anything.npz --out=surface.npz --unknown_positions --num_sources=1
   ris-jax localize --data=recordings.npz --out=positions.csv --calibration=surface.npz
 
