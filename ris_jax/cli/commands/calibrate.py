@@ -12,6 +12,9 @@ command estimates one complex factor for each element, or with --per_state one f
 state of a 1-, 2- or 3-bit surface. It prints the standard deviations, the residual over the noise
 with and without the factors, recordings that do not fit, and how many recordings are enough.
 
+With --static_path, the direct path and reflections from the room are removed: signals that do not
+depend on the codes.
+
 With --unknown_positions, positions and factors are estimated together. A phase that is linear or
 quadratic over the surface moves all sources nearly alike; the standard deviations and the loss
 include it.
@@ -51,6 +54,12 @@ flags.DEFINE_integer(
     None,
     "sources in every recording, with --unknown_positions; default: num_sources of the data, or 1",
     lower_bound=1,
+    flag_values=FLAGS,
+)
+flags.DEFINE_bool(
+    "static_path",
+    False,
+    "remove a path that does not depend on the codes, such as the direct one; for constant signals",
     flag_values=FLAGS,
 )
 flags.DEFINE_bool("pose", False, "estimate rotation and offset of the surface", flag_values=FLAGS)
@@ -100,6 +109,8 @@ def announcement() -> str:
         raise config_lib.ConfigError(
             "--num_sources: only with --unknown_positions; known positions have their number"
         )
+    if FLAGS.static_path and FLAGS.source_signal == "independent":
+        raise config_lib.ConfigError("--static_path: only for constant signals; omit it")
     if FLAGS.pose and FLAGS.unknown_positions:
         raise config_lib.ConfigError("--pose: needs known positions; omit --unknown_positions")
     from ris_jax.data.recordings import containers
@@ -185,7 +196,9 @@ def _entries(recordings: "Recordings", truth: "SourceTruth"):
 
     variance = None
     if recordings.snr_db is not None:
-        variance = np.asarray(reader.measurement_of(recordings).noise_variance, float)
+        variance = np.asarray(
+            reader.measurement_of(recordings, static_path=FLAGS.static_path).noise_variance, float
+        )
     return known_sources.known_scenes(
         recordings.snapshots,
         recordings.channel,
@@ -193,6 +206,7 @@ def _entries(recordings: "Recordings", truth: "SourceTruth"):
         recordings.positions,
         truth,
         noise_variance=variance,
+        static_path=FLAGS.static_path,
         **_options(recordings),
     )
 
@@ -209,6 +223,7 @@ def _located(recordings: "Recordings", codes: np.ndarray, count: Any):
         num_sources=count,
         max_sources=int(np.max(count)),
         check=False,
+        static_path="on" if FLAGS.static_path else "off",
         **_options(recordings),
     )
 

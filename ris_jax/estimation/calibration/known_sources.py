@@ -33,6 +33,7 @@ from ris_jax import config as config_lib
 from ris_jax import errors
 from ris_jax.data.recordings import host_steering, surface_calibration
 from ris_jax.data.recordings.validation import SourceTruth
+from ris_jax.physics import static_path as static_path_lib
 
 _ITERATIONS = 100
 # The fit has converged if a step reduces the residual by less than this fraction.
@@ -50,6 +51,7 @@ class KnownScene(NamedTuple):
     codes: Complex[np.ndarray, "L N"]
     places: Float[np.ndarray, "K 3"]  # of the sources, x, y, z [m]
     steering: Complex[np.ndarray, "N K"]
+    static_path: bool = False  # whether the mean over codes is removed
 
 
 class SurfaceFit(NamedTuple):
@@ -162,11 +164,13 @@ def known_scenes(
     wavefront: config_lib.Wavefront = "spherical",
     source_signal: config_lib.SourceSignal = "constant",
     noise_variance: Float[np.ndarray, "B"] | None = None,
+    static_path: bool = False,
 ) -> tuple[list[KnownScene], Int[np.ndarray, "S"]]:
     """Return the recordings with a source, and the index of the recording of each entry.
 
     Independent signals give one entry per snapshot. If the noise variances are known, snapshots are
-    in units of the noise, so that weak and strong recordings have the right weights.
+    in units of the noise, so that weak and strong recordings have the right weights. A static path
+    can be removed from constant signals, see `ris_jax.physics.static_path`.
     """
     if noise_variance is not None and np.isfinite(noise_variance).all():
         snapshots = snapshots / np.sqrt(noise_variance)[:, None, None]
@@ -184,7 +188,12 @@ def known_scenes(
         for part in parts:
             scenes.append(
                 KnownScene(
-                    snapshots[index, part], channel[index], codes[index, part], places, steering
+                    snapshots[index, part],
+                    channel[index],
+                    codes[index, part],
+                    places,
+                    steering,
+                    static_path,
                 )
             )
             of_scene.append(index)
@@ -202,6 +211,8 @@ def sums_of(scene: KnownScene, states: Complex[np.ndarray, "Q"] | None) -> Scene
         codes = (codes[..., None] * chosen).reshape(len(codes), -1)
         channel = np.repeat(channel, len(states), axis=1)
         steering = np.repeat(steering, len(states), axis=0)
+    if scene.static_path:
+        snapshots, codes = map(static_path_lib.without_mean, (snapshots, codes))
     gram = (channel.conj().T @ channel) * (codes.conj().T @ codes)
     matched = np.sum((snapshots @ channel.conj()) * codes.conj(), axis=0)
     energy = float(np.sum(np.abs(snapshots) ** 2))

@@ -60,6 +60,16 @@ def test_pose(folder, capsys):
     np.testing.assert_allclose(found.offset, 0.0, atol=0.05)
 
 
+def test_static_path(folder, capsys, tmp_path):
+    found, true = known_sources_test.recording(24, static_db=10.0)
+    containers.save(tmp_path / "data.npz", found.file(**found.truth()))
+    out = tmp_path / "surface.npz"
+    assert run("calibrate", f"--data={tmp_path}/data.npz", f"--out={out}", "--static_path") == 0
+    assert "gain" in capsys.readouterr().out
+    factors = surface_calibration.load_calibration(out).factors
+    assert np.sqrt(np.mean(np.abs(factors - true) ** 2)) < 0.05
+
+
 def test_a_wrong_position_is_named(folder, capsys, tmp_path):
     found, _ = known_sources_test.recording(24)
     truth = found.truth()
@@ -104,6 +114,10 @@ def test_unknown_positions_and_localize(folder, capsys):
         (["--data=x.npz", "--out=x.npz", "--loss_db=0"], "--loss_db: need more than 0 dB"),
         (["--data=x.npz", "--out=x.npz", "--num_sources=2"], "only with --unknown_positions"),
         (["--data=x.npz", "--out=x.npz", "--pose", "--unknown_positions"], "--pose: needs known"),
+        (
+            ["--data=x.npz", "--out=x.npz", "--static_path", "--source_signal=independent"],
+            "--static_path: only for constant signals",
+        ),
         (["--data=x.npz", "--out=x.npz", "--figure=x.gif"], "--figure: need a name ending in"),
         (["--data={}/unknown.npz", "--out={}/x.npz"], "expected positions of the sources"),
         (["--data={}/known.npz", "--out={}/x.npz", "--per_state"], "expected at most 8 states"),

@@ -119,6 +119,17 @@ def test_recordings_with_known_noise_have_their_weights():
     assert np.median(np.abs(fit.calibration.factors - true)) < 0.1
 
 
+def test_a_static_path_is_removed():
+    """20 dB above the surface signal; the factors are as good as without it."""
+    found, true = recording(24, static_db=20.0)
+    clean, _ = recording(24)
+    errors_of = []
+    for one, removed in ((found, True), (clean, False), (found, False)):
+        fit = known_sources.calibrate(*entries(one, static_path=removed))
+        errors_of.append(np.sqrt(np.mean(np.abs(fit.calibration.factors - true) ** 2)))
+    assert errors_of[0] < 1.3 * errors_of[1] < errors_of[2]
+
+
 def test_a_wrong_position_is_an_outlier():
     found, _ = recording(16)
     sources = [np.array(scene) for scene in found.sources]
