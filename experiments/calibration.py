@@ -82,8 +82,8 @@ def recorded(name, count, config, factors, most=3):
     random = np.random.default_rng(len(name))
     codes = np.asarray(scene.measurement.codes)
     if factors.ndim == 2:
-        codes = np.where(codes.real >= 0, 1.0, -1.0).astype(np.complex64)
-        true = codes * np.where(codes.real > 0, factors[:, 0], factors[:, 1])
+        codes = np.where(np.real(codes) >= 0, 1.0, -1.0).astype(np.complex64)
+        true = codes * np.where(np.real(codes) > 0, factors[:, 0], factors[:, 1])
     else:
         true = codes * factors
     positions = arrays.element_positions(config.system)

@@ -286,7 +286,7 @@ def _summary(recordings: "Recordings", entries: "Entries", fit: "SurfaceFit") ->
     least = 1.0 if recordings.snr_db is not None else _LEAST_RATIO
     numbers = recordings.scene_numbers[used]
     for index in fit.outliers(_FALSE_ALARM_RATE, least):
-        name = source_table.scene_name(numbers[index], recordings.files)
+        name = source_table.scene_name(int(numbers[index]), recordings.files)
         lines.append(
             f"warning: {name}: the residual is {fit.residual_after[index]:.3g} "
             "times the noise; its position, codes or channel are wrong: leave it out"

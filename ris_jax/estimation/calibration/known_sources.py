@@ -247,7 +247,8 @@ class Information(NamedTuple):
 
 def real_parts(matrix: Complex[np.ndarray, "P P"]) -> Float[np.ndarray, "R R"]:
     """Return a Hermitian form in P complex numbers as one in their real and imaginary parts."""
-    return np.block([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]])
+    real, imaginary = np.real(matrix), np.imag(matrix)
+    return np.block([[real, -imaginary], [imaginary, real]])
 
 
 def information(found: SignalFit, moved: Complex[np.ndarray, "P D"]) -> Information:
@@ -261,12 +262,17 @@ def information(found: SignalFit, moved: Complex[np.ndarray, "P D"]) -> Informat
     cross = seen.conj().T * found.field
     slope = found.field.conj() * found.gradient
     return Information(
-        moves=(moved.conj().T @ seen).real,
-        cross=np.concatenate([cross.real, -cross.imag], axis=1),
+        moves=np.real(moved.conj().T @ seen),
+        cross=np.concatenate([np.real(cross), -np.imag(cross)], axis=1),
         factors=real_parts(found.field.conj()[:, None] * found.free * found.field),
-        slope=(moved.conj().T @ found.gradient).real,
-        factor_slope=np.concatenate([slope.real, slope.imag]),
+        slope=np.real(moved.conj().T @ found.gradient),
+        factor_slope=np.concatenate([np.real(slope), np.imag(slope)]),
     )
+
+
+def total(parts: Sequence[Information]) -> Information:
+    """Return the sum of the information of several entries."""
+    return Information(*(np.sum(np.stack(values), axis=0) for values in zip(*parts, strict=True)))
 
 
 def _normal(all_sums: list[SceneSums], factors: Complex[np.ndarray, "P"]):

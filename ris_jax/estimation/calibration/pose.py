@@ -127,11 +127,9 @@ def calibrate_with_pose(
             by_shift = -np.einsum("xnk,k->nx", slopes, found.signals)
             by_pose = factors[:, None] * np.concatenate([by_turn, by_shift], axis=1)
             parts.append(known_sources.information(found, by_pose))
-        moves, cross, by_factor, slope, factor_slope = (
-            sum(getattr(part, name) for part in parts) for name in known_sources.Information._fields
-        )
-        information = np.block([[moves, cross], [cross.T, by_factor]])
-        return information, np.concatenate([slope, factor_slope])
+        whole = known_sources.total(parts)
+        information = np.block([[whole.moves, whole.cross], [whole.cross.T, whole.factors]])
+        return information, np.concatenate([whole.slope, whole.factor_slope])
 
     pose = Pose(np.eye(3), np.zeros(3), np.full(3, np.inf), np.full(3, np.inf))
     fit = known_sources.calibrate(scenes, of_scene, states=states)

@@ -153,11 +153,7 @@ def together(
                     elements, -1
                 )
                 parts.append(known_sources.information(one, moved))
-            found.append(
-                known_sources.Information(
-                    *(sum(part[field] for part in parts) for field in range(len(parts[0])))
-                )
-            )
+            found.append(known_sources.total(parts))
         return found
 
     def reduced(found, damping):
@@ -197,10 +193,10 @@ def together(
         factors, all_places, damping = trial, moved, max(damping / 10, 1e-9)
         if gained <= _CONVERGED * before:
             break
-    moved = [None] * len(scenes)
+    moved = list(scenes)
     for places, group in zip(all_places, groups, strict=True):
         steering = host_steering.steering_to(places, positions, **wave).T
-        for index in group:
+        for index in group.tolist():
             moved[index] = scenes[index]._replace(places=places, steering=steering)
     fit = known_sources.calibrate(moved, of_scene, states=states, start=factors)
     matrix, _, _ = reduced(equations(fit.calibration.factors.ravel(), all_places), 0.0)

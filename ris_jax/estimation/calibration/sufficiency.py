@@ -21,7 +21,7 @@ def losses_db(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
-    amounts: Sequence[float] = (1.0,),
+    amounts: Sequence[float] | np.ndarray = (1.0,),
 ) -> Float[np.ndarray, "A"]:
     """Return the loss in the position error bound of one recording.
 
@@ -49,9 +49,9 @@ def losses_db(
             len(factors), -1
         )
         parts.append(known_sources.information(found, moved))
+    whole = known_sources.total(parts)
     moves, cross, nuisance = (
-        sum(getattr(part, name) for part in parts) / fit.noise_variance
-        for name in ("moves", "cross", "factors")
+        part / fit.noise_variance for part in (whole.moves, whole.cross, whole.factors)
     )
     cross, nuisance = cross[:, known], nuisance[np.ix_(known, known)]
     prior = fit.information[np.ix_(known, known)]
