@@ -38,7 +38,7 @@ def configure_environment() -> None:
 def silence_xla() -> None:
     """Keep XLA's own log off standard error, if JAX is not imported yet.
 
-    XLA logs a compilation of two minutes as an error ("Very slow compile?"), and a lost process of
-    a job on several pages. Relevant failures reach Python as exceptions.
+    XLA logs a compilation of two minutes as an error ("Very slow compile?"), and a device that
+    waits for another. Relevant failures reach Python as exceptions.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

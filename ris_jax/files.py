@@ -2,11 +2,8 @@
 
 import contextlib
 import errno
-import fcntl
-import math
 import os
 import pathlib
-import time
 from collections.abc import Iterator
 
 from ris_jax import errors
@@ -14,8 +11,7 @@ from ris_jax import errors
 _PARTIAL = ".partial"
 _LOCK_NAME = ".lock"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SECONDS_BETWEEN_LOOKS = 1.0  # between attempts to take a lock
-_SECONDS_BETWEEN_LINES = 30.0
+_SECONDS_BETWEEN_ATTEMPTS = 1.0  # to take a lock
 
 
 @contextlib.contextmanager
@@ -62,11 +58,8 @@ def described(error: OSError) -> str:
 
 
 def _sync(path: pathlib.Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def sweep(folder: pathlib.Path, name: str = "*") -> None:
@@ -87,20 +80,20 @@ def exclusive(folder: pathlib.Path, *, wait: bool = False) -> Iterator[None]:
       RunError: another process is writing there.
       OSError: the directory cannot be written.
     """
-    last_line = -math.inf
-    with (folder / _LOCK_NAME).open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if not wait:
-                    raise errors.RunError(
-                        f"{folder}: another process is writing there; wait for its end, or give "
-                        "another directory"
-                    ) from error
-            if time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
-                last_line = time.monotonic()
-                print(f"waiting for another process that writes to {folder}", flush=True)
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    from filelock import FileLock, Timeout  # slow to import
+
+    path = folder / _LOCK_NAME
+    path.touch()  # if the directory cannot be written, this error names the reason
+    lock = FileLock(path)
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout as error:
+        if not wait:
+            raise errors.RunError(
+                f"{folder}: another process is writing there; wait for its end, or give another "
+                "directory"
+            ) from error
+        print(f"waiting for another process that writes to {folder}", flush=True)
+        held = lock.acquire(poll_interval=_SECONDS_BETWEEN_ATTEMPTS)
+    with held:
         yield

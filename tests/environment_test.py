@@ -19,6 +19,25 @@ def _printed(code, **variables):
     return run.stdout.decode().split()
 
 
+# One of two devices waits for the other for longer than XLA's limit of one second.
+_ALARM = """
+import jax, time
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+def wait(index):
+    time.sleep(2.0 * float(index))
+    return index
+
+def total(x):
+    return jax.lax.psum(jax.pure_callback(wait, jax.ShapeDtypeStruct((), x.dtype), x[0]), "d")
+
+mesh = jax.sharding.Mesh(jax.devices(), ("d",))
+shared = jax.shard_map(total, mesh=mesh, in_specs=P("d"), out_specs=P(), check_vma=False)
+print(jax.jit(shared)(jnp.arange(2.0)))
+"""
+
+
 class EnvironmentTest(parameterized.TestCase):
     @parameterized.parameters("import ris_jax", "import jax, ris_jax")
     def test_set_in_either_order_of_imports(self, imports):
@@ -38,6 +57,31 @@ class EnvironmentTest(parameterized.TestCase):
         first = min(os.sched_getaffinity(0))
         code = f"import os; os.sched_setaffinity(0, [{first}]); import ris_jax; {_SHOW}"
         self.assertEqual(_printed(code), ["1", "4"])
+
+    @parameterized.parameters((False, True), (True, False))
+    def test_alarms_of_xla_are_hidden(self, silent, shown):
+        code = "import ris_jax; " + "ris_jax._environment.silence_xla()" * silent + _ALARM
+        kept = {k: v for k, v in os.environ.items() if k not in ("NPROC", "TF_CPP_MIN_LOG_LEVEL")}
+        kept["XLA_FLAGS"] = (
+            "--xla_force_host_platform_device_count=2 "
+            "--xla_cpu_collective_call_warn_stuck_timeout_seconds=1"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", code], env=kept, capture_output=True, text=True, check=True
+        )
+        self.assertEqual(run.stdout, "1.0\n")
+        self.assertEqual("has been waiting" in run.stderr, shown, run.stderr)
+
+    def test_the_command_line_hides_them(self):
+        code = "from ris_jax.cli import main; main.main(['ris-jax', '--help']); "
+        for given, left in ({}, "3"), ({"TF_CPP_MIN_LOG_LEVEL": "0"}, "0"):
+            kept = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+            show = "import os; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
+            run = subprocess.run(
+                [sys.executable, "-c", code + show], env=kept | given, capture_output=True,
+                text=True, check=True,
+            )  # fmt: skip
+            self.assertEqual(run.stdout.splitlines()[-1], left)
 
 
 if __name__ == "__main__":

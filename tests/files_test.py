@@ -125,7 +125,7 @@ def test_one_process_writes_at_a_time(tmp_path):
 
 
 def test_or_waits_for_the_other(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(files, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(files, "_SECONDS_BETWEEN_ATTEMPTS", 0.01)
     entered = []
 
     def wait():

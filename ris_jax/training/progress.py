@@ -1,12 +1,8 @@
-"""Progress of a run and sums over its microbatches; saved with every checkpoint.
-
-Sums are exact: an interruption does not change the last bit of a mean.
-"""
+"""Progress of a run and sums over its microbatches; saved with every checkpoint."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 import dacite
@@ -16,13 +12,13 @@ from ris_jax import config as config_lib
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """Counts and sums over microbatches. Sums are fractions, without rounding."""
+    """Counts and sums over microbatches."""
 
     microbatches: int = 0
     finite: int = 0
     updates: int = 0
-    loss: Fraction | None = Fraction(0)  # over finite microbatches; None: a value was not finite
-    nmse: Fraction | None = Fraction(0)  # as `loss`
+    loss: float | None = 0.0  # over finite microbatches; None: a value was not finite
+    nmse: float | None = 0.0  # as `loss`
 
     def plus(self, metrics: Mapping[str, Any]) -> "Tally":
         """Add one microbatch; a skipped one is counted without its loss."""
@@ -55,15 +51,8 @@ class Tally:
             "skipped": self.microbatches - self.finite,
         }
 
-    def _mean(self, total: Fraction | None) -> float:
-        return math.nan if total is None or not self.finite else float(total) / self.finite
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON values that `Progress.from_json` restores."""
-        sums = {name: getattr(self, name) for name in ("loss", "nmse")}
-        return dataclasses.asdict(self) | {
-            name: None if total is None else str(total) for name, total in sums.items()
-        }
+    def _mean(self, total: float | None) -> float:
+        return math.nan if total is None or not self.finite else total / self.finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +96,7 @@ class Progress:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values that `from_json` restores."""
-        tallies = {name: getattr(self, name).to_json() for name in ("so_far", "window")}
-        return dataclasses.asdict(self) | tallies
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: Any) -> "Progress":
@@ -119,12 +107,20 @@ class Progress:
         """
         try:
             return dacite.from_dict(
-                cls, values, dacite.Config(strict=True, type_hooks={Fraction: Fraction})
+                cls, values, dacite.Config(strict=True, type_hooks={float: _number})
             )
-        # dacite passes on any exception of an invalid object or fraction.
+        # dacite passes on any exception of an invalid object or number.
         except (dacite.DaciteError, TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(str(error)) from error
 
 
-def _added(total: Fraction | None, value: float) -> Fraction | None:
-    return None if total is None or not math.isfinite(value) else total + Fraction(value)
+def _added(total: float | None, value: float) -> float | None:
+    return None if total is None or not math.isfinite(value) else total + value
+
+
+def _number(value: Any) -> Any:
+    """Convert a sum of an earlier version, ``3/8``, to a float; return other values unchanged."""
+    if not isinstance(value, str):
+        return value
+    numerator, _, denominator = value.partition("/")
+    return int(numerator) / int(denominator or 1)

@@ -1,8 +1,8 @@
-"""Heartbeats: the worker of a trial increments a counter in the storage; others watch the counter.
+"""Heartbeats: the worker of a trial increments a counter in the storage; others read it.
 
-A trial is lost if its counter has not changed for some time on the observer's own monotonic clock.
-This also finds workers that died before the first heartbeat. Clocks of different machines are never
-compared, so wrong or jumping clocks do no harm.
+A trial is lost if its counter is constant for some time on the observer's own monotonic clock.
+Optuna's own heartbeat and retry miss a worker that is killed before its first heartbeat or before
+it queues a retry (`tests/tuning/optuna_heartbeat_test.py`).
 """
 
 import threading

@@ -1,7 +1,6 @@
 """Search space: a table of configuration fields and the values that each may take."""
 
 import dataclasses
-import fractions
 import json
 import math
 import pathlib
@@ -90,13 +89,10 @@ def _parse_range(name: str, values: dict[str, Any], whole: bool) -> Range:
     if found.step is not None:
         _require(found.step > 0, f"{name}: step", "a value above zero", found.step)
         _require(not found.log, f"{name}: step", "none with log", found.step)
-        # Optuna would lower `high` with a warning. In binary, 0.5 is not five steps of 0.1.
-        low, high, step = (
-            fractions.Fraction(str(value)) for value in (found.low, found.high, found.step)
-        )
-        parts = (high - low) / step
-        whole_parts = parts.denominator == 1 and parts <= _MOST_STEPS
-        _require(whole_parts, f"{name}: step", "a divisor of high - low", found.step)
+        # Otherwise Optuna would lower `high` with a warning.
+        steps = (found.high - found.low) / found.step
+        divides = steps <= _MOST_STEPS and math.isclose(steps, max(round(steps), 1))
+        _require(divides, f"{name}: step", "a divisor of high - low", found.step)
     cast = int if whole else float
     step = None if found.step is None else cast(found.step)
     return Range(cast(found.low), cast(found.high), found.log, step)

@@ -32,12 +32,19 @@ def test_means_do_not_depend_on_where_a_tally_was_saved():
             tally = _saved(progress.Progress(so_far=tally)).so_far
     finite = [row for row in rows if row["finite"]]
     assert tally.epoch_row() == {
-        "train_loss": math.fsum(row["loss"] for row in finite) / len(finite),
-        "train_nmse": math.fsum(row["nmse"] for row in finite) / len(finite),
+        "train_loss": sum(row["loss"] for row in finite) / len(finite),
+        "train_nmse": sum(row["nmse"] for row in finite) / len(finite),
         "microbatches": 200,
         "updates": 66,
         "skipped": 29,
     }
+
+
+def test_exact_fractions_of_earlier_versions():
+    values = progress.Progress().to_json() | {
+        "so_far": {"microbatches": 2, "finite": 2, "updates": 1, "loss": "3/8", "nmse": "5"}
+    }
+    assert progress.Progress.from_json(values).so_far == progress.Tally(2, 2, 1, 0.375, 5.0)
 
 
 def test_what_is_not_finite_shows():

@@ -307,7 +307,7 @@ class TestOtherWorkers:
         ]
 
     def test_waits_for_a_worker_that_still_trains(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(files, "_SECONDS_BETWEEN_LOOKS", 0.01)
+        monkeypatch.setattr(files, "_SECONDS_BETWEEN_ATTEMPTS", 0.01)
         path = trials.folder(tmp_path, 0)
         path.mkdir(parents=True)
         study = _open(tmp_path, _plan())

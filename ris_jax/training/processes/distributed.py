@@ -7,7 +7,6 @@ import atexit
 import contextlib
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +17,6 @@ from jax.experimental import multihost_utils
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.training.processes import relay
 
 # After this long without a heartbeat a process counts as lost, and the others stop.
 _HEARTBEAT_SECONDS = 20
@@ -63,6 +61,7 @@ def joined(
     """Join the processes of a run, and leave them at the end; call it before any JAX computation.
 
     An exception in this context ends the process without waiting for the others, which detect it.
+    If no exception arrives in time, JAX aborts the process and names the lost one in its own words.
 
     Args:
       coordinator: host:port of the first process. If all three are None, the cluster manager
@@ -81,19 +80,18 @@ def joined(
         f"process {jax.process_index()} of {jax.process_count()} stops because another stopped; "
         "start all processes again with the same commands to resume from the last checkpoint"
     )
-    with _through_relay(stops):
-        try:
-            yield
-        except errors.Interrupted:  # all stop at the same point and shut down normally
-            jax.distributed.shutdown()
-            raise
-        except BaseException as error:
-            # A normal shutdown waits for the other processes.
-            atexit.register(_leave_at_once, 1)
-            if not _tells_of_loss(error):
-                raise
-            raise errors.RunError(f"{stops} ({errors.first_line(error)})") from error
+    try:
+        yield
+    except errors.Interrupted:  # all stop at the same point and shut down normally
         jax.distributed.shutdown()
+        raise
+    except BaseException as error:
+        # A normal shutdown waits for the other processes.
+        atexit.register(_exit_at_once, 1)
+        if not _is_loss(error):
+            raise
+        raise errors.RunError(f"{stops} ({errors.first_line(error)})") from error
+    jax.distributed.shutdown()
 
 
 def _require_whole(
@@ -138,7 +136,7 @@ def _connect(
             f"need --coordinator, --num_processes and --process_id ({errors.first_line(error)})"
         ) from error
     except RuntimeError as error:
-        atexit.register(_leave_at_once, 1)
+        atexit.register(_exit_at_once, 1)
         where = coordinator or "the address of the cluster manager"
         raise errors.RunError(
             f"--distributed: the processes did not connect at {where} within "
@@ -146,35 +144,16 @@ def _connect(
         ) from error
 
 
-@contextlib.contextmanager
-def _through_relay(last_word: str) -> Iterator[None]:
-    """Filter standard error through `relay` until the context ends normally."""
-    own = os.dup(2)
-    command = [sys.executable, "-I", "-S", relay.__file__, last_word]
-    reads, writes = os.pipe()
-    # Its own session: Ctrl-C stops this process, whose last messages must still pass.
-    helper = subprocess.Popen(command, stdin=reads, start_new_session=True)
-    os.dup2(writes, 2)
-    os.close(reads)
-    os.close(writes)
-    yield
-    sys.stderr.flush()
-    os.dup2(own, 2)
-    os.close(own)
-    helper.wait()
-
-
-def _tells_of_loss(error: BaseException | None) -> bool:
+def _is_loss(error: BaseException | None) -> bool:
     """Return whether an error, or its cause, means that another process was lost."""
     if error is None:
         return False
     raised_by_jax = isinstance(error, (RuntimeError, ValueError))
-    return (raised_by_jax and any(sign in str(error) for sign in _SIGNS_OF_LOSS)) or _tells_of_loss(
-        error.__cause__
-    )
+    signs = raised_by_jax and any(sign in str(error) for sign in _SIGNS_OF_LOSS)
+    return signs or _is_loss(error.__cause__)
 
 
-def _leave_at_once(status: int) -> None:
+def _exit_at_once(status: int) -> None:
     """End the process without JAX's shutdown, which waits for lost processes."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import pathlib
-import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -84,18 +83,11 @@ def warnings(log: list[LogLine]) -> list[LogLine]:
     return [line for line in log if line.text.startswith(WARNING)]
 
 
-def _after(folder: pathlib.Path, now: int) -> int:
-    """Number a new event file: TensorBoard reads files by name, and clocks can jump back."""
-    parts = (path.name.split(".") for path in folder.glob("events.out.tfevents.*"))
-    numbers = (int(part[3]) for part in parts if part[3].isdigit())
-    return max(now, 1 + max(numbers, default=-1))
-
-
 class _Events:
-    """Writer of TensorBoard scalars and images in the calling thread.
+    """TensorBoard scalars and images, written in the calling thread.
 
-    `tensorboardX.SummaryWriter` writes from its own thread, which ends on a full disk. Its queue
-    then fills up and the run blocks.
+    `tensorboardX.SummaryWriter` writes in its own thread. On a full disk that thread ends, and the
+    run blocks when the queue is full.
     """
 
     def __init__(self, folder: pathlib.Path, next_position: int):
@@ -105,28 +97,27 @@ class _Events:
           folder: directory of the run's events.
           next_position: events of earlier files from here on are hidden, because they are repeated.
         """
-        from tensorboardX import RecordWriter  # slow to import
+        from tensorboardX.event_file_writer import EventsWriter  # slow to import
         from tensorboardX.proto import event_pb2, summary_pb2
 
         folder.mkdir(exist_ok=True)
-        now = time.time()
-        name = f"events.out.tfevents.{_after(folder, int(now)):010d}.{socket.gethostname()}"
         event: Any = event_pb2  # generated code without names for type checkers
         summary: Any = summary_pb2
         self._event, self._summary = event.Event, summary.Summary
-        self._writer = RecordWriter(str(folder / name))
+        # TensorBoard reads files by name. After "events.out", the prefix of earlier versions.
+        number = len(list(folder.glob("events*")))
+        self._writer = EventsWriter(str(folder / f"events.start{number:05d}"))
         self._last_flush = -math.inf
-        self._write(file_version="brain.Event:2", wall_time=now)
         start = event.SessionLog(status=event.SessionLog.START)
-        self._write(step=next_position, session_log=start, wall_time=now)
+        self._write(step=next_position, session_log=start)
 
     def _write(self, **fields: Any) -> None:
-        self._writer.write(self._event(**fields).SerializeToString())
+        self._writer.write_event(self._event(wall_time=time.time(), **fields))
 
     def scalars(self, values: Mapping[str, float], position: int) -> None:
         """Write one number per name; they are flushed periodically."""
         pairs = [self._summary.Value(tag=name, simple_value=x) for name, x in values.items()]
-        self._write(step=position, summary=self._summary(value=pairs), wall_time=time.time())
+        self._write(step=position, summary=self._summary(value=pairs))
         if time.monotonic() - self._last_flush > _SECONDS_BETWEEN_FLUSHES:
             self.flush()
 
@@ -140,7 +131,7 @@ class _Events:
                 width=width, height=height, colorspace=4, encoded_image_string=png
             )
             values.append(self._summary.Value(tag=name, image=image))
-        self._write(step=position, summary=self._summary(value=values), wall_time=time.time())
+        self._write(step=position, summary=self._summary(value=values))
 
     def flush(self) -> None:
         """Wait until the events are on disk."""
