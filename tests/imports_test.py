@@ -108,6 +108,26 @@ class LayersTest(parameterized.TestCase):
             self.assertNotEmpty(ready, f"a cycle among {sorted(graph)}")
             graph = {name: needs for name, needs in graph.items() if name not in ready}
 
+    @parameterized.parameters(
+        ("orbax", ["training/saving/checkpoint.py"]),
+        ("tensorboardX", ["training/saving/metrics_log.py"]),
+        ("filelock", ["files.py"]),
+        ("chex", []),
+    )
+    def test_modules_that_import_a_library(self, library, modules):
+        """A release that changes a library's interface then changes one module here."""
+        found = []
+        for path in FILES:
+            names = set()
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    names.add((node.module or "").partition(".")[0])
+            if library in names:
+                found.append(path.relative_to(ROOT).as_posix())
+        self.assertEqual(found, modules)
+
 
 class NamesTest(parameterized.TestCase):
     def test_class_names_are_unique(self):
