@@ -40,7 +40,7 @@ class Pursuit(NamedTuple):
     fit: refinement.SourceFit
     existence: Float[Array, "B K"]  # probability of every source; 0 for padding
     count_logits: Float[Array, "B K"]
-    plan: Update
+    update: Update
 
 
 class LearnedPursuit(nnx.Module):
@@ -51,46 +51,46 @@ class LearnedPursuit(nnx.Module):
         # The attribute names the stored parameters.
         self.judge = scorer.Scorer(config, rngs=rngs)
 
-    def _look(
+    def _score(
         self,
         observation: likelihood.Observation,
         fit: refinement.SourceFit,
         noise_variance: Float[Array, "B"],
         rngs: nnx.Rngs | None,
     ) -> tuple[pursuit_features.PursuitState, scorer.CandidateScores]:
-        around = pursuit_features.surroundings(self.config)
-        seen = jax.vmap(lambda *scene: pursuit_features.describe(around, *scene))(
+        context = pursuit_features.search_context(self.config)
+        state = jax.vmap(lambda *scene: pursuit_features.describe(context, *scene))(
             observation, fit, noise_variance
         )
-        return seen, self.judge(seen, fit.active, rngs=rngs)
+        return state, self.judge(state, fit.active, rngs=rngs)
 
-    def _decide(
+    def _update(
         self,
         fit: refinement.SourceFit,
-        seen: pursuit_features.PursuitState,
-        verdict: scorer.CandidateScores,
+        state: pursuit_features.PursuitState,
+        scores: scorer.CandidateScores,
     ) -> Update:
         """Drop and add sources according to the scores; the most probable take the free slots.
 
         No gradient passes through it: the loss compares the scores of every step with the truth.
         """
-        around = pursuit_features.surroundings(self.config)
-        verdict = jax.lax.stop_gradient(verdict)
+        context = pursuit_features.search_context(self.config)
+        scores = jax.lax.stop_gradient(scores)
         sources = fit.active.shape[-1]
         present = fit.active > 0
-        stays = present & (verdict.keep > _DROP_LOGIT)
+        stays = present & (scores.keep > _DROP_LOGIT)
         nothing = ~jnp.any(stays, axis=-1, keepdims=True)
-        best = verdict.add == jnp.max(verdict.add, axis=-1, keepdims=True)
-        added = (verdict.add > 0) | (nothing & best)
+        best = scores.add == jnp.max(scores.add, axis=-1, keepdims=True)
+        added = (scores.add > 0) | (nothing & best)
         score = jnp.concatenate(
             [
-                jnp.where(stays, 1.0 + jax.nn.sigmoid(verdict.keep), 0.0),
-                jnp.where(added, jax.nn.sigmoid(verdict.add), 0.0),
+                jnp.where(stays, 1.0 + jax.nn.sigmoid(scores.keep), 0.0),
+                jnp.where(added, jax.nn.sigmoid(scores.add), 0.0),
             ],
             axis=-1,
         )
-        offset = jnp.clip(verdict.offset, -losses.REACH, losses.REACH) * around.step
-        places = jnp.clip(seen.candidates + offset, around.setting.lower, around.setting.upper)
+        offset = jnp.clip(scores.offset, -losses.REACH, losses.REACH) * context.step
+        places = jnp.clip(state.candidates + offset, context.problem.lower, context.problem.upper)
         coordinates = jnp.concatenate([fit.coordinates, places], axis=1)
         score, index = jax.lax.top_k(score, sources)
         active = (score > 0).astype(coordinates.dtype)
@@ -99,12 +99,12 @@ class LearnedPursuit(nnx.Module):
         arrives = jnp.any((score > 0) & (index >= sources), axis=-1)
         return Update(coordinates, active, arrives | jnp.any(present & ~stays, axis=-1))
 
-    def _refine(self, observation: likelihood.Observation, plan: Update) -> refinement.SourceFit:
-        setting = pursuit_features.surroundings(self.config).setting
+    def _refine(self, observation: likelihood.Observation, update: Update) -> refinement.SourceFit:
+        problem = pursuit_features.search_context(self.config).problem
         steps = self.config.model.iterations
         return jax.vmap(
-            lambda scene, start, active: refinement.refine(setting, scene, start, active, steps)
-        )(observation, plan.coordinates, plan.active)
+            lambda scene, start, active: refinement.refine(problem, scene, start, active, steps)
+        )(observation, update.coordinates, update.active)
 
     def _observe(self, measurement: scenes.Measurement) -> likelihood.Observation:
         """Observe all scenes at once; groups of eight, as in `observe_batch`, cannot be sharded."""
@@ -130,31 +130,31 @@ class LearnedPursuit(nnx.Module):
         Returns:
           A `Prediction`, float32 and complex64 whatever the compute dtype.
         """
-        around = pursuit_features.surroundings(self.config)
+        context = pursuit_features.search_context(self.config)
         observation, noise = self._observe(measurement), measurement.noise_variance
         rounds = self.config.model.rounds + 1
         keys = None if rngs is None else jax.random.split(rngs.dropout(), rounds)
         nothing = self._nothing(observation)
 
-        def one_round(plan, turn):
+        def one_round(update, turn):
             number, key = turn
-            fit = jax.lax.cond(number > 0, self._refine, lambda *_: nothing, observation, plan)
+            fit = jax.lax.cond(number > 0, self._refine, lambda *_: nothing, observation, update)
             rngs = None if key is None else nnx.Rngs(dropout=key)
-            seen, verdict = self._look(observation, fit, noise, rngs)
+            state, scores = self._score(observation, fit, noise, rngs)
             decision = losses.Decision(
-                sources=fit.coordinates / around.grid.unit,
+                sources=fit.coordinates / context.grid.unit,
                 active=fit.active,
-                keep=verdict.keep,
-                candidates=seen.candidates / around.grid.unit,
-                add=verdict.add,
-                offset=verdict.offset,
+                keep=scores.keep,
+                candidates=state.candidates / context.grid.unit,
+                add=scores.add,
+                offset=scores.offset,
             )
-            return self._decide(fit, seen, verdict), (decision, fit, verdict.count_logits)
+            return self._update(fit, state, scores), (decision, fit, scores.count_logits)
 
         # A scan compiles refinement, network and their derivatives once for all rounds.
         start = Update(nothing.coordinates, nothing.active, noise < 0)
-        _, said = jax.lax.scan(one_round, start, (jnp.arange(rounds), keys))
-        decisions, fit, count_logits = said
+        _, outputs = jax.lax.scan(one_round, start, (jnp.arange(rounds), keys))
+        decisions, fit, count_logits = outputs
         fit, count_logits = jax.tree.map(lambda leaf: leaf[-1], (fit, count_logits))
         existence = jax.nn.sigmoid(decisions.keep[-1]) * fit.active
         return losses.Prediction(
@@ -177,9 +177,9 @@ class LearnedPursuit(nnx.Module):
         Returns:
           [B, N, K] complex64.
         """
-        around = pursuit_features.surroundings(self.config)
+        context = pursuit_features.search_context(self.config)
         power = jax.vmap(refinement.signal_power)(observation, fit, noise_variance)
-        vectors = jax.vmap(lambda c: around.setting.jet(c)[:, 0])(fit.coordinates)
+        vectors = jax.vmap(lambda c: context.problem.jet(c)[:, 0])(fit.coordinates)
         # sqrt has an infinite slope at 0: avoid it.
         positive = power * existence > 0
         weight = jnp.where(positive, jnp.sqrt(jnp.where(positive, power * existence, 1.0)), 0.0)
@@ -194,17 +194,17 @@ class LearnedPursuit(nnx.Module):
         `matching_pursuit.in_turn`.
 
         Returns:
-          A `Pursuit`; scenes whose plan still changes did not converge.
+          A `Pursuit`; scenes whose update still changes did not converge.
         """
 
-        def judged(observation, noise_variance, fit):
-            seen, verdict = self._look(observation, fit, noise_variance, None)
-            existence = jax.nn.sigmoid(verdict.keep) * fit.active
-            return Pursuit(fit, existence, verdict.count_logits, self._decide(fit, seen, verdict))
+        def scored(observation, noise_variance, fit):
+            state, scores = self._score(observation, fit, noise_variance, None)
+            existence = jax.nn.sigmoid(scores.keep) * fit.active
+            return Pursuit(fit, existence, scores.count_logits, self._update(fit, state, scores))
 
-        def stepped(observation, noise_variance, pursuit):
-            fit = self._refine(observation, pursuit.plan)
-            return judged(observation, noise_variance, fit)
+        def refined(observation, noise_variance, pursuit):
+            fit = self._refine(observation, pursuit.update)
+            return scored(observation, noise_variance, fit)
 
         batch = noise_variance.shape[0]
         size = min(max(_QUEUE, batch // 8), batch)
@@ -212,7 +212,7 @@ class LearnedPursuit(nnx.Module):
 
         def waiting(carry):
             pursuit, steps = carry
-            return pursuit.plan.changes & (steps < _MOST_STEPS)
+            return pursuit.update.changes & (steps < _MOST_STEPS)
 
         def one_round(carry):
             pursuit, steps = carry
@@ -221,12 +221,12 @@ class LearnedPursuit(nnx.Module):
             part, scene = jax.tree.map(lambda leaf: leaf[chosen], (pursuit, scenes_))
             part = jax.tree.map(
                 lambda new, old: jnp.where(mine.reshape(-1, *[1] * (new.ndim - 1)), new, old),
-                stepped(scene[0], scene[1], part),
+                refined(scene[0], scene[1], part),
                 part,
             )
             pursuit = jax.tree.map(lambda whole, some: whole.at[chosen].set(some), pursuit, part)
             return pursuit, steps.at[chosen].add(mine)
 
-        first = stepped(*scenes_, judged(*scenes_, self._nothing(observation)))
+        first = refined(*scenes_, scored(*scenes_, self._nothing(observation)))
         start = (first, jnp.ones(batch, jnp.int32))
         return jax.lax.while_loop(lambda carry: jnp.any(waiting(carry)), one_round, start)[0]

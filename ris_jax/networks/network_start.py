@@ -37,7 +37,7 @@ class NetworkOutput(NamedTuple):
     existence: Float[Array, "B K"]  #: probability of each source; 0 for padding
     count_probability: Float[Array, "B K"]  #: of 1 ... K sources
     factor: Complex[Array, "B N K"]  #: of the covariance, any scale
-    doubt: Bool[Array, "B"]  #: the pursuit did not converge
+    unconverged: Bool[Array, "B"]  #: the pursuit did not converge
 
 
 class LearnedCovariance(NamedTuple):
@@ -53,7 +53,7 @@ class LocalizationNetwork(Protocol):
     @property
     def config(self) -> config_lib.Config: ...
     def covariance(self, measurement: scenes.Measurement) -> LearnedCovariance: ...
-    def opinion(
+    def propose(
         self, observation: likelihood.Observation, noise_variance: Float[Array, "B"]
     ) -> NetworkOutput: ...
     def for_array(
@@ -84,21 +84,21 @@ def for_signal(
 
 
 def present(
-    opinion: NetworkOutput, num_sources: Int[Array, "B"], max_sources: int
+    proposal: NetworkOutput, num_sources: Int[Array, "B"], max_sources: int
 ) -> tuple[Float[Array, "B K"], Float[Array, "B K 3"]]:
     """Select the `num_sources` most probable sources, or those with probability above `SURE`.
 
     Args:
-      opinion: of the network.
+      proposal: of the network.
       num_sources: [B]; negative if unknown.
       max_sources: maximum number of sources in the result.
 
     Returns:
       [B, max_sources] 1 or 0, and their coordinates.
     """
-    missing = max(max_sources - opinion.existence.shape[1], 0)
-    existence = jnp.pad(opinion.existence, [(0, 0), (0, missing)])
-    coordinates = jnp.pad(opinion.coordinates, [(0, 0), (0, missing), (0, 0)])
+    missing = max(max_sources - proposal.existence.shape[1], 0)
+    existence = jnp.pad(proposal.existence, [(0, 0), (0, missing)])
+    coordinates = jnp.pad(proposal.coordinates, [(0, 0), (0, missing), (0, 0)])
     surest, index = jax.lax.top_k(existence, max_sources)
     coordinates = jnp.take_along_axis(coordinates, index[..., None], axis=1)
     counted = (surest > 0) & (jnp.arange(max_sources) < num_sources[:, None])
@@ -161,8 +161,8 @@ def _network_start(
     amplitudes = 1 if source_signal == "constant" else snapshots
     samples = snapshots * antennas
     observation = likelihood.observe_batch(measurement, source_signal)
-    opinion = network.opinion(observation, measurement.noise_variance)
-    active, coordinates = present(opinion, num_sources, max_sources)
+    proposal = network.propose(observation, measurement.noise_variance)
+    active, coordinates = present(proposal, num_sources, max_sources)
     search = maximum_likelihood.prepare(
         positions, limits, matching_pursuit.SearchOptions(), (1, 1, 1), samples, amplitudes,
         1.0, **wave,
@@ -175,10 +175,10 @@ def _network_start(
         )
 
     estimate = jax.vmap(polish)(measurement, observation, coordinates, active)
-    too_much = residual_test.inconsistent(estimate, measurement, amplitudes)
+    exceeds_noise = residual_test.inconsistent(estimate, measurement, amplitudes)
     # A network trained with impairments allows a residual above the noise.
     nominal = network.config.impairments == config_lib.ImpairmentConfig()
     # Scenes without received energy have no sources.
-    doubt = opinion.doubt & jnp.any(measurement.snapshots != 0.0, axis=(1, 2))
-    missing = jnp.where(num_sources < 0, doubt, estimate.num_sources < num_sources)
-    return estimate, missing | (too_much & nominal)
+    unconverged = proposal.unconverged & jnp.any(measurement.snapshots != 0.0, axis=(1, 2))
+    missing = jnp.where(num_sources < 0, unconverged, estimate.num_sources < num_sources)
+    return estimate, missing | (exceeds_noise & nominal)

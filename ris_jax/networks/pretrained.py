@@ -50,14 +50,14 @@ class Network:
         positions, and returns the most probable number.
         """
         if self.config.model.architecture == "subspace_network":
-            said = self.model()(measurement)
-            count = 1 + jnp.argmax(said.count_logits, axis=-1)
-            return network_start.LearnedCovariance(said.factor, count)
-        said = self(measurement)
-        count = jnp.sum(said.existence > network_start.SURE, axis=1)
-        return network_start.LearnedCovariance(said.factor, count)
+            output = self.model()(measurement)
+            count = 1 + jnp.argmax(output.count_logits, axis=-1)
+            return network_start.LearnedCovariance(output.factor, count)
+        output = self(measurement)
+        count = jnp.sum(output.existence > network_start.SURE, axis=1)
+        return network_start.LearnedCovariance(output.factor, count)
 
-    def opinion(
+    def propose(
         self, observation: likelihood.Observation, noise_variance: Float[Array, "B"]
     ) -> network_start.NetworkOutput:
         """Evaluate a learned pursuit on a batch, compressed for the likelihood."""
@@ -68,14 +68,14 @@ class Network:
             existence=pursuit.existence,
             count_probability=jax.nn.softmax(pursuit.count_logits),
             factor=model.factor(observation, pursuit.fit, pursuit.existence, noise_variance),
-            doubt=pursuit.plan.changes,
+            unconverged=pursuit.update.changes,
         )
 
     @jax.jit
     def __call__(self, measurement: scenes.Measurement) -> network_start.NetworkOutput:
         """Evaluate a learned pursuit on a batch of B scenes with known noise variance."""
         observation = likelihood.observe_batch(measurement, self.config.system.source_signal)
-        return self.opinion(observation, measurement.noise_variance)
+        return self.propose(observation, measurement.noise_variance)
 
     def refuses(self, config: config_lib.Config) -> str:
         """Return why the network cannot serve a configuration; empty if it can.

@@ -42,7 +42,7 @@ class PursuitState(NamedTuple):
 class SearchContext:
     """Search context shared by all scenes: limits, grid steering vectors, resolution."""
 
-    setting: refinement.RefinementProblem
+    problem: refinement.RefinementProblem
     grid: candidate_search.Grid
     samples: int  #: L M
     amplitudes: int  #: free complex amplitudes per source
@@ -55,7 +55,7 @@ class SearchContext:
 
     def scaled(self, coordinates: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
         """Scale coordinates so that the limits of the region are -1 and 1."""
-        low, high = self.setting.lower, self.setting.upper
+        low, high = self.problem.lower, self.problem.upper
         return (coordinates - 0.5 * (low + high)) / jnp.maximum(0.5 * (high - low), 1e-6)
 
 
@@ -68,14 +68,14 @@ def resolution(system: config_lib.SystemConfig) -> np.ndarray:
     ).astype(np.float32)
 
 
-def surroundings(config: config_lib.Config) -> SearchContext:
+def search_context(config: config_lib.Config) -> SearchContext:
     """Return grid, limits and resolution of a configuration; constants, also during tracing."""
     with jax.ensure_compile_time_eval():
-        return _surroundings(config)
+        return _search_context(config)
 
 
 @functools.lru_cache(maxsize=8)
-def _surroundings(config: config_lib.Config) -> SearchContext:
+def _search_context(config: config_lib.Config) -> SearchContext:
     system = config.system
     positions = arrays.element_positions(system)
     wave = {"wavelength": system.wavelength, "wavefront": system.wavefront}
@@ -90,7 +90,7 @@ def _surroundings(config: config_lib.Config) -> SearchContext:
 
     constant = system.source_signal == "constant"
     return SearchContext(
-        setting=refinement.RefinementProblem(jet, space.lower, space.upper),
+        problem=refinement.RefinementProblem(jet, space.lower, space.upper),
         grid=candidate_search.grid_of(space, jnp.asarray(unit), positions, **wave),
         samples=system.num_snapshots * system.num_antennas,
         amplitudes=1 if constant else system.num_snapshots,
@@ -104,8 +104,8 @@ def _neighbours(
     """Return matched-filter outputs around cells relative to the cells; zero beyond the grid."""
     padded = jnp.pad(cube.reshape(-1, *shape), [(0, 0), (1, 1), (1, 1), (1, 1)])
     cell = jnp.stack(jnp.unravel_index(index, shape), axis=-1) + 1
-    around = cell[:, None] + _OFFSETS
-    values = padded[:, around[..., 0], around[..., 1], around[..., 2]]
+    cells = cell[:, None] + _OFFSETS
+    values = padded[:, cells[..., 0], cells[..., 1], cells[..., 2]]
     centre = padded[:, cell[:, 0], cell[:, 1], cell[:, 2]][..., None]
     power = jnp.sum(jnp.abs(centre) ** 2, axis=0)
     floor = jnp.finfo(power.dtype).tiny
@@ -127,40 +127,42 @@ def _level(energy: Float[Array, "..."], noise: Float[Array, ""]) -> Float[Array,
 
 
 def _residual_peaks(
-    around: SearchContext, observation: likelihood.Observation, held: refinement.Background
+    context: SearchContext, observation: likelihood.Observation, background: refinement.Background
 ) -> tuple[Float[Array, "P 3"], Complex[Array, "P 26"]]:
     """Return the highest peaks of the residual's matched filter and the relative outputs nearby."""
-    grid = around.grid
-    fields = likelihood.matched_fields(observation, held.residual)
+    grid = context.grid
+    fields = likelihood.matched_fields(observation, background.residual)
     cube = grid.matched(fields)
     _, index = search_grid.highest_peaks(
-        jnp.sum(jnp.abs(cube) ** 2, axis=0), grid.shape, around.candidates
+        jnp.sum(jnp.abs(cube) ** 2, axis=0), grid.shape, context.candidates
     )
     return grid.points[index], _neighbours(cube, grid.shape, index)
 
 
 def _candidate_features(
-    around: SearchContext,
-    held: refinement.Background,
+    context: SearchContext,
+    background: refinement.Background,
     points: Float[Array, "P 3"],
     neighbours: Complex[Array, "P 26"],
-    seen: likelihood.Images,
+    peak_images: likelihood.Images,
     residual: Float[Array, ""],
     noise: Float[Array, ""],
 ) -> Float[Array, "P F"]:
     """Return location, explained energy and shape of each peak."""
-    cross = likelihood.inner_products(held.images.left, seen.right)
-    lost = jnp.sum((cross.conj() * linear.matmul(held.inverse_gram, cross)).real, axis=1)
-    power = jnp.sum((seen.left.conj() * seen.right).real, axis=-1)
+    cross = likelihood.inner_products(background.images.left, peak_images.right)
+    lost = jnp.sum((cross.conj() * linear.matmul(background.inverse_gram, cross)).real, axis=1)
+    power = jnp.sum((peak_images.left.conj() * peak_images.right).real, axis=-1)
     left = jnp.maximum(power - lost, 1e-3 * power)
-    gain = jnp.sum(jnp.abs(likelihood.against(seen.left, held.residual)) ** 2 / left, axis=0)
-    share = jnp.mean(left / jnp.maximum(power, 1e-30), axis=0)
+    gain = jnp.sum(
+        jnp.abs(likelihood.against(peak_images.left, background.residual)) ** 2 / left, axis=0
+    )
+    fraction = jnp.mean(left / jnp.maximum(power, 1e-30), axis=0)
     return jnp.concatenate(
         [
-            around.scaled(points),
+            context.scaled(points),
             _level(gain, noise)[:, None],
             (gain / jnp.maximum(residual, noise))[:, None],
-            jnp.log(share + _LEAST_ENERGY)[:, None],
+            jnp.log(fraction + _LEAST_ENERGY)[:, None],
             neighbours.real,
             neighbours.imag,
         ],
@@ -169,21 +171,21 @@ def _candidate_features(
 
 
 def _source_features(
-    around: SearchContext,
+    context: SearchContext,
     fit: refinement.SourceFit,
-    held: refinement.Background,
+    background: refinement.Background,
     noise: Float[Array, ""],
 ) -> Float[Array, "K G"]:
     """Return location, strength and sharpness of each source; zero for padding."""
     # Energy lost without a source: |s|^2 over its entry of the inverse Gram matrix.
-    spread = jnp.diagonal(held.inverse_gram, axis1=1, axis2=2).real
+    spread = jnp.diagonal(background.inverse_gram, axis1=1, axis2=2).real
     marginal = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2 / jnp.maximum(spread, 1e-30), axis=0)
     alone = jnp.sum((fit.images.left.conj() * fit.images.right).real, axis=-1)
     strength = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2 * alone, axis=0)
-    sharpness = jnp.diagonal(fit.local.curvature).reshape(3, -1).T * around.step**2
+    sharpness = jnp.diagonal(fit.local.curvature).reshape(3, -1).T * context.step**2
     features = jnp.concatenate(
         [
-            around.scaled(fit.coordinates),
+            context.scaled(fit.coordinates),
             _level(marginal, noise)[:, None],
             _level(strength, noise)[:, None],
             _level(sharpness, noise),
@@ -194,7 +196,7 @@ def _source_features(
 
 
 def _scene_features(
-    around: SearchContext,
+    context: SearchContext,
     observation: likelihood.Observation,
     fit: refinement.SourceFit,
     residual: Float[Array, ""],
@@ -202,12 +204,12 @@ def _scene_features(
 ) -> Float[Array, "S"]:
     """Return data energy, residual energy and number of sources."""
     count = jnp.sum(fit.active)
-    freedom = jnp.maximum(around.samples - count * (around.amplitudes + 1.5), 1.0)
+    freedom = jnp.maximum(context.samples - count * (context.amplitudes + 1.5), 1.0)
     features = jnp.stack(
         [
-            _level(observation.energy / around.samples, noise),
+            _level(observation.energy / context.samples, noise),
             _level(residual, noise * freedom),
-            (residual / (noise * freedom) - 1.0) * np.sqrt(around.samples) / 5.0,
+            (residual / (noise * freedom) - 1.0) * np.sqrt(context.samples) / 5.0,
             count / fit.active.shape[0],
         ]
     )
@@ -215,30 +217,30 @@ def _scene_features(
 
 
 def describe(
-    around: SearchContext,
+    context: SearchContext,
     observation: likelihood.Observation,
     fit: refinement.SourceFit,
     noise_variance: Float[Array, ""],
 ) -> PursuitState:
     """Return features of the fitted sources and of candidate locations for missing ones."""
-    setting = around.setting
-    held = refinement.background(observation, fit)
+    problem = context.problem
+    background = refinement.background(observation, fit)
     # Without noise, the rounding of float32 is the reference.
-    floor = _ROUNDING * observation.energy / around.samples
+    floor = _ROUNDING * observation.energy / context.samples
     noise = jnp.maximum(noise_variance, floor + jnp.finfo(floor.dtype).tiny)
-    residual = jnp.maximum(observation.energy - held.value, 0.0)
-    points, neighbours = _residual_peaks(around, observation, held)
-    seen = likelihood.images(observation, setting.jet(points)[:, 0])
+    residual = jnp.maximum(observation.energy - background.value, 0.0)
+    points, neighbours = _residual_peaks(context, observation, background)
+    peak_images = likelihood.images(observation, problem.jet(points)[:, 0])
     both = likelihood.Images(
-        jnp.concatenate([held.images.left, seen.left], axis=1),
-        jnp.concatenate([held.images.right, seen.right], axis=1),
+        jnp.concatenate([background.images.left, peak_images.left], axis=1),
+        jnp.concatenate([background.images.right, peak_images.right], axis=1),
     )
     return PursuitState(
         candidates=points,
         candidate_features=_candidate_features(
-            around, held, points, neighbours, seen, residual, noise
+            context, background, points, neighbours, peak_images, residual, noise
         ),
-        source_features=_source_features(around, fit, held, noise),
-        scene_features=_scene_features(around, observation, fit, residual, noise),
+        source_features=_source_features(context, fit, background, noise),
+        scene_features=_scene_features(context, observation, fit, residual, noise),
         overlaps=_overlaps(observation, both),
     )

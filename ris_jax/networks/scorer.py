@@ -100,7 +100,7 @@ class Scorer(nnx.Module):
 
     def __call__(
         self,
-        seen: pursuit_features.PursuitState,
+        state: pursuit_features.PursuitState,
         active: Float[Array, "B K"],
         *,
         rngs: nnx.Rngs | None = None,
@@ -108,16 +108,16 @@ class Scorer(nnx.Module):
         """Score a batch.
 
         Args:
-          seen: with leading axis B.
+          state: with leading axis B.
           active: [B, K] 1 for fitted sources, 0 for padding.
           rngs: randomness of dropout; None disables dropout.
         """
         sources = active.shape[1]
-        scene = self.embed_scene(seen.scene_features.astype(self.dtype))[:, None]
-        source = self.embed_source(seen.source_features.astype(self.dtype))
-        candidate = self.embed_candidate(seen.candidate_features.astype(self.dtype))
+        scene = self.embed_scene(state.scene_features.astype(self.dtype))[:, None]
+        source = self.embed_source(state.source_features.astype(self.dtype))
+        candidate = self.embed_candidate(state.candidate_features.astype(self.dtype))
         tokens = jnp.concatenate([scene, source, candidate], axis=1) + scene
-        overlaps = jnp.pad(seen.overlaps, [(0, 0), (1, 0), (1, 0)])
+        overlaps = jnp.pad(state.overlaps, [(0, 0), (1, 0), (1, 0)])
         pairs = jnp.stack([overlaps, overlaps**2], axis=-1).astype(self.dtype)
         visible = jnp.ones(tokens.shape[:2]).at[:, 1 : 1 + sources].set(active)
         tokens = self.final_norm(self._through_blocks(tokens, pairs, visible, rngs))

@@ -81,9 +81,9 @@ class ResidualBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "B U W D"], *, rngs: nnx.Rngs | None
     ) -> Float[Array, "B U W D"]:
-        seen = self.norm(x)
-        mean = self.far(jnp.mean(seen, axis=(1, 2), keepdims=True))
-        near = jax.nn.relu(self.near(_patches(seen, self.dilation)) + mean)
+        normed = self.norm(x)
+        mean = self.far(jnp.mean(normed, axis=(1, 2), keepdims=True))
+        near = jax.nn.relu(self.near(_patches(normed, self.dilation)) + mean)
         update = self.mlp_out(jax.nn.relu(self.mlp_in(near)))
         return x + self.dropout(update, deterministic=rngs is None, rngs=rngs)
 
@@ -101,7 +101,7 @@ class SubspaceNetwork(nnx.Module):
     def __init__(self, config: config_lib.Config, *, rngs: nnx.Rngs):
         model = config.model
         width, dtype = model.width, jnp.dtype(model.compute_dtype)
-        ranges = pursuit_features.surroundings(config).grid.shape[2]
+        ranges = pursuit_features.search_context(config).grid.shape[2]
         self.config = config
 
         def linear(inputs, outputs, **options):
@@ -149,7 +149,7 @@ class SubspaceNetwork(nnx.Module):
         fields = subspace.compress(nothing, input_columns(self.config)).factor
         power = jnp.mean(jnp.sum(jnp.abs(fields) ** 2, axis=2), axis=1)
         fields = fields * jax.lax.rsqrt(power + _TINY)[:, None, None]
-        grid = pursuit_features.surroundings(self.config).grid
+        grid = pursuit_features.search_context(self.config).grid
         image = jax.vmap(lambda columns: grid.matched(columns.T))(fields)
         # A covariance ignores the phases of its columns: the largest entry of each is made real.
         highest = jnp.argmax(jnp.abs(image), axis=-1, keepdims=True)
@@ -161,15 +161,15 @@ class SubspaceNetwork(nnx.Module):
         self, image: Complex[Array, "B C G"], snr: Float[Array, "B"], rngs: nnx.Rngs | None
     ) -> tuple[Complex[Array, "B G"], Float[Array, "B K"]]:
         """Apply the network: cleaned image on the grid, and logits of the number of sources."""
-        around = pursuit_features.surroundings(self.config)
-        shape, dtype = around.grid.shape, self.embed.dtype
+        context = pursuit_features.search_context(self.config)
+        shape, dtype = context.grid.shape, self.embed.dtype
         level = jnp.abs(image)
         squeezed = image / (1.0 + level)
         features = jnp.stack([squeezed.real, squeezed.imag, jnp.log1p(level**2)], axis=1)
         batch = len(features)
         features = features.reshape(batch, -1, *shape)
         features = jnp.moveaxis(features, 1, -1).reshape(batch, *shape[:2], -1)
-        places = around.scaled(around.grid.points).reshape(*shape, 3)[:, :, 0, :2]
+        places = context.scaled(context.grid.points).reshape(*shape, 3)[:, :, 0, :2]
         scene = jnp.log10(jnp.maximum(snr, 1e-3))[:, None, None, None]
         x = jnp.concatenate(
             [
@@ -184,21 +184,21 @@ class SubspaceNetwork(nnx.Module):
             x = block(x, rngs=rngs)
         x = self.final_norm(x)
         pooled = jnp.concatenate([jnp.mean(x, axis=(1, 2)), _highest(x)], axis=-1)
-        said = self.head_image(x).astype(jnp.float32).reshape(batch, -1, 3)
-        gate, real, imaginary = jnp.moveaxis(said, -1, 0)
+        image = self.head_image(x).astype(jnp.float32).reshape(batch, -1, 3)
+        gate, real, imaginary = jnp.moveaxis(image, -1, 0)
         cleaned = squeezed[:, -1] * jax.nn.softplus(gate) + jax.lax.complex(real, imaginary)
         return cleaned, self.head_count(pooled).astype(jnp.float32)
 
     def _factor(self, cleaned: Complex[Array, "B G"]) -> Complex[Array, "B N r"]:
         """Return the surrogate's factor: the image under each ramp, at the array elements."""
-        grid = pursuit_features.surroundings(self.config).grid
+        grid = pursuit_features.search_context(self.config).grid
         ramped = cleaned[:, :, None] * _ramps(self.config)
         return linear.einsum("gn,bgr->bnr", grid.conjugates.conj(), ramped)
 
 
 def _ramps(config: config_lib.Config) -> Complex[Array, "G r"]:
     """Return fixed random phase ramps over the grid."""
-    grid = pursuit_features.surroundings(config).grid
+    grid = pursuit_features.search_context(config).grid
     rng = np.random.default_rng(_RAMP_SEED)
     slopes = _RAMP * rng.standard_normal((config.model.columns, 3))
     places = np.asarray(grid.points) / np.asarray(grid.unit)
@@ -215,16 +215,15 @@ def peaks_of(
       factor: [B, N, r].
       num_sources: [B] dimension of each signal subspace.
     """
-    around = pursuit_features.surroundings(config)
-    setting = around.setting
+    context = pursuit_features.search_context(config)
 
     def one(factor, count):
         return differentiable_music.soft_peaks(
             factor,
             count,
-            around.grid,
-            lambda points: arrays.normalized(setting.jet(points)[:, 0]),
-            (setting.lower, setting.upper),
+            context.grid,
+            lambda points: arrays.normalized(context.problem.jet(points)[:, 0]),
+            (context.problem.lower, context.problem.upper),
             config.scene.max_sources,
         )
 

@@ -39,11 +39,11 @@ def prepare(
             f"{config.scene.static_path_db}; train without it: `localize` removes the path first"
         )
 
-    def snapshots_say(scene):
+    def from_snapshots(scene):
         fields = measurement.field_estimates(scene, system.source_signal)
         return fields, measurement.signal_to_noise(scene)
 
-    fields, snr = jax.vmap(snapshots_say)(batch.measurement)
+    fields, snr = jax.vmap(from_snapshots)(batch.measurement)
     factor = scenes.steering_matrix(truth, arrays.element_positions(system), system)
     coordinates = arrays.to_coordinates(truth.azimuth, truth.elevation, truth.source_range)
     factor, fields = (

@@ -160,7 +160,7 @@ class GradientTest(absltest.TestCase):
         self.assertEqual(loop.dead_parameters(state, drawn(SMALL, batch=8)), [])
 
 
-def verdict_of(keep, add, offset=0.0):
+def scores_of(keep, add, offset=0.0):
     """Of one scene."""
     keep, add = jnp.asarray([keep], jnp.float32), jnp.asarray([add], jnp.float32)
     return scorer.CandidateScores(
@@ -179,77 +179,77 @@ class DecideTest(parameterized.TestCase):
         [[-0.5, 0.4, 1.0], [-0.2, -0.4, 1.1], [0.2, 0.4, 1.2], [0.5, -0.1, 1.3]], "f4"
     )
 
-    def decide(self, verdict, active=(0, 0, 0)):
-        """The plan's sources as rows, and whether it changes anything."""
-        plan = self.plan(verdict, active)
-        there = np.asarray(plan.active[0]) > 0
-        coordinates = np.asarray(plan.coordinates[0])
+    def _decide(self, scores, active=(0, 0, 0)):
+        """The update's sources as rows, and whether it changes anything."""
+        update = self._updated(scores, active)
+        there = np.asarray(update.active[0]) > 0
+        coordinates = np.asarray(update.coordinates[0])
         chex.assert_trees_all_equal(coordinates[~there], np.zeros_like(coordinates[~there]))
-        return coordinates[there], bool(plan.changes[0])
+        return coordinates[there], bool(update.changes[0])
 
-    def plan(self, verdict, active=(0, 0, 0)):
+    def _updated(self, scores, active=(0, 0, 0)):
         active = jnp.asarray([active], jnp.float32)
         fit = refinement.SourceFit(self.SOURCES[None], active, None, None, None)
         seen = pursuit_features.PursuitState(
             jnp.asarray(self.CANDIDATES[None]), None, None, None, None
         )
-        return _decide(self.CONFIG, fit, seen, verdict)
+        return _update(self.CONFIG, fit, seen, scores)
 
     def test_adds_what_is_likelier_than_not(self):
         """The surest first."""
-        found, changes = self.decide(verdict_of([9.0] * 3, [0.1, -0.1, 5.0, -5.0]))
+        found, changes = self._decide(scores_of([9.0] * 3, [0.1, -0.1, 5.0, -5.0]))
         chex.assert_trees_all_close(found, self.CANDIDATES[[2, 0]])
         self.assertTrue(changes)
 
     def test_no_more_than_there_is_room_for(self):
-        found, _ = self.decide(verdict_of([9.0] * 3, [1.0, 4.0, 3.0, 2.0]))
+        found, _ = self._decide(scores_of([9.0] * 3, [1.0, 4.0, 3.0, 2.0]))
         chex.assert_trees_all_close(found, self.CANDIDATES[[1, 2, 3]])
 
     def test_sources_stay_before_others_come(self):
         """However sure the network is of the others."""
-        verdict = verdict_of([-1.4, 0.0, 0.0], [9.0, 9.0, -9.0, 10.0])
-        found, changes = self.decide(verdict, (1, 1, 0))
+        scores = scores_of([-1.4, 0.0, 0.0], [9.0, 9.0, -9.0, 10.0])
+        found, changes = self._decide(scores, (1, 1, 0))
         chex.assert_trees_all_close(found, np.stack([*self.SOURCES[[1, 0]], self.CANDIDATES[3]]))
         self.assertTrue(changes)
 
     def test_all_places_taken(self):
         """What finds no place changes nothing."""
-        found, changes = self.decide(verdict_of([2.0, 1.0, 0.0], [9.0] * 4), (1, 1, 1))
+        found, changes = self._decide(scores_of([2.0, 1.0, 0.0], [9.0] * 4), (1, 1, 1))
         chex.assert_trees_all_close(found, self.SOURCES)
         self.assertFalse(changes)
 
     def test_rests(self):
-        found, changes = self.decide(verdict_of([2.0, 9.0, 0.0], [-0.1] * 4), (1, 0, 1))
+        found, changes = self._decide(scores_of([2.0, 9.0, 0.0], [-0.1] * 4), (1, 0, 1))
         chex.assert_trees_all_close(found, self.SOURCES[[0, 2]])
         self.assertFalse(changes)
 
     def test_drops_what_is_none(self):
-        found, changes = self.decide(verdict_of([-1.6, 9.0, -1.4], [-9.0] * 4), (1, 0, 1))
+        found, changes = self._decide(scores_of([-1.6, 9.0, -1.4], [-9.0] * 4), (1, 0, 1))
         chex.assert_trees_all_close(found, self.SOURCES[[2]])
         self.assertTrue(changes)
 
     def test_tries_the_best_where_nothing_is_left(self):
         """Of nothing there is nothing to refine."""
         for active in ((0, 0, 0), (1, 1, 1)):
-            found, changes = self.decide(verdict_of([-9.0] * 3, [-5.0, -3.0, -4.0, -9.0]), active)
+            found, changes = self._decide(scores_of([-9.0] * 3, [-5.0, -3.0, -4.0, -9.0]), active)
             chex.assert_trees_all_close(found, self.CANDIDATES[[1]])
             self.assertTrue(changes)
 
     @parameterized.parameters(0.5, -0.5, 100.0, -100.0)
     def test_moves_by_the_offset(self, offset):
         """In units of resolution, no farther than a candidate stands for, within the limits."""
-        around = pursuit_features.surroundings(self.CONFIG)
+        context = pursuit_features.search_context(self.CONFIG)
         wanted = self.CANDIDATES[[3]] + np.clip(offset, -losses.REACH, losses.REACH) * np.asarray(
-            around.step
+            context.step
         )
-        wanted = np.clip(wanted, around.setting.lower, around.setting.upper)
-        found, _ = self.decide(verdict_of([9.0] * 3, [-9.0, -9.0, -9.0, 9.0], offset))
+        wanted = np.clip(wanted, context.problem.lower, context.problem.upper)
+        found, _ = self._decide(scores_of([9.0] * 3, [-9.0, -9.0, -9.0, 9.0], offset))
         chex.assert_trees_all_close(found, wanted, atol=1e-6)
 
     def test_no_gradient(self):
         def total(add, offset):
-            verdict = verdict_of([9.0] * 3, [0.0] * 4)._replace(add=add, offset=offset)
-            return jnp.sum(self.plan(verdict).coordinates)
+            scores = scores_of([9.0] * 3, [0.0] * 4)._replace(add=add, offset=offset)
+            return jnp.sum(self._updated(scores).coordinates)
 
         gradients = jax.grad(total, argnums=(0, 1))(jnp.ones((1, 4)), jnp.ones((1, 4, 3)))
         for gradient in gradients:
@@ -257,8 +257,8 @@ class DecideTest(parameterized.TestCase):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _decide(config, fit, seen, verdict):
-    return learned_pursuit.LearnedPursuit._decide(_Configured(config), fit, seen, verdict)
+def _update(config, fit, seen, scores):
+    return learned_pursuit.LearnedPursuit._update(_Configured(config), fit, seen, scores)
 
 
 class _Configured:
@@ -351,7 +351,7 @@ class PursueTest(absltest.TestCase):
         measurement, places = pairs(snr_db=80.0)
         found = oracle_pursuit()(SOUND, measurement)
         chex.assert_trees_all_equal(found.fit.active, jnp.ones((BATCH, 2)))
-        self.assertFalse(bool(jnp.any(found.plan.changes)))
+        self.assertFalse(bool(jnp.any(found.update.changes)))
         chex.assert_trees_all_close(
             found.existence, jnp.full((BATCH, 2), jax.nn.sigmoid(5.0)), atol=1e-6
         )
@@ -374,7 +374,7 @@ class PursueTest(absltest.TestCase):
 
     def assert_same(self, found, wanted):
         chex.assert_trees_all_equal(found.fit.active, wanted.fit.active)
-        chex.assert_trees_all_equal(found.plan.changes, wanted.plan.changes)
+        chex.assert_trees_all_equal(found.update.changes, wanted.update.changes)
         # Rounding of products follows the batch's size; the likelihood is flat along 1/r.
         chex.assert_trees_all_close(
             found.fit.coordinates, wanted.fit.coordinates, atol=2e-3, rtol=1e-3
@@ -391,7 +391,7 @@ class PursueTest(absltest.TestCase):
             noise_variance=jnp.where(even, deaf.noise_variance, measurement.noise_variance)
         )
         sound, restless, both = (oracle_pursuit()(SOUND, m) for m in (measurement, deaf, mixed))
-        self.assertTrue(bool(jnp.all(both.plan.changes == even)))
+        self.assertTrue(bool(jnp.all(both.update.changes == even)))
         for found, wanted in ((sound, ~even), (restless, even)):
             self.assert_same(
                 jax.tree.map(lambda leaf, mine=wanted: leaf[mine], both),
@@ -402,7 +402,7 @@ class PursueTest(absltest.TestCase):
         """After the most steps, with sources in place and the doubt told."""
         measurement, _ = pairs(snr_db=20.0)
         found = oracle_pursuit()(np.array([4.0, 4.0, 1.0], "f4"), measurement)
-        self.assertTrue(bool(jnp.all(found.plan.changes)))
+        self.assertTrue(bool(jnp.all(found.update.changes)))
         chex.assert_tree_all_finite(found.fit.coordinates)
         self.assertGreaterEqual(float(jnp.min(jnp.sum(found.fit.active, axis=1))), 1.0)
 

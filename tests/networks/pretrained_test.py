@@ -284,14 +284,14 @@ class EstimatorTest(parameterized.TestCase):
 class OpinionTest(absltest.TestCase):
     def test_shapes(self):
         network = pretrained.load_pretrained("default")
-        says = network(draw().measurement)
+        output = network(draw().measurement)
         sources = CONFIG.scene.max_sources
-        chex.assert_shape(says.coordinates, (SCENES, sources, 3))
-        chex.assert_shape(says.factor, (SCENES, len(POSITIONS), sources))
-        chex.assert_tree_all_finite(says)
-        np.testing.assert_allclose(np.sum(says.count_probability, axis=1), 1.0, atol=1e-5)
+        chex.assert_shape(output.coordinates, (SCENES, sources, 3))
+        chex.assert_shape(output.factor, (SCENES, len(POSITIONS), sources))
+        chex.assert_tree_all_finite(output)
+        np.testing.assert_allclose(np.sum(output.count_probability, axis=1), 1.0, atol=1e-5)
         again = dataclasses.replace(network, card="")(draw().measurement)
-        chex.assert_trees_all_equal(says, again)
+        chex.assert_trees_all_equal(output, again)
 
 
 if __name__ == "__main__":

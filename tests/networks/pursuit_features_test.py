@@ -43,12 +43,12 @@ def with_values(**values):
 @functools.partial(jit, static_argnames="config")
 def described(config, measurement, coordinates, active):
     """Situations of fits with sources in the same given places, amplitudes fitted."""
-    around = pursuit_features.surroundings(config)
+    context = pursuit_features.search_context(config)
 
     def one(scene):
         observation = likelihood.observe(scene, config.system.source_signal)
-        fit = refinement.refine(around.setting, observation, coordinates, active, 0)
-        return pursuit_features.describe(around, observation, fit, scene.noise_variance)
+        fit = refinement.refine(context.problem, observation, coordinates, active, 0)
+        return pursuit_features.describe(context, observation, fit, scene.noise_variance)
 
     return jax.vmap(one)(measurement)
 
@@ -105,9 +105,9 @@ class Scene:
         return data - np.array(fits)
 
     def amplitudes(self, points):
-        seen = self.images(points)
+        images = self.images(points)
         return np.array(
-            [np.linalg.lstsq(b, y, rcond=None)[0] for y, b in zip(self.data, seen, strict=True)]
+            [np.linalg.lstsq(b, y, rcond=None)[0] for y, b in zip(self.data, images, strict=True)]
         )
 
     def explained(self, points):
@@ -133,26 +133,26 @@ class FeaturesTest(parameterized.TestCase):
         config = with_values(system__source_signal=source_signal)
         measurement = measured(config)
         for active in ((1, 0, 1), (1, 1, 1)):
-            seen = jax.tree.map(np.asarray, describe(config, measurement, active))
+            state = jax.tree.map(np.asarray, describe(config, measurement, active))
             points = POINTS[np.array(active) > 0]
             for index in range(BATCH):
-                one = jax.tree.map(lambda leaf, i=index: leaf[i], seen)
+                one = jax.tree.map(lambda leaf, i=index: leaf[i], state)
                 yield Scene(measurement, index, source_signal), one, points, np.array(active) > 0
 
     @parameterized.parameters(*SIGNALS)
     def test_candidates(self, source_signal):
         """The first is where the residual matches best; what a source there explains."""
         low, high = np.array([-0.8988, -0.5393, 0.0]), np.array([0.8988, 0.5393, 2.2])
-        grid = pursuit_features.surroundings(SMALL).grid
-        for scene, seen, points, _ in self.cases(source_signal):
+        grid = pursuit_features.search_context(SMALL).grid
+        for scene, state, points, _ in self.cases(source_signal):
             spectrum = energy_by_column(scene.fields(points) @ unit_steering(grid.points).conj().T)
-            chex.assert_trees_all_equal(seen.candidates[0], grid.points[np.argmax(spectrum)])
-            features = seen.candidate_features
-            places = (seen.candidates - (low + high) / 2) / ((high - low) / 2)
+            chex.assert_trees_all_equal(state.candidates[0], grid.points[np.argmax(spectrum)])
+            features = state.candidate_features
+            places = (state.candidates - (low + high) / 2) / ((high - low) / 2)
             np.testing.assert_allclose(features[:, :3], places, atol=2e-3)
             left = scene.residual(points)
             residual = energy(left)
-            for candidate, row in zip(seen.candidates, features, strict=True):
+            for candidate, row in zip(state.candidates, features, strict=True):
                 image = scene.images(candidate[None])[..., 0]
                 kept = np.sum(np.abs(scene.residual(points, image)) ** 2, axis=1)
                 whole = np.sum(np.abs(image) ** 2, axis=1)
@@ -168,13 +168,13 @@ class FeaturesTest(parameterized.TestCase):
     @parameterized.parameters(*SIGNALS)
     def test_neighbours(self, source_signal):
         """Matched filters in the 26 cells around over that in the candidate's own."""
-        grid = pursuit_features.surroundings(SMALL).grid
+        grid = pursuit_features.search_context(SMALL).grid
         cells = np.array(list(np.ndindex(grid.shape)))
         self.assertEqual(grid.shape[2], 1)  # so that there are none along 1/r
         offsets = [np.array(d) - 1 for d in np.ndindex(3, 3, 3) if d != (1, 1, 1)]
-        for scene, seen, points, _ in self.cases(source_signal):
+        for scene, state, points, _ in self.cases(source_signal):
             matched = scene.fields(points) @ unit_steering(grid.points).conj().T
-            for candidate, row in zip(seen.candidates, seen.candidate_features, strict=True):
+            for candidate, row in zip(state.candidates, state.candidate_features, strict=True):
                 own = int(np.argmin(np.linalg.norm(grid.points - candidate, axis=1)))
                 wanted = np.zeros(26, complex)
                 for number, offset in enumerate(offsets):
@@ -190,9 +190,9 @@ class FeaturesTest(parameterized.TestCase):
     def test_sources(self, source_signal):
         """What is lost without each, what it has alone, how sharply it is placed."""
         low, high = np.array([-0.8988, -0.5393, 0.0]), np.array([0.8988, 0.5393, 2.2])
-        unit = np.asarray(pursuit_features.surroundings(SMALL).grid.unit)
-        for scene, seen, points, present in self.cases(source_signal):
-            features = seen.source_features
+        unit = np.asarray(pursuit_features.search_context(SMALL).grid.unit)
+        for scene, state, points, present in self.cases(source_signal):
+            features = state.source_features
             chex.assert_trees_all_equal(features[~present], np.zeros_like(features[~present]))
             amplitudes = scene.amplitudes(points)
             for number, row in enumerate(features[present]):
@@ -215,7 +215,7 @@ class FeaturesTest(parameterized.TestCase):
     def test_scene(self, source_signal):
         """Power, and the residual over what noise alone would leave."""
         amplitudes = 1 if source_signal == "constant" else 6
-        for scene, seen, points, _ in self.cases(source_signal):
+        for scene, state, points, _ in self.cases(source_signal):
             count = len(points)
             freedom = 24 - count * (amplitudes + 1.5)
             ratio = energy(scene.residual(points)) / scene.noise / freedom
@@ -226,23 +226,23 @@ class FeaturesTest(parameterized.TestCase):
                 count / SOURCES,
             ]
             np.testing.assert_allclose(
-                seen.scene_features, np.clip(wanted, -20, 20), rtol=1e-3, atol=2e-3
+                state.scene_features, np.clip(wanted, -20, 20), rtol=1e-3, atol=2e-3
             )
 
     @parameterized.parameters(*SIGNALS)
     def test_overlaps(self, source_signal):
         """Correlation of images; 1 of each with itself, and 0 with what is absent."""
-        for scene, seen, _, present in self.cases(source_signal):
-            images = scene.images(np.vstack([POINTS, seen.candidates]))
+        for scene, state, _, present in self.cases(source_signal):
+            images = scene.images(np.vstack([POINTS, state.candidates]))
             images = images * np.append(present, np.ones(CANDIDATES))
             gram = np.abs(np.einsum("trp,trq->pq", images.conj(), images))
             norm = np.sqrt(np.maximum(np.diag(gram), 1e-30))
-            np.testing.assert_allclose(seen.overlaps, gram / norm[:, None] / norm, atol=1e-4)
-            chex.assert_trees_all_close(seen.overlaps, seen.overlaps.T, atol=1e-5)
+            np.testing.assert_allclose(state.overlaps, gram / norm[:, None] / norm, atol=1e-4)
+            chex.assert_trees_all_close(state.overlaps, state.overlaps.T, atol=1e-5)
             there = np.append(present, np.ones(CANDIDATES)).astype("f4")
-            chex.assert_trees_all_close(np.diag(seen.overlaps), there, atol=1e-5)
-            self.assertGreaterEqual(seen.overlaps.min(), 0.0)
-            self.assertLessEqual(seen.overlaps.max(), 1.0 + 1e-5)
+            chex.assert_trees_all_close(np.diag(state.overlaps), there, atol=1e-5)
+            self.assertGreaterEqual(state.overlaps.min(), 0.0)
+            self.assertLessEqual(state.overlaps.max(), 1.0 + 1e-5)
 
 
 def energy_by_column(fields):
@@ -338,24 +338,24 @@ class CornersTest(parameterized.TestCase):
 class SurroundingsTest(absltest.TestCase):
     def test_constants_of_a_configuration(self):
         """The same object while tracing, and none of it a tracer."""
-        outside, inside = pursuit_features.surroundings(SMALL), []
+        outside, inside = pursuit_features.search_context(SMALL), []
 
         @jax.jit
         def traced(x):
-            inside.append(pursuit_features.surroundings(SMALL))
+            inside.append(pursuit_features.search_context(SMALL))
             return x * inside[0].grid.points
 
         chex.assert_shape(traced(1.0), outside.grid.points.shape)
         self.assertIs(inside[0], outside)
 
     def test_sizes(self):
-        around = pursuit_features.surroundings(SMALL)
-        self.assertEqual((around.samples, around.amplitudes, around.candidates), (24, 1, 4))
+        context = pursuit_features.search_context(SMALL)
+        self.assertEqual((context.samples, context.amplitudes, context.candidates), (24, 1, 4))
         config = with_values(system__source_signal="independent")
-        self.assertEqual(pursuit_features.surroundings(config).amplitudes, 6)
+        self.assertEqual(pursuit_features.search_context(config).amplitudes, 6)
 
     def test_step_is_none_where_nothing_is_resolved(self):
-        flat = pursuit_features.surroundings(with_values(system__wavefront="planar"))
+        flat = pursuit_features.search_context(with_values(system__wavefront="planar"))
         self.assertEqual(float(flat.grid.unit[2]), np.inf)
         self.assertEqual(float(flat.step[2]), 0.0)
         chex.assert_trees_all_equal(flat.step[:2], flat.grid.unit[:2])

@@ -34,22 +34,22 @@ def build(config):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def apply(graphdef, params, seen, active, dropout_key=None):
+def apply(graphdef, params, state, active, dropout_key=None):
     rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
-    return nnx.merge(graphdef, params, copy=True)(seen, active, rngs=rngs)
+    return nnx.merge(graphdef, params, copy=True)(state, active, rngs=rngs)
 
 
-def verdict_of(seen, active=ACTIVE, config=SMALL, dropout_seed=None):
+def scores_of(state, active=ACTIVE, config=SMALL, dropout_seed=None):
     key = None if dropout_seed is None else jax.random.key(dropout_seed)
-    return apply(*build(config), seen, jnp.asarray(active), key)
+    return apply(*build(config), state, jnp.asarray(active), key)
 
 
-def random_situation(seed=0):
+def random_state(seed=0):
     random = np.random.default_rng(seed)
     tokens = SOURCES + CANDIDATES
     overlaps = random.uniform(size=(BATCH, tokens, tokens))
     overlaps = (overlaps + overlaps.swapaxes(1, 2)) / 2
-    seen = pursuit_features.PursuitState(
+    state = pursuit_features.PursuitState(
         candidates=random.normal(size=(BATCH, CANDIDATES, 3)),
         candidate_features=random.normal(
             size=(BATCH, CANDIDATES, pursuit_features.CANDIDATE_FEATURES)
@@ -58,23 +58,23 @@ def random_situation(seed=0):
         scene_features=random.normal(size=(BATCH, pursuit_features.SCENE_FEATURES)),
         overlaps=overlaps,
     )
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, "f4"), seen)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, "f4"), state)
 
 
-def reordered(seen, sources, candidates):
+def reordered(state, sources, candidates):
     """The same situation with sources and candidates listed in another order."""
     both = np.append(sources, SOURCES + candidates)
     return pursuit_features.PursuitState(
-        candidates=seen.candidates[:, candidates],
-        candidate_features=seen.candidate_features[:, candidates],
-        source_features=seen.source_features[:, sources],
-        scene_features=seen.scene_features,
-        overlaps=seen.overlaps[:, both][:, :, both],
+        candidates=state.candidates[:, candidates],
+        candidate_features=state.candidate_features[:, candidates],
+        source_features=state.source_features[:, sources],
+        scene_features=state.scene_features,
+        overlaps=state.overlaps[:, both][:, :, both],
     )
 
 
 def change(left, right):
-    """Largest change of each part of a verdict, scene by scene, [B]."""
+    """Largest change of each part of a scores, scene by scene, [B]."""
     return [
         np.abs(np.asarray(a - b)).reshape(BATCH, -1).max(axis=1)
         for a, b in zip(left, right, strict=True)
@@ -83,18 +83,18 @@ def change(left, right):
 
 class VerdictTest(parameterized.TestCase):
     def test_shapes(self):
-        verdict = verdict_of(random_situation())
-        chex.assert_shape(verdict.keep, (BATCH, SOURCES))
-        chex.assert_shape(verdict.add, (BATCH, CANDIDATES))
-        chex.assert_shape(verdict.offset, (BATCH, CANDIDATES, 3))
-        chex.assert_shape(verdict.count_logits, (BATCH, SOURCES))
-        chex.assert_type(list(verdict), jnp.float32)
-        chex.assert_tree_all_finite(verdict)
+        scores = scores_of(random_state())
+        chex.assert_shape(scores.keep, (BATCH, SOURCES))
+        chex.assert_shape(scores.add, (BATCH, CANDIDATES))
+        chex.assert_shape(scores.offset, (BATCH, CANDIDATES, 3))
+        chex.assert_shape(scores.count_logits, (BATCH, SOURCES))
+        chex.assert_type(list(scores), jnp.float32)
+        chex.assert_tree_all_finite(scores)
 
     def test_bfloat16(self):
         """Computes in 8 bits, keeps parameters and answers in float32."""
-        seen = random_situation()
-        exact, coarse = verdict_of(seen), verdict_of(seen, config=HALF)
+        state = random_state()
+        exact, coarse = scores_of(state), scores_of(state, config=HALF)
         chex.assert_type(list(coarse), jnp.float32)
         for leaf in jax.tree.leaves(build(HALF)[1]):
             chex.assert_type(leaf, jnp.float32)
@@ -103,28 +103,28 @@ class VerdictTest(parameterized.TestCase):
             self.assertBetween(error, 1e-5, 0.05)
 
     def test_follows_every_feature(self):
-        seen = random_situation()
-        wanted = verdict_of(seen)
+        state = random_state()
+        wanted = scores_of(state)
         for name in ("candidate_features", "source_features", "scene_features", "overlaps"):
-            other = seen._replace(**{name: 0.5 * getattr(seen, name)})
-            for part in change(verdict_of(other), wanted):
+            other = state._replace(**{name: 0.5 * getattr(state, name)})
+            for part in change(scores_of(other), wanted):
                 self.assertGreater(part[0], 5e-6, name)  # float32 rounds at 1e-7
 
     def test_scenes_of_a_batch_do_not_mix(self):
-        seen, order = random_situation(), np.array([2, 0, 3, 1])
-        flipped = verdict_of(jax.tree.map(lambda leaf: leaf[order], seen), ACTIVE[order])
-        wanted = jax.tree.map(lambda leaf: leaf[order], verdict_of(seen))
+        state, order = random_state(), np.array([2, 0, 3, 1])
+        flipped = scores_of(jax.tree.map(lambda leaf: leaf[order], state), ACTIVE[order])
+        wanted = jax.tree.map(lambda leaf: leaf[order], scores_of(state))
         chex.assert_trees_all_close(flipped, wanted, atol=1e-5)
 
     def test_every_parameter_has_a_gradient(self):
         graphdef, params = build(SMALL)
-        seen, active = random_situation(), jnp.asarray(ACTIVE)
+        state, active = random_state(), jnp.asarray(ACTIVE)
 
         @jax.jit
         @jax.grad
         def gradient(params):
-            verdict = nnx.merge(graphdef, params, copy=True)(seen, active)
-            return sum(jnp.sum((leaf - 1.0) ** 2) for leaf in verdict)
+            scores = nnx.merge(graphdef, params, copy=True)(state, active)
+            return sum(jnp.sum((leaf - 1.0) ** 2) for leaf in scores)
 
         for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(params)):
             self.assertGreater(float(jnp.max(jnp.abs(leaf))), 0.0, jax.tree_util.keystr(path))
@@ -132,49 +132,49 @@ class VerdictTest(parameterized.TestCase):
 
 class OrderTest(absltest.TestCase):
     def test_of_candidates(self):
-        """The verdict on each moves with it; all else stays."""
-        seen, order = random_situation(), np.array([3, 0, 4, 2, 1])
-        wanted = verdict_of(seen)
+        """The scores on each moves with it; all else stays."""
+        state, order = random_state(), np.array([3, 0, 4, 2, 1])
+        wanted = scores_of(state)
         wanted = wanted._replace(add=wanted.add[:, order], offset=wanted.offset[:, order])
-        found = verdict_of(reordered(seen, np.arange(SOURCES), order))
+        found = scores_of(reordered(state, np.arange(SOURCES), order))
         chex.assert_trees_all_close(found, wanted, atol=1e-5)
 
     def test_of_sources(self):
-        seen, order = random_situation(), np.array([2, 0, 1])
-        wanted = verdict_of(seen)
+        state, order = random_state(), np.array([2, 0, 1])
+        wanted = scores_of(state)
         wanted = wanted._replace(keep=wanted.keep[:, order])
-        found = verdict_of(reordered(seen, order, np.arange(CANDIDATES)), ACTIVE[:, order])
+        found = scores_of(reordered(state, order, np.arange(CANDIDATES)), ACTIVE[:, order])
         chex.assert_trees_all_close(found, wanted, atol=1e-5)
 
 
 class AbsentSourcesTest(absltest.TestCase):
     def test_have_no_influence(self):
         """Whatever their features and overlaps are: the scenes here lack source 1, or all but 2."""
-        seen = random_situation()
+        state = random_state()
         absent = np.concatenate([ACTIVE == 0, np.zeros((BATCH, CANDIDATES), bool)], axis=1)
         pairs = absent[:, :, None] | absent[:, None, :]
-        other = seen._replace(
-            source_features=jnp.where(ACTIVE[..., None] == 0, 7.0, seen.source_features),
-            overlaps=jnp.where(pairs, 0.9, seen.overlaps),
+        other = state._replace(
+            source_features=jnp.where(ACTIVE[..., None] == 0, 7.0, state.source_features),
+            overlaps=jnp.where(pairs, 0.9, state.overlaps),
         )
-        wanted, found = verdict_of(seen), verdict_of(other)
+        wanted, found = scores_of(state), scores_of(other)
         present = ACTIVE > 0
         chex.assert_trees_all_close(found.keep[present], wanted.keep[present], atol=1e-6)
         chex.assert_trees_all_close(found[1:], wanted[1:], atol=1e-6)
 
     def test_present_ones_have(self):
-        seen = random_situation()
+        state = random_state()
         everywhere = np.ones_like(ACTIVE)
-        for part in change(verdict_of(seen, everywhere)[1:], verdict_of(seen)[1:]):
+        for part in change(scores_of(state, everywhere)[1:], scores_of(state)[1:]):
             self.assertEqual(part[0], 0.0)  # in this scene all of them were there
             self.assertGreater(part[1:].min(), 1e-5)
 
 
 class DropoutTest(absltest.TestCase):
     def gap(self, first_seed, second_seed):
-        seen = random_situation()
-        first = verdict_of(seen, config=DROPOUT, dropout_seed=first_seed)
-        second = verdict_of(seen, config=DROPOUT, dropout_seed=second_seed)
+        state = random_state()
+        first = scores_of(state, config=DROPOUT, dropout_seed=first_seed)
+        second = scores_of(state, config=DROPOUT, dropout_seed=second_seed)
         return max(part.max() for part in change(first, second))
 
     def test_draws_differ(self):
@@ -184,16 +184,16 @@ class DropoutTest(absltest.TestCase):
 
     def test_off_without_rngs(self):
         """Inference gives none: the answer of a network without dropout, every time."""
-        seen = random_situation()
-        found = verdict_of(seen, config=DROPOUT)
-        chex.assert_trees_all_close(found, verdict_of(seen), atol=1e-6)
-        chex.assert_trees_all_equal(found, verdict_of(seen, config=DROPOUT))
+        state = random_state()
+        found = scores_of(state, config=DROPOUT)
+        chex.assert_trees_all_close(found, scores_of(state), atol=1e-6)
+        chex.assert_trees_all_equal(found, scores_of(state, config=DROPOUT))
 
     def test_needs_a_dropout_stream(self):
         model = nnx.merge(*build(DROPOUT), copy=True)
         with self.assertRaisesRegex(Exception, "dropout"):
             jax.eval_shape(
-                lambda: model(random_situation(), jnp.asarray(ACTIVE), rngs=nnx.Rngs(other=0))
+                lambda: model(random_state(), jnp.asarray(ACTIVE), rngs=nnx.Rngs(other=0))
             )
 
 
