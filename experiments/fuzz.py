@@ -60,7 +60,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "seed of all cases")
 _ONLY = flags.DEFINE_integer("only", None, "number of a single case")
 _COMMANDS = flags.DEFINE_integer("commands", 100, "refused cases for the command line")
 _WORKERS = flags.DEFINE_integer("workers", 1, "processes", lower_bound=1)
-_LOG = flags.DEFINE_string("log", None, "file of all verdicts, one JSON object per line")
+_LOG = flags.DEFINE_string("log", None, "file of all classifications, one JSON object per line")
 
 _SECONDS = 60  # limit per case; the machine may be busy
 _MEMORY = 4 << 30  # limit [bytes] above the use before the first case
@@ -104,10 +104,10 @@ def run_case(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            verdict = fuzz_cases.judge(case)
+            result = fuzz_cases.classify(case)
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    return {"number": number, "surface": name, "what": case.what, **verdict._asdict()}
+    return {"number": number, "surface": name, "what": case.what, **result._asdict()}
 
 
 def _too_long(*_: object) -> None:
@@ -205,7 +205,9 @@ def _all_cases(numbers: list[int]) -> list[dict[str, Any]]:
     return found
 
 
-def _commands(results: list[dict[str, Any]], count: int) -> list[tuple[int, fuzz_cases.Verdict]]:
+def _commands(
+    results: list[dict[str, Any]], count: int
+) -> list[tuple[int, fuzz_cases.Classification]]:
     """Run `ris-jax` on some of the refused cases, evenly over all surfaces."""
     refused = [result for result in results if result["kind"] == fuzz_cases.REFUSED]
     rng, numbers = random.Random(_SEED.value), []
@@ -219,10 +221,10 @@ def _commands(results: list[dict[str, Any]], count: int) -> list[tuple[int, fuzz
             _, case = make_case(known, _SEED.value, number, pathlib.Path(name) / f"case{number}")
             command = [sys.executable, "-m", "ris_jax", *case.command]
             run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-            verdict = fuzz_cases.judge_command(case, run.returncode, run.stderr)
-            found.append((number, verdict))
-            if verdict.kind == fuzz_cases.WRONG:
-                print(f"command of {number} ({case.what}): {verdict.text}", flush=True)
+            result = fuzz_cases.classify_command(case, run.returncode, run.stderr)
+            found.append((number, result))
+            if result.kind == fuzz_cases.WRONG:
+                print(f"command of {number} ({case.what}): {result.text}", flush=True)
     return found
 
 
@@ -253,7 +255,7 @@ def main(argv: list[str]) -> None:
     wrong = _report(results)
     if _COMMANDS.value and _ONLY.value is None:
         found = _commands(results, _COMMANDS.value)
-        bad = sum(verdict.kind == fuzz_cases.WRONG for _, verdict in found)
+        bad = sum(result.kind == fuzz_cases.WRONG for _, result in found)
         print(f"{len(found)} of the refused cases as commands: {bad} wrong")
         wrong += bad
     print(f"{time.monotonic() - began:.0f} s")

@@ -1,4 +1,4 @@
-"""Cases of `fuzz.py`: the damage, the call, and the verdict on its result."""
+"""Cases of `fuzz.py`: the damage, the call, and the classification of its result."""
 
 import abc
 import pathlib
@@ -28,7 +28,7 @@ class Case(NamedTuple):
     command: tuple[str, ...]  # of `ris-jax`, with the same input
 
 
-class Verdict(NamedTuple):
+class Classification(NamedTuple):
     """Result of a case."""
 
     kind: str  # RIGHT, REFUSED or WRONG
@@ -50,12 +50,12 @@ class Surface(abc.ABC):
         """
 
 
-def judge(case: Case) -> Verdict:
-    """Run a case and return its verdict."""
+def classify(case: Case) -> Classification:
+    """Run a case and return its classification."""
     try:
         problem = case.run()
     except OWN_ERRORS as error:
-        return _judge_message(case, error)
+        return _classify_message(case, error)
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         own = [
@@ -65,40 +65,42 @@ def judge(case: Case) -> Verdict:
         ]
         at = own[-1] if own else place
         text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        return Verdict(
+        return Classification(
             WRONG, f"{text} (at {pathlib.Path(at.filename).name}:{at.lineno}, {at.name})"
         )
-    return Verdict(WRONG, problem) if problem else Verdict(RIGHT, "")
+    return Classification(WRONG, problem) if problem else Classification(RIGHT, "")
 
 
-def _judge_message(case: Case, error: Exception) -> Verdict:
+def _classify_message(case: Case, error: Exception) -> Classification:
     text = " ".join(str(error).split())
     if len(text) > _LONGEST_LINE:
-        return Verdict(WRONG, f"a message of {len(text)} characters: {text[:200]}")
+        return Classification(WRONG, f"a message of {len(text)} characters: {text[:200]}")
     if "MemoryError" in text:
-        return Verdict(WRONG, f"more memory is requested than the input holds: {text[:300]}")
+        return Classification(WRONG, f"more memory is requested than the input holds: {text[:300]}")
     if not any(name in text for name in case.names):
-        return Verdict(WRONG, f"names none of {', '.join(case.names)[:200]}: {text[:300]}")
-    return Verdict(REFUSED, text)
+        return Classification(WRONG, f"names none of {', '.join(case.names)[:200]}: {text[:300]}")
+    return Classification(REFUSED, text)
 
 
-def judge_command(case: Case, status: int, complaint: str) -> Verdict:
-    """Return the verdict on a command: one line and a status of 1 or 2, or a result.
+def classify_command(case: Case, status: int, complaint: str) -> Classification:
+    """Classify a command: one line and a status of 1 or 2, or a result.
 
     Args:
       case: of the command.
       status: its exit status.
       complaint: its standard error.
     """
-    told = re.compile("(skipped|warning): ")
-    lines = [line for line in complaint.splitlines() if not told.match(line)]
+    reports = re.compile("(skipped|warning): ")
+    lines = [line for line in complaint.splitlines() if not reports.match(line)]
     if "Traceback" in complaint or status not in (0, 1, 2):
-        return Verdict(WRONG, f"status {status}: {complaint[-1000:]}")
+        return Classification(WRONG, f"status {status}: {complaint[-1000:]}")
     if len(lines) != (status > 0):
-        return Verdict(WRONG, f"status {status} with {len(lines)} lines: {complaint[-1000:]}")
+        return Classification(
+            WRONG, f"status {status} with {len(lines)} lines: {complaint[-1000:]}"
+        )
     if status and not any(name in lines[0] for name in case.names):
-        return Verdict(WRONG, f"names none of {', '.join(case.names)[:200]}: {lines[0]}")
-    return Verdict(REFUSED if status else RIGHT, complaint.strip())
+        return Classification(WRONG, f"names none of {', '.join(case.names)[:200]}: {lines[0]}")
+    return Classification(REFUSED if status else RIGHT, complaint.strip())
 
 
 def files_in(folder: pathlib.Path) -> list[pathlib.Path]:

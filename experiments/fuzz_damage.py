@@ -62,11 +62,11 @@ def _flipped(rng: random.Random, data: bytes, place: int) -> bytes:
 
 def damaged_json(rng: random.Random, values: Any) -> tuple[str, Any]:
     """Return a copy with one to three values replaced, lost, renamed, ..., and a description."""
-    values, told = copy.deepcopy(values), []
+    values, changes = copy.deepcopy(values), []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         what, values = _with_one_change(rng, values)
-        told.append(what)
-    return ", ".join(told), values
+        changes.append(what)
+    return ", ".join(changes), values
 
 
 def _with_one_change(rng: random.Random, values: Any) -> tuple[str, Any]:
@@ -252,5 +252,5 @@ def npy_with_odd_header(rng: random.Random, array: Any) -> tuple[str, bytes]:
     text = header.encode() + b"\n"
     version = rng.choice([(1, 0), (1, 0), (1, 0), (2, 0), (3, 0), (9, 9)])
     length = struct.pack("<H" if version == (1, 0) else "<I", len(text) % 65536)
-    told = f"header {header[:60]} of version {version[0]}"
-    return told, b"\x93NUMPY" + bytes(version) + length + text + body
+    description = f"header {header[:60]} of version {version[0]}"
+    return description, b"\x93NUMPY" + bytes(version) + length + text + body

@@ -221,9 +221,9 @@ class Runs(fuzz_cases.Surface):
         settings = [f"--set={k}={json.dumps(v)}" for k, v in values.items() if v != defaults[k]]
 
         def run() -> str:
-            said = io.StringIO()
+            output = io.StringIO()
             with (
-                contextlib.redirect_stdout(said),
+                contextlib.redirect_stdout(output),
                 mock.patch.object(state_lib, "create_train_state", return_value=self._states[0]),
                 mock.patch.object(loop, "_run", _without_training),
             ):

@@ -132,7 +132,7 @@ class Recordings(fuzz_cases.Surface):
 
 def _damage_keys(rng: random.Random, arrays: dict[str, Any]) -> str:
     """Change, lose, rename, ... one or two arrays in place."""
-    told = []
+    changes = []
     for _ in range(rng.choice([1, 1, 2])):
         key = rng.choice(list(arrays))
         kind = rng.random()
@@ -148,8 +148,8 @@ def _damage_keys(rng: random.Random, arrays: dict[str, Any]) -> str:
             other = rng.choice(list(arrays))
             what = f"from {other}"
             arrays[key] = arrays[other]
-        told.append(f"{key} {what}")
-    return ", ".join(told)
+        changes.append(f"{key} {what}")
+    return ", ".join(changes)
 
 
 def _damaged_npz(rng: random.Random, path: pathlib.Path, arrays: dict[str, Any]) -> str:

@@ -265,9 +265,9 @@ class Soak:
             compared = f"{scenes} scenes" if scenes else f"{reference['units']} epochs"
             bad = sum(event["differences"] > 0 for event in [reference, *finished])
             bad += sum(event["lost"] > 0 for event in kills)
-            verdict = f"{bad} WRONG" if bad else "identical"
+            outcome = f"{bad} WRONG" if bad else "identical"
             wrong += bad
-            print(f"| {name} | {len(kills)} | {named} | {len(finished)} | {compared} | {verdict} |")
+            print(f"| {name} | {len(kills)} | {named} | {len(finished)} | {compared} | {outcome} |")
         print(f"{len(self._of('kill'))} kills, {len(self._of('finished'))} runs: "
               f"{wrong or 'no'} errors")  # fmt: skip
         return wrong

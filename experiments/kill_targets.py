@@ -104,8 +104,8 @@ class Training(Target):
 
     def phase(self, folder: pathlib.Path, log: pathlib.Path, since: float, begun: int) -> str:
         """Return the phase from the names of checkpoints, after leftovers were removed."""
-        said = log.read_bytes()[begun:] if log.exists() else b""  # not started yet
-        if b"before training: " not in said and b"resuming after epoch " not in said:
+        text = log.read_bytes()[begun:] if log.exists() else b""  # not started yet
+        if b"before training: " not in text and b"resuming after epoch " not in text:
             return START
         names = _names(folder / "checkpoints")
         unfinished = {int(n) for n in names if n.isdigit() and f"{n}.sha256.json" not in names}
@@ -115,7 +115,7 @@ class Training(Target):
             return _ORBAX
         if unfinished:
             return _REMOVING
-        return ENDING if b"epoch 12/12" in said else _STEPS
+        return ENDING if b"epoch 12/12" in text else _STEPS
 
     def differences(self, expected: pathlib.Path, found: pathlib.Path) -> list[str]:
         """List different fields of `epoch` rows, and missing or duplicate epochs."""

@@ -146,11 +146,11 @@ def count_rows(scene: scenes.Scene) -> list[tuple]:
     number = scene.truth.num_sources
     rows = []
     for name in _NETWORKS.value:
-        says = localization.in_chunks(
+        output = localization.in_chunks(
             pretrained.load_pretrained(name), scene.measurement, chunk_size=_CHUNK.value
         )
-        right = np.argmax(says.count_probability, axis=1) + 1 == number
-        error = statistics.expected_calibration_error(says.count_probability.max(axis=1), right)
+        right = np.argmax(output.count_probability, axis=1) + 1 == number
+        error = statistics.expected_calibration_error(output.count_probability.max(axis=1), right)
         by_number = [float(right[number == k].mean()) for k in np.unique(number)]
         rows.append((name, float(right.mean()), *by_number, error))
     return rows

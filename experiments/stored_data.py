@@ -160,7 +160,7 @@ def train(dataset: record_dataset.Dataset, workdir: pathlib.Path) -> Curve:
     return curve
 
 
-def told(name: str, curve: Curve) -> str:
+def description(name: str, curve: Curve) -> str:
     """Describe the memory after compilation, and its range from then on."""
     later = [memory for at, memory in curve if at >= 0.1 * curve[-1][0]]
     return (
@@ -241,7 +241,7 @@ def main(_) -> None:
             f"{_PASSES.value} passes"
         )
         for name, curve in curves.items():
-            print(told(name, curve))
+            print(description(name, curve))
         print(tables.as_text(("stage", "scenes/s", "scenes/core s"), watch.rows))
         if _FIGURE.value:
             draw_memory(curves, pathlib.Path(_FIGURE.value))

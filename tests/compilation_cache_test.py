@@ -1,4 +1,4 @@
-"""The compilation cache: chosen, kept small, repaired, and never in the way."""
+"""Compilation cache: location, size limit, repair, and failures without harm."""
 
 import os
 import pathlib
@@ -24,7 +24,7 @@ print(float(jax.jit(lambda x: jnp.sin(x).sum())(jnp.ones(8))), len(hits))
 
 
 def _run(home, *arguments, **variables):
-    """Runs the program; returns the folder, the result and the number of hits."""
+    """Run the program; return the directory, the result and the number of hits."""
     env = {name: x for name, x in os.environ.items() if not name.startswith("JAX_")}
     env |= {"XDG_CACHE_HOME": str(home / "cache"), "HOME": str(home), **variables}
     done = subprocess.run(
@@ -51,14 +51,14 @@ def test_filled_read_and_repaired(tmp_path):
     assert compilation_cache.contents(folder) == (len(before), sum(before.values()))
     again = _run(tmp_path)
     assert again == (folder, result, len(before))
-    for number, path in enumerate(before):  # cut short, emptied, overwritten
+    for number, path in enumerate(before):  # truncated, emptied, overwritten
         path.write_bytes([path.read_bytes()[:100], b"", b"not a program"][number % 3])
     assert _run(tmp_path) == (folder, result, 0)
     assert _entries(folder) == before
     assert _run(tmp_path) == again
 
 
-def test_a_folder_that_is_given(tmp_path):
+def test_a_given_directory(tmp_path):
     for arguments, variables in (
         ([tmp_path / "mine"], {}),
         ([], {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "mine")}),
@@ -70,20 +70,20 @@ def test_a_folder_that_is_given(tmp_path):
     assert _entries(tmp_path / "mine")
 
 
-def test_thresholds_of_the_user_stay(tmp_path):
+def test_thresholds_of_the_user_are_kept(tmp_path):
     seconds = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1000"}
     folder, *_ = _run(tmp_path, **seconds)
     assert not _entries(folder)
 
 
-def test_does_without_a_folder_that_cannot_be_written(tmp_path):
+def test_an_unwritable_directory_disables_the_cache(tmp_path):
     (tmp_path / "cache").write_text("a file in its place")
     assert _run(tmp_path)[::2] == (None, 0)
     assert _run(tmp_path, tmp_path / "cache" / "below")[0] is None
 
 
-def test_a_disk_that_is_full(small_disk, tmp_path):
-    """Programs are computed all the same; what was cut short is written once there is room."""
+def test_a_full_disk(small_disk, tmp_path):
+    """Programs run without the cache; truncated entries are rewritten when there is room."""
     with small_disk("cache", 1 << 20) as disk:
         ballast = disk.path / "ballast"
         folder, result, _ = _run(tmp_path)
@@ -98,7 +98,7 @@ def test_a_disk_that_is_full(small_disk, tmp_path):
         assert len(_entries(folder)) > hits
 
 
-def test_prune_deletes_what_was_not_used_longest(tmp_path):
+def test_prune_deletes_least_recently_used_entries(tmp_path):
     ages = {"a/old": 3, "b/older": 4, "b/new": 1, "a/newer": 0}
     for name, age in ages.items():
         path = tmp_path / name

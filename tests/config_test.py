@@ -1,4 +1,4 @@
-"""Configurations: every validation by field name, keys, round trips, presets."""
+"""Configurations: validation of every field, keys, round trips, presets."""
 
 import dataclasses
 import json
@@ -106,7 +106,7 @@ class ValidationTest(parameterized.TestCase):
         ((*POSITIONS, (0.0, float("nan"), 0.0)), "need finite metres"),
     )
     def test_positions_are_distinct_and_finite(self, positions, message):
-        """Elements in one place once kept a search among them going for ever."""
+        """Coinciding elements once caused an endless search."""
         with self.assertRaisesRegex(config_lib.ConfigError, f"element_positions: {message}"):
             config_lib.SystemConfig(element_positions=positions)
 
@@ -164,7 +164,7 @@ class PropertiesTest(parameterized.TestCase):
 
     @parameterized.parameters((10, 1, 30), (10, 4, 9), (7, 4, 6), (3, 3, 3))
     def test_total_updates(self, steps, accumulation, updates):
-        """3 epochs of `steps` microbatches; a partial window at an epoch's end is an update."""
+        """Count updates of 3 epochs; a partial window at the end of an epoch is an update."""
         config = config_lib.override(
             config_lib.Config(),
             {
@@ -206,7 +206,7 @@ class DictionariesTest(parameterized.TestCase):
         self.assertIsInstance(config.loss.count, float)
 
     def test_files_keep_their_meaning(self):
-        """Until format version 1, spherical waves had the same modulus on all elements."""
+        """In format version 1, spherical waves had equal modulus on all elements."""
         new = config_lib.to_stored(config_lib.Config())
         self.assertEqual(new["format_version"], 2)
         self.assertEqual(config_lib.from_stored(new), config_lib.Config())
@@ -221,7 +221,7 @@ class DictionariesTest(parameterized.TestCase):
 
     @parameterized.parameters({}, {"system": {"wavefront": "spherical"}}, {"model": {"width": 32}})
     def test_files_written_by_hand_use_present_terms(self, **values):
-        """They have no format version and not all sections."""
+        """Such files lack the format version and some sections."""
         self.assertEqual(config_lib.from_stored(values).system.wavefront, "spherical")
 
     @parameterized.parameters(3, "2", True, None, 1.5)
@@ -315,10 +315,10 @@ class PresetsTest(parameterized.TestCase):
         self.assertEqual(config_lib.from_dict(config_lib.to_dict(config)), config)
 
     def test_names(self):
-        """Those of the project's plan; the first is what `train` starts from."""
+        """The first name is the default of `train`."""
         self.assertContainsSubset(("quickstart", "reference", "overfit", "large"), presets.NAMES)
 
-    def test_robust_varies_what_it_impairs(self):
+    def test_robust_varies_its_impairments(self):
         impairments = presets.preset("robust").impairments
         self.assertTrue(impairments.varied)
         self.assertGreater(impairments.position_jitter, 0.0)

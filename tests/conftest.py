@@ -1,4 +1,4 @@
-"""Set-up of the whole test session: the package's environment, one compilation cache."""
+"""Set-up of the test session: environment of the package, one compilation cache."""
 
 import ris_jax  # noqa: F401, I001  Before jax: it sets the process's BLAS and pool threads.
 import contextlib
@@ -13,19 +13,19 @@ import pytest
 from ris_jax.training import evaluation
 
 
-# XLA's older emitter of fused operations, and one module a program, compile three times as fast.
-# XLA ends a process that gives it a flag it does not know: only where they have been tried.
+# XLA's older fusion emitter, and one module per program, compile three times as fast.
+# XLA aborts a process with an unknown flag, so they are limited to tested versions.
 _COMPILE_FAST = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
-# A process may hold 65 530 memory maps, and every compiled program takes a few, and memory.
+# A process may hold 65 530 memory maps; every compiled program needs some, and memory.
 _PROCESS = pathlib.Path("/proc/self")
 _MOST_MAPS = 25_000
 _MOST_MEMORY = 2 << 30  # [bytes]
 
 
 def _has_room() -> bool:
-    """Whether this process may keep its compiled programs; False where it cannot be known."""
+    """Return whether this process may keep its compiled programs; False if unknown."""
     if not _PROCESS.exists():
         return False
     maps = (_PROCESS / "maps").read_bytes().count(b"\n")
@@ -34,7 +34,7 @@ def _has_room() -> bool:
 
 
 def pytest_addoption(parser):
-    """Two layers: the core tests of every module, and with --full everything else."""
+    """Add --full, which also runs the tests outside the core layer."""
     parser.addoption(
         "--full",
         action="store_true",
@@ -49,9 +49,9 @@ def pytest_report_header(config):
 
 
 def pytest_configure(config):
-    """Compiling takes most of the tests' time: programs are kept, and optimised but a little.
+    """Cache compiled programs and optimise them little: compilation takes most of the time.
 
-    `.ci/run` trains and checks a network with all optimisations beside the tests.
+    `.ci/run` also trains and checks a network with all optimisations.
     """
     if jax.__version_info__[:2] == (0, 10) and _COMPILE_FAST not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_COMPILE_FAST}".strip()
@@ -66,9 +66,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave the full layer out unless it is asked for; start with the longest files.
+    """Deselect the full layer unless --full is given; start with the longest files.
 
-    Files with a time limit of their own come first, so that no worker ends with one alone.
+    Files with their own time limit come first, so that no worker ends with one alone.
     """
     if not config.getoption("--full"):
         left_out = [item for item in items if item.get_closest_marker("full")]
@@ -87,14 +87,14 @@ def _few_scenes_for_the_constant_covariance():
 
 @pytest.fixture(autouse=True, scope="module")
 def _drop_compiled_programs():
-    """Keep compiled programs for the next module while there is room for more."""
+    """Keep compiled programs for the next module while there is room."""
     yield
     if not _has_room():
         jax.clear_caches()
 
 
 class Disk:
-    """A file system of its own, in memory."""
+    """File system in memory."""
 
     def __init__(self, path: pathlib.Path, size: int):
         self.path = path
@@ -104,11 +104,11 @@ class Disk:
         subprocess.run(command, check=True, capture_output=True)
 
     def resize(self, size: int) -> None:
-        """Makes room, or takes it."""
+        """Change the size."""
         self._run("mount", "-o", f"remount,size={size}", str(self.path))
 
     def unmount(self) -> None:
-        """A thread of a storage layer may still hold a file for a moment."""
+        """Unmount; a thread of a storage layer may hold a file for a short time."""
         for _ in range(50):
             with contextlib.suppress(subprocess.CalledProcessError):
                 return self._run("umount", str(self.path))
@@ -118,7 +118,7 @@ class Disk:
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Mounts a file system of a name and a size [bytes]; skips where that is not allowed."""
+    """Mount a file system with a name and a size [bytes]; skip if that is not permitted."""
 
     @contextlib.contextmanager
     def mounted(name: str, size: int):

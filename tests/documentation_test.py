@@ -1,4 +1,4 @@
-"""What the README and the guide show is true: Python runs as printed, commands take their flags."""
+"""README and guide: Python runs as printed, commands accept their flags."""
 
 import importlib
 import pathlib
@@ -26,7 +26,7 @@ def python_blocks(page):
 
 
 def run(page, names=None):
-    """Runs a page's Python from top to bottom, as a reader would; returns its names."""
+    """Run the Python of a page from top to bottom; return its names."""
     names = {} if names is None else names
     for block in python_blocks(page):
         exec(compile(block, str(page), "exec"), names)
@@ -34,7 +34,7 @@ def run(page, names=None):
 
 
 def commands(text):
-    """The command lines in the code of a text, as words after `ris-jax`, comments left out."""
+    """Return the command lines in the code of a text as words after `ris-jax`."""
     text = text.replace("\\\n", " ")
     program = r"(?:ris-jax|python -m ris_jax)"
     lines = re.findall(rf"^ {{2,}}(?:.*&& )?{program} (.*)$", text, re.MULTILINE)
@@ -45,7 +45,7 @@ def commands(text):
 
 
 def parse(words):
-    """The flags of a command line, as the command itself would read them."""
+    """Parse the flags of a command line as the command does."""
     command, *flags = words
     module = importlib.import_module(f"ris_jax.cli.commands.{main._MODULES.get(command, command)}")
     module.FLAGS.unparse_flags()
@@ -56,11 +56,11 @@ def parse(words):
 class TestCommands:
     CASES = tuple((page.name, words) for page in PAGES for words in commands(page.read_text()))
 
-    def test_there_are_some_of_each(self):
+    def test_commands_are_found(self):
         assert {words[0] for _, words in self.CASES} >= set(main._COMMANDS)
 
     @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{' '.join(case[1])}")
-    def test_takes_its_flags(self, case):
+    def test_flags_are_valid(self, case):
         _, words = case
         flags = parse(words)
         if "set" in flags and not ("config" in flags and flags.config):
@@ -81,14 +81,14 @@ def test_json_of_hyper_parameters_is_a_search_space(tmp_path):
 
 
 class TestPython:
-    """Pages in one process: the search of 144 elements is compiled once for all of them."""
+    """Pages run in one process, so the search of 144 elements compiles once."""
 
     @pytest.fixture(autouse=True)
     def _elsewhere(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
 
     def test_pages_with_python(self):
-        """Each has its test below."""
+        """Each page has a test below."""
         names = {page.stem for page in PAGES if python_blocks(page)}
         assert names == {
             "README", "recordings", "arrays", "calibration", "estimators", "networks",
@@ -96,7 +96,7 @@ class TestPython:
         }  # fmt: skip
 
     def test_start_up(self):
-        """The tests have a cache of their own, which stays."""
+        """The tests have their own cache, which is kept."""
         before = jax.config.jax_compilation_cache_dir
         run(ROOT / "docs" / "guide" / "start_up.md")
         assert jax.config.jax_compilation_cache_dir == before
@@ -106,14 +106,14 @@ class TestPython:
         np.testing.assert_array_equal(names["codes"], np.ones((16, 144)))
 
     def test_plain_arrays(self):
-        """Both sources are found where they are."""
+        """Both sources are found."""
         names = run(ROOT / "docs" / "guide" / "plain_arrays.md", {})
         assert names["estimate"].num_sources.tolist() == [2]
         found = np.sort(np.degrees(names["estimate"].azimuth[0, :2]))
         np.testing.assert_allclose(found, [-30, 20], atol=0.5)
 
     def test_readme(self, tmp_path):
-        """What it saves is what `localize` reads; what it simulates is found."""
+        """`localize` reads the saved file and finds the simulated sources."""
         generator = np.random.default_rng(0)
 
         def gaussian(*shape):

@@ -1,4 +1,4 @@
-"""The settings that keep LAPACK fast and free of the deadlock, in processes of their own."""
+"""Environment variables for LAPACK and XLA, in separate processes."""
 
 import os
 import subprocess
@@ -44,16 +44,16 @@ class EnvironmentTest(parameterized.TestCase):
         few = _environment.available_cores() < 4
         self.assertEqual(_printed(f"{imports}; {_SHOW}"), ["1", "4" if few else "None"])
 
-    def test_the_user_has_the_last_word(self):
+    def test_variables_of_the_user_are_kept(self):
         shown = _printed(f"import ris_jax; {_SHOW}", OPENBLAS_NUM_THREADS="3", NPROC="7")
         self.assertEqual(shown, ["3", "7"])
 
-    def test_devices_that_are_made_of_one_have_threads_to_wait_on(self):
+    def test_emulated_devices_have_enough_threads(self):
         flags = "--xla_a=1 --xla_force_host_platform_device_count=800"
         shown = _printed(f"import ris_jax; {_SHOW}", XLA_FLAGS=flags)
         self.assertEqual(shown, ["1", "2400"])
 
-    def test_cores_are_those_of_the_process(self):
+    def test_available_cores_of_the_process(self):
         first = min(os.sched_getaffinity(0))
         code = f"import os; os.sched_setaffinity(0, [{first}]); import ris_jax; {_SHOW}"
         self.assertEqual(_printed(code), ["1", "4"])

@@ -1,4 +1,4 @@
-"""A file is replaced whole or not at all."""
+"""Atomic replacement of files, and locks of directories."""
 
 import errno
 import threading
@@ -35,7 +35,7 @@ def test_new_file(path):
     assert listing(path.parent) == {"scores.csv": "old", "map.png": "image"}
 
 
-def test_not_at_all(path):
+def test_unchanged_after_an_exception(path):
     def halfway():
         with files.replacing(path) as partial:
             partial.write_text("ne")
@@ -53,14 +53,14 @@ def test_nothing_written(path):
 
 
 @pytest.mark.parametrize("how", ["numpy", "text"])
-def test_a_full_disk_is_told_by_the_files_name(small_disk, how):
+def test_a_full_disk_is_reported_with_the_name_of_the_file(small_disk, how):
     with small_disk("disk", 64 << 10) as disk:
         path = disk.path / "scores.npy"
         path.write_text("old")
 
         def write():
             with files.replacing(path) as partial, partial.open("wb") as file:
-                if how == "numpy":  # says how many it wrote, and not why no more
+                if how == "numpy":  # NumPy reports the number of bytes without the reason
                     np.save(file, np.zeros(1 << 15))
                 else:
                     file.write(bytes(1 << 18))
@@ -80,16 +80,16 @@ def test_a_full_disk_is_told_by_the_files_name(small_disk, how):
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (OSError("only said"), "only said"),
+        (OSError("no reason"), "no reason"),
         (OSError(errno.EACCES, "Permission denied", "a.csv"), "a.csv: Permission denied"),
         (OSError(errno.EDQUOT, "Quota"), "Quota; make room and give the same command again"),
     ],
 )
-def test_errors_in_words(error, text):
+def test_descriptions_of_errors(error, text):
     assert files.described(error) == text
 
 
-def test_an_error_without_a_reason_keeps_its_words(path):
+def test_an_error_without_a_reason_keeps_its_text(path):
     def halfway():
         with files.replacing(path) as partial:
             partial.write_text("x")
@@ -124,7 +124,7 @@ def test_one_process_writes_at_a_time(tmp_path):
         pass
 
 
-def test_or_waits_for_the_other(tmp_path, monkeypatch, capsys):
+def test_waits_for_the_other_process(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(files, "_SECONDS_BETWEEN_ATTEMPTS", 0.01)
     entered = []
 

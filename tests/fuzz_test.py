@@ -1,4 +1,4 @@
-"""A few hundred of the cases of experiments/fuzz.py, which runs thousands."""
+"""A few hundred of the thousands of cases of experiments/fuzz.py."""
 
 import fuzz
 import fuzz_cases
@@ -11,7 +11,7 @@ CASES = {"configurations": 200, "recordings": 100, "records": 40}
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", CASES)
-def test_a_right_result_or_one_line(name, tmp_path):
+def test_a_correct_result_or_one_line(name, tmp_path):
     import fuzz_folders
 
     known = {
@@ -48,8 +48,8 @@ def _raising(error):
         (_raising(TypeError("file.npz")), fuzz_cases.WRONG),
     ],
 )
-def test_the_verdict(run, kind):
-    assert fuzz_cases.judge(_case(run)).kind == kind
+def test_classification(run, kind):
+    assert fuzz_cases.classify(_case(run)).kind == kind
 
 
 @pytest.mark.parametrize(
@@ -65,5 +65,5 @@ def test_the_verdict(run, kind):
         (-11, "", fuzz_cases.WRONG),
     ],
 )
-def test_the_verdict_on_a_command(status, complaint, kind):
-    assert fuzz_cases.judge_command(_case(None), status, complaint).kind == kind
+def test_classification_of_a_command(status, complaint, kind):
+    assert fuzz_cases.classify_command(_case(None), status, complaint).kind == kind

@@ -58,7 +58,7 @@ def upward_imports(source, unit):
 
 
 def nearly_equal(one, other):
-    """Whether two names differ by one letter or a plural."""
+    """Return whether two names differ by one letter or a plural."""
     if one == other or abs(len(one) - len(other)) > 1:
         return False
     if len(one) == len(other):
@@ -115,7 +115,7 @@ class LayersTest(parameterized.TestCase):
         ("chex", []),
     )
     def test_modules_that_import_a_library(self, library, modules):
-        """A release that changes a library's interface then changes one module here."""
+        """Each library is used by one module, which a new release may change."""
         found = []
         for path in FILES:
             names = set()
@@ -140,7 +140,7 @@ class NamesTest(parameterized.TestCase):
         self.assertEmpty([name for name, count in classes.items() if count > 1])
 
     def test_module_names_are_unique_and_distinct(self):
-        """A command has the name of what it runs; every other name occurs once."""
+        """A command may have the name of its module; every other name occurs once."""
         parts = [path.relative_to(ROOT).with_suffix("").parts for path in FILES]
         modules = [p[-1] for p in parts if p[-1] != "__init__" and "commands" not in p]
         self.assertLen(set(modules), len(modules), collections.Counter(modules).most_common(3))

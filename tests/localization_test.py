@@ -1,4 +1,4 @@
-"""One entry for every estimator: options, chunks, scale; the estimators have tests of their own."""
+"""`localize`: options, chunks and scale of every estimator."""
 
 import functools
 
@@ -16,7 +16,7 @@ from ris_jax.estimation.flags import Flag
 from ris_jax.physics import arrays, scenes
 
 SCENES = 5
-# Half a cell is their error at best; so is what is left of it by smoothing over sub-surfaces.
+# Errors are at least half a cell, also after smoothing over sub-surfaces.
 COARSE = ("modified_music", "orthogonal_matching_pursuit", "sparse_bayesian_learning")
 
 
@@ -48,7 +48,7 @@ POSITIONS = np.asarray(arrays.element_positions(make_config().system))
 
 
 def fake_likelihood(calls, sources=2):
-    """Stands in for maximum likelihood: powers follow the data, counts what was asked for."""
+    """Replace maximum likelihood: powers follow the data, counts the arguments."""
 
     def maximum_likelihood(measurement, positions, **options):
         calls.append(options)
@@ -88,7 +88,7 @@ class Case(parameterized.TestCase):
 
 class FlagsTest(Case):
     def test_eager_traced_and_in_chunks(self):
-        """Inside `jax.jit` nothing can be checked, and the flags say so; nothing else differs."""
+        """Inside `jax.jit` only the flags differ, because nothing can be checked."""
         measurement = make_scenes().measurement
         localize = functools.partial(localization.localize, positions=POSITIONS, **options())
         eager, traced = localize(measurement), jax.jit(localize)(measurement)
@@ -99,7 +99,7 @@ class FlagsTest(Case):
         chunks = localization.localize_in_chunks(
             jax.device_get(measurement), POSITIONS, chunk_size=2, **options()
         )
-        # Causes are named from all scenes of a call together; doubts are those of a scene.
+        # Causes follow from all scenes of a call, flags from one scene.
         doubts = Flag.UNITS - 1
         np.testing.assert_array_equal(chunks.flags & doubts, eager.flags & doubts)
 
@@ -146,20 +146,20 @@ class OptionsTest(Case):
         self.assertEmpty(self.calls)
 
     @parameterized.parameters("auto", "maximum_likelihood")
-    def test_likelihood_is_told_everything(self, name):
-        told = options(
+    def test_likelihood_gets_all_options(self, name):
+        given = options(
             wavefront="fresnel", source_signal="independent", num_sources=1, false_alarm_rate=0.1
         )
-        localization.localize(make_scenes().measurement, POSITIONS, estimator=name, **told)
+        localization.localize(make_scenes().measurement, POSITIONS, estimator=name, **given)
         (call,) = self.calls
-        counts = told.pop("num_sources") * (np.arange(8) < SCENES)  # the batch is filled up to 8
+        counts = given.pop("num_sources") * (np.arange(8) < SCENES)  # the batch is filled up to 8
         np.testing.assert_array_equal(call["num_sources"], counts)
-        self.assertEqual({name: call[name] for name in told}, told)
+        self.assertEqual({name: call[name] for name in given}, given)
         self.assertEqual(call["region"].u_max, 0.9)
 
     @parameterized.parameters("music", "mvdr")
     def test_plane_waves_have_no_range(self, name):
-        """Of maximum likelihood: maximum_likelihood_test, NoiselessTest."""
+        """For maximum likelihood see maximum_likelihood_test, NoiselessTest."""
         measurement = make_scenes().measurement
         found = localization.localize(
             measurement, POSITIONS, estimator=name, **options(wavefront="planar", num_sources=1)
@@ -176,7 +176,7 @@ class SubspaceTest(Case):
         ("orthogonal_matching_pursuit", "constant"),
         ("sparse_bayesian_learning", "constant"),
     )
-    def test_finds_the_one_source(self, name, source_signal):
+    def test_finds_one_source(self, name, source_signal):
         scene = make_scenes(source_signal)
         found = localization.localize(
             scene.measurement,
@@ -186,7 +186,7 @@ class SubspaceTest(Case):
         )
         self.assertEmpty(self.calls)
         np.testing.assert_array_equal(found.num_sources, np.ones(SCENES))
-        # Independent signals: each snapshot shows 8 of the 36 dimensions of its field.
+        # Independent signals: each snapshot measures 8 of the 36 dimensions of its field.
         tolerance = 0.02 if source_signal == "constant" else 0.3
         if name in COARSE:
             tolerance = 0.05
@@ -196,20 +196,20 @@ class SubspaceTest(Case):
         self.assertTrue(np.all(np.isinf(np.diagonal(found.covariance, axis1=2, axis2=3))))
         noise = scene.measurement.noise_variance
         np.testing.assert_allclose(found.noise_variance, noise, rtol=1e-5)
-        # The others' power suffers from the least error of a steering vector.
+        # The power of the other estimators is sensitive to errors of a steering vector.
         rtol = {"music": 0.1, "modified_music": 0.2}.get(name)
         if rtol is not None:
             power = np.square(scene.truth.amplitude[:, 0])
             np.testing.assert_allclose(found.power[:, 0], power, rtol=rtol)
 
-    def test_asks_the_likelihood_for_the_count(self):
+    def test_count_from_the_likelihood(self):
         found = localization.localize(
             make_scenes().measurement, POSITIONS, estimator="music", **options()
         )
         self.assertLen(self.calls, 1)
         self.assertTrue(np.all(np.isin(found.num_sources, (1, 2))))
 
-    def test_asks_the_likelihood_for_unknown_noise(self):
+    def test_unknown_noise_from_the_likelihood(self):
         measurement = make_scenes().measurement
         unknown = measurement._replace(noise_variance=np.full(SCENES, np.nan, np.float32))
         found = localization.localize(
@@ -224,7 +224,7 @@ class SubspaceTest(Case):
 class ScaleTest(Case):
     @parameterized.parameters((1e-12, 1.0), (1.0, 1e-15), (1e12, 1e-8))
     def test_units_of_snapshots_and_channel(self, snapshots, channel):
-        """Power goes with their ratio squared, noise with the snapshots' unit squared."""
+        """Power scales with the square of their ratio, noise with the square of the unit."""
         measurement = make_scenes().measurement
         scaled = measurement._replace(
             snapshots=measurement.snapshots * snapshots, channel=measurement.channel * channel
@@ -248,12 +248,12 @@ class ScaleTest(Case):
 class SizesTest(Case):
     @parameterized.product(total=(1, 3, 8, 20, 64, 70), known=(False, True))
     def test_sizes(self, total, known):
-        """Few shapes, each scene once and in order; what fills up is silent and has no sources."""
-        shapes, seen = [], []
+        """Few shapes are compiled; padding scenes have no energy and no sources."""
+        shapes, variances = [], []
 
         def compute(measurement, counts):
             shapes.append(len(measurement.snapshots))
-            seen.append(np.asarray(measurement.noise_variance))
+            variances.append(np.asarray(measurement.noise_variance))
             silent = ~np.any(np.asarray(measurement.snapshots), axis=(1, 2))
             self.assertEqual(counts is None, not known)
             if known:
@@ -270,7 +270,7 @@ class SizesTest(Case):
         self.assertContainsSubset(shapes, batches.SIZES)
         self.assertLen(shapes, -(-total // 64))
 
-    def test_as_it_is_while_tracing(self):
+    def test_unchanged_while_tracing(self):
         @jax.jit
         def run(measurement):
             return batches.in_sizes(lambda m, _: m.snapshots, measurement, None)
@@ -281,7 +281,7 @@ class SizesTest(Case):
 class ChunksTest(Case):
     @parameterized.parameters(1, 2, 3, 5, 64)
     def test_any_size_gives_the_same(self, size):
-        shapes, told = [], []
+        shapes, sizes = [], []
 
         @jax.jit
         def compute(part):
@@ -290,13 +290,13 @@ class ChunksTest(Case):
 
         given = np.arange(10.0, dtype=np.float32).reshape(5, 2)
         doubled, sums = localization.in_chunks(
-            compute, given, chunk_size=size, progress=told.append
+            compute, given, chunk_size=size, progress=sizes.append
         )
         np.testing.assert_array_equal(doubled, given * 2)
         np.testing.assert_array_equal(sums, given.sum(axis=1))
         self.assertIsInstance(doubled, np.ndarray)
         self.assertEqual(shapes, [(min(size, 5), 2)])  # one compilation
-        self.assertEqual(sum(told), 5)
+        self.assertEqual(sum(sizes), 5)
 
     @parameterized.parameters((0, 1), (3, 0))
     def test_refuses(self, scene_count, size):
@@ -304,7 +304,7 @@ class ChunksTest(Case):
             localization.in_chunks(lambda part: part, np.zeros((scene_count, 2)), chunk_size=size)
 
     @parameterized.parameters((None,), (1,), (np.array([0, 1, 2, 1, 2]),))
-    def test_counts_go_with_their_scenes(self, counts):
+    def test_counts_are_split_with_their_scenes(self, counts):
         measurement = jax.device_get(make_scenes().measurement)
         found = localization.localize_in_chunks(
             measurement, POSITIONS, num_sources=counts, chunk_size=2, **options()
@@ -333,7 +333,7 @@ class ChunksTest(Case):
     def test_every_name_has_a_line_of_help(self):
         self.assertEqual(list(names.SUMMARIES), list(catalogue.METHODS))
 
-    def test_a_baseline_of_centred_grids_wants_one(self):
+    def test_a_baseline_of_centred_grids_needs_one(self):
         with self.assertRaisesRegex(config_lib.ConfigError, "positions: need a grid centred"):
             localization.localize(
                 make_scenes().measurement, POSITIONS + 0.1, estimator="modified_music", **options()
@@ -347,7 +347,7 @@ class ChunksTest(Case):
                 network=object(), **options(num_sources=1),
             )  # fmt: skip
 
-    def test_checks_shapes_whatever_the_estimator(self):
+    def test_shapes_are_checked_for_every_estimator(self):
         measurement = make_scenes().measurement
         short = measurement._replace(codes=measurement.codes[..., :-1])
         for name in localization.ESTIMATORS:

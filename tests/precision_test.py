@@ -1,4 +1,4 @@
-"""Products of physics and estimation have full precision, whatever JAX's default is."""
+"""Products of physics and estimation have full precision for any default of JAX."""
 
 import functools
 
@@ -25,7 +25,7 @@ OPTIONS = localization.options_of(CONFIG)
 
 
 def products(jaxpr):
-    """All matrix products of a program, with those of its loops and branches."""
+    """Return all matrix products of a program, including loops and branches."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             yield equation

@@ -1,4 +1,4 @@
-"""The site builds from what is in docs/ without a warning, and its notebooks run."""
+"""The site builds from docs/ without a warning, and its notebooks run."""
 
 import pathlib
 import re
@@ -19,7 +19,7 @@ DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The built site; notebooks share the tests' cache of compiled programs."""
+    """Build the site; notebooks share the tests' cache of compiled programs."""
     folder = tmp_path_factory.mktemp("site")
     source = folder / "docs"
     shutil.copytree(DOCS, source, ignore=shutil.ignore_patterns("_build", "generated"))
@@ -29,7 +29,7 @@ def site(tmp_path_factory):
     return folder / "html"
 
 
-def test_notebooks_are_kept_without_outputs():
+def test_notebooks_are_stored_without_outputs():
     for path in (DOCS / "notebooks").glob("*.ipynb"):
         assert '"output_type"' not in path.read_text(), f"{path}: clear its outputs"
 
@@ -42,7 +42,7 @@ def test_notebooks_have_run_and_drawn(site):
 
 
 def test_formulas_are_formulas(site):
-    """A dollar sign that is left over is one that MyST did not take for mathematics."""
+    """A remaining dollar sign is a formula that MyST did not recognise."""
     article = re.search(r"<article.*</article>", (site / "theory.html").read_text(), re.DOTALL)
     assert article is not None
     assert article[0].count('class="math') > 50

@@ -70,12 +70,12 @@ class Outcome(NamedTuple):
     """Results of one estimator in one cell."""
 
     estimator: str
-    told: bool  # the number of sources was given
+    count_given: bool  # whether the estimator was given the number of sources
     scores: localization_scores.LocalizationScores
     resolved: np.ndarray  # [B] bool
 
 
-def is_told(cell: Cell, estimator: str) -> bool:
+def is_count_given(cell: Cell, estimator: str) -> bool:
     """Return whether the number of sources of a cell is given to an estimator."""
     return cell.count == "known" or (cell.count == "own" and not METHODS[estimator].counts)
 
@@ -132,7 +132,9 @@ class Runner:
         return localization.localize_in_chunks(
             measurement,
             np.asarray(arrays.element_positions(self.plan.config.system)),
-            num_sources=drawn.truth.num_sources[:count] if is_told(cell, estimator) else None,
+            num_sources=drawn.truth.num_sources[:count]
+            if is_count_given(cell, estimator)
+            else None,
             chunk_size=self.plan.batch_size,
             **self._options(estimator),
             **more,
@@ -141,7 +143,7 @@ class Runner:
     def _estimator_key(self, cell: Cell, estimator: str) -> dict[str, Any]:
         return self._key(cell) | {
             "estimator": estimator,
-            "told": is_told(cell, estimator),
+            "told": is_count_given(cell, estimator),
             "scenes": self.plan.scenes_of(estimator),
             "network": self.plan.name_of(estimator),
             "false_alarm_rate": self.plan.false_alarm_rate,
@@ -163,7 +165,7 @@ class Runner:
         truth = metrics.Sources(*(leaf[:count] for leaf in sources))
         scores = localization_scores.score(estimate, truth, bound_covariance=bound[:count])
         resolved = metrics.resolved(estimate, truth)
-        return Outcome(estimator, is_told(cell, estimator), scores, resolved)
+        return Outcome(estimator, is_count_given(cell, estimator), scores, resolved)
 
     def seconds(self, cell: Cell, estimator: str) -> Float[np.ndarray, "rounds"]:
         """Time per scene [s] in rounds over the first scenes of a cell, without compilation."""

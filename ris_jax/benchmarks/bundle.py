@@ -10,12 +10,12 @@ import numpy as np
 
 from ris_jax.accuracy import statistics
 from ris_jax.benchmarks import figures, summary
-from ris_jax.benchmarks.accuracy import Runner, is_told
+from ris_jax.benchmarks.accuracy import Runner, is_count_given
 from ris_jax.benchmarks.suites import NAMES, SPEED, SUITES, Cell, Suite
 from ris_jax.reports import provenance, tables
 from ris_jax.reports.localization_scores import PARAMETERS
 
-_WHO = ("label", "value", "series", "estimator", "told")
+_WHO = ("label", "value", "series", "estimator", "count_given")
 _TIMES = ("ms_per_scene", "ms_per_scene_lower", "ms_per_scene_upper")
 HEADER = (*_WHO, *summary.HEADER, *_TIMES)
 # Probability of resolution above which an estimator is compared with the bound.
@@ -24,14 +24,14 @@ _INDEX = "index.json"
 
 
 def rows_of(
-    suite: Suite, runner: Runner, tell: Callable[[str], Any] = lambda _: None
+    suite: Suite, runner: Runner, report: Callable[[str], Any] = lambda _: None
 ) -> list[dict[str, Any]]:
     """Return rows of `HEADER`, one per cell and estimator; missing results are computed.
 
     Args:
       suite: its cells.
       runner: the estimators.
-      tell: called with a line of text for each row.
+      report: called with a line of text for each row.
     """
     rows, cells = [], suite.cells(runner.plan.config)
     for number, cell in enumerate(cells, start=1):
@@ -42,12 +42,12 @@ def rows_of(
                 "value": cell.value,
                 "series": cell.series,
                 "estimator": estimator,
-                "told": is_told(cell, estimator),
+                "count_given": is_count_given(cell, estimator),
             }
             row |= summary.summarise(runner.outcome(cell, estimator))
             rows.append(row | _times(suite, runner, cell, estimator))
             spent = time.monotonic() - began
-            tell(f"{suite.name}, cell {number} of {len(cells)}, {estimator}: {spent:.1f} s")
+            report(f"{suite.name}, cell {number} of {len(cells)}, {estimator}: {spent:.1f} s")
     return rows
 
 
@@ -70,7 +70,12 @@ def _parts(suite: Suite, rows: list[dict[str, Any]]) -> Iterator[tuple[str, list
             else tables.significant(row[name])
             for name, both in zip(columns, beside, strict=True)
         ]
-        return [row["label"], row["estimator"], "known" if row["told"] else "estimated", *values]
+        return [
+            row["label"],
+            row["estimator"],
+            "known" if row["count_given"] else "estimated",
+            *values,
+        ]
 
     first = [*summary.SHARES, *summary.MEANS]
     if suite.figure == "runtime":
@@ -138,12 +143,12 @@ def distance_from_bound(rows: list[dict[str, Any]], estimator: str) -> str:
     )
 
 
-def write_index(folder: pathlib.Path, said: dict[str, str], header: str) -> pathlib.Path:
+def write_index(folder: pathlib.Path, summaries: dict[str, str], header: str) -> pathlib.Path:
     """Write README.md of the directory; it also lists the results of earlier commands.
 
     Args:
       folder: the results to list.
-      said: summary of each suite, by name.
+      summaries: summary of each suite, by name.
       header: settings and machine.
 
     Returns:
@@ -151,7 +156,7 @@ def write_index(folder: pathlib.Path, said: dict[str, str], header: str) -> path
     """
     memory = folder / _INDEX
     known: dict[str, str] = json.loads(memory.read_text()) if memory.exists() else {}
-    known |= said
+    known |= summaries
     provenance.write_whole(memory, json.dumps(known, indent=1) + "\n")
     parts = {name: known[name] for name in NAMES if name in known}
     text = ["# Benchmark\n", *(f"    {line}" for line in header.splitlines()), "", _READING]
@@ -176,5 +181,5 @@ found; the bound in the figures is that of the sources found by the first estima
 bound's standard deviation; missed sources are infinite errors, and an efficient estimator has
 0.674. Missed and false sources are in `detected`, `false_per_scene` and `gospa_m` (cutoff 2 m).
 Intervals are 95 %: Clopper-Pearson for fractions, Student's for times, percentile bootstrap over
-scenes for all others. `told`: the number of sources was given to the estimator.
+scenes for all others. `count_given`: the number of sources was given to the estimator.
 """

@@ -40,7 +40,7 @@ def _series(rows: Rows) -> Iterator[tuple[int, str, Rows]]:
     for number, name in enumerate(dict.fromkeys(row["estimator"] for row in rows)):
         own = [row for row in rows if row["estimator"] == name]
         # If both cases are present, the axis names them.
-        known = all(row["told"] for row in own)
+        known = all(row["count_given"] for row in own)
         yield number, f"{name}, K known" if known else name, own
 
 
@@ -96,7 +96,7 @@ def compared(suite: Suite, rows: Rows) -> Figure:
 
     Args:
       suite: its labels.
-      rows: `value`, `label`, `estimator`, `told` and the columns of `summary.HEADER`.
+      rows: `value`, `label`, `estimator`, `count_given` and the columns of `summary.HEADER`.
     """
     lines = suite.figure == "lines"
     series = list(_series(rows))

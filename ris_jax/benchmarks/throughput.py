@@ -276,7 +276,7 @@ def rows_of(
     plan: BenchmarkPlan,
     where: store.Store,
     progress: Callable[[int], Any],
-    tell: Callable[[str], Any] = lambda _: None,
+    report: Callable[[str], Any] = lambda _: None,
 ) -> tuple[list[dict[str, Any]], operations.Ceilings]:
     """Return all rows and the machine's rates; stored results are from the same machine.
 
@@ -285,7 +285,7 @@ def rows_of(
       plan: estimators, batch and configuration.
       where: the directory.
       progress: called once per row.
-      tell: called with a line of text for each row.
+      report: called with a line of text for each row.
     """
     machine = {"machine": provenance.machine(), "versions": provenance.versions()}
     path = where.path("ceilings", machine)
@@ -312,5 +312,5 @@ def rows_of(
         rows.append(row | {"varies": case.varies})
         progress(1)
         spent = time.monotonic() - began
-        tell(f"{suite}, stage {number} of {len(cases)}, {case.stage}: {spent:.1f} s")
+        report(f"{suite}, stage {number} of {len(cases)}, {case.stage}: {spent:.1f} s")
     return rows, ceilings

@@ -272,6 +272,6 @@ def clip_ratio(
 ) -> Float[Array, ""]:
     """Factor by which clipping scales the window's mean gradient, this microbatch included."""
     multi: Any = opt_state.inner_state  # pyright: ignore[reportAttributeAccessIssue]
-    seen = multi.mini_step.astype(jnp.float32)
-    mean = jax.tree.map(lambda acc, g: acc + (g - acc) / (seen + 1.0), multi.acc_grads, grads)
+    count = multi.mini_step.astype(jnp.float32)
+    mean = jax.tree.map(lambda acc, g: acc + (g - acc) / (count + 1.0), multi.acc_grads, grads)
     return _clip_factor(optax.tree.norm(mean), hyper)

@@ -48,20 +48,20 @@ class Heartbeat:
 
 
 class Watch:
-    """Heartbeats seen of other workers' trials."""
+    """Monitor of other workers' heartbeats."""
 
     def __init__(self, patience: float, clock: Callable[[], float] = time.monotonic):
         """Treat a trial as lost if its counter is constant for `patience` seconds of `clock`."""
         self._patience, self._clock = patience, clock
-        self._seen: dict[int, tuple[int, float]] = {}  # trial: counter, time of its last change
+        self._counters: dict[int, tuple[int, float]] = {}  # trial: counter, time of its last change
 
     def lost(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Return the running trials whose workers send no heartbeat."""
         now, running = self._clock(), [t for t in trials if t.state is TrialState.RUNNING]
-        seen = {}
+        counters = {}
         for trial in running:
             beat = trial.user_attrs.get(BEAT, 0)
-            before, since = self._seen.get(trial.number, (beat, now))
-            seen[trial.number] = (beat, since if before == beat else now)
-        self._seen = seen
-        return [t for t in running if now - seen[t.number][1] > self._patience]
+            before, since = self._counters.get(trial.number, (beat, now))
+            counters[trial.number] = (beat, since if before == beat else now)
+        self._counters = counters
+        return [t for t in running if now - counters[t.number][1] > self._patience]

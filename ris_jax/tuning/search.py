@@ -19,7 +19,7 @@ from ris_jax.tuning import trials as trials_lib
 
 BEST_NAME = "best.json"
 TABLE_NAME = "trials.csv"
-_MOST_SECONDS_BETWEEN_LOOKS = 5.0
+_MAX_SECONDS_BETWEEN_CHECKS = 5.0
 _SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -73,7 +73,7 @@ def _wait(
     if now - last_line > _SECONDS_BETWEEN_LINES:
         last_line = now
         print(f"waiting for other workers; {ledger.summary(found)}", flush=True)
-    time.sleep(min(_MOST_SECONDS_BETWEEN_LOOKS, plan.heartbeat))
+    time.sleep(min(_MAX_SECONDS_BETWEEN_CHECKS, plan.heartbeat))
     return last_line
 
 

@@ -1,4 +1,4 @@
-"""Maps against single bounds and closed forms; range limits and resolutions by their definition."""
+"""Bound maps against single bounds, closed forms and definitions of limits."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def make_surface(channels=2, side=4, antennas=3, codes=6):
 
 
 def direct(surface, channel, place, signals, source_signal):
-    """The bound of the first source at 0 dB of its own SNR, by `cramer_rao_bound`."""
+    """Return the bound of the first source at 0 dB of its own SNR, by `cramer_rao_bound`."""
     steering = arrays.steering_vector(*place[0], surface.positions, wavelength=WAVELENGTH)
     clean = (surface.codes * steering) @ channel.T
     measurement = scenes.Measurement(clean, channel, surface.codes, jnp.mean(jnp.abs(clean) ** 2))
@@ -86,8 +86,8 @@ class TestUnitBounds:
         with pytest.raises(ValueError, match="at least one position"):
             bound_maps.unit_bounds(make_surface(), np.zeros((0, 3)))
 
-    def test_power_of_the_second_source_is_no_matter(self):
-        """Which is why the maps take none."""
+    def test_power_of_the_second_source_does_not_matter(self):
+        """The maps therefore have no such argument."""
         with jax.enable_x64(True):
             surface = make_surface(channels=1)
             pair = jnp.asarray(PLACES[:2])
@@ -102,7 +102,7 @@ class TestUnitBounds:
 
 class TestDeviations:
     def test_closed_form_at_boresight(self):
-        """Every element observed by itself: var(u) = 1 / (2 g k^2 sum x^2), g the element's SNR."""
+        """For separate elements, var(u) = 1 / (2 g k^2 sum x^2), with g the element SNR."""
         with jax.enable_x64(True):
             grid = arrays.planar_array(8, 8, 0.15)
             surface = bound_maps.Surface(
@@ -129,7 +129,7 @@ class TestDeviations:
         expected = np.sqrt(variance @ [1.0, 4.0, 1.0])
         np.testing.assert_allclose(found.position_error, [expected])
 
-    def test_one_draw_that_is_not_identifiable(self):
+    def test_one_unidentifiable_draw(self):
         unit = bound_maps.UnitBound(
             np.broadcast_to(np.eye(3), (2, 1, 3, 3)),
             np.array([[[True, True, True]], [[True, True, False]]]),

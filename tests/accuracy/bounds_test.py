@@ -20,14 +20,14 @@ def complex_normal(random, *shape):
 
 
 def grid(side=4):
-    """A square grid of half-wavelength spacing around the origin."""
+    """Return a square grid of half-wavelength spacing around the origin."""
     offsets = (np.arange(side) - (side - 1) / 2) * WAVELENGTH / 2
     y, x = np.meshgrid(offsets, offsets, indexing="ij")
     return np.stack([x.ravel(), y.ravel(), np.zeros(side**2)], axis=-1)
 
 
 def small_scene(source_signal="constant", num_snapshots=5):
-    """Three sources near 4 x 4 elements, 6 antennas; the arguments of the bound, float64."""
+    """Return arguments of the bound: three sources, 4 x 4 elements, 6 antennas, float64."""
     random = np.random.default_rng(0)
     rows = 1 if source_signal == "constant" else num_snapshots
     return {
@@ -200,7 +200,7 @@ class StaticPathTest(parameterized.TestCase):
 
 
 class ClosedFormTest(parameterized.TestCase):
-    """Every element of a 12 x 12 grid observed by itself, once, at 10 dB; source at boresight."""
+    """12 x 12 elements, each observed separately and once at 10 dB; source at boresight."""
 
     @staticmethod
     def scene(source_range):
@@ -225,10 +225,10 @@ class ClosedFormTest(parameterized.TestCase):
         (10.0, "spherical", "0.5368"), (5.0, "spherical", "0.1391"), (2.0, "spherical", "0.0278"),
     )  # fmt: skip
     def test_range(self, source_range, wavefront, metres):
-        """Metres at 10 dB, one snapshot; second order is the model of the closed form.
+        """Range bounds in metres at 10 dB, one snapshot; the closed form is of second order.
 
-        Those of spherical phases are from a sketch that was there before this package; those of
-        spherical waves from the derivative of r / d exp(-j k (d - r)) in NumPy.
+        Numbers of spherical phases are from a sketch older than this package, numbers of
+        spherical waves from the NumPy derivative of r / d exp(-j k (d - r)).
         """
         result = bound(self.scene(source_range), wavefront)
         self.assertEqual(f"{variances(result)[0, 2] ** 0.5:.4f}", metres)
@@ -245,7 +245,7 @@ class ClosedFormTest(parameterized.TestCase):
         )
 
     def test_plane_wave(self):
-        """At infinity the angles keep their bound, 1/r being unknown; only the range has none."""
+        """At infinity the bounds of the angles are finite, that of the range is not."""
         result = bound(self.scene(np.inf))
         far = bound(self.scene(1e4))
         self.assertSequenceEqual(result.identifiable[0].tolist(), [True, True, False])
@@ -259,7 +259,7 @@ class PublishedTest(parameterized.TestCase):
         """`test_det_farfield_1d` of doatools.py (M. Wang, MIT), doatools/tests/test_crb.py.
 
         A line of 10 elements at half a wavelength, three correlated sources of 100 snapshots,
-        noise of unit variance; their amplitudes are any with the covariance given.
+        noise of unit variance; any amplitudes with the given covariance.
         """
         angles = np.linspace(-np.pi / 3, np.pi / 4, 3)
         covariance = np.array(
@@ -297,7 +297,7 @@ class PublishedTest(parameterized.TestCase):
 
 @jax.jit
 def default_bounds(num_sources):
-    """Standard deviations and position error of 1600 default scenes at 10 dB, both signals."""
+    """Return standard deviations and position errors of 1600 default scenes at 10 dB."""
     config = config_lib.Config(scene=config_lib.SceneConfig(min_sources=5, max_sources=5))
     positions = arrays.element_positions(config.system)
 
@@ -326,8 +326,8 @@ class DefaultSystemTest(parameterized.TestCase):
         (5, (0.43, 0.34, 0.56)),
     )
     def test_medians(self, num_sources, expected):
-        """Medians over default scenes at 10 dB, in degrees and metres, of a sketch that was there
-        before this package; at 0 and 20 dB they scale by 10^(1/2)."""
+        """Medians over default scenes at 10 dB, in degrees and metres, of a sketch older
+        than this package; at 0 and 20 dB they scale by 10^(1/2)."""
         constant, independent, active = jax.tree.map(np.asarray, default_bounds(num_sources))
         for result in (constant, independent):
             np.testing.assert_array_equal(np.isfinite(variances(result)), result.identifiable)
@@ -342,7 +342,7 @@ class DefaultSystemTest(parameterized.TestCase):
         ratio = np.sqrt(variances(independent))[active] * units / deviations
         medians_ratio = np.median(np.sqrt(variances(independent))[active] * units, axis=0) / medians
         print(f"independent over constant: {medians_ratio}, least {np.nanmin(ratio)}")
-        # 15 % for another channel than the sketch's, and three standard errors of a median.
+        # 15 % for the other channel of the sketch, and three standard errors of a median.
         beside = 1.5 / np.sqrt(len(active))
         low, high = np.quantile(deviations, [0.5 - beside, 0.5 + beside], axis=0)
         self.assertTrue(np.all(high > 0.85 * np.asarray(expected)), high)
@@ -354,15 +354,15 @@ class DefaultSystemTest(parameterized.TestCase):
 
 class InvariantsTest(parameterized.TestCase):
     @parameterized.parameters(*SIGNALS)
-    def test_twice_the_snapshots_halve_it(self, source_signal):
+    def test_twice_the_snapshots_halve_the_bound(self, source_signal):
         scene = small_scene(source_signal)
         twice = {name: np.concatenate([scene[name]] * 2) for name in ("codes", "signals")}
         once, both = (bound(s, source_signal=source_signal) for s in (scene, scene | twice))
         chex.assert_trees_all_close(both.covariance, once.covariance / 2, rtol=1e-4, atol=1e-9)
 
     @parameterized.parameters(*SIGNALS)
-    def test_another_source_raises_it(self, source_signal):
-        """By how much is a matter of distance: here the variance by 1.1 to 2.9."""
+    def test_another_source_raises_the_bound(self, source_signal):
+        """The factor depends on the distance; here the variance rises by 1.1 to 2.9."""
         scene = small_scene(source_signal)
         present = [bound(scene | {"signals": scene["signals"] * (np.arange(3) < count)},
                          source_signal=source_signal) for count in (1, 2, 3)]  # fmt: skip
@@ -390,13 +390,13 @@ class InvariantsTest(parameterized.TestCase):
         expected = jax.tree.map(lambda x: x[order], bound(scene, "spherical", source_signal))
         chex.assert_trees_all_close(other, expected, rtol=1e-4, atol=1e-8)
 
-    def test_more_unknowns_raise_it(self):
+    def test_more_unknowns_raise_the_bound(self):
         scene = small_scene("constant")
         constant, independent = (variances(bound(scene, source_signal=s)) for s in SIGNALS)
         self.assertGreater((independent / constant).min(), 1.0)
 
     def test_batch_of_scenes(self):
-        """`scene_bound` is the bound of each scene, with amplitudes; one trace for all calls."""
+        """`scene_bound` equals the bound of each scene, and is traced once."""
         single = small_scene()
         system = config_lib.SystemConfig(rows=4, columns=4, num_antennas=6, num_snapshots=5)
         amplitude = np.array([[3.0, 2.0, 1.0], [1.0, 0.5, 0.0]])
@@ -441,7 +441,7 @@ class InvariantsTest(parameterized.TestCase):
 class IdentifiabilityTest(parameterized.TestCase):
     @parameterized.parameters(*SIGNALS)
     def test_padding(self, source_signal):
-        """Whatever stands in the place of padding, it is not there."""
+        """Values in padding have no effect."""
         scene = small_scene(source_signal)
         scene["signals"] = scene["signals"] * [1.0, 0.0, 1.0]
         expected = bound(scene, source_signal=source_signal)
@@ -459,9 +459,9 @@ class IdentifiabilityTest(parameterized.TestCase):
 
     @parameterized.product(source_signal=SIGNALS, double=(False, True))
     def test_coinciding_sources(self, source_signal, double):
-        """Two in one place are not told apart; they cost the third what one there costs, or more.
+        """Two coinciding sources are unidentifiable; the third source has a finite bound.
 
-        Each place acts through its source's own signal: so there are more unknowns, after all.
+        Its variance is at least that with one source there, because each has its own signal.
         """
         scene = small_scene(source_signal)
         for name in ("azimuth", "elevation", "source_range"):
@@ -479,9 +479,9 @@ class IdentifiabilityTest(parameterized.TestCase):
 
     @parameterized.parameters((0.3, True), (0.03, True), (1e-3, True), (1e-5, False), (0.0, False))
     def test_close_sources(self, distance, identifiable):
-        """float32 is right about a pair, or says that it cannot tell; a third far away stays right.
+        """float32 gives the correct bound of a pair, or infinity; a distant third is correct.
 
-        Every element of a 12 x 12 grid observed by itself.
+        The elements of a 12 x 12 grid are observed separately.
         """
         scene = ClosedFormTest.scene(np.array([2.0, 2.0, 4.0]))
         scene["azimuth"] = np.array([-0.6, -0.6 + distance, 0.7])
@@ -498,7 +498,7 @@ class IdentifiabilityTest(parameterized.TestCase):
         np.testing.assert_allclose(ratio, 1.0, atol=0.02)
 
     def test_more_sources_than_antennas(self):
-        """Three amplitudes a snapshot explain whatever two antennas receive; not one for all."""
+        """Three amplitudes per snapshot explain any data of two antennas; one for all does not."""
         scene = small_scene() | {
             "channel": small_scene()["channel"][:2],
             "noise_variance": np.array(1.0),
@@ -527,7 +527,7 @@ class SummariesTest(absltest.TestCase):
         chex.assert_trees_all_close(np.asarray(deviations) ** 2, variances(result), rtol=1e-5)
 
     def test_position_error(self):
-        """Against the trace of J C J^T with the Jacobian of the Cartesian coordinates."""
+        """The result equals the trace of J C J^T with the Jacobian of Cartesian coordinates."""
         scene = small_scene()
         sources = [scene[name] for name in ("azimuth", "elevation", "source_range")]
         result = bound(scene)
@@ -541,7 +541,7 @@ class SummariesTest(absltest.TestCase):
         metres = jax.jit(bounds.position_error_bound)(result, *map(jnp.asarray, sources))
         chex.assert_trees_all_close(np.asarray(metres), expected, rtol=1e-4)
 
-    def test_position_error_of_the_unknown(self):
+    def test_position_error_of_unidentifiable_sources(self):
         scene = small_scene()
         scene["signals"] = scene["signals"] * [1.0, 0.0, 1.0]
         scene["source_range"][2] = np.inf

@@ -1,4 +1,4 @@
-"""Designed codes against the bound, known optima and the codes of the literature."""
+"""Designed codes against the bound, known optima and published codes."""
 
 import functools
 
@@ -63,7 +63,7 @@ class TestObjective:
         with pytest.raises(ValueError, match="goal"):
             code_design.objective(errors, "best")
 
-    def test_codes_that_determine_nothing_are_bad_and_finite(self):
+    def test_degenerate_codes_have_a_high_finite_objective(self):
         problem = make_problem()
         found = code_design.position_errors(problem, jnp.ones((CODES, 36)) + 0j)
         assert np.isfinite(found).all()
@@ -73,7 +73,7 @@ class TestObjective:
 
 class TestDescent:
     @pytest.mark.parametrize("goal", ["mean", "worst", "quantile"])
-    def test_lowers_its_goal(self, goal):
+    def test_lowers_the_objective(self, goal):
         problem, start = make_problem(), code_baselines.random_codes(1, CODES, 36)
         found = designed(problem, start, goal=goal)
         assert value(problem, found, goal=goal) < 0.8 * value(problem, start, goal=goal)
@@ -89,7 +89,7 @@ class TestDescent:
         assert part.step == 150
 
     def test_known_position(self):
-        """Better than the four beams of unit modulus, not below the optimum of any amplitude."""
+        """The result is between the four-beam codes and the optimum with free amplitudes."""
         problem, surface = make_problem(PLACES[:1]), make_surface()
         drawn = np.asarray(surface.channel[0])
         beams = code_baselines.four_beams(problem, drawn, CODES, "constant")
@@ -100,7 +100,7 @@ class TestDescent:
 
 
 def test_estimates_with_designed_codes_attain_the_bound():
-    """Of 300 local maxima of the likelihood; the RMSE has a standard error of about 3 %."""
+    """The RMSE of 300 local maxima of the likelihood has a standard error of about 3 %."""
     level, places = 1e4, PLACES[:1]
     problem = make_problem(places, level=level)
     codes = jnp.asarray(designed(problem, code_baselines.random_codes(1, CODES, 36)))
@@ -131,7 +131,7 @@ class TestQuantised:
         np.testing.assert_allclose(codes, codebooks.quantize_phase(codes, bits), atol=1e-5)
 
     def test_each_visit_takes_the_best_level(self):
-        """By trying all levels of one phase with the whole objective."""
+        """Compare with all levels of one phase in the full objective."""
         problem = make_problem()
         codes = np.asarray(codebooks.quantize_phase(make_surface().codes, 2))
         order = np.array([[3, 7]])
@@ -164,7 +164,7 @@ class TestBaselines:
         )  # fmt: skip
         assert found.shape == (12, 36)
         images = np.abs(np.asarray(make_problem().responses)[:, :, 0, 0].T @ found.T)
-        # Each position has a code that receives it best, and each code one position.
+        # Each position has one code with the highest gain, and each code one position.
         assert sorted(images.argmax(axis=1)) == list(range(12))
 
     def test_four_beams_need_one_position_and_four_codes(self):

@@ -7,14 +7,14 @@ from ris_jax.accuracy import link_budget
 
 
 def test_noise_power():
-    """kTB at 290 K is -173.98 dBm in 1 Hz."""
+    """Noise power kTB at 290 K is -173.98 dBm in 1 Hz."""
     budget = link_budget.LinkBudget(0.0, noise_figure_db=3.0, bandwidth_hz=1e6)
     assert budget.noise_power_dbm == pytest.approx(-173.975 + 60.0 + 3.0, abs=1e-3)
 
 
 @pytest.mark.parametrize(("exponent", "metres"), [(2.0, 5.0), (3.0, 2.0)])
 def test_received_snr(exponent, metres):
-    """Friis to an element, N elements, the loss of the second hop; all in dB."""
+    """The SNR has the Friis gain of an element, N elements, and the loss of the second hop."""
     budget = link_budget.LinkBudget(10.0, path_loss_exponent=exponent, surface_loss_db=70.0)
     found = link_budget.received_snr(
         budget, np.array([[2.0]]), np.array([metres]),

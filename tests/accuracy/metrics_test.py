@@ -1,4 +1,4 @@
-"""Metrics against hand-worked scenes, the axioms of a metric, brute force and simulation."""
+"""Metrics against scenes by hand, the axioms of a metric, brute force and simulation."""
 
 import itertools
 
@@ -14,7 +14,7 @@ DEGREE = np.pi / 180
 
 
 def scene(*points):
-    """One scene of sources (azimuth [deg], elevation [deg], range [m])."""
+    """Return one scene of sources (azimuth [deg], elevation [deg], range [m])."""
     values = np.array(points, float).reshape(-1, 3)
     angles = values[:, :2] * DEGREE
     return metrics.Sources(
@@ -23,12 +23,12 @@ def scene(*points):
 
 
 def boresight(*ranges):
-    """One scene of sources on the z axis, where distances are differences of ranges."""
+    """Return one scene of sources on the z axis: distances are differences of ranges."""
     return scene(*((0, 0, source_range) for source_range in ranges))
 
 
 def random_scenes(seed, batch=60, most=4):
-    """Crowded scenes of 0 ... most sources in random slots, padding NaN."""
+    """Draw dense scenes of 0 ... most sources in random slots, padding NaN."""
     random = np.random.default_rng(seed)
     num_sources = random.integers(0, most + 1, batch)
     fields = [
@@ -39,7 +39,7 @@ def random_scenes(seed, batch=60, most=4):
 
 
 def permuted(batch, seed=0):
-    """The same scenes with their sources in another order."""
+    """Permute the sources of each scene."""
     random = np.random.default_rng(seed)
     order = np.tile(np.arange(batch.azimuth.shape[1]), (len(batch.num_sources), 1))
     for row, count in zip(order, batch.num_sources, strict=True):
@@ -49,7 +49,7 @@ def permuted(batch, seed=0):
 
 
 def partial_assignments(rows, columns):
-    """Every set of disjoint pairs, the empty one included."""
+    """Yield every set of disjoint pairs, including the empty set."""
     for size in range(min(rows, columns) + 1):
         for chosen in itertools.combinations(range(rows), size):
             for partners in itertools.permutations(range(columns), size):
@@ -57,7 +57,7 @@ def partial_assignments(rows, columns):
 
 
 def positions(batch):
-    """Cartesian positions by the package's one definition of the angles, float64."""
+    """Return Cartesian positions by the package's definition of the angles, float64."""
     with jax.enable_x64(True):
         return np.asarray(arrays.direction(*batch[:2])) * batch.source_range[..., None]
 
@@ -79,7 +79,7 @@ class SourcesTest(parameterized.TestCase):
         metrics.sources(given)
         self.assertTrue(np.isfinite(given.azimuth).all())
 
-    def test_no_sources_at_all(self):
+    def test_no_sources(self):
         self.assertEqual(metrics.sources(scene()).azimuth.shape, (1, 0))
 
     @parameterized.parameters(
@@ -107,7 +107,7 @@ class SourcesTest(parameterized.TestCase):
 
 class DistanceTest(parameterized.TestCase):
     def test_positions_of_the_array_frame(self):
-        """The angles mean what `arrays.direction` says they mean."""
+        """The angles follow `arrays.direction`."""
         estimate, truth = random_scenes(0), random_scenes(1)
         expected = np.linalg.norm(
             positions(estimate)[:, :, None] - positions(truth)[:, None], axis=-1
@@ -128,7 +128,7 @@ class DistanceTest(parameterized.TestCase):
 
     @parameterized.parameters(1e-3, 1e-6, 1e-9, 1e-12)
     def test_small_angles(self, angle_deg):
-        """At 60 degrees of elevation azimuth counts half; arccos would round to zero."""
+        """At 60 degrees of elevation an azimuth error counts half; arccos would round to zero."""
         for moved, weight in (((angle_deg, 60, 2), 0.5), ((0, angle_deg, 2), 1.0)):
             start = (0, 60, 2) if weight < 1 else (0, 0, 2)
             angle = metrics.direction_distance(scene(moved), scene(start)).item()
@@ -193,7 +193,7 @@ class AssignTest(parameterized.TestCase):
         self.assertEqual(assign_one(distance, order=1), [0, 1])
         self.assertEqual(assign_one(distance, order=2), [1, 0])
 
-    def test_padding_is_not_looked_at(self):
+    def test_padding_is_ignored(self):
         distance = np.array([[[7.0, np.nan], [np.nan, 0.0]]])
         one = np.array([1])
         np.testing.assert_array_equal(metrics.assign(distance, one, one), [[0, -1]])
@@ -224,11 +224,11 @@ class GospaTest(parameterized.TestCase):
         ((4,), (3,), 1.0, 0.0, 0.0),
         ((5,), (3,), 0.0, 2.0, 2.0),  # at the cutoff: a miss and a false estimate
         ((4, 9), (3,), 1.0, 0.0, 2.0),
-        ((), (3, 5, 8), 0.0, 6.0, 0.0),  # c^2 / 2 a miss
+        ((), (3, 5, 8), 0.0, 6.0, 0.0),  # c^2 / 2 per miss
         ((3, 5), (), 0.0, 0.0, 4.0),
         ((), (), 0.0, 0.0, 0.0),
         ((3.5, 6), (7, 3, 1), 1.25, 2.0, 0.0),
-        ((np.inf,), (np.inf, 3), 0.0, 4.0, 2.0),  # a plane wave is near nothing
+        ((np.inf,), (np.inf, 3), 0.0, 4.0, 2.0),  # a plane wave matches no source
     )
     def test_by_hand(self, estimate, truth, localisation, missed, false):
         result = metrics.gospa(boresight(*estimate), boresight(*truth), cutoff=2.0)
@@ -237,13 +237,13 @@ class GospaTest(parameterized.TestCase):
         np.testing.assert_allclose(result.total, [np.sqrt(sum(expected))])
 
     def test_order_one(self):
-        """0.5 + 1.5 m, and 3 / 2 m for each of two misses."""
+        """Order one gives 0.5 + 1.5 m, and 3 / 2 m for each of two misses."""
         result = metrics.gospa(boresight(3.5, 5.5), boresight(3, 7, 20, 30), cutoff=3, order=1)
         np.testing.assert_allclose(np.ravel(result), [5, 2, 3, 0])
 
     @parameterized.product(cutoff=(0.3, 1.5, 50.0), order=(1.0, 2.0, 3.0))
     def test_brute_force(self, cutoff, order):
-        """The definition: the least cost over all sets of disjoint pairs."""
+        """The result is the least cost over all sets of disjoint pairs."""
         estimate, truth = random_scenes(0), random_scenes(1)
         distance = np.linalg.norm(
             positions(estimate)[:, :, None] - positions(truth)[:, None], axis=-1
@@ -340,14 +340,14 @@ class MatchedErrorsTest(parameterized.TestCase):
 
 class DetectionTest(parameterized.TestCase):
     @parameterized.parameters(
-        ([(4.9, 0, 1)], [(0, 0, 9)], [0], 0),  # range plays no part
+        ([(4.9, 0, 1)], [(0, 0, 9)], [0], 0),  # range has no effect
         ([(5.1, 0, 1)], [(0, 0, 1)], [-1], 1),
         ([(0, -5.1, 1)], [(0, 0, 1)], [-1], 1),
         ([(4.9, 4.9, 1)], [(0, 0, 1)], [0], 0),  # a box, not a circle
         ([(-179, 0, 1)], [(179, 0, 1)], [0], 0),
         ([(4.5, 0, 1), (8.5, 0, 1)], [(0, 0, 1), (4, 0, 1)], [0, 1], 0),  # two before one close
         ([(1, 0, 1), (3, 0, 1)], [(2.9, 0, 1), (1.1, 0, 1)], [1, 0], 0),
-        ([(1, 0, 1), (1, 0, 1)], [(1, 0, 1)], None, 1),  # one source is found once
+        ([(1, 0, 1), (1, 0, 1)], [(1, 0, 1)], None, 1),  # one source counts once
         ([], [(1, 0, 1)], [-1], 0),
         ([(1, 0, 1)], [], [], 1),
     )
@@ -369,7 +369,7 @@ class DetectionTest(parameterized.TestCase):
         self.assertEqual(result.false_alarms.tolist(), [0])
 
     def test_rates(self):
-        """3 of 5 sources; 0, 2, 1 and 0 false estimates."""
+        """Find 3 of 5 sources, with 0, 2, 1 and 0 false estimates."""
         result = metrics.Detection(
             detected=np.array([[True, True], [True, False], [False, False], [False, False]]),
             matches=np.zeros((4, 2), int),
@@ -380,7 +380,7 @@ class DetectionTest(parameterized.TestCase):
         self.assertAlmostEqual(metrics.false_alarms_per_scene(result), 0.75)
         self.assertAlmostEqual(metrics.false_alarm_rate(result), 0.5)
 
-    def test_rates_of_nothing(self):
+    def test_rates_of_empty_scenes(self):
         nothing = random_scenes(0, batch=0)
         result = metrics.detection(nothing, nothing)
         for rate in (
@@ -402,7 +402,7 @@ class RmspeTest(parameterized.TestCase):
         ([(3, 4, 1)], [(0, 0, 9)], np.sqrt((9 + 16) / 2)),
         ([(-179, 0, 1)], [(179, 0, 1)], np.sqrt(4 / 2)),  # periodic
         ([(10, 0, 1), (0, 0, 1)], [(2, 0, 1), (10, 0, 1)], np.sqrt(4 / 4)),
-        ([(0, 0, 1)], [(0, 0, 1), (50, 0, 1)], np.sqrt(90**2 / 2)),  # a miss is not free
+        ([(0, 0, 1)], [(0, 0, 1), (50, 0, 1)], np.sqrt(90**2 / 2)),  # a miss has a penalty
         ([(0, 0, 1), (50, 0, 1)], [(0, 0, 1)], np.sqrt(90**2 / 2)),
         ([], [(0, 0, 1)], 90),
         ([], [], np.nan),
@@ -418,7 +418,7 @@ class RmspeTest(parameterized.TestCase):
             metrics.rmspe(scene(), scene(), penalty=-1)
 
     def test_every_permutation(self):
-        """The published definition, for equal counts."""
+        """Compare with the published definition, for equal counts."""
         random = np.random.default_rng(0)
         angles = random.uniform(-np.pi, np.pi, (2, 2, 20, 3))
         batches = [
@@ -439,16 +439,16 @@ class ResolvedTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ((scene((4.1, 0, 9), (-1.9, 0, 1)),), True),  # any order, any range
-        ((scene((0, 0, 2), (1.9, 0, 3)),), False),  # no nearer to one than to the other
+        ((scene((0, 0, 2), (1.9, 0, 3)),), False),  # as near to one as to the other
         ((scene((0, 0, 2)),), False),
-        ((scene((0, 0, 2), (4, 0, 3), (30, 0, 3)),), False),  # one too many
+        ((scene((0, 0, 2), (4, 0, 3), (30, 0, 3)),), False),  # a false alarm
         ((scene((0, 0, 2), (0.1, 0, 3)),), False),
     )
     def test_pairs(self, estimate, expected):
         self.assertEqual(metrics.resolved(*estimate, self.TRUTH).tolist(), [expected])
 
     def test_gate_of_one_source(self):
-        """Without a neighbour, and far from one, the gate decides; nothing there and found: yes."""
+        """Without a near neighbour the gate decides; an empty scene is resolved."""
         for truth, estimate, expected in (
             (scene((0, 0, 2)), scene((4.9, 0, 2)), True),
             (scene((0, 0, 2)), scene((5.1, 0, 2)), False),

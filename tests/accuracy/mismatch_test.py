@@ -1,4 +1,4 @@
-"""Misspecified bounds against the Cramér-Rao bound, Monte Carlo and errors that are known."""
+"""Misspecified bounds against the Cramér-Rao bound, Monte Carlo and known errors."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ received = jax.jit(mismatch.received, static_argnames="wavefront")
 
 
 def bound_of(impairments, wavefront="spherical"):
-    """Hardware, means, noise variances and the bound."""
+    """Return hardware, means, noise variances and the bound."""
     hardware = mismatch.draw_hardware(jax.random.key(1), surface(), impairments, DRAWS)
     means = received(surface(), hardware, PLACES)
     noise = jnp.mean(jnp.abs(means) ** 2, axis=-1) / SNR
@@ -61,7 +61,7 @@ def test_without_mismatch_is_the_bound():
 
 @pytest.mark.parametrize("name", mismatch.NAMES)
 def test_predicts_monte_carlo(name):
-    """RMSE of estimates within 10 %: 288 estimates have a standard error of at most 4 %."""
+    """The RMSE agrees within 10 %; 288 estimates have a standard error of at most 4 %."""
     impairments = mismatch.single_impairment(name, IDEAL, WAVELENGTH)
     hardware, means, noise, found = bound_of(impairments)
     noise_key = jax.random.split(jax.random.key(2), NOISES)
@@ -77,7 +77,7 @@ def test_predicts_monte_carlo(name):
 
 
 def test_assumed_fresnel_wavefront():
-    """At boresight the second-order wave is nearest to a spherical one of another range."""
+    """At boresight a second-order wave resembles a spherical wave of another range."""
     _, _, _, found = bound_of(IDEAL, wavefront="fresnel")
     bias = np.linalg.norm(np.asarray(found.bias)[0], axis=-1)
     deviation = np.asarray(mismatch.root_mean_squares(found)["deviation"])

@@ -1,4 +1,4 @@
-"""Summaries by hand, against SciPy, and their intervals against simulation."""
+"""Summaries against hand calculations, SciPy and simulation."""
 
 import numpy as np
 import scipy.stats
@@ -37,7 +37,7 @@ class EfficiencyTest(parameterized.TestCase):
         np.testing.assert_allclose(result.ratio_interval, (1 / (2 + half), 1 / (2 - half)))
 
     def test_coverage_of_the_intervals(self):
-        """An efficient Gaussian estimator: 1 and 0.674, each inside in about 95 % of 400 runs."""
+        """For an efficient Gaussian estimator, 1 and 0.674 are inside in 95 % of 400 runs."""
         random = np.random.default_rng(0)
         inside = np.zeros(2)
         for _ in range(400):
@@ -47,12 +47,12 @@ class EfficiencyTest(parameterized.TestCase):
                 result.ratio_interval[0] <= 1 <= result.ratio_interval[1],
                 result.median_interval[0] <= 0.67449 <= result.median_interval[1],
             ]
-        # Three standard errors of a share of 0.95 in 400 runs: 0.033; the median's is conservative.
+        # Three standard errors of 0.95 in 400 runs: 0.033; the median is conservative.
         self.assertBetween(inside[0] / 400, 0.917, 0.983)
         self.assertBetween(inside[1] / 400, 0.917, 0.99)
 
     def test_an_estimator_off_by_two(self):
-        """Twice the standard deviation: a quarter of the ratio, twice the median."""
+        """Twice the standard deviation gives a quarter of the ratio and twice the median."""
         errors = 2 * np.random.default_rng(0).normal(size=4000)
         result = statistics.efficiency(errors, np.ones(4000))
         self.assertBetween(0.25, *result.ratio_interval)
@@ -66,14 +66,14 @@ class EfficiencyTest(parameterized.TestCase):
         result = statistics.efficiency(scores, np.ones(count))
         self.assertEqual(result.median_interval, (lower, upper))
 
-    def test_few_bound_nothing(self):
+    def test_few_values_have_infinite_intervals(self):
         result = statistics.efficiency(np.arange(1.0, 6), np.ones(5))
         self.assertEqual(result.median_interval, (0.0, np.inf))
         result = statistics.efficiency(np.array([2.0]), np.ones(1))
         self.assertEqual((result.ratio, result.ratio_interval), (0.25, (0.0, np.inf)))
 
     def test_missed_and_not_identifiable(self):
-        """Two missed of five: infinite in the median; no bound: as if it were not there."""
+        """Two missed sources count as infinite in the median; unbounded ones are omitted."""
         errors = np.array([1, np.nan, -2, np.inf, 3, 4, np.nan])
         variances = np.array([1, 1, 1, 1, 1, np.inf, np.nan])
         result = statistics.efficiency(errors, variances)
@@ -110,7 +110,7 @@ class EfficiencyTest(parameterized.TestCase):
 
 
 class EfficientErrorsTest(parameterized.TestCase):
-    """The errors of an efficient estimator, whose deviations differ from error to error."""
+    """Errors of an efficient estimator with varying standard deviations."""
 
     def test_one_deviation(self):
         share = statistics.efficient_share(np.array([0, 2.0, 3.92, 1e9]), np.array([2.0]))
@@ -123,7 +123,7 @@ class EfficientErrorsTest(parameterized.TestCase):
         deviations = 10.0 ** random.uniform(-2, 1, 500)
         errors = np.abs(random.normal(size=(400, 500)) * deviations)
         median = statistics.efficient_median(deviations)
-        # 200 000 draws: the share below has a standard error of 0.0011.
+        # 200 000 draws: the fraction below has a standard error of 0.0011.
         self.assertAlmostEqual(np.mean(errors < median), 0.5, delta=0.005)
         share = statistics.efficient_share(np.array([median, 1.0]), deviations)
         np.testing.assert_allclose(share, [0.5, np.mean(errors < 1.0)], atol=0.005)
@@ -141,14 +141,14 @@ class EfficientErrorsTest(parameterized.TestCase):
 class CoverageTest(parameterized.TestCase):
     @parameterized.parameters((1, 1.959963984540054), (2, np.sqrt(-2 * np.log(0.05))))
     def test_edge(self, dimension, radius):
-        """Standard normal: 1.96 on the line; in the plane the radius is Rayleigh's."""
+        """The edge is 1.96 in one dimension and a Rayleigh quantile in two."""
         errors = np.zeros((2, dimension))
         errors[:, 0] = radius - 1e-9, radius + 1e-9
         unit = np.tile(np.eye(dimension), (2, 1, 1))
         self.assertEqual(statistics.ellipse_coverage(errors, unit).share, 0.5)
 
     def test_gaussian_errors(self):
-        """Correlated errors whose units differ by five decades; 4 standard errors of 4000."""
+        """Correlated errors have units that differ by five decades; 4 standard errors of 4000."""
         random = np.random.default_rng(0)
         mixing = random.normal(size=(4000, 3, 3)) * np.array([1e-3, 1e-3, 1e2])[:, None]
         errors = np.einsum("nij,nj->ni", mixing, random.normal(size=(4000, 3)))
@@ -185,7 +185,7 @@ class CoverageTest(parameterized.TestCase):
 class CalibrationTest(parameterized.TestCase):
     @parameterized.parameters(1, 10, 15)
     def test_perfectly_calibrated(self, bins):
-        """Right as often as it says: what is left is chance, by bin a Gaussian's mean modulus.
+        """With perfect calibration the rest is chance: per bin the mean modulus of a Gaussian.
 
         A bin of n entries adds sqrt(2 / pi) sqrt(sum c (1 - c)) / N; of 15 bins the mean of the
         sum is below 4 standard errors sqrt(bins * 0.25 / N).
@@ -196,7 +196,7 @@ class CalibrationTest(parameterized.TestCase):
         found = statistics.expected_calibration_error(confidence, right, bins)
         self.assertBetween(found, 0.0, 4 * np.sqrt(bins * 0.25 / size))
 
-    def test_always_sure_and_half_right(self):
+    def test_overconfident(self):
         right = np.arange(10) < 5
         self.assertEqual(statistics.expected_calibration_error(np.ones(10), right), 0.5)
 
@@ -207,15 +207,15 @@ class CalibrationTest(parameterized.TestCase):
         self.assertAlmostEqual(found, 1.1 / 4)
 
     def test_bins_by_hand(self):
-        """The same four entries, and a bin in between that has none."""
+        """The same four entries, with an empty bin between them."""
         confidence, right = np.array([0.1, 0.3, 0.7, 1.0]), np.array([True, False, False, True])
         found = statistics.reliability(confidence, right, bins=3)
         np.testing.assert_allclose(found.confidence, [0.2, np.nan, 0.85])
         np.testing.assert_allclose(found.right, [0.5, np.nan, 0.5])
         np.testing.assert_array_equal(found.count, [2, 0, 2])
 
-    def test_doubts_do_not_make_up_for_sureness(self):
-        """Half right in either bin: 0.25 too sure, 0.25 too timid; one bin would hide it."""
+    def test_errors_of_opposite_sign_do_not_cancel(self):
+        """One bin is 0.25 too confident, one 0.25 too cautious; a single bin would hide this."""
         confidence = np.repeat([0.25, 0.75], 10)
         right = np.tile([True, False], 10)
         self.assertEqual(statistics.expected_calibration_error(confidence, right, bins=2), 0.25)
@@ -259,7 +259,7 @@ class BinomialIntervalTest(parameterized.TestCase):
 
 class BootstrapTest(parameterized.TestCase):
     def test_against_simulation(self):
-        """Of 300 means of skewed values, some 95 % of the intervals hold the true one."""
+        """About 95 % of 300 intervals of skewed means contain the true mean."""
         random = np.random.default_rng(0)
         held = [
             low <= 1.0 <= high
@@ -268,7 +268,7 @@ class BootstrapTest(parameterized.TestCase):
                 for _ in range(300)
             )
         ]
-        # 95 % less what the percentile bootstrap is known to lack, within four standard errors.
+        # 95 % minus the known deficit of the percentile bootstrap, within four standard errors.
         self.assertBetween(np.mean(held), 0.88, 0.99)
 
     def test_near_the_normal_interval_of_a_mean(self):
@@ -278,7 +278,7 @@ class BootstrapTest(parameterized.TestCase):
         np.testing.assert_allclose(statistics.bootstrap_interval(values), expected, atol=0.01)
 
     def test_ratio_of_sums(self):
-        """Two sources a scene or none: the ratio is of the sums, and constant here."""
+        """With two or no sources per scene, the ratio of the sums is constant."""
         wholes = np.array([0.0, 2.0, 2.0, 0.0] * 5)
         interval = statistics.bootstrap_interval(3 * wholes, wholes)
         np.testing.assert_allclose(interval, (3.0, 3.0))

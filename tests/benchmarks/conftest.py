@@ -1,4 +1,4 @@
-"""The smallest array that the tests of benchmarks draw scenes of."""
+"""Small configuration for the tests of benchmarks."""
 
 import pytest
 

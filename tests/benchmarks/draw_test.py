@@ -1,4 +1,4 @@
-"""The scenes of a cell are what the cell says."""
+"""Scenes of a cell have the properties of the cell."""
 
 import numpy as np
 import pytest
@@ -29,8 +29,8 @@ def test_separation(config):
     assert np.isfinite(drawn.bound).all()
 
 
-def test_least_separation_and_what_is_told(config):
-    """Far sources are rare, so scenes were drawn again; who is told what changes no scene."""
+def test_least_separation_and_given_parameters(config):
+    """Rare scenes are drawn again; parameters given to estimators do not change the scenes."""
     placement = SourcePlacement(least_separation_deg=45.0)
     drawn = [
         draw.draw(config, Cell("far", 0.0, PAIR, placement, count), SCENES)
@@ -42,7 +42,7 @@ def test_least_separation_and_what_is_told(config):
 
 
 def test_azimuth_and_places(config):
-    """One source on either side; the second place of a scene is padding without amplitude."""
+    """One source on either side; the second slot of a scene is padding without amplitude."""
     changes = (("scene.max_sources", 1), ("scene.snr_max_db", 15.0), ("scene.snr_min_db", 15.0))
     drawn = draw.draw(config, Cell("45", 45.0, changes, SourcePlacement(azimuth_deg=45.0)), SCENES)
     sides = np.rad2deg(drawn.truth.azimuth[:, 0])
@@ -50,7 +50,7 @@ def test_azimuth_and_places(config):
     assert set(np.sign(sides)) == {-1.0, 1.0}
     np.testing.assert_array_equal(drawn.truth.num_sources, 1)
     np.testing.assert_array_equal(drawn.truth.amplitude[:, 1], 0.0)
-    # The noise is what the SNR says, of what was received in the mean over all scenes.
+    # The SNR is relative to the mean received power over all scenes.
     received = np.mean(np.abs(drawn.measurement.snapshots) ** 2, axis=(1, 2))
     ratio = np.mean(received / drawn.measurement.noise_variance)
     np.testing.assert_allclose(ratio, 1 + 10**1.5, rtol=0.2)

@@ -43,7 +43,7 @@ def test_cost_is_no_less_than_the_products():
 
 
 def test_search_operations():
-    """Another source costs a round more and its own change; twice the elements, four times all."""
+    """Another source costs one more round; twice the elements cost four times as much."""
     options = matching_pursuit.SearchOptions(grid=(1, 1, 1), candidates=0)
     config = config_lib.override(config_lib.Config(), {"system.rows": 1, "system.columns": 6,
                                  "system.num_snapshots": 2, "scene.max_sources": 2})  # fmt: skip
@@ -54,7 +54,7 @@ def test_search_operations():
     through, grow = 8 * 6**2, 4 * 2 * (options.joint_iterations + 1)
     change = 2 * candidate_search.PAIRS * through + 8 * 6
     np.testing.assert_allclose(count(1) - count(0), grow * through + 8 * 6 + change)
-    np.testing.assert_allclose(count(2) - count(1), change)  # no more rounds than places
+    np.testing.assert_allclose(count(2) - count(1), change)  # at most one round per slot
     wider = config_lib.override(config, {"system.columns": 12})
     np.testing.assert_allclose(count(1, wider) / count(1), 4.0, rtol=0.01)
 

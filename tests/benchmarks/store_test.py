@@ -1,4 +1,4 @@
-"""A folder of finished cells."""
+"""Directory of finished cells."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_one_at_a_time(tmp_path):
         pass
 
 
-def test_damage_is_named_and_leftovers_go(tmp_path):
+def test_damage_is_named_and_temporary_files_are_removed(tmp_path):
     with store.opened(tmp_path, SETTINGS) as where:
         path = where.path("music", {})
     path.write_bytes(b"PK not a zip")
@@ -58,7 +58,7 @@ def test_damage_is_named_and_leftovers_go(tmp_path):
             where.read(path)
 
 
-def test_relevant_is_what_scenes_depend_on():
+def test_relevant_fields_determine_the_scenes():
     base = config_lib.Config()
     for name, value, same in (
         ("model.width", 128, True),

@@ -1,4 +1,4 @@
-"""The table of suites: every cell of every suite is a configuration that can be drawn."""
+"""Table of suites: every cell of every suite is a valid configuration."""
 
 import pytest
 from absl.testing import parameterized
@@ -10,7 +10,7 @@ from ris_jax.benchmarks import suites
 
 class SuitesTest(parameterized.TestCase):
     @parameterized.product(name=tuple(suites.SUITES), preset=("quickstart", "array_16x16"))
-    def test_cells_are_configurations_of_their_own(self, name, preset):
+    def test_cells_have_different_configurations(self, name, preset):
         config = presets.preset(preset)
         cells = suites.SUITES[name].cells(config)
         suites.check((name,), config)
@@ -42,13 +42,13 @@ class SuitesTest(parameterized.TestCase):
     def test_chosen(self, text, names):
         self.assertEqual(suites.chosen(text), names)
 
-    def test_unknown_and_none(self):
+    def test_unknown_or_empty_choice(self):
         with pytest.raises(config_lib.ConfigError, match=r"--suite.*two_sources.*'snrs'"):
             suites.chosen("snr,snrs")
         with pytest.raises(config_lib.ConfigError, match="none given"):
             suites.chosen("")
 
-    def test_too_few_places(self):
+    def test_too_few_slots(self):
         config = config_lib.override(config_lib.Config(), {"scene.max_sources": 1})
         suites.check(("overall", "range", "throughput"), config)
         with pytest.raises(config_lib.ConfigError, match="2 or more in suite separation; got 1"):

@@ -1,4 +1,4 @@
-"""Numbers of a cell, from errors and bounds that are known; and the figures drawn of them."""
+"""Scores of a cell from known errors and bounds, and their figures."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SCENES = 40
 
 
 def outcome(azimuth_errors, *, missed=0, sigma=0.01, estimator="music"):
-    """One source a scene at boresight, 3 m away; the first `missed` scenes have no estimate."""
+    """One source per scene at boresight, 3 m away; the first `missed` scenes have no estimate."""
     size = len(azimuth_errors)
     column = np.zeros((size, 1))
     truth = metrics.Sources(column, column, column + 3.0, np.ones(size, int))
@@ -32,7 +32,7 @@ def test_errors_of_twice_the_bound_are_six_decibels_above():
     np.testing.assert_allclose(row["azimuth_rmse_deg"], np.rad2deg(0.02))
     np.testing.assert_allclose(row["azimuth_bound_deg"], np.rad2deg(0.01))
     np.testing.assert_allclose(row["azimuth_above_bound_db"], 20 * np.log10(2))
-    # All squares are the same: whatever scenes are drawn again.
+    # All squares are equal, so resampled scenes give the same value.
     np.testing.assert_allclose(row["azimuth_above_bound_db_lower"], 20 * np.log10(2))
     np.testing.assert_allclose(row["azimuth_median_ratio"], 2.0)
     np.testing.assert_allclose(
@@ -72,7 +72,7 @@ def rows_of(suite, values):
 
 
 @pytest.mark.parametrize("name", ["two_sources", "impairments", "heat_map", "runtime"])
-def test_every_kind_of_figure_has_the_bound_and_every_table_intervals(name, tmp_path):
+def test_every_figure_has_the_bound_and_every_table_has_intervals(name, tmp_path):
     suite = SUITES[name]
     rows = rows_of(suite, [(v, s) for s in ((1.0, 2.0) if name == "heat_map" else (None,))
                            for v in (0.0, 5.0)])  # fmt: skip
@@ -97,9 +97,9 @@ def test_every_kind_of_figure_has_the_bound_and_every_table_intervals(name, tmp_
 
 def test_distance_from_bound():
     rows = rows_of(SUITES["two_sources"], [(0.0, None), (5.0, None)])
-    said = bundle.distance_from_bound(rows, "maximum_likelihood")
+    line = bundle.distance_from_bound(rows, "maximum_likelihood")
     worst = max(r["azimuth_above_bound_db"] for r in rows if r["estimator"] != "music")
-    assert f"at most {max(worst, 0.0):.2f} dB" in said
+    assert f"at most {max(worst, 0.0):.2f} dB" in line
     for row in rows:
         row["resolved"] = 0.9
     assert "at most 90%" in bundle.distance_from_bound(rows, "music")

@@ -1,4 +1,4 @@
-"""What is timed at which sizes; from a file to positions. The command itself is in cli/."""
+"""Operations and sizes that are timed, and the time from a file to positions."""
 
 import numpy as np
 import pytest
@@ -30,11 +30,11 @@ def test_growth_covers_every_size():
 
 @pytest.mark.full
 def test_from_a_file_to_positions(config, monkeypatch):
-    """The estimator is told neither the noise nor how many; the rate is that of its time."""
-    seen = []
+    """Noise and number of sources are unknown; the rate follows from the time."""
+    calls = []
 
     def localize(measurement, positions, **options):
-        seen.append((measurement, options))
+        calls.append((measurement, options))
         places = np.ones((len(measurement.snapshots), options["max_sources"]))
         covariance = np.broadcast_to(np.eye(3), (*places.shape, 3, 3))
         counts = np.ones(len(places), int)
@@ -45,9 +45,9 @@ def test_from_a_file_to_positions(config, monkeypatch):
     case = throughput.TimedCase("files to positions", config, 4)
     row = throughput.measure(case, plan_of(config), operations.Ceilings(1.0, 1.0))
     assert set(row) == set(throughput.HEADER)
-    assert len(seen) == 5  # one that compiles, one before the clock, three timed
-    assert seen[0][1]["num_sources"] is None
-    assert seen[0][0].snapshots.shape == (4, 4, 4)
+    assert len(calls) == 5  # one compiles, one warms up, three are timed
+    assert calls[0][1]["num_sources"] is None
+    assert calls[0][0].snapshots.shape == (4, 4, 4)
     assert row["scenes_per_second"] > 0
     assert np.isnan(row["operations_per_scene"])
     header, (cells,) = speed_report.table([row])

@@ -1,4 +1,4 @@
-"""Mistakes of new users: each gives a flag that names the likely cause, without the SNR."""
+"""Mistakes of new users: each gives a flag with the likely cause, without the SNR."""
 
 import functools
 
@@ -22,7 +22,7 @@ def recording(seed=1, **options):
 
 
 def localize(found, **changes):
-    """Estimate and flags of a recording, some of its arrays replaced."""
+    """Return estimate and flags of a recording with some arrays replaced."""
     arrays = {
         name: changes.pop(name, getattr(found, name))
         for name in ("snapshots", "channel", "codes", "positions")
@@ -40,7 +40,7 @@ def assert_named(flags, flag, least=BATCH):
 
 
 def test_good_scenes_have_no_flags():
-    """Chunks of the same program; the designed rate is below 0.1 % of scenes."""
+    """The designed false-alarm rate is below 0.1 % of scenes."""
     random = np.random.default_rng(3)
     count = 48
     sources = simulator.random_sources(random, count, 3)
@@ -66,7 +66,7 @@ def test_positions_in_wavelengths():
 
 @pytest.mark.parametrize("factor", [100, 1000], ids=["cm", "mm"])
 def test_positions_in_other_units(factor):
-    """The search region has too many cells of such an array: the message names the units."""
+    """The search grid has too many cells for such an array; the message names the units."""
     found = recording()
     message = r"positions: .* wavelengths wide; check that positions and wavelength are in metres"
     with pytest.raises(config.ConfigError, match=message):
@@ -103,7 +103,7 @@ def test_codes_in_reverse_order():
     assert_named(localize(found, codes=found.codes[:, ::-1])[1], Flag.CODES_REVERSED)
 
 
-def test_codes_that_are_states():
+def test_codes_given_as_states():
     found = recording(bits=1)
     states = (found.codes.real < 0).astype(complex)
     assert_named(localize(found, codes=states)[1], Flag.CODE_STATES)

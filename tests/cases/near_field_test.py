@@ -1,4 +1,4 @@
-"""Sources close to the surface, whose waves weaken as 1/distance over it."""
+"""Sources close to the surface: the amplitude varies as 1/distance."""
 
 import numpy as np
 import pytest
@@ -11,12 +11,12 @@ RANGES = (0.7, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 
 
 def one_source(random):
-    """A source at each of the ranges."""
+    """Simulate a source at each of the ranges."""
     return [[[random.uniform(-50, 50), random.uniform(-25, 25), r]] for r in RANGES]
 
 
 def two_sources(random):
-    """Pairs at 1 to 4 m, 20 degrees of azimuth or more apart."""
+    """Simulate pairs at 1 to 4 m, at least 20 degrees of azimuth apart."""
     pairs = []
     while len(pairs) < len(RANGES):
         low, high = ([-50, -25, 1], [50, 25, 4])
@@ -27,7 +27,7 @@ def two_sources(random):
 
 
 def localize(recording, wavefront):
-    """Estimate of all scenes, on the host."""
+    """Return the estimates of all scenes, on the host."""
     parts = (recording.snapshots, recording.channel, recording.codes)
     estimate = localization.localize(
         scenes.Measurement(*(part.astype(np.complex64) for part in parts)),
@@ -42,7 +42,7 @@ def localize(recording, wavefront):
 
 @pytest.mark.parametrize("draw", [one_source, two_sources])
 def test_exact_waves(draw):
-    """The number of sources is right, errors are those of the bound, the power is g^2."""
+    """The number of sources is correct, errors attain the bound, the power is g^2."""
     recording = simulator.through_surface(draw(np.random.default_rng(0)), snr_db=20.0)
     found = localize(recording, "spherical")
     count = len(recording.sources[0])
@@ -61,8 +61,8 @@ def test_exact_waves(draw):
     np.testing.assert_allclose(found.power[:, :count], 1.0, rtol=0.15)
 
 
-def test_equal_modulus_sees_false_sources():
-    """The same scenes under the model without the amplitude, which matters up to 8 m."""
+def test_equal_modulus_gives_false_sources():
+    """The model without the amplitude is wrong for the same scenes, up to 8 m."""
     recording = simulator.through_surface(one_source(np.random.default_rng(0)), snr_db=20.0)
     found = localize(recording, "spherical_phase")
     assert (found.num_sources > 1).all()

@@ -1,4 +1,4 @@
-"""Situations that users reported: a correct result, or a flag that names the cause."""
+"""Cases reported by users: a correct result, or a flag with the cause."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ TWO = [[20.0, 10.0, 2.0], [-30.0, -5.0, 4.0]]
 
 
 def run(capsys, folder, arrays, *flags):
-    """Status, rows and text of `localize` on a file."""
+    """Run `localize` on a file; return status, rows and text."""
     containers.save(folder / "data.npz", arrays)
     out = folder / "out.csv"
     command = ["ris-jax", "localize", f"--data={folder / 'data.npz'}", f"--out={out}", *flags]
@@ -34,7 +34,7 @@ def run(capsys, folder, arrays, *flags):
 
 
 def assert_places(rows, sources, *, deviations=5.0):
-    """Every scene has its sources, each within some standard deviations."""
+    """Check that every scene has its sources, within some standard deviations."""
     for scene, places in enumerate(sources):
         found = [row for row in rows if row["scene"] == str(scene)]
         assert len(found) == len(places)
@@ -48,7 +48,7 @@ def assert_places(rows, sources, *, deviations=5.0):
 
 
 def flags_of(rows):
-    """Flags of each scene that has a row."""
+    """Return the flags of each scene that has a row."""
     return {row["scene"]: row["flags"].split() for row in rows}
 
 
@@ -63,10 +63,10 @@ class TestSurface:
         assert (status, err) == (0, "")
         assert_places(rows, recording.sources)
         lines = [line for line in printed.splitlines() if not line.startswith("compiled in")]
-        assert len(lines) == 3  # what it does, the count and the file
+        assert len(lines) == 3  # announcement, count and file
 
     def test_near_field_amplitude(self, capsys, tmp_path):
-        """Close to the surface the wave weakens over it; no false source, no flag."""
+        """The amplitude varies close to the surface; there is no false source and no flag."""
         sources = [[[20, 10, source_range]] for source_range in (1, 2, 3, 3)]
         recording = simulator.through_surface(sources, seed=1, snr_db=25.0)
         status, rows, _, err = run(
@@ -77,7 +77,7 @@ class TestSurface:
         assert flags_of(rows) == {scene: [] for scene in "0123"}
 
     def test_equal_modulus(self, capsys, tmp_path):
-        """Data of a simulator without that amplitude: named, and right if it is said."""
+        """Data without the amplitude are flagged, and correct with the matching wavefront."""
         sources = [[[20, 10, source_range]] for source_range in (1, 1.2, 1.4, 1.6)]
         recording = simulator.through_surface(
             sources, seed=1, snr_db=25.0, wave=simulator.spherical_phase
@@ -140,7 +140,7 @@ class TestSurface:
         assert all("conjugated" in flags for flags in flags_of(rows).values())
         assert "conjugate snapshots, channel and codes" in printed
 
-    def test_symbols_called_constant(self, capsys, tmp_path):
+    def test_independent_symbols_as_constant(self, capsys, tmp_path):
         recording = simulator.through_surface([TWO] * 4, independent=True)
         _, _, printed, _ = run(capsys, tmp_path, recording.file())
         assert "independent_signals, 4 of 4 scenes" in printed
@@ -184,7 +184,7 @@ class TestPlainArray:
     FLAGS = ("--source_signal=independent", "--max_sources=4")
 
     def _file(self, recording):
-        """Without channel and codes: they are optional."""
+        """Write a file without channel and codes, which are optional."""
         data = recording.file()
         return {name: data[name] for name in data if name not in ("channel", "codes")}
 
@@ -217,7 +217,7 @@ class TestPlainArray:
         assert "undetermined, 8 of 8 scenes" in printed
 
     def test_long_recordings(self, capsys, tmp_path):
-        """24 000 snapshots of five antennas cost as much as five, and count one source."""
+        """24 000 snapshots of five antennas cost as much as five, and give one source."""
         angle = 2 * np.pi * np.arange(5) / 5
         ring = 0.13 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=-1)
         sources = [[[-20, 5, 5]], [[35, -15, 8]]]
@@ -228,7 +228,7 @@ class TestPlainArray:
         assert all(float(row["azimuth_std_deg"]) < 1 for row in rows)
 
     def test_two_equal_sources_in_one_snapshot(self, capsys, tmp_path):
-        """The first one alone explains half and is not significant: the count looks ahead."""
+        """The first source alone is not significant, so two are tested together."""
         random = np.random.default_rng(4)
         positions, sources = simulator.plane(4, 4), [[[35, 20, 3], [-35, -20, 4]]] * 8
         channel, codes = np.eye(16) + 0j, np.ones((1, 16)) + 0j

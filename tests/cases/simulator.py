@@ -1,4 +1,4 @@
-"""An independent simulator, NumPy only: shares no line with the package."""
+"""Independent simulator in NumPy that shares no code with the package."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ WAVELENGTH = 0.3
 
 
 def plane(columns, rows, spacing=0.15):
-    """A centred grid in the x-y plane, x fastest, [N, 3] in metres."""
+    """Return a centred grid in the x-y plane, x fastest, [N, 3] in metres."""
     x, y = np.meshgrid(
         (np.arange(columns) - (columns - 1) / 2) * spacing,
         (np.arange(rows) - (rows - 1) / 2) * spacing,
@@ -17,12 +17,12 @@ def plane(columns, rows, spacing=0.15):
 
 
 def line(count, spacing=0.15):
-    """A centred line along x, [N, 3] in metres."""
+    """Return a centred line along x, [N, 3] in metres."""
     return plane(count, 1, spacing)
 
 
 def directions(sources):
-    """Unit vectors of sources [K, 3]: azimuth and elevation in degrees, range in metres."""
+    """Return positions of sources [K, 3] from azimuth [deg], elevation [deg], range [m]."""
     azimuth, elevation = np.radians(sources[:, 0]), np.radians(sources[:, 1])
     return np.stack(
         [
@@ -35,7 +35,7 @@ def directions(sources):
 
 
 def spherical(positions, sources, wavelength):
-    """Rows: spherical waves with phase 0 at the origin; they weaken as 1/distance."""
+    """Return spherical waves as rows, with phase 0 at the origin and amplitude 1/distance."""
     far = sources[:, 2:]
     places = far * directions(sources)
     distance = np.linalg.norm(places[:, None] - positions, axis=-1)
@@ -43,7 +43,7 @@ def spherical(positions, sources, wavelength):
 
 
 def spherical_phase(positions, sources, wavelength):
-    """Rows: the phases of spherical waves, unit norm and equal modulus."""
+    """Return the phases of spherical waves as rows, with unit norm and equal modulus."""
     far = sources[:, 2:]
     places = far * directions(sources)
     distance = np.linalg.norm(places[:, None] - positions, axis=-1)
@@ -51,7 +51,7 @@ def spherical_phase(positions, sources, wavelength):
 
 
 def parabolic(positions, sources, wavelength):
-    """Rows: the second-order wave without its cross term."""
+    """Return second-order waves without the cross term as rows."""
     square = np.sum(positions**2, axis=1) / (2 * sources[:, 2:])
     delay = square - directions(sources) @ positions.T
     return np.exp(-2j * np.pi / wavelength * delay) / np.sqrt(len(positions))
@@ -59,7 +59,7 @@ def parabolic(positions, sources, wavelength):
 
 @dataclasses.dataclass
 class Recording:
-    """B scenes as a user has them, and where the sources are."""
+    """B scenes as a user has them, and the sources."""
 
     snapshots: np.ndarray
     channel: np.ndarray
@@ -69,7 +69,7 @@ class Recording:
     signals: list | None = None  # [L, K] of every scene
 
     def file(self, **more):
-        """Arrays of a recordings file."""
+        """Return the arrays of a recordings file."""
         return {
             "snapshots": self.snapshots,
             "channel": self.channel,
@@ -94,7 +94,7 @@ class Recording:
 
 
 def gaussian(random, *shape):
-    """Circular complex noise of unit power."""
+    """Draw circular complex noise of unit power."""
     return (random.standard_normal(shape) + 1j * random.standard_normal(shape)) / np.sqrt(2)
 
 
@@ -142,7 +142,7 @@ def through_surface(
 
 
 def plain_array(sources, positions, *, seed=0, snr_db=30.0, length=64, gains=None):
-    """Scenes of an array without a surface, with independent signals; `gains` are its errors."""
+    """Simulate an array without a surface; independent signals; `gains` are its errors."""
     random = np.random.default_rng(seed)
     elements = len(positions)
     channel, codes = np.eye(elements) + 0j, np.ones((length, elements)) + 0j
@@ -158,7 +158,7 @@ def plain_array(sources, positions, *, seed=0, snr_db=30.0, length=64, gains=Non
 
 
 def random_sources(random, batch, most):
-    """One to `most` sources for each scene, well inside the default limits."""
+    """Draw one to `most` sources per scene, well inside the default limits."""
     return [
         np.stack(
             [random.uniform(-55, 55, k), random.uniform(-25, 25, k), random.uniform(1, 6, k)], -1

@@ -1,4 +1,4 @@
-"""Observation of what JAX compiles."""
+"""Monitoring of JAX compilation."""
 
 import io
 import sys
@@ -56,7 +56,7 @@ class _Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_line_on_a_terminal_alone(monkeypatch, terminal):
+def test_a_line_only_on_a_terminal(monkeypatch, terminal):
     stream = _Terminal() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(compile_progress, "_SECONDS_BETWEEN_LINES", 0.01)

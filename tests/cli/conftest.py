@@ -1,4 +1,4 @@
-"""An estimator that takes no time."""
+"""Fast replacement of the estimators."""
 
 import numpy as np
 import pytest
@@ -9,10 +9,10 @@ from ris_jax.estimation.estimate import Estimate
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Replaces the estimators by one that finds every source of a known count at boresight.
+    """Replace the estimators by one that returns every source of a known count at boresight.
 
     Returns:
-      What it was asked, call by call: the options and the measurement.
+      Options and measurement of each call.
     """
     asked = []
 

@@ -1,4 +1,4 @@
-"""Every command tells what it is about to do before it imports JAX."""
+"""Every command announces its work before it imports JAX."""
 
 import importlib
 import json
@@ -30,11 +30,11 @@ _ARGUMENTS = {
 _PROGRAM = """
 import importlib, json, sys
 from ris_jax.cli import main
-def told(command, arguments):
+def announced(command, arguments):
     module = importlib.import_module(f"ris_jax.cli.commands.{main._MODULES.get(command, command)}")
     module.FLAGS([command, *arguments])
     return module.announcement()
-lines = {command: told(command, rest) for command, rest in json.loads(sys.argv[1]).items()}
+lines = {command: announced(command, rest) for command, rest in json.loads(sys.argv[1]).items()}
 slow = {"jax", "flax", "orbax", "grain", "matplotlib", "scipy"} & sys.modules.keys()
 assert not slow, slow
 print(json.dumps(lines))
@@ -56,19 +56,19 @@ def test_needs_no_jax(tmp_path):
 
 
 def test_printed_before_the_command_runs(capsys, monkeypatch, tmp_path):
-    seen = []
+    printed = []
 
     def run():
-        seen.append(capsys.readouterr().out)
+        printed.append(capsys.readouterr().out)
         return 0
 
     monkeypatch.setattr(simulate, "run", run)
     assert main.main(["ris-jax", "simulate", f"--out={tmp_path}", "--num_train=1"]) == 0
-    assert seen == [f"simulating 8193 scenes into {tmp_path}\n"]
+    assert printed == [f"simulating 8193 scenes into {tmp_path}\n"]
 
 
 @pytest.mark.parametrize("command", main._COMMANDS)
-def test_every_command_says_what_compiling_takes(command):
+def test_every_command_states_the_compile_time(command):
     module = importlib.import_module(f"ris_jax.cli.commands.{main._MODULES.get(command, command)}")
     assert module.COMPILES.startswith("about ") or command in ("example", "import", "inspect")
 

@@ -1,4 +1,4 @@
-"""The command line: what a user gets wrong is one line on standard error and no traceback."""
+"""Command line: user errors are one line on standard error, without a traceback."""
 
 import importlib
 import json
@@ -124,7 +124,7 @@ class TestWorkdir:
 
     def test_has_another_configuration(self, capsys, tmp_path):
         checkpoint.save_config(tmp_path, presets.preset("quickstart"))
-        (tmp_path / "checkpoints" / "1").mkdir(parents=True)  # or it would be taken over
+        (tmp_path / "checkpoints" / "1").mkdir(parents=True)  # otherwise it would be overwritten
         flags = ["--seed=5", "--set=model.width=96"]
         status, _, err = _run(capsys, "train", f"--workdir={tmp_path}", *flags)
         _assert_one_line(
@@ -140,7 +140,7 @@ class TestWorkdir:
 
 
 class TestFailuresOfARun:
-    """What `run` of a command raises."""
+    """Exceptions of a command's `run`."""
 
     @pytest.mark.parametrize(
         ("error", "text"),
@@ -182,7 +182,7 @@ class TestFailuresOfARun:
         reason = "RESOURCE_EXHAUSTED: Out of memory allocating 35184372088832 bytes."
         assert err == f"ris-jax: out of memory{advice}; {reason}\n"
 
-    def test_sigterm_ends_any_command_where_it_is(self, capsys, monkeypatch):
+    def test_sigterm_ends_any_command(self, capsys, monkeypatch):
         def run():
             os.kill(os.getpid(), signal.SIGTERM)
             raise AssertionError("still here")
@@ -199,25 +199,29 @@ class TestFailuresOfARun:
 
 
 def test_flags_of_one_call_do_not_reach_the_next(monkeypatch):
-    seen = []
+    configs = []
     monkeypatch.setattr(
-        train_command, "run", lambda: seen.append(train_command.configuration()) or 0
+        train_command, "run", lambda: configs.append(train_command.configuration()) or 0
     )
     first = ["--workdir=x", "--seed=3", "--preset=large", "--set=model.width=96"]
     assert main.main(["ris-jax", "train", *first]) == 0
     assert main.main(["ris-jax", "train", "--workdir=x", "--set=model.depth=2"]) == 0
-    assert seen[0].training.seed == 3
-    assert seen[1] == config_lib.override(presets.preset("quickstart"), {"model.depth": 2})
+    assert configs[0].training.seed == 3
+    assert configs[1] == config_lib.override(presets.preset("quickstart"), {"model.depth": 2})
 
 
 def test_flags_override_set_and_set_overrides_the_preset(monkeypatch):
-    seen = []
+    configs = []
     monkeypatch.setattr(
-        train_command, "run", lambda: seen.append(train_command.configuration()) or 0
+        train_command, "run", lambda: configs.append(train_command.configuration()) or 0
     )
     flags = ["--preset=large", "--set=model.width=96", "--set=training.seed=4", "--seed=5"]
     assert main.main(["ris-jax", "train", "--workdir=x", *flags]) == 0
-    assert (seen[0].model.width, seen[0].model.depth, seen[0].training.seed) == (96, 8, 5)
+    assert (
+        configs[0].model.width,
+        configs[0].model.depth,
+        configs[0].training.seed,
+    ) == (96, 8, 5)
 
 
 class TestHelp:
@@ -282,9 +286,9 @@ class TestConfigFile:
         return path
 
     def test_flags_override_it(self, tmp_path, monkeypatch):
-        seen = []
+        configs = []
         monkeypatch.setattr(
-            train_command, "run", lambda: seen.append(train_command.configuration()) or 0
+            train_command, "run", lambda: configs.append(train_command.configuration()) or 0
         )
         config = config_lib.override(presets.preset("large"), {"model.depth": 3})
         path = self._write(tmp_path, json.dumps(config_lib.to_stored(config)).encode())
@@ -292,8 +296,8 @@ class TestConfigFile:
         partial.write_text('{"model": {"width": 96}}')
         assert main.main(["ris-jax", "train", "--workdir=x", f"--config={path}", "--seed=5"]) == 0
         assert main.main(["ris-jax", "train", "--workdir=x", f"--config={partial}"]) == 0
-        assert seen[0] == config_lib.override(config, {"training.seed": 5})
-        assert seen[1] == config_lib.override(config_lib.Config(), {"model.width": 96})
+        assert configs[0] == config_lib.override(config, {"training.seed": 5})
+        assert configs[1] == config_lib.override(config_lib.Config(), {"model.width": 96})
 
     @pytest.mark.parametrize(
         ("content", "part"),

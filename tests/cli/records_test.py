@@ -1,4 +1,4 @@
-"""simulate, import and train --data, as a user gives them."""
+"""Commands `simulate`, `import` and `train --data`."""
 
 import json
 import os
@@ -65,14 +65,14 @@ def test_simulate_refuses(capsys, folder, tmp_path):
 
 
 def test_localize_reads_records(capsys, calls, folder, tmp_path):
-    """The split `test`, with the truth and what the records were simulated with."""
+    """`localize` reads the split `test`, with truth and settings of the records."""
     out = tmp_path / "positions.csv"
     status, printed, err = _run(capsys, "localize", f"--data={folder}", f"--out={out}")
     assert status == 0
     assert err == f"note: 2 scenes of the split 'test' of {folder} are read\n"
     assert "against the truth" in printed
-    (told,) = calls
-    assert (told["wavefront"], told["source_signal"]) == ("spherical", "constant")
+    (arguments,) = calls
+    assert (arguments["wavefront"], arguments["source_signal"]) == ("spherical", "constant")
     found = reader.read(folder)
     scenes, codes = record_dataset.open_dataset(folder).splits["test"].gather(np.arange(2))
     np.testing.assert_array_equal(found.snapshots, scenes["snapshots"])
@@ -188,7 +188,7 @@ def _contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in found}
 
 
-def test_simulate_on_a_full_disk_harms_nothing_and_goes_on(capsys, folder, small_disk):
+def test_simulate_resumes_after_a_full_disk(capsys, folder, small_disk):
     size = sum(path.stat().st_size for path in folder.rglob("*"))
     for share in (0.3, 0.6, 0.9):
         with small_disk(f"disk-{share}", int(share * size)) as disk:
@@ -201,7 +201,7 @@ def test_simulate_on_a_full_disk_harms_nothing_and_goes_on(capsys, folder, small
             assert _contents(out) == _contents(folder)
 
 
-def test_import_on_a_full_disk_harms_nothing_and_goes_on(capsys, shard, small_disk, tmp_path):
+def test_import_resumes_after_a_full_disk(capsys, shard, small_disk, tmp_path):
     whole = tmp_path / "whole"
     assert _run(capsys, "import", f"--data={shard}", f"--out={whole}")[0] == 0
     with small_disk("disk", sum(path.stat().st_size for path in whole.rglob("*")) // 2) as disk:
@@ -213,8 +213,8 @@ def test_import_on_a_full_disk_harms_nothing_and_goes_on(capsys, shard, small_di
         assert _contents(disk.path / "records") == _contents(whole)
 
 
-def test_sigterm_ends_simulate_and_it_goes_on(capsys, folder, tmp_path, monkeypatch):
-    """Between a shard's files."""
+def test_simulate_resumes_after_sigterm(capsys, folder, tmp_path, monkeypatch):
+    """SIGTERM arrives between the files of a shard."""
     replace, out = os.replace, tmp_path / "records"
     command = ("simulate", f"--out={out}", *SIZES, *SMALL)
 
@@ -235,7 +235,7 @@ def test_sigterm_ends_simulate_and_it_goes_on(capsys, folder, tmp_path, monkeypa
     assert _contents(out) == _contents(folder)
 
 
-def test_an_interruption_says_what_goes_on(capsys, monkeypatch, tmp_path):
+def test_an_interruption_states_how_to_resume(capsys, monkeypatch, tmp_path):
     from ris_jax.data.records import simulation
 
     def interrupted(*_, **__):

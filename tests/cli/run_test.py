@@ -1,4 +1,4 @@
-"""Train, evaluate and doctor, as a user would, one after the other; the examples of --help."""
+"""Commands `train`, `evaluate` and `doctor` on one run; examples of --help."""
 
 import base64
 import csv
@@ -31,7 +31,7 @@ SMALL = (
     "training.validation_scenes=20",
 )  # fmt: skip
 SETTINGS = [f"--set={setting}" for setting in SMALL]
-# Of all runs here, which are of one configuration, so that its step is compiled once.
+# Sizes of all runs here: one configuration, so that its step compiles once.
 SIZES = ["--epochs=2", "--steps_per_epoch=30", "--batch_size=16"]
 CONFIG = config_lib.override(
     config_lib.Config(), {name: int(x) for name, x in (text.split("=") for text in SMALL)}
@@ -40,7 +40,7 @@ CONFIG = config_lib.override(
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A finished run of two short epochs."""
+    """Return the directory of a finished run of two short epochs."""
     folder = tmp_path_factory.mktemp("run") / "small"
     command = ["ris-jax", "train", f"--workdir={folder}", "--profile", *SIZES, *SETTINGS]
     assert main.main(command) == 0
@@ -52,7 +52,7 @@ def test_train_draws_its_loss_curves(workdir):
 
 
 def _embedded(text):
-    """The pictures of a page, by what it says that they show."""
+    """Return the images of a page by their alternative text."""
     pictures = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,([^"]*)">', text)
     return {shows: base64.b64decode(data) for shows, data in pictures}
 
@@ -89,7 +89,7 @@ def test_train_profile(workdir):
     }  # fmt: skip
     assert found.step_flops > 0
     assert found.argument_bytes > 0
-    # The trace has the steps, and what took longest in them has a name.
+    # The trace contains the steps and the names of the longest operations.
     assert any(name.startswith("jit__microbatch: ") for name, _ in found.operations)
     assert 0.0 < sum(share for _, share in found.operations) <= 1.0
     assert list(workdir.glob("profile/plugins/profile/*/perfetto_trace.json.gz"))
@@ -129,7 +129,7 @@ def test_report_of_a_run_that_has_troubles(workdir, tmp_path, capsys):
     for manifest in (copy / "checkpoints").glob("*.sha256.json"):
         manifest.unlink()
     assert main.main(["ris-jax", "report", f"--workdir={copy}"]) == 0
-    first, written, *_ = capsys.readouterr().out.splitlines()  # and perhaps what was compiled
+    first, written, *_ = capsys.readouterr().out.splitlines()  # and possibly the compile time
     assert first == f"reporting on the run in {copy}"
     assert written == f"written: {copy / 'report.html'}"
     text = (copy / "report.html").read_text()
@@ -181,7 +181,7 @@ def test_evaluate(workdir, capsys):
     assert (workdir / "figures" / "covariance_scores.png").exists()
 
 
-def test_evaluate_without_room_names_the_networks_batch(workdir, capsys, monkeypatch):
+def test_evaluate_out_of_memory_names_the_batch_size(workdir, capsys, monkeypatch):
     def no_room(*_):
         jnp.ones(1 << 43).block_until_ready()  # 32 TB
 
@@ -197,7 +197,7 @@ def test_evaluate_without_room_names_the_networks_batch(workdir, capsys, monkeyp
 
 @pytest.mark.full
 def test_evaluate_an_estimator_with_the_network(workdir, tmp_path, capsys):
-    """Of the scenes that it was trained for; beside the same scenes without it."""
+    """The scenes are those of the training, scored with and without the network."""
     sizes = ["--num_scenes=12", "--batch_size=12", f"--out={tmp_path}"]
     command = ["ris-jax", "evaluate", "--estimator=network", f"--workdir={workdir}"]
     assert main.main([*command, *sizes, *SETTINGS]) == 0
@@ -216,14 +216,14 @@ def _scores(folder):
 
 @pytest.fixture(scope="module")
 def drawn(workdir):
-    """The scores of the first four scenes of the stream `test`."""
+    """Return the scores of the first four scenes of the stream `test`."""
     assert main.main(["ris-jax", "evaluate", f"--workdir={workdir}", "--num_scenes=4"]) == 0
     return _scores(workdir)
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """The same scenes on disk."""
+    """Write the same scenes to disk."""
     folder = tmp_path_factory.mktemp("out") / "records"
     counts = {"train": 16, "test": 4}
     simulation.simulate(CONFIG, folder, counts, shard_scenes=8)
@@ -237,7 +237,7 @@ def test_evaluate_on_records(workdir, drawn, records, capsys):
     stored = _scores(workdir)
     for name in ("scenes", "network", "effective", "snapshots", "count right"):
         assert float(stored[name]) == pytest.approx(float(drawn[name]), rel=1e-3)
-    # Learned on the sixteen that are stored to train on, not on the stream.
+    # The constant is from the sixteen stored training scenes, not from the stream.
     assert stored["constant"] != drawn["constant"]
 
 
@@ -253,7 +253,7 @@ def test_evaluate_on_records_of_another_count(workdir, tmp_path, capsys):
 
 @pytest.mark.full
 def test_evaluate_on_recordings(workdir, drawn, recordings, capsys):
-    """Their noise variance follows from the SNR and 24 samples: scores are nearly the same."""
+    """Scores are nearly equal: the noise variance follows from the SNR and 24 samples."""
     assert main.main(["ris-jax", "evaluate", f"--workdir={workdir}", f"--data={recordings}"]) == 0
     found = _scores(workdir)
     assert found["scenes"] == "4"
@@ -263,7 +263,7 @@ def test_evaluate_on_recordings(workdir, drawn, recordings, capsys):
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Scenes of the system that the run was trained on, with their truth."""
+    """Write scenes of the run's system, with truth."""
     draw = jax.jit(lambda key: scenes.sample_scenes(key, CONFIG, 4))
     batch = jax.device_get(draw(scenes.stream_key(0, "test")))
     path = tmp_path_factory.mktemp("data") / "recordings.npz"
@@ -309,9 +309,7 @@ def _refused(capsys, out, *parts):
 
 
 @pytest.mark.full
-def test_other_signals_than_those_of_the_training_are_searched(
-    workdir, recordings, tmp_path, capsys
-):
+def test_other_signals_use_the_grid_search(workdir, recordings, tmp_path, capsys):
     out = tmp_path / "positions.csv"
     assert _localize(recordings, out, f"--workdir={workdir}", "--source_signal=independent") == 0
     assert "\nnetwork_not_used, 4 of 4 scenes: the network was" in capsys.readouterr().out
@@ -320,13 +318,13 @@ def test_other_signals_than_those_of_the_training_are_searched(
 
 
 @pytest.mark.parametrize("flag", ["azimuth_max_deg", "elevation_max_deg", "range_min"])
-def test_a_network_has_its_own_field_of_view(workdir, recordings, tmp_path, capsys, flag):
+def test_field_of_view_of_a_network(workdir, recordings, tmp_path, capsys, flag):
     out = tmp_path / "positions.csv"
     assert _localize(recordings, out, f"--workdir={workdir}", f"--{flag}=20") != 0
     _refused(capsys, out, f"--{flag}: not allowed with a network")
 
 
-def test_a_shipped_network_has_its_own_field_of_view(recordings, tmp_path, capsys):
+def test_field_of_view_of_a_shipped_network(recordings, tmp_path, capsys):
     shipped = pretrained.names()
     if not shipped:
         pytest.skip("no network comes with this copy of the package")
@@ -336,7 +334,7 @@ def test_a_shipped_network_has_its_own_field_of_view(recordings, tmp_path, capsy
         _refused(capsys, out, "--range_min: not allowed with a network")
 
 
-def test_a_damaged_run_is_told(workdir, recordings, tmp_path, capsys):
+def test_a_damaged_run_is_reported(workdir, recordings, tmp_path, capsys):
     copy = shutil.copytree(workdir, tmp_path / "copy")
     for manifest in (copy / "checkpoints").glob("*.sha256.json"):
         manifest.unlink()
@@ -355,7 +353,7 @@ def test_doctor_checks_a_run(workdir, tmp_path):
     assert "no run in" in failed[2]
 
 
-def test_doctor_finds_a_run_that_lost_its_rows(workdir, tmp_path):
+def test_doctor_reports_missing_rows(workdir, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
     (copy / "metrics.jsonl").unlink()
@@ -364,7 +362,7 @@ def test_doctor_finds_a_run_that_lost_its_rows(workdir, tmp_path):
 
 @pytest.mark.full
 def test_overflowing_rate_ends_the_run_and_saves_nothing_bad(tmp_path, capsys):
-    """Gradients are finite, the update is not: no checkpoint may hold it."""
+    """Gradients are finite, the update is not: no checkpoint may contain it."""
     settings = [f"--set={setting}" for setting in (*SMALL, "optimizer.method=adamw")]
     sizes = ["--epochs=2", "--steps_per_epoch=4", "--batch_size=16", "--learning_rate=1e30"]
     assert main.main(["ris-jax", "train", f"--workdir={tmp_path}", *sizes, *settings]) == 1
@@ -394,7 +392,7 @@ def test_evaluate_refuses(arguments, message, capsys):
     assert message in lines[0]
 
 
-# What makes the examples of a command small; of two flags of one name the last one counts.
+# Flags that make the examples of a command small; the last of two equal flags counts.
 _SMALLER = {
     "example": ["--num_scenes=2"],
     "inspect": [],
@@ -411,8 +409,8 @@ _SMALLER = {
         f"--set=training.{size.removeprefix('--')}" for size in SIZES
     )],
 }  # fmt: skip
-_NETWORK_ALONE = ["--num_scenes=50"]  # of `evaluate`, which has no other sizes then
-# Examples that need more than this process, and what runs them.
+_NETWORK_ALONE = ["--num_scenes=50"]  # of `evaluate`, without other size flags
+# Examples that need more than this process, and the tests that run them.
 _ELSEWHERE = {
     "train --workdir=runs/wide --distributed": "tests/training/processes/devices_test.py",
     "train --workdir=runs/wide --coordinator=host0:5000 --num_processes=2 --process_id=0":
@@ -433,7 +431,7 @@ def _module(command):
 
 
 def _examples():
-    """The command lines of all --help texts, without `ris-jax` and remarks, each once."""
+    """Return the command lines of all --help texts, without `ris-jax` and comments, once each."""
     pattern = re.compile(r"^  ris-jax (.*?)(?: {2,}\(.*)?$", re.MULTILINE)
     texts = [_module(command).__doc__ for command in main._COMMANDS]
     return list(dict.fromkeys(line for text in texts for line in pattern.findall(text)))
@@ -444,7 +442,7 @@ _EXAMPLES = _examples()
 
 @pytest.fixture(scope="module")
 def given(workdir, recordings, tmp_path_factory):
-    """A folder with all that examples read: recordings, shards, records, a configuration, a run."""
+    """Write all files that examples read: recordings, shards, records, a configuration, a run."""
     folder = tmp_path_factory.mktemp("given")
     shutil.copy(recordings, folder / "recordings.npz")
     with np.load(recordings) as arrays_of:
@@ -475,7 +473,7 @@ def given(workdir, recordings, tmp_path_factory):
         snr=np.zeros(8),
     )
     sizes = _SMALLER["simulate"]
-    of_five = [size for size in sizes if "max_sources" not in size]  # as the shipped networks count
+    of_five = [size for size in sizes if "max_sources" not in size]  # as the shipped networks need
     for name, flags in (("records", sizes), ("records_of_five", of_five)):
         assert main.main(["ris-jax", "simulate", f"--out={folder / name}", *flags]) == 0
     (folder / "runs" / "tune").mkdir(parents=True)
@@ -490,7 +488,7 @@ def given(workdir, recordings, tmp_path_factory):
 @pytest.mark.full
 @pytest.mark.parametrize("example", [text for text in _EXAMPLES if text not in _ELSEWHERE])
 def test_example_of_help(example, given, tmp_path, monkeypatch):
-    """In a folder that has what the example reads, and not what it writes."""
+    """The directory has the example's inputs, and no outputs."""
     command, *flags = example.split()
     writes = {"train": ("runs/quickstart", "runs/stored"), "tune": ("runs/tune/best.json",)}.get(
         command, ()
@@ -516,8 +514,8 @@ def test_example_of_help(example, given, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("example", "where"), _ELSEWHERE.items())
-def test_example_that_is_run_elsewhere(example, where):
-    """Here it takes its flags."""
+def test_flags_of_examples_that_run_elsewhere(example, where):
+    """Only the flags are parsed here."""
     assert example in _EXAMPLES
     assert (pathlib.Path(__file__).parents[2] / where).exists()
     command, *flags = example.split()

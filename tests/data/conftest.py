@@ -1,4 +1,4 @@
-"""Scenes of random numbers, small and different from each other."""
+"""Small random scenes that all differ."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from ris_jax.data.records import record_format
 
 @pytest.fixture(scope="session")
 def small_config() -> config_lib.Config:
-    """2 x 3 elements, 2 antennas, 3 snapshots, up to 2 sources."""
+    """Return 2 x 3 elements, 2 antennas, 3 snapshots, up to 2 sources."""
     values = {
         "system.rows": 2,
         "system.columns": 3,
@@ -22,7 +22,7 @@ def small_config() -> config_lib.Config:
 
 @pytest.fixture(scope="session")
 def make_scenes(small_config):
-    """A function (count, seed, shared_codes=True) -> `record_format.Scenes`."""
+    """Return a function (count, seed, shared_codes=True) -> `record_format.Scenes`."""
     dtype = record_format.scene_dtype(record_format.sizes_of(small_config))
 
     def make(count: int, seed: int, shared_codes: bool = True) -> record_format.Scenes:

@@ -1,4 +1,4 @@
-"""Proposals for a source more: found where it is, with the energy that least squares says."""
+"""Proposals for another source: position and explained energy by least squares."""
 
 import functools
 
@@ -40,7 +40,7 @@ def steering(points):
 
 
 def observe(points, source_signal, seed=0, noise_variance=0.0):
-    """Scenes with sources of unit power at points [B, K, 3]; complex64."""
+    """Simulate sources of unit power at points [B, K, 3]; complex64."""
     random = np.random.default_rng(seed)
     count = points.shape[1]
     channel = complex_normal(random, BATCH, ANTENNAS, ELEMENTS)
@@ -56,7 +56,7 @@ def observe(points, source_signal, seed=0, noise_variance=0.0):
 
 
 def draw(seed):
-    """Three places a beam or more apart, in three thirds of the field of view, [B, 3, 3]."""
+    """Draw three positions at least a beam apart, in three thirds of the view, [B, 3, 3]."""
     random = np.random.default_rng(seed)
     third = np.argsort(random.random((BATCH, 3)), axis=1) - 1
     u = 0.55 * third + random.uniform(-0.1, 0.1, (BATCH, 3))
@@ -65,14 +65,14 @@ def draw(seed):
 
 
 def explained(measurement, index, points, source_signal):
-    """Energy that least squares explains by sources at points [K, 3]."""
+    """Return the energy that least squares explains by sources at points [K, 3]."""
     snapshots, channel, codes = (np.asarray(part[index], complex) for part in measurement[:3])
-    seen = np.einsum("mn,ln,kn->lmk", channel, codes, steering(np.asarray(points, float)))
+    basis = np.einsum("mn,ln,kn->lmk", channel, codes, steering(np.asarray(points, float)))
     if source_signal == "constant":
-        snapshots, seen = snapshots.reshape(1, -1), seen.reshape(1, -1, len(points))
+        snapshots, basis = snapshots.reshape(1, -1), basis.reshape(1, -1, len(points))
     return sum(
         np.linalg.norm(b @ np.linalg.lstsq(b, y, rcond=None)[0]) ** 2
-        for y, b in zip(snapshots, seen, strict=True)
+        for y, b in zip(snapshots, basis, strict=True)
     )
 
 
@@ -90,7 +90,7 @@ def jet(points):
 
 @functools.partial(jit, static_argnames="source_signal")
 def propose(measurement, held_points, active, place, unit, source_signal):
-    """All three proposals beside held sources [B, 3, 3], and the held ones' value."""
+    """Return three proposals next to fitted sources [B, 3, 3], and the value of the fit."""
     setting = refinement.RefinementProblem(jet, REGION.lower, REGION.upper)
     space = search_grid.search_space(REGION, GRID, "spherical")
     positions = jnp.asarray(POSITIONS, "f4")
@@ -115,7 +115,7 @@ def propose(measurement, held_points, active, place, unit, source_signal):
 
 
 def run(measurement, held_points, place, source_signal):
-    """With as many sources held as there are points [B, K, 3]."""
+    """Run with fitted sources at points [B, K, 3]."""
     count = held_points.shape[1]
     padded = np.concatenate([held_points, np.zeros((BATCH, SOURCES - count, 3))], axis=1)
     active = np.tile(np.arange(SOURCES) < count, (BATCH, 1))
@@ -129,7 +129,7 @@ def run(measurement, held_points, place, source_signal):
 class SourceTest(parameterized.TestCase):
     @parameterized.product(source_signal=SIGNALS, held=(0, 1, 2))
     def test_finds_the_missing_source(self, source_signal, held):
-        """Of a scene without noise, the others held: a fifth of a unit beside it, or less."""
+        """Without noise, the error is at most a fifth of a unit."""
         places = draw(seed=held)[:, : held + 1]
         measurement = observe(places, source_signal)
         source, _, _, _ = run(measurement, places[:, :held], places[:, 0], source_signal)
@@ -137,7 +137,7 @@ class SourceTest(parameterized.TestCase):
         self.assertLess(np.linalg.norm(offset, axis=-1).max(), 0.2)
 
     def test_between_the_points_of_the_grid(self):
-        """One step comes ten times nearer to a source than the nearest point is."""
+        """One step reduces the distance to the source ten times."""
         places = draw(seed=8)[:, :1]
         found = run(observe(places, "constant"), places[:, :0], places[:, 0], "constant")
         points = np.asarray(search_grid.grid_points(REGION, GRID))
@@ -148,7 +148,7 @@ class SourceTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIGNALS)
     def test_gain(self, source_signal):
-        """In noise, the energy explained with it less the energy explained without."""
+        """With noise, the gain is the increase in explained energy."""
         places = draw(seed=3)[:, :2]
         measurement = observe(places, source_signal, noise_variance=0.5)
         source, _, _, _ = run(measurement, places[:, :1], places[:, 0], source_signal)
@@ -165,7 +165,7 @@ class SourceTest(parameterized.TestCase):
 class ElsewhereTest(parameterized.TestCase):
     @parameterized.parameters(*SIGNALS)
     def test_another_place(self, source_signal):
-        """The missing source is at the place that is left: the next best is proposed."""
+        """The source is at the excluded position, so the next best is proposed."""
         places = draw(seed=4)[:, :2]
         places[:, 1, 0] = np.clip(places[:, 1, 0], -0.6, 0.6)
         measurement = observe(places, source_signal, noise_variance=0.1)
@@ -180,8 +180,8 @@ class ElsewhereTest(parameterized.TestCase):
             np.testing.assert_allclose(elsewhere.gain[index], gain, rtol=2e-3)
 
     @parameterized.parameters(*SIGNALS)
-    def test_finds_the_source_that_is_elsewhere(self, source_signal):
-        """Within a unit and a half of it, the grid's cells being about as large."""
+    def test_finds_the_other_source(self, source_signal):
+        """The error is below 1.5 units, about the size of a cell."""
         places = draw(seed=5)[:, :2]
         measurement = observe(places, source_signal)
         wrong = draw(seed=5)[:, 2]
@@ -193,10 +193,10 @@ class ElsewhereTest(parameterized.TestCase):
 class PairTest(parameterized.TestCase):
     @parameterized.product(source_signal=SIGNALS, held=(0, 1))
     def test_two_sources_nearer_than_a_beam(self, source_signal, held):
-        """Explain more than the best single source near them; the gain is least squares'."""
+        """A pair explains more than the best single source; the gain is that of least squares."""
         middle = draw(seed=6)[:, 0]
         middle[:, 0], middle[:, 1] = 0.3 * middle[:, 0], 0.3 * middle[:, 1]
-        offset = 0.6 * metric_unit() * np.array([1.0, 0.0, 0.0])  # half a beam is 1.4 units or so
+        offset = 0.6 * metric_unit() * np.array([1.0, 0.0, 0.0])  # half a beam is about 1.4 units
         far = np.array([0.75, 0.3, 0.8])
         places = np.stack([middle - offset, middle + offset, np.tile(far, (BATCH, 1))], axis=1)
         measurement = observe(places[:, : 2 + held], source_signal, noise_variance=0.01)

@@ -1,4 +1,4 @@
-"""Error bars from the likelihood's curvature, against the Cramér-Rao bound at the same places."""
+"""Error bars from the curvature of the likelihood, against the Cramér-Rao bound."""
 
 import functools
 
@@ -26,7 +26,7 @@ def complex_normal(random, *shape):
 
 
 def draw(seed):
-    """Places (u, w, 1/r) a beam or more apart, [B, K, 3]."""
+    """Draw coordinates (u, w, 1/r) at least a beam apart, [B, K, 3]."""
     random = np.random.default_rng(seed)
     third = np.argsort(random.random((BATCH, SOURCES)), axis=1) - 1
     u = 0.55 * third + random.uniform(-0.1, 0.1, (BATCH, SOURCES))
@@ -36,7 +36,7 @@ def draw(seed):
 
 
 def simulate(points, wavefront, seed=0):
-    """Constant signals of modulus 0.5 to 2 at the points."""
+    """Simulate constant signals of modulus 0.5 to 2 at the points."""
     random = np.random.default_rng(seed)
     channel = complex_normal(random, BATCH, ANTENNAS, ELEMENTS)
     codes = np.exp(0.25j * np.pi * random.integers(0, 8, (BATCH, LENGTH, ELEMENTS)))
@@ -56,7 +56,7 @@ def simulate(points, wavefront, seed=0):
 
 @functools.partial(jax.jit, static_argnames="wavefront")
 def both(measurement, points, active, shares, wavefront):
-    """Error bars and bound of sources of `shares` of the fitted power, [B, K, 3, 3] each."""
+    """Return error bars and bound of sources with fractions of the power, [B, K, 3, 3] each."""
     wave = {"wavelength": WAVELENGTH, "wavefront": wavefront}
     positions = jnp.asarray(POSITIONS)
     jet = functools.partial(arrays.steering_jet, positions=positions, **wave)
@@ -91,7 +91,7 @@ def scene_of(wavefront, seed=0):
 
 class CovarianceTest(parameterized.TestCase):
     def assert_close(self, found, wanted):
-        """To one per cent of the standard deviations."""
+        """Compare to one per cent of the standard deviations."""
         found, wanted = np.asarray(found, float), np.asarray(wanted, float)
         deviation = np.sqrt(np.diagonal(wanted, axis1=-2, axis2=-1))
         scale = deviation[..., :, None] * deviation[..., None, :]
@@ -101,7 +101,7 @@ class CovarianceTest(parameterized.TestCase):
         np.testing.assert_array_less(error, 0.01)
 
     @parameterized.product(wavefront=("spherical", "fresnel", "parabolic"), share=(1.0, 0.4))
-    def test_is_the_bound(self, wavefront, share):
+    def test_equals_the_bound(self, wavefront, share):
         measurement, points = scene_of(wavefront)
         active = np.ones((BATCH, SOURCES), "f4")
         found, wanted = both(measurement, points, active, share * active, wavefront)
@@ -110,7 +110,7 @@ class CovarianceTest(parameterized.TestCase):
         np.testing.assert_allclose(found, np.swapaxes(found, -1, -2), rtol=1e-3, atol=1e-9)
         self.assert_close(found, wanted)
 
-    def test_plane_waves_tell_no_range(self):
+    def test_plane_waves_have_no_range(self):
         measurement, points = scene_of("planar")
         points[..., 2] = 0.0
         active = np.ones((BATCH, SOURCES), "f4")
@@ -121,7 +121,7 @@ class CovarianceTest(parameterized.TestCase):
         self.assert_close(found[..., :2, :2], wanted[..., :2, :2])
 
     def test_infinitely_far(self):
-        """Spherical waves from infinity: 1/r is bounded, but the range is not."""
+        """For spherical waves from infinity, 1/r has a finite bound, the range does not."""
         measurement, points = scene_of("spherical")
         points[:, 0, 2] = 0.0
         active = np.ones((BATCH, SOURCES), "f4")
@@ -131,7 +131,7 @@ class CovarianceTest(parameterized.TestCase):
         self.assert_close(found[:, 1:], wanted[:, 1:])
 
     def test_coinciding_sources(self):
-        """Nothing is known of two sources in one place; the third has its bound."""
+        """Two coinciding sources have infinite error bars; the third has its bound."""
         measurement, points = scene_of("spherical")
         points[:, 1] = points[:, 0]
         active = np.ones((BATCH, SOURCES), "f4")
@@ -142,7 +142,7 @@ class CovarianceTest(parameterized.TestCase):
         self.assertTrue(np.all(np.isinf(wanted[:, :2, 0, 0])))
 
     def test_padding(self):
-        """Of an absent source nothing is known, and it takes nothing from the others."""
+        """An absent source has infinite error bars and does not affect the others."""
         measurement, points = scene_of("spherical")
         active = np.tile(np.array([1.0, 0.0, 1.0], "f4"), (BATCH, 1))
         found, wanted = both(measurement, points, active, np.ones_like(active), "spherical")
@@ -154,7 +154,7 @@ class CovarianceTest(parameterized.TestCase):
         np.testing.assert_allclose(moved[:, ::2], found[:, ::2], rtol=1e-4)
 
     def test_no_power(self):
-        """A source without any power says nothing of its place; the others are as without it."""
+        """A source without power has infinite error bars and does not affect the others."""
         measurement, points = scene_of("spherical")
         active = np.ones((BATCH, SOURCES), "f4")
         shares = np.tile(np.array([1.0, 0.0, 1.0], "f4"), (BATCH, 1))

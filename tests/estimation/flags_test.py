@@ -1,4 +1,4 @@
-"""Flags: a bit, a name and a sentence each."""
+"""Flags: bits, names and sentences."""
 
 import numpy as np
 from absl.testing import absltest
@@ -8,7 +8,7 @@ from ris_jax.estimation.flags import Flag
 
 
 class FlagsTest(absltest.TestCase):
-    def test_every_flag_has_a_sentence_of_its_own(self):
+    def test_every_flag_has_its_own_sentence(self):
         sentences = [flag.sentence for flag in Flag]
         self.assertLen(set(sentences), len(Flag))
         self.assertTrue(all(text and "\n" not in text and text[-1] != "." for text in sentences))

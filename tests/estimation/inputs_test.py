@@ -1,4 +1,4 @@
-"""What a user hands over: completed where it makes sense, else refused in one line."""
+"""User input: completed if unambiguous, otherwise refused in one line."""
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +129,7 @@ class CentredTest(absltest.TestCase):
         self.assertTrue(changed)
         np.testing.assert_allclose(found, POSITIONS, atol=1e-9)
 
-    def test_an_origin_beside_the_array_stays(self):
+    def test_an_origin_next_to_the_array_is_kept(self):
         for shift in (0.0, 2.0):
             moved = POSITIONS + shift
             found, changed = inputs.centred(moved)

@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt in a box against closed forms and SciPy."""
+"""Levenberg-Marquardt with bounds, against closed forms and SciPy."""
 
 import functools
 from typing import NamedTuple
@@ -22,14 +22,14 @@ class Local(NamedTuple):
 
 
 def of_residual(residual, point):
-    """Minus the squared residual, half its gradient, Gauss-Newton curvature; and the residual."""
+    """Return minus the squared residual, half its gradient, the curvature, the residual."""
     value, jacobian = residual(point), jax.jacfwd(residual)(point)
     return Local(-value @ value, -jacobian.T @ value, jacobian.T @ jacobian), value
 
 
 @functools.partial(jax.jit, static_argnames=("residual", "iterations"))
 def climb(start, lower, upper, *data, residual, iterations):
-    """A batch of problems: starts [B, n], data with leading axis B, limits shared."""
+    """Maximise a batch of problems: starts [B, n], data with leading axis B, shared limits."""
 
     def one(start, *data):
         return levenberg_marquardt.ascend(
@@ -52,7 +52,7 @@ def rosenbrock(point):
 
 
 def linear_problems(count=24, size=3, rows=6, seed=0):
-    """Columns of very different length: the damping has to be relative to the curvature."""
+    """Draw columns of very different length, which need damping relative to the curvature."""
     random = np.random.default_rng(seed)
     matrix = random.normal(size=(count, rows, size)) * np.array([0.1, 1.0, 10.0])[:size]
     return matrix.astype("f4"), random.normal(size=(count, rows)).astype("f4")
@@ -80,7 +80,7 @@ class StepTest(parameterized.TestCase):
             move = np.linalg.solve(normal, m.T @ (right[index] - m @ start[index]))
             np.testing.assert_allclose(found[index], start[index] + move, rtol=1e-3, atol=1e-3)
 
-    def test_coordinates_without_effect_stay(self):
+    def test_coordinates_without_effect_are_kept(self):
         curvature = jnp.diag(jnp.array([2.0, 0.0, 0.0]))
         local = Local(jnp.zeros(()), jnp.array([1.0, 0.0, 0.0]), curvature)
         point, limit = jnp.array([0.0, 5.0, -5.0]), jnp.full(3, 10.0)
@@ -88,7 +88,7 @@ class StepTest(parameterized.TestCase):
         np.testing.assert_allclose(found, [0.5, 5.0, -5.0], rtol=1e-6)
 
     def test_limits(self):
-        """At a limit, outward gradients hold a coordinate, inward ones let it go."""
+        """At a limit, outward gradients fix a coordinate, inward gradients release it."""
         local = Local(jnp.zeros(()), jnp.array([-1.0, 1.0, 1.0, 9.0]), jnp.eye(4))
         lower, upper = jnp.full(4, -2.0), jnp.full(4, 2.0)
         point = jnp.array([-2.0, 2.0, -2.0, 0.0])
@@ -98,7 +98,7 @@ class StepTest(parameterized.TestCase):
 
 class AscendTest(parameterized.TestCase):
     def test_linear_least_squares(self):
-        """The first damping is 0.01: each step leaves that share of the error or less."""
+        """The first damping is 0.01, so each step leaves at most that fraction of the error."""
         matrix, right = linear_problems()
         limit = np.full(3, FAR, "f4")
         point, local, residual = climb(
@@ -111,7 +111,7 @@ class AscendTest(parameterized.TestCase):
             )
             np.testing.assert_allclose(point[index], wanted, rtol=2e-3, atol=2e-4)
             np.testing.assert_allclose(-local.value[index], energy[0], rtol=1e-5)
-        # What is returned belongs to the point.
+        # The returned value belongs to the point.
         chex.assert_trees_all_close(
             residual, right - np.einsum("bij,bj->bi", matrix, point), atol=1e-4
         )
@@ -134,7 +134,7 @@ class AscendTest(parameterized.TestCase):
         self.assertGreater(values[-1], values[0])
 
     def test_box(self):
-        """The optimum within the limits, on faces, edges and corners, is SciPy's."""
+        """The optimum within the limits, on faces, edges and corners, equals SciPy's."""
         matrix, right = linear_problems(count=40, seed=3)
         matrix = matrix / np.array([0.1, 1.0, 10.0], "f4")
         lower, upper = np.full(3, -0.15, "f4"), np.array([0.1, 0.2, 0.05], "f4")
@@ -152,8 +152,8 @@ class AscendTest(parameterized.TestCase):
         self.assertGreater(on_faces, 20)
 
     @parameterized.parameters(np.nan, np.inf, -np.inf)
-    def test_values_that_are_not_finite_are_not_taken(self, outside):
-        """The optimum is at 2; beyond 1 the function has no number."""
+    def test_non_finite_values_are_rejected(self, outside):
+        """The optimum is at 2; beyond 1 the function is NaN."""
 
         def evaluate(point):
             local, residual = of_residual(lambda p: 2.0 - p, point)
@@ -170,8 +170,8 @@ class AscendTest(parameterized.TestCase):
         self.assertGreater(point[0], 0.5)
         self.assertLessEqual(point[0], 1.0)
 
-    def test_starts_that_are_not_finite_stay(self):
-        """And leave the other problems of the batch alone."""
+    def test_non_finite_starts_are_kept(self):
+        """They do not affect the other problems of the batch."""
         matrix, right = linear_problems(count=3)
         limit, start = np.full(3, FAR, "f4"), np.zeros((3, 3), "f4")
         run = functools.partial(climb, residual=linear, iterations=6)

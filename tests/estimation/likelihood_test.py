@@ -1,4 +1,4 @@
-"""The concentrated likelihood against projectors and Gaussian densities in NumPy float64."""
+"""Concentrated likelihood against projectors and Gaussian densities in NumPy float64."""
 
 import functools
 from typing import NamedTuple
@@ -34,7 +34,7 @@ def complex_normal(random, *shape):
 
 @functools.cache
 def case(seed=0):
-    """A scene in float64 whose snapshots are sources near the points, and noise."""
+    """Draw a float64 scene with sources near the points, and noise."""
     random = np.random.default_rng(seed)
     positions = random.uniform(-0.4, 0.4, (ELEMENTS, 3)) * [1, 1, 0.2]
     channel = complex_normal(random, ANTENNAS, ELEMENTS)
@@ -57,23 +57,23 @@ def steering(made, points):
 
 
 def snapshot_images(made, points):
-    """[L, M, K] what the receiver sees of each source in each snapshot."""
+    """Return images [L, M, K] of each source at the receiver in each snapshot."""
     return np.einsum("mn,ln,nk->lmk", made.channel, made.codes, steering(made, points))
 
 
 def groups(made, points, source_signal):
-    """Data [T, R] and images [T, R, K]: amplitudes are shared within a group."""
-    data, seen = made.snapshots, snapshot_images(made, points)
+    """Group data [T, R] and images [T, R, K]: amplitudes are shared within a group."""
+    data, basis = made.snapshots, snapshot_images(made, points)
     if source_signal == "constant":
-        return data.reshape(1, -1), seen.reshape(1, -1, seen.shape[-1])
-    return data, seen
+        return data.reshape(1, -1), basis.reshape(1, -1, basis.shape[-1])
+    return data, basis
 
 
 def explained(made, points, source_signal):
-    data, seen = groups(made, points, source_signal)
+    data, basis = groups(made, points, source_signal)
     return sum(
         np.linalg.norm(b @ np.linalg.lstsq(b, y, rcond=None)[0]) ** 2
-        for y, b in zip(data, seen, strict=True)
+        for y, b in zip(data, basis, strict=True)
     )
 
 
@@ -86,10 +86,10 @@ def remaining_with_path(made, points):
 
 
 def log_likelihood(made, points, source_signal):
-    """sigma^2 times that of circular Gaussian data, but for what no position changes."""
-    data, seen = groups(made, points, source_signal)
+    """Return sigma^2 times the log-likelihood of Gaussian data, without constants."""
+    data, basis = groups(made, points, source_signal)
     total = 0.0
-    for y, b in zip(data, seen, strict=True):
+    for y, b in zip(data, basis, strict=True):
         covariance = (b * POWER) @ b.conj().T + NOISE_VARIANCE * np.eye(len(y))
         total -= np.linalg.slogdet(covariance)[1]
         total -= (y.conj() @ np.linalg.solve(covariance, y)).real
@@ -97,7 +97,7 @@ def log_likelihood(made, points, source_signal):
 
 
 def differences(function, points, step):
-    """Central differences, coordinate-major as `concentrate` orders them, [3K]."""
+    """Return central differences in the coordinate-major order of `concentrate`, [3K]."""
     slopes = np.zeros((3, len(points)))
     for axis, source in np.ndindex(*slopes.shape):
         move = np.zeros_like(points)
@@ -110,7 +110,7 @@ def differences(function, points, step):
 def concentrate(
     measurement, positions, points, active, prior=None, *, source_signal, compressed=True
 ):
-    """What `refinement.refine` does at one point."""
+    """Evaluate one point as `refinement.refine` does."""
     if compressed:
         observation = likelihood.observe(measurement, source_signal)
     else:  # a constant signal without Gram matrices: one group of LM rows
@@ -125,14 +125,14 @@ def concentrate(
         )
     jets = arrays.steering_jet(points, positions, wavelength=WAVELENGTH) * active[:, None, None]
     vectors = jnp.swapaxes(jets, 0, 1).reshape(4 * len(points), -1)
-    seen = likelihood.images(observation, vectors)
-    gram = likelihood.inner_products(seen.left, seen.right)
-    matched = likelihood.against(seen.left, observation.data)
+    basis = likelihood.images(observation, vectors)
+    gram = likelihood.inner_products(basis.left, basis.right)
+    matched = likelihood.against(basis.left, observation.data)
     return likelihood.concentrate(gram, matched, active, prior), observation
 
 
 def run(made, points, active=None, *, precision="f8", prior=False, **options):
-    """In float64 unless asked otherwise."""
+    """Run in float64 by default."""
     with jax.enable_x64(precision == "f8"):
         dtype = {"f8": "c16", "f4": "c8"}[precision]
         measurement = scenes.Measurement(
@@ -179,8 +179,8 @@ class FittedTest(parameterized.TestCase):
             local.value, explained(made, made.points, source_signal), rtol=1e-5
         )
         np.testing.assert_allclose(observation.energy, np.sum(np.abs(made.snapshots) ** 2))
-        data, seen = groups(made, made.points, source_signal)
-        fitted = [np.linalg.lstsq(b, y, rcond=None)[0] for y, b in zip(data, seen, strict=True)]
+        data, basis = groups(made, made.points, source_signal)
+        fitted = [np.linalg.lstsq(b, y, rcond=None)[0] for y, b in zip(data, basis, strict=True)]
         np.testing.assert_allclose(local.amplitudes, fitted, rtol=1e-4)
 
     @parameterized.parameters(*SIGNALS)
@@ -193,7 +193,7 @@ class FittedTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIGNALS)
     def test_curvature_is_the_fisher_information(self, source_signal):
-        """But for 2 / sigma^2: Re of D^H (I - B B^+) D with the fitted amplitudes."""
+        """Up to 2 / sigma^2 it is Re D^H (I - B B^+) D with the fitted amplitudes."""
         made = case()
         local, _ = run(made, made.points, source_signal=source_signal)
         step, count = 1e-6, len(made.points)
@@ -214,7 +214,7 @@ class FittedTest(parameterized.TestCase):
         np.testing.assert_allclose(local.curvature, wanted, rtol=1e-4, atol=1e-5 * wanted.max())
 
     def test_compression_changes_nothing(self):
-        """A constant signal by Gram matrices of N rows, and by all LM rows."""
+        """Gram matrices of N rows and all LM rows of a constant signal agree."""
         made = case()
         found, _ = run(made, made.points, source_signal="constant")
         wanted, _ = run(made, made.points, source_signal="constant", compressed=False)
@@ -234,12 +234,12 @@ class FittedTest(parameterized.TestCase):
 class AbsentSourcesTest(parameterized.TestCase):
     @parameterized.product(source_signal=SIGNALS, prior=(False, True))
     def test_no_effect(self, source_signal, prior):
-        """Whatever their place, they are as if they were not listed."""
+        """Coordinates of absent sources have no effect."""
         made, active = case(), np.array([1.0, 0.0, 1.0])
         some = made.points[[0, 2]]
         options = {"source_signal": source_signal, "prior": prior}
         results = []
-        for place in ([0.1, -0.3, 1.6], [-0.5, 0.1, 0.9]):  # the second is that of a source
+        for place in ([0.1, -0.3, 1.6], [-0.5, 0.1, 0.9]):  # the second equals that of a source
             points = made.points.copy()
             points[1] = place
             results.append(run(made, points, active, **options)[0])
@@ -262,7 +262,7 @@ class AbsentSourcesTest(parameterized.TestCase):
 
     @parameterized.product(source_signal=SIGNALS, prior=(False, True), precision=("f4", "f8"))
     def test_coinciding_sources(self, source_signal, prior, precision):
-        """Explain what one of them does."""
+        """Coinciding sources explain as much as one of them."""
         made = case()
         points = made.points[[0, 0, 2]]
         local, _ = run(made, points, source_signal=source_signal, prior=prior, precision=precision)
@@ -277,7 +277,7 @@ class PriorTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIGNALS)
     def test_value(self, source_signal):
-        """The likelihood of Gaussian data, but for one constant of all positions."""
+        """The value is the likelihood of Gaussian data, up to a constant."""
         made, random = case(), np.random.default_rng(1)
         gaps = []
         for _ in range(4):
@@ -313,7 +313,7 @@ class PriorTest(parameterized.TestCase):
 class ObservationTest(parameterized.TestCase):
     @parameterized.parameters(*SIGNALS)
     def test_matched_fields(self, source_signal):
-        """Phi_t^H r of a residual, in whichever coordinates it is held."""
+        """Matched fields are Phi_t^H r of a residual, compressed or not."""
         made = case()
         _, observation = run(made, made.points, source_signal=source_signal)
 

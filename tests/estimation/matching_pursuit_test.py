@@ -1,4 +1,4 @@
-"""The queue of jobs; what the search finds is tested as `maximum_likelihood`."""
+"""Queue of jobs; results of the search are tested with `maximum_likelihood`."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ from ris_jax.estimation import matching_pursuit
 
 class InTurnTest(parameterized.TestCase):
     @parameterized.product(size=(1, 3, 7, 20), ranks=(0, 1, 2))
-    def test_every_job_that_is_wanted_is_done(self, size, ranks):
-        """Whatever the queue's length, those of a low rank first, and no more calls than needed."""
+    def test_every_selected_job_is_processed(self, size, ranks):
+        """For any queue length, low ranks come first, with the minimum number of calls."""
         rank = jnp.array([2, 0, 1, 1, 2, 0, 1])
         calls = []
 

@@ -1,4 +1,4 @@
-"""Maximum likelihood: exact without noise, at the bound with it, and the count as asked for."""
+"""Maximum likelihood: exact without noise, efficient with noise, false-alarm rates."""
 
 import functools
 import re
@@ -22,7 +22,7 @@ from ris_jax.estimation import (
 from ris_jax.physics import arrays, scenes
 
 SIGNALS = ("constant", "independent")
-# Of the tests that do not name one: a program takes long to compile, so few are shared by all.
+# Default options; the tests share few programs, because compilation is slow.
 WAVEFRONT = {"constant": "spherical", "independent": "fresnel"}
 WAVELENGTH = 0.3
 LENGTH = ANTENNAS = 8
@@ -47,7 +47,7 @@ def complex_normal(random, *shape):
 
 
 def steering(points, wavefront="spherical"):
-    """exp(-j k difference of paths) / sqrt(N), spherical over d / r; [..., N], in NumPy."""
+    """Return exp(-j k (d - r)) / sqrt(N), spherical times r / d; [..., N], in NumPy."""
     u, w, rho = np.moveaxis(np.asarray(points, float), -1, 0)[..., None]
     x, y, _ = POSITIONS.T
     along, square = u * x + w * y, x**2 + y**2
@@ -63,7 +63,7 @@ def steering(points, wavefront="spherical"):
 
 
 def draw(seed, num_sources, equal=True, nearest=0.55):
-    """Places a beam or more apart, each in a third of the field of view of its own."""
+    """Draw positions at least a beam apart, each in a different third of the view."""
     random = np.random.default_rng(seed)
     third = np.argsort(random.random((BATCH, SOURCES)), axis=1) - 1
     u = 0.55 * third + random.uniform(-0.1, 0.1, (BATCH, SOURCES))
@@ -77,7 +77,7 @@ def draw(seed, num_sources, equal=True, nearest=0.55):
 
 
 def simulate(truth, seed, snr_db=None, source_signal="constant", wavefront=None):
-    """Scenes, complex64; no noise unless asked for, and noise alone where nothing is."""
+    """Simulate scenes, complex64; no noise by default, only noise without sources."""
     wavefront = wavefront or WAVEFRONT[source_signal]
     random = np.random.default_rng(seed)
     channel = complex_normal(random, BATCH, ANTENNAS, ELEMENTS)
@@ -108,13 +108,13 @@ def estimate(measurement, positions=POSITIONS, *, source_signal="constant", **op
 
 
 def coordinates(found):
-    """(u, w, 1/r) of estimates, [..., K, 3]; zero in padding."""
+    """Return (u, w, 1/r) of estimates, [..., K, 3]; zero in padding."""
     u = np.sin(found.azimuth) * np.cos(found.elevation)
     return np.stack([u, np.sin(found.elevation), 1 / found.source_range], axis=-1)
 
 
 def strongest_first(truth):
-    """Points and powers, in the order of an estimate, [B, K, ...]; padding of zeros."""
+    """Sort points and powers as an estimate, [B, K, ...]; zero padding."""
     order = np.argsort(-truth.amplitudes, axis=1, kind="stable")
     powers = np.take_along_axis(truth.amplitudes, order, axis=1) ** 2
     points = np.take_along_axis(truth.points, order[:, :, None], axis=1)
@@ -122,28 +122,28 @@ def strongest_first(truth):
 
 
 def matched(truth, found):
-    """The estimates nearest to each source, [B, K, 3], and their indices."""
+    """Return the estimates nearest to each source, [B, K, 3], and their indices."""
     distance = np.abs(truth.points[:, :, None] - coordinates(found)[:, None])
     nearest = np.argmin(distance[..., 0] + distance[..., 1], axis=2)
     return np.take_along_axis(coordinates(found), nearest[..., None], axis=1), nearest
 
 
 def as_angles(points):
-    """(azimuth, elevation, range) of (u, w, 1/r)."""
+    """Return (azimuth, elevation, range) of (u, w, 1/r)."""
     u, w, inverse_range = np.moveaxis(points, -1, 0)
     azimuth = np.arctan2(u, np.sqrt(1 - u**2 - w**2))
     return np.stack([azimuth, np.arcsin(w), 1 / np.maximum(inverse_range, 1e-9)], axis=-1)
 
 
 def explained(measurement, index, points):
-    """Energy that least squares explains by constant sources at points [K, 3], float64."""
+    """Return the energy explained by constant sources at points [K, 3], float64."""
     snapshots, channel, codes = (np.asarray(part[index], complex) for part in measurement[:3])
-    seen = np.einsum("mn,ln,kn->lmk", channel, codes, steering(points)).reshape(SAMPLES, -1)
-    return np.linalg.norm(seen @ np.linalg.lstsq(seen, snapshots.ravel(), rcond=None)[0]) ** 2
+    basis = np.einsum("mn,ln,kn->lmk", channel, codes, steering(points)).reshape(SAMPLES, -1)
+    return np.linalg.norm(basis @ np.linalg.lstsq(basis, snapshots.ravel(), rcond=None)[0]) ** 2
 
 
 def binomial_limits(count, share):
-    """What a count exceeds on either side in one of two thousand cases."""
+    """Return limits that a count exceeds on either side with probability 1/2000."""
     return scipy.stats.binom.ppf([0.0005, 0.9995], count, share)
 
 
@@ -158,7 +158,7 @@ class NoiselessTest(parameterized.TestCase):
         ("independent", "fresnel"),
     )
     def test_exact(self, source_signal, wavefront):
-        """One to three sources of unequal power; strongest first in the result."""
+        """Results are exact for one to three sources of unequal power, strongest first."""
         truth = draw(1, COUNTS, equal=source_signal == "independent")
         measurement = simulate(truth, 2, source_signal=source_signal, wavefront=wavefront)
         found = estimate(
@@ -172,7 +172,7 @@ class NoiselessTest(parameterized.TestCase):
             points, powers = strongest_first(truth)
             np.testing.assert_allclose(found.power, powers, atol=1e-3)
             np.testing.assert_allclose(coordinates(found)[..., axes], points[..., axes], atol=1e-3)
-        else:  # the signals have powers of their own
+        else:  # the signals have different powers
             near, nearest = matched(truth, found)
             np.testing.assert_allclose(
                 near[present][..., axes], truth.points[present][..., axes], atol=1e-3
@@ -193,7 +193,7 @@ class NoiselessTest(parameterized.TestCase):
         chex.assert_tree_all_finite((found.azimuth, found.elevation, found.power))
 
     def test_zero_snapshots(self):
-        """Nothing received: no sources; or as many as asked for, without power."""
+        """Zero data give no sources, or the given number without power."""
         truth = draw(3, COUNTS)
         for source_signal in SIGNALS:
             measurement = simulate(truth, 4, 20.0, source_signal)
@@ -211,7 +211,7 @@ class NoiselessTest(parameterized.TestCase):
 
 
 class SymmetryTest(parameterized.TestCase):
-    """What must not matter, does not: within a twentieth of the error bars."""
+    """Invariances, within a twentieth of the error bars."""
 
     def assert_same(self, found, wanted, scale=1.0):
         np.testing.assert_array_equal(found.num_sources, wanted.num_sources)
@@ -220,7 +220,7 @@ class SymmetryTest(parameterized.TestCase):
         present = wanted.power > 0
         error_bars = np.sqrt(np.diagonal(wanted.covariance, axis1=-2, axis2=-1))[present]
         error_bars[:, 2] /= wanted.source_range[present] ** 2
-        error_bars[:, 2] += 1e-3  # of those infinitely far
+        error_bars[:, 2] += 1e-3  # of sources at infinity
         moved = np.abs(coordinates(found) - coordinates(wanted))[present]
         self.assertLess(np.max(moved / error_bars), 0.05)
 
@@ -237,7 +237,7 @@ class SymmetryTest(parameterized.TestCase):
 
     @parameterized.product(source_signal=SIGNALS, scale=(2j, -3e-6 + 2e-6j, 1e5))
     def test_scaled_snapshots(self, source_signal, scale):
-        """Volts or microvolts: only powers scale, and the count stays."""
+        """A change of unit scales only the powers."""
         measurement = simulate(draw(3, COUNTS), 4, 20.0, source_signal)
         scaled = measurement._replace(snapshots=(measurement.snapshots * scale).astype("c8"))
         wanted = estimate(measurement, source_signal=source_signal)
@@ -247,7 +247,7 @@ class SymmetryTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIGNALS)
     def test_one_compilation(self, source_signal):
-        """For any number of sources or none given, false-alarm rate, wavelength and region."""
+        """One program serves any number of sources, false-alarm rate, wavelength and region."""
         measurement = simulate(draw(3, COUNTS), 4, 20.0, source_signal)
         compiled = maximum_likelihood._maximum_likelihood.outer
         estimate(measurement, source_signal=source_signal)
@@ -264,7 +264,7 @@ class SymmetryTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIGNALS)
     def test_no_lapack(self, source_signal):
-        """On a CPU two batched LAPACK calls at once in one program can deadlock (jaxlib 0.10)."""
+        """Two simultaneous LAPACK calls of one program can deadlock on a CPU (jaxlib 0.10)."""
         measurement = simulate(draw(3, COUNTS), 4, 20.0, source_signal)
         program = maximum_likelihood._maximum_likelihood.outer
         with mock.patch.object(maximum_likelihood, "_maximum_likelihood") as patched:
@@ -275,12 +275,12 @@ class SymmetryTest(parameterized.TestCase):
         self.assertEmpty([target for target in targets if "lapack" in target], targets)
 
 
-class NotFiniteTest(parameterized.TestCase):
+class NonFiniteTest(parameterized.TestCase):
     @parameterized.product(
         field=("snapshots", "channel", "codes"), value=(np.nan, np.inf), known=(False, True)
     )
     def test_scene_without_a_result(self, field, value, known):
-        """One bad entry: that scene has no sources, the others are bit-identical."""
+        """A scene with one bad entry has no sources; the others are bit-identical."""
         good = simulate(draw(3, COUNTS), 4, 20.0)
         bad = good._replace(**{field: getattr(good, field).copy()})
         getattr(bad, field)[5, 0, 0] = value
@@ -301,7 +301,7 @@ class CountTest(parameterized.TestCase):
         ("constant", "spherical"), ("constant", "planar"), ("independent", "fresnel")
     )
     def test_noise_only(self, source_signal, wavefront):
-        """Sources are found as often as asked for, whatever dimensions the region has."""
+        """The false-alarm rate is the given one for regions of any dimension."""
         alarms, rate, repeats = 0, 0.05, 4
         for seed in range(repeats):
             measurement = simulate(draw(seed, 0), seed + 70, 0.0, source_signal)
@@ -316,8 +316,8 @@ class CountTest(parameterized.TestCase):
         self.assertBetween(alarms, low, high)
 
     @parameterized.parameters(*SIGNALS)
-    def test_one_source_too_many(self, source_signal):
-        """The same beside a source."""
+    def test_false_alarms_with_a_source(self, source_signal):
+        """The false-alarm rate is also correct with one source."""
         alarms, rate, repeats = 0, 0.05, 4
         for seed in range(repeats):
             measurement = simulate(draw(seed, 1), seed + 170, 15.0, source_signal)
@@ -335,7 +335,7 @@ class CountTest(parameterized.TestCase):
         np.testing.assert_array_equal(found.num_sources, COUNTS)
 
     def test_close_sources(self):
-        """What two that are not yet apart leave of the data is no third one: under half a beam."""
+        """The residual of two sources within half a beam gives no third source."""
         truth = draw(0, 2)
         angle = np.random.default_rng(50).uniform(0.0, 2 * np.pi, BATCH)
         points = truth.points.copy()
@@ -357,13 +357,13 @@ class CountTest(parameterized.TestCase):
 class EfficiencyTest(parameterized.TestCase):
     @parameterized.product(source_signal=SIGNALS, number=(1, 2))
     def test_error_bars(self, source_signal, number):
-        """Squared errors over the variances that were given are chi-squared."""
+        """Squared errors over the reported variances are chi-squared."""
         truth = draw(21, number, nearest=0.9)
         measurement = simulate(truth, 22, 20.0, source_signal)
         found = estimate(measurement, source_signal=source_signal, num_sources=number)
         near, nearest = matched(truth, found)
         error = as_angles(near) - as_angles(truth.points)
-        # The range's errors are symmetric in its inverse.
+        # Errors of the range are symmetric in 1/r.
         error[..., 2] = (truth.points - near)[..., 2] * as_angles(near)[..., 2] ** 2
         covariance = np.take_along_axis(found.covariance, nearest[..., None, None], axis=1)
         error, covariance = error[:, :number].reshape(-1, 3), covariance[:, :number]
@@ -378,7 +378,7 @@ class EfficiencyTest(parameterized.TestCase):
 
     @parameterized.product(source_signal=SIGNALS, number=(0, 1, 3))
     def test_noise_variance(self, source_signal, number):
-        """Without bias, whatever the sources take of it."""
+        """The noise variance is unbiased for any number of sources."""
         truth = draw(31, number)
         measurement = simulate(truth, 32, 10.0, source_signal)
         clean = simulate(truth, 32, None, source_signal)
@@ -393,7 +393,7 @@ class EfficiencyTest(parameterized.TestCase):
         self.assertBetween(ratio, 1 - 4 * error, 1 + 4 * error)
 
     def test_reaches_the_maximum_near_the_truth(self):
-        """The likelihood is not below that of a fit that starts at the truth."""
+        """The likelihood is at least that of a fit started at the truth."""
         truth = draw(41, 2)
         measurement = simulate(truth, 42, 10.0)
         found = estimate(measurement, num_sources=2)

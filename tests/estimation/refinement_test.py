@@ -1,4 +1,4 @@
-"""Joint refinement and what is left without a source, against least squares in NumPy float64."""
+"""Joint refinement and residuals without a source, against NumPy float64."""
 
 import functools
 
@@ -40,7 +40,7 @@ def steering(points):
 
 @functools.cache
 def batch(source_signal, noise_variance=0.0, seed=0):
-    """Sources at `POINTS` of unit power, [B, ...] complex64."""
+    """Simulate sources of unit power at `POINTS`, [B, ...] complex64."""
     random = np.random.default_rng(seed)
     channel = complex_normal(random, BATCH, ANTENNAS, ELEMENTS)
     codes = np.exp(0.25j * np.pi * random.integers(0, 8, (BATCH, LENGTH, ELEMENTS)))
@@ -57,18 +57,18 @@ def batch(source_signal, noise_variance=0.0, seed=0):
 
 
 def groups(measurement, index, points, source_signal):
-    """Data [T, R] and images [T, R, K] of one scene, float64."""
+    """Return data [T, R] and images [T, R, K] of one scene, float64."""
     snapshots, channel, codes = (np.asarray(part[index], complex) for part in measurement[:3])
-    seen = np.einsum("mn,ln,kn->lmk", channel, codes, steering(points))
+    basis = np.einsum("mn,ln,kn->lmk", channel, codes, steering(points))
     if source_signal == "constant":
-        return snapshots.reshape(1, -1), seen.reshape(1, -1, len(points))
-    return snapshots, seen
+        return snapshots.reshape(1, -1), basis.reshape(1, -1, len(points))
+    return snapshots, basis
 
 
-def least_squares(data, seen):
-    """Explained energy, residual [T, R] and amplitudes [T, K]."""
-    fitted = [np.linalg.lstsq(b, y, rcond=None)[0] for y, b in zip(data, seen, strict=True)]
-    explained = np.einsum("trk,tk->tr", seen, fitted)
+def least_squares(data, basis):
+    """Return explained energy, residual [T, R] and amplitudes [T, K]."""
+    fitted = [np.linalg.lstsq(b, y, rcond=None)[0] for y, b in zip(data, basis, strict=True)]
+    explained = np.einsum("trk,tk->tr", basis, fitted)
     return np.sum(np.abs(explained) ** 2), data - explained, np.array(fitted)
 
 
@@ -93,7 +93,7 @@ refine = jit(fits_of, static_argnames=("source_signal", "iterations"))
 
 @functools.partial(jit, static_argnames="source_signal")
 def backgrounds(measurement, active, new_points, source_signal):
-    """Without each source in turn, and with all; and products of new images beside each."""
+    """Return backgrounds without each source and with all, and products of new images."""
     fits, observations = fits_of(
         measurement, jnp.tile(POINTS, (BATCH, 1, 1)), active, source_signal, iterations=0
     )
@@ -120,7 +120,7 @@ def integrate(measurement, noise_variance, iterations):
 
 @functools.partial(jit, static_argnames="source_signal")
 def powers(measurement, active, noise_variance, source_signal):
-    """Of fits at the true places."""
+    """Return powers of fits at the true positions."""
     fits, observations = fits_of(
         measurement, jnp.tile(POINTS, (BATCH, 1, 1)), active, source_signal, iterations=0
     )
@@ -131,14 +131,14 @@ def powers(measurement, active, noise_variance, source_signal):
 class RefineTest(parameterized.TestCase):
     @parameterized.parameters(*SIGNALS)
     def test_no_iterations(self, source_signal):
-        """The fit at the starts: values, amplitudes, images and residual are least squares'."""
+        """Without iterations the fit is least squares at the starts."""
         measurement = batch(source_signal, 0.5)
         starts = np.tile(POINTS + 0.03, (BATCH, 1, 1)).astype("f4")
         fit, observation = refine(measurement, starts, np.ones(SOURCES, "f4"), source_signal, 0)
         chex.assert_trees_all_equal(np.asarray(fit.coordinates), starts)
         for index in range(BATCH):
-            data, seen = groups(measurement, index, POINTS + 0.03, source_signal)
-            value, residual, amplitudes = least_squares(data, seen)
+            data, basis = groups(measurement, index, POINTS + 0.03, source_signal)
+            value, residual, amplitudes = least_squares(data, basis)
             np.testing.assert_allclose(fit.local.value[index], value, rtol=1e-4)
             np.testing.assert_allclose(fit.local.amplitudes[index], amplitudes, atol=1e-3)
             if source_signal == "independent":
@@ -151,7 +151,7 @@ class RefineTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIGNALS)
     def test_finds_the_truth(self, source_signal):
-        """From a fifth of a beam beside it, without noise, sources in any order."""
+        """Refinement from a fifth of a beam away, without noise, in any order."""
         measurement, random = batch(source_signal), np.random.default_rng(1)
         starts = POINTS + random.uniform(-0.06, 0.06, (BATCH, SOURCES, 3))
         starts = np.clip(starts, REGION.lower, REGION.upper).astype("f4")
@@ -164,7 +164,7 @@ class RefineTest(parameterized.TestCase):
         np.testing.assert_allclose(fit.local.value, observation.energy, rtol=1e-4)
 
     @parameterized.parameters(*SIGNALS)
-    def test_absent_sources_stay(self, source_signal):
+    def test_absent_sources_are_kept(self, source_signal):
         measurement, active = batch(source_signal, 0.5), np.array([1.0, 0.0, 1.0], "f4")
         starts = np.tile(POINTS + 0.03, (BATCH, 1, 1)).astype("f4")
         fit, _ = refine(measurement, starts, active, source_signal, 12)
@@ -176,7 +176,7 @@ class RefineTest(parameterized.TestCase):
         self.assertTrue(np.all(fit.local.value > start_fit.local.value))
 
     def test_limits(self):
-        """Sources at the edge of the region, pulled beyond it by noise."""
+        """Noise moves sources at the edge beyond the region."""
         measurement = batch("constant", 5.0)
         starts = np.tile([[0.89, 0.0, 0.0], [0.0, 0.53, 2.2], [-0.9, -0.54, 0.0]], (BATCH, 1, 1))
         fit, _ = refine(measurement, starts.astype("f4"), np.ones(SOURCES, "f4"), "constant", 12)
@@ -186,7 +186,7 @@ class RefineTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIGNALS)
     def test_no_sources(self, source_signal):
-        """The same as refining places of which none is taken, without the work."""
+        """The result equals refinement with all slots empty."""
         measurement = batch(source_signal, 0.5)
         starts = np.zeros((BATCH, SOURCES, 3), "f4")
         wanted, observation = refine(measurement, starts, np.zeros(SOURCES, "f4"), source_signal, 3)
@@ -212,14 +212,14 @@ class BackgroundTest(parameterized.TestCase):
         for index, column in np.ndindex(BATCH, SOURCES + 1):
             left_out = column - 1
             kept = [k for k in range(SOURCES) if k not in (absent, left_out)]
-            data, seen = groups(measurement, index, POINTS[kept], source_signal)
-            value, residual, _ = least_squares(data, seen)
+            data, basis = groups(measurement, index, POINTS[kept], source_signal)
+            value, residual, _ = least_squares(data, basis)
             np.testing.assert_allclose(held.value[index, column], value, rtol=1e-4)
             if source_signal == "independent":
                 np.testing.assert_allclose(held.residual[index, column], residual, atol=2e-3)
             fresh = groups(measurement, index, new, source_signal)[1]
             over = np.array([b @ np.linalg.lstsq(b, f, rcond=None)[0]
-                             for b, f in zip(seen, fresh, strict=True)])  # fmt: skip
+                             for b, f in zip(basis, fresh, strict=True)])  # fmt: skip
             gram = np.einsum("trp,trq->tpq", fresh.conj(), fresh - over)
             np.testing.assert_allclose(
                 products[index, column], gram, atol=1e-4 * np.abs(gram).max()
@@ -236,8 +236,8 @@ class BackgroundTest(parameterized.TestCase):
             measurement, np.ones(SOURCES, "f4"), POINTS[:1].astype("f4"), source_signal
         )[0]
         for index in range(BATCH):
-            seen = groups(measurement, index, POINTS, source_signal)[1]
-            wanted = np.linalg.inv(np.einsum("trk,trl->tkl", seen.conj(), seen))
+            basis = groups(measurement, index, POINTS, source_signal)[1]
+            wanted = np.linalg.inv(np.einsum("trk,trl->tkl", basis.conj(), basis))
             np.testing.assert_allclose(
                 held.inverse_gram[index, 0], wanted, atol=1e-4 * np.abs(wanted).max()
             )
@@ -252,16 +252,16 @@ class SignalPowerTest(parameterized.TestCase):
         floored = powers(measurement, active, jnp.float32(1e6), source_signal)
         np.testing.assert_array_equal(found[:, 1], 0.0)
         for index in range(BATCH):
-            data, seen = groups(measurement, index, POINTS[active > 0], source_signal)
-            raw = np.mean(np.abs(least_squares(data, seen)[2]) ** 2, axis=0)
-            inverse = np.linalg.inv(np.einsum("trk,trl->tkl", seen.conj(), seen))
+            data, basis = groups(measurement, index, POINTS[active > 0], source_signal)
+            raw = np.mean(np.abs(least_squares(data, basis)[2]) ** 2, axis=0)
+            inverse = np.linalg.inv(np.einsum("trk,trl->tkl", basis.conj(), basis))
             excess = variance * np.mean(np.einsum("tkk->tk", inverse).real, axis=0)
             wanted = np.maximum(raw - excess, 0.1 * raw)
             np.testing.assert_allclose(found[index, active > 0], wanted, rtol=2e-3)
             np.testing.assert_allclose(floored[index, active > 0], 0.1 * raw, rtol=2e-3)
 
     def test_unbiased(self):
-        """Sources of unit power, to whose fitted amplitudes noise adds a tenth or more."""
+        """Noise adds at least a tenth to the fitted power of unit sources."""
         variance, seeds = 6.0, 200
         found = [
             powers(
@@ -275,12 +275,12 @@ class SignalPowerTest(parameterized.TestCase):
         found = np.concatenate(found).reshape(-1, SOURCES)
         error = np.std(found, axis=0) / np.sqrt(len(found))
         np.testing.assert_array_less(np.abs(np.mean(found, axis=0) - 1.0), 4 * error)
-        np.testing.assert_array_less(4 * error, 0.09)  # so that what noise adds would be seen
+        np.testing.assert_array_less(4 * error, 0.09)  # so that the noise is visible
 
 
 class IntegrateAmplitudesTest(absltest.TestCase):
     def test_maximum_of_the_gaussian_likelihood(self):
-        """With powers and noise variance fixed, no step from the result raises it."""
+        """With fixed powers and noise variance, no step from the result raises the likelihood."""
         variance = 2.0
         measurement = batch("independent", variance)
         fitted, found = integrate(measurement, jnp.float32(variance), 25)
@@ -288,9 +288,9 @@ class IntegrateAmplitudesTest(absltest.TestCase):
         self.assertGreater(np.abs(found.coordinates - fitted.coordinates).max(), 1e-3)
         for index in range(BATCH):
             start = np.asarray(fitted.coordinates[index], float)
-            data, seen = groups(measurement, index, start, "independent")
-            amplitudes = least_squares(data, seen)[2]
-            inverse = np.linalg.inv(np.einsum("trk,trl->tkl", seen.conj(), seen))
+            data, basis = groups(measurement, index, start, "independent")
+            amplitudes = least_squares(data, basis)[2]
+            inverse = np.linalg.inv(np.einsum("trk,trl->tkl", basis.conj(), basis))
             raw = np.mean(np.abs(amplitudes) ** 2, axis=0)
             excess = variance * np.mean(np.einsum("tkk->tk", inverse).real, axis=0)
             power = np.maximum(raw - excess, 0.1 * raw)

@@ -1,4 +1,4 @@
-"""The region of search, the order of its grid, and peaks against a search in NumPy."""
+"""Search region, grid order, and peaks against NumPy."""
 
 import functools
 import itertools
@@ -26,7 +26,7 @@ def peaks(spectrum, shape, count):
 
 
 def brute_force_maxima(spectrum, shape):
-    """Cell by cell, all 26 neighbours that the grid has."""
+    """Compare every cell with its 26 neighbours."""
     result = np.full(shape, -np.inf)
     cube = spectrum.reshape(shape)
     for cell in np.ndindex(shape):
@@ -63,7 +63,7 @@ class SearchRegionTest(parameterized.TestCase):
 
     @parameterized.parameters((60, 30, 0.5), (10, 5, 2.0), (80, 85, 0.2), (89.9, 89.9, 0.5))
     def test_region_of_a_configuration(self, azimuth_deg, elevation_deg, range_min):
-        """All that can be drawn lies within, infinitely far sources as well."""
+        """All sources of the simulator are inside, also at infinity."""
         scene = config_lib.SceneConfig(
             azimuth_max_deg=azimuth_deg, elevation_max_deg=elevation_deg, range_min=range_min
         )
@@ -76,7 +76,7 @@ class SearchRegionTest(parameterized.TestCase):
             [[azimuth_deg, -azimuth_deg, 0, 0], [0, 0, elevation_deg, -elevation_deg]]
         )
         u, w = np.sin(azimuth) * np.cos(elevation), np.sin(elevation)
-        edge = 2e-4 if azimuth_deg > 89 else 0.0  # the horizon is not inside
+        edge = 2e-4 if azimuth_deg > 89 else 0.0  # the horizon is outside
         self.assertGreaterEqual(region.u_max, np.abs(u).max() - edge)
         self.assertGreaterEqual(region.w_max, np.abs(w).max() - edge)
         self.assertEqual(region.inverse_range_min, 0.0)
@@ -117,7 +117,7 @@ class GridTest(absltest.TestCase):
         np.testing.assert_array_equal(space.upper, region.upper)
 
     def test_space_of_plane_waves(self):
-        """No range: one cell at 1/r = 0, even where the region has no such place."""
+        """Plane waves have one cell at 1/r = 0, even outside the region."""
         region, shape = search_grid.SearchRegion(0.8, 0.4, 0.1, 2.0), (3, 4, 5)
         space = search_grid.search_space(region, shape, "planar")
         self.assertEqual(space.shape, (3, 4, 1))
@@ -140,7 +140,7 @@ class ResolutionTest(parameterized.TestCase):
 
     @parameterized.parameters("spherical", "fresnel", "parabolic")
     def test_square_array(self, wavefront):
-        """n x n elements d apart: x is uniform on n places, and x^2 + y^2 adds two such squares.
+        """n x n elements at spacing d: x is uniform on n values, x^2 + y^2 sums two squares.
 
         With m = n^2 - 1: var(x) = d^2 m / 12, var(x^2) = d^4 m (n^2 - 4) / 180 about the middle.
         """
@@ -169,10 +169,10 @@ class ResolutionTest(parameterized.TestCase):
         self.assertTrue(np.isfinite(found[:2]).all())
         self.assertEqual(found[2], np.inf)
 
-    def test_a_steering_vector_turns_by_its_unit(self):
-        """What a unit's step leaves of the correlation: 1 - 1/2 for small steps, about exp(-1/2).
+    def test_correlation_falls_over_a_unit(self):
+        """After a step of one unit the correlation is about exp(-1/2).
 
-        A hundredth of it: 1 - (1/2) 1e-4, the variance of the phases over the elements.
+        A hundredth of a unit gives 1 - (1/2) 1e-4, the phase variance over the elements.
         """
         positions = self.plane(12, 0.15) - 0.15 * 5.5
         unit = self.resolution(positions)
@@ -193,21 +193,21 @@ class NaturalShapeTest(absltest.TestCase):
         self.assertEqual({type(count) for count in shape}, {int})
         self.assertEqual(search_grid.natural_shape(self.REGION, unit * (1 - 1e-3)), (21, 6, 4))
 
-    def test_one_cell_where_nothing_is_resolved(self):
+    def test_one_cell_for_unresolved_coordinates(self):
         shape = search_grid.natural_shape(self.REGION, np.array([0.1, np.inf, np.inf]))
         self.assertEqual(shape[1:], (1, 1))
         self.assertEqual(search_grid.natural_shape(self.REGION, np.full(3, 100.0)), (1, 1, 1))
 
 
 def spiral(count, width):
-    """Elements on a spiral, a few wavelengths apart, [N, 3]."""
+    """Return elements on a spiral, a few wavelengths apart, [N, 3]."""
     number = np.arange(count)
     radius, angle = 0.5 * width * np.sqrt(number / (count - 1)), 2.4 * number
     return np.stack([radius * np.cos(angle), radius * np.sin(angle), 0 * angle], axis=-1)
 
 
 def ring(count, radius):
-    """Elements on a circle, which curves no wave from boresight, [N, 3]."""
+    """Return elements on a circle, which does not resolve ranges at boresight, [N, 3]."""
     angle = 2 * np.pi * np.arange(count) / count
     return radius * np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=-1)
 
@@ -224,8 +224,8 @@ class SearchShapeTest(parameterized.TestCase):
         ("ring", ring(64, 0.5)),
         ("deep", simulator.plane(8, 8, 0.05) + [0, 0, 0.1] * (np.arange(64)[:, None] % 5)),
     )
-    def test_no_source_is_far_from_a_point(self, positions):
-        """Squared correlation with the best of the points around; median and 10 %."""
+    def test_every_source_is_near_a_grid_point(self, positions):
+        """Check the squared correlation with the best neighbouring point; median and 10 %."""
         shape = search_grid.search_shape(positions, self.REGION, **self.WAVE)
         random = np.random.default_rng(0)
         sources = np.stack(
@@ -297,7 +297,7 @@ class SearchShapeTest(parameterized.TestCase):
 class PeaksTest(parameterized.TestCase):
     @parameterized.parameters(*SHAPES)
     def test_local_maxima(self, *shape):
-        """Whole numbers make plateaus, of which every cell is a maximum."""
+        """Integers give plateaus, in which every cell is a maximum."""
         random = np.random.default_rng(1)
         spectra = np.concatenate(
             [random.random((10, *shape)), random.integers(0, 4, (10, *shape))]
@@ -312,7 +312,7 @@ class PeaksTest(parameterized.TestCase):
             np.take_along_axis(wanted, np.asarray(indices), axis=1), np.asarray(values, float)
         )
 
-    def test_fewer_peaks_than_asked(self):
+    def test_fewer_peaks_than_requested(self):
         spectrum = -np.sum((np.stack(np.indices((5, 4, 3)), -1) - [3, 1, 2]) ** 2, -1)
         spectrum = jnp.asarray(spectrum.ravel(), "f4")
         _, values, indices = peaks(spectrum, (5, 4, 3), 3)

@@ -21,7 +21,7 @@ def measurement(codes, snapshots):
 
 class CompressTest(absltest.TestCase):
     def test_keeps_the_second_moments_of_each_code(self):
-        """Two codes in turn, 20 and 4 snapshots: three rows each, weights that add up."""
+        """Two alternating codes, 20 and 4 snapshots, give three weighted rows each."""
         two = gaussian(1, 2, N)
         order = np.array([0] * 10 + [1] * 4 + [0] * 10)
         snapshots = gaussian(2, B, 24, M)
@@ -37,8 +37,8 @@ class CompressTest(absltest.TestCase):
                 kept = found.snapshots[scene, rows]
                 np.testing.assert_allclose(kept.T @ kept.conj(), wanted.T @ wanted.conj())
 
-    def test_stays_where_it_saves_little(self):
-        """Few snapshots, or codes that do not repeat."""
+    def test_unchanged_if_little_is_saved(self):
+        """Few snapshots, or codes without repetition."""
         for codes in (np.ones((1, 5, N), complex), gaussian(3, 1, 40, N)):
             given = measurement(codes, gaussian(4, B, codes.shape[1], M))
             found, weights = snapshot_groups.compress(given)
@@ -52,7 +52,7 @@ class CompressTest(absltest.TestCase):
         codes[1] = -1
         self.assertIsNone(snapshot_groups.compress(given)[1])
 
-    def test_a_scene_that_is_not_finite(self):
+    def test_a_non_finite_scene(self):
         snapshots = gaussian(6, B, 40, M)
         good, _ = snapshot_groups.compress(measurement(np.ones((1, 40, N), complex), snapshots))
         snapshots[1, 7, 0] = np.nan

@@ -1,4 +1,4 @@
-"""The test for one more source against closed forms and Monte Carlo in NumPy."""
+"""Test for another source against closed forms and Monte Carlo in NumPy."""
 
 import functools
 
@@ -30,7 +30,7 @@ statistic = jax.jit(source_number.statistic, static_argnames=("samples", "amplit
 class MetricTest(parameterized.TestCase):
     @parameterized.parameters("spherical", "spherical_phase", "fresnel", "parabolic", "planar")
     def test_linear_array(self, wavefront):
-        """At boresight the phases are k x u and -k x^2 / 2r: their covariances over the array."""
+        """At boresight the metric is the covariance of the phases k x u and -k x^2 / 2r."""
         x = np.array([-0.4, -0.1, 0.05, 0.3, 0.45])
         positions = np.stack([x, 0 * x, 0 * x], axis=-1)
         found = metric_at(jnp.zeros((1, 3)), jnp.asarray(positions, "f4"), wavefront)[0]
@@ -39,7 +39,7 @@ class MetricTest(parameterized.TestCase):
         np.testing.assert_allclose(found, np.cov(slopes, bias=True), rtol=1e-4, atol=1e-4)
 
     def test_plane_waves_anywhere(self):
-        """The phases are linear in u and w: the metric is the same in all directions."""
+        """The phases are linear in u and w, so the metric is equal in all directions."""
         random = np.random.default_rng(0)
         positions = random.uniform(-0.5, 0.5, (9, 3)) * [1, 1, 0]
         points = random.uniform(-0.6, 0.6, (5, 3))
@@ -67,7 +67,7 @@ class MetricTest(parameterized.TestCase):
 
 class VolumesTest(absltest.TestCase):
     def test_box(self):
-        """A constant metric makes of the box one with edges 2 * 3, 1 * 4 and 0.5 * 5."""
+        """A constant metric scales the box to edges 2 * 3, 1 * 4 and 0.5 * 5."""
         metric = np.broadcast_to(np.diag([4.0, 1.0, 0.25]), (7, 3, 3)).astype("f4")
         found = volumes_of(metric, jnp.array([3.0, 4.0, 5.0]))
         np.testing.assert_allclose(found, [1.0, 12.5, 6 * 4 + 4 * 2.5 + 6 * 2.5, 60.0], rtol=1e-5)
@@ -81,7 +81,7 @@ class VolumesTest(absltest.TestCase):
         np.testing.assert_allclose(found[3], wanted, rtol=1e-4)
 
     def test_scale(self):
-        """A box twice as long in all edges has 2, 4, 8 times the length, area, volume."""
+        """A box of twice the size has 2, 4, 8 times the length, area, volume."""
         metric = np.random.default_rng(3).normal(size=(20, 3, 3))
         metric = jnp.asarray(metric @ metric.swapaxes(1, 2), "f4")
         extent, powers = jnp.array([0.5, 1.0, 2.0]), 2.0 ** np.arange(4)
@@ -93,7 +93,7 @@ class VolumesTest(absltest.TestCase):
 class FalseAlarmTest(parameterized.TestCase):
     @parameterized.parameters(1, 2, 8, 16)
     def test_one_place(self, amplitudes):
-        """Half a chi-squared variable with two degrees of freedom for each amplitude."""
+        """Half a chi-squared variable has two degrees of freedom per amplitude."""
         levels = np.linspace(2 * amplitudes + 2.01, 2 * amplitudes + 60, 50)
         found = probability(jnp.asarray(levels, "f4"), amplitudes, jnp.array([1.0, 0, 0, 0]))
         np.testing.assert_allclose(found, scipy.stats.gamma.sf(levels, amplitudes), rtol=2e-3)
@@ -111,7 +111,7 @@ class FalseAlarmTest(parameterized.TestCase):
         self.assertLess(found[-1], 1e-8)
 
     def test_extremes(self):
-        """What a scene that is not finite, or without noise, may bring."""
+        """Values of non-finite scenes, and of scenes without noise."""
         levels = jnp.array([-1.0, 0.0, 1e-30, 1e3, 1e6])
         found = probability(levels, 2, jnp.array([1.0, 10.0, 30.0, 20.0]))
         np.testing.assert_array_equal(found[:3], 1.0)
@@ -120,12 +120,12 @@ class FalseAlarmTest(parameterized.TestCase):
 
     @parameterized.parameters(1, 4)
     def test_monte_carlo(self, amplitudes):
-        """How often noise exceeds a level somewhere in a region of a few resolution cells."""
+        """Estimate the rate at which noise exceeds a level in a region of a few cells."""
         positions = np.asarray(arrays.planar_array(4, 4, 0.15))
         region = search_grid.SearchRegion(0.5, 0.3, 0.0, 1.5)
         shape, draws = (17, 11, 6), 6000
         extent = region.upper - region.lower
-        # Cell corners, the faces of the region included.
+        # Cell corners, including the faces of the region.
         axes = [
             np.linspace(low, high, count)
             for low, high, count in zip(region.lower, region.upper, shape, strict=True)
@@ -164,7 +164,7 @@ class FalseAlarmTest(parameterized.TestCase):
 
 class StatisticTest(parameterized.TestCase):
     def test_exponential(self):
-        """T = 1, one fixed place, no source held: exactly exponential, also for few samples."""
+        """T = 1, one fixed position, no sources: exactly exponential, also for few samples."""
         random = np.random.default_rng(5)
         samples = 6
         data = random.normal(size=(4000, samples)) + 1j * random.normal(size=(4000, samples))
@@ -180,7 +180,7 @@ class StatisticTest(parameterized.TestCase):
 
     @parameterized.parameters((4, 6), (8, 8))
     def test_bartlett(self, amplitudes, antennas):
-        """T amplitudes: mean and variance are those of half a chi-squared variable, T each."""
+        """T amplitudes: mean and variance are T, those of half a chi-squared variable."""
         random = np.random.default_rng(6)
         shape = (20000, amplitudes, antennas)
         data = random.normal(size=shape) + 1j * random.normal(size=shape)
@@ -197,13 +197,13 @@ class StatisticTest(parameterized.TestCase):
         np.testing.assert_allclose(found.mean(), amplitudes, atol=3.3 * error)
         np.testing.assert_allclose(found.var(), amplitudes, rtol=0.1)
 
-    def test_held_sources(self):
+    def test_fitted_sources(self):
         """n = LM - K (T + 3/2), less (T + 1) / 2."""
         found = statistic(jnp.full(3, np.e), jnp.ones(3), jnp.arange(3.0), samples=60, amplitudes=4)
         np.testing.assert_allclose(found, 60 - np.arange(3) * 5.5 - 2.5, rtol=1e-5)
 
     def test_extremes(self):
-        """No energy, nothing explained, everything explained, more left than before."""
+        """No energy, no explained energy, all energy explained, rising residual."""
         before = jnp.array([0.0, 1.0, 1.0, 1.0])
         after = jnp.array([0.0, 1.0, 0.0, 1.1])
         found = statistic(before, after, jnp.zeros(4), samples=20, amplitudes=1)

@@ -1,4 +1,4 @@
-"""Differentiable MUSIC: exact covariances give the sources, derivatives those of differences."""
+"""Differentiable MUSIC: sources of exact covariances, derivatives by finite differences."""
 
 import functools
 
@@ -58,7 +58,7 @@ def soft_peaks(factor, num_sources, shape=SHAPE):
 
 @functools.cache
 def exact_factor(dtype):
-    """F of three sources of unlike strength, its columns mixed and two more of little power."""
+    """Factor of three sources of different power, with mixed columns and two weak extra ones."""
     random = np.random.default_rng(0)
     vectors = np.asarray(steering(jnp.asarray(TRUTH, dtype))).T * np.array([1.0, 0.3, 0.6])
     mixed = vectors @ np.linalg.qr(random.normal(size=(3, 3)))[0]
@@ -66,16 +66,16 @@ def exact_factor(dtype):
     return np.concatenate([mixed, 1e-3 * rest.T], axis=1)
 
 
-def in_truths_order(coordinates):
+def in_order_of_truth(coordinates):
     distance = np.linalg.norm((TRUTH[:, None] - coordinates) / UNIT, axis=-1)
     return coordinates[np.argmin(distance, axis=1)]
 
 
 class SoftPeaksTest(parameterized.TestCase):
     def test_exact_covariance(self):
-        """Within a cell of the grid, most of them far within."""
+        """Errors are below one grid cell, most far below."""
         found = soft_peaks(jnp.asarray(exact_factor("f4"), "c8"), 3)
-        off = np.abs(in_truths_order(np.asarray(found.coordinates)) - TRUTH) / CELL
+        off = np.abs(in_order_of_truth(np.asarray(found.coordinates)) - TRUTH) / CELL
         self.assertLess(off.max(), 0.5)
         self.assertLess(np.median(off), 0.25)
         np.testing.assert_array_equal(found.active, np.ones(3))
@@ -87,14 +87,14 @@ class SoftPeaksTest(parameterized.TestCase):
         turned = soft_peaks(jnp.asarray(30.0 * factor @ turn, "c8"), 3)
         chex.assert_trees_all_close(turned.coordinates, straight.coordinates, atol=2e-3)
 
-    def test_no_more_sources_than_asked_for(self):
+    def test_number_of_sources_is_limited(self):
         found = soft_peaks(jnp.asarray(exact_factor("f4"), "c8"), 1)
         np.testing.assert_array_equal(found.active, [1.0, 0.0, 0.0])
         strongest = np.asarray(found.coordinates)[0]
         self.assertLess(np.abs((strongest - TRUTH[0]) / CELL).max(), 1.0)
 
     def test_windows_end_at_the_region(self):
-        """A source at the edge; and a coordinate of one cell stays where that is."""
+        """A source at the edge; a coordinate with one cell keeps its value."""
         factor = np.asarray(steering(jnp.array([[0.79, 0.0, 0.0]])).T)
         shape = (*SHAPE[:2], 1)
         found = soft_peaks(factor, 1, shape)
@@ -102,8 +102,8 @@ class SoftPeaksTest(parameterized.TestCase):
         self.assertTrue(np.all(point <= REGION.upper) and np.all(point >= REGION.lower))
         self.assertAlmostEqual(float(point[2]), float(REGION.upper[2]) / 2, delta=1e-5)
 
-    def test_derivatives_are_those_of_differences(self):
-        """Through window, projector and Gram matrix, of a covariance that is not exact."""
+    def test_derivatives_match_finite_differences(self):
+        """Derivatives pass window, projector and Gram matrix of an inexact covariance."""
         with jax.enable_x64(True):
             random = np.random.default_rng(2)
             noise = 0.05 * random.normal(size=(2, len(POSITIONS), 5, 2)) @ np.array([1.0, 1j])
@@ -123,8 +123,8 @@ class SoftPeaksTest(parameterized.TestCase):
         np.testing.assert_allclose([forward, backward], expected, rtol=1e-6)
 
     @parameterized.parameters(0, 1)
-    def test_derivatives_are_finite_where_there_is_nothing(self, columns):
-        """No covariance at all, and one of fewer columns than sources are asked for."""
+    def test_derivatives_are_finite_for_deficient_covariances(self, columns):
+        """A zero covariance, and one with fewer columns than sources."""
         factor = np.zeros((len(POSITIONS), 3), "c8")
         factor[:, :columns] = exact_factor("f4")[:, :columns]
 

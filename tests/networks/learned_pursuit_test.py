@@ -1,4 +1,4 @@
-"""The learned pursuit: what it decides, where it ends, and that scenes do not meet in its queue."""
+"""Learned pursuit: updates, convergence, and independent scenes in the queue."""
 
 import functools
 
@@ -26,7 +26,7 @@ SMALL = config_lib.override(
         "system.num_antennas": 4,
         "system.num_snapshots": 6,
         "scene.max_sources": SOURCES,
-        # All of the region of search is before the array.
+        # The whole search region is in front of the array.
         "scene.azimuth_max_deg": 30.0,
         "scene.elevation_max_deg": 15.0,
         "model.candidates": CANDIDATES,
@@ -40,14 +40,14 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 
 
 def with_values(config=SMALL, **values):
-    """Overrides with `section__name=value`."""
+    """Override fields given as `section__name=value`."""
     names = {name.replace("__", "."): value for name, value in values.items()}
     return config_lib.override(config, names)
 
 
 @functools.cache
 def drawn(config, batch=4):
-    """Scenes of a configuration."""
+    """Draw scenes of a configuration."""
     draw = jit(scenes.sample_scenes, static_argnums=(1, 2))
     return draw(scenes.stream_key(0, "train"), config, batch)
 
@@ -88,11 +88,11 @@ class PredictionTest(parameterized.TestCase):
         chex.assert_type(jax.tree.leaves(prediction._replace(factor=())), jnp.float32)
         chex.assert_tree_all_finite(prediction)
 
-    def test_starts_from_nothing_and_goes_on(self):
+    def test_first_round_has_no_sources(self):
         prediction = predict(SMALL, drawn(SMALL).measurement)
         active = prediction.decisions.active
         chex.assert_trees_all_equal(active[0], jnp.zeros_like(active[0]))
-        # Whatever the network thinks, one candidate is tried.
+        # One candidate is always tried, whatever its score.
         self.assertGreaterEqual(float(jnp.min(jnp.sum(active[1:], axis=2))), 1.0)
         last = jax.tree.map(lambda leaf: leaf[-1], prediction.decisions)
         unit = pursuit_features.resolution(SMALL.system)
@@ -101,8 +101,8 @@ class PredictionTest(parameterized.TestCase):
             prediction.existence, jax.nn.sigmoid(last.keep) * last.active, atol=1e-6
         )
 
-    def test_factor_is_that_of_the_sources(self):
-        """F F^H is the sum of power times existence times a a^H."""
+    def test_factor_matches_the_sources(self):
+        """F F^H is the sum of power, existence probability and a a^H."""
         batch = drawn(SMALL).measurement
         prediction = predict(SMALL, batch)
         positions = np.asarray(arrays.element_positions(SMALL.system), float)
@@ -117,11 +117,11 @@ class PredictionTest(parameterized.TestCase):
             operator = np.einsum(
                 "mn,ln->lmn", np.asarray(batch.channel[index]), np.asarray(batch.codes[index])
             ).reshape(-1, 16)
-            seen = operator @ vectors.T
+            basis = operator @ vectors.T
             data = np.asarray(batch.snapshots[index], complex).ravel()
-            fitted = np.abs(np.linalg.lstsq(seen, data, rcond=None)[0]) ** 2
+            fitted = np.abs(np.linalg.lstsq(basis, data, rcond=None)[0]) ** 2
             noise = float(batch.noise_variance[index])
-            excess = noise * np.diag(np.linalg.inv(seen.conj().T @ seen)).real
+            excess = noise * np.diag(np.linalg.inv(basis.conj().T @ basis)).real
             weight = np.maximum(fitted - excess, 0.1 * fitted)
             weight = weight * np.asarray(prediction.existence[index])[there]
             wanted = (vectors.T * weight) @ vectors.conj()
@@ -129,8 +129,8 @@ class PredictionTest(parameterized.TestCase):
             found = factor @ factor.conj().T
             np.testing.assert_allclose(found, wanted, atol=2e-3 * np.abs(wanted).max())
 
-    def test_factor_has_a_gradient_where_nothing_is(self):
-        """The square root of power times existence is steep at zero."""
+    def test_factor_has_a_gradient_without_sources(self):
+        """The square root has an infinite slope at zero."""
         model = model_of(SMALL)
         batch = drawn(SMALL).measurement
 
@@ -155,21 +155,21 @@ class PredictionTest(parameterized.TestCase):
 
 class GradientTest(absltest.TestCase):
     def test_reaches_every_parameter(self):
-        """Eight scenes have sources missing, sources to keep and false ones."""
+        """Eight scenes have missing, correct and false sources."""
         state = state_lib.create_train_state(SMALL)
         self.assertEqual(loop.dead_parameters(state, drawn(SMALL, batch=8)), [])
 
 
 def scores_of(keep, add, offset=0.0):
-    """Of one scene."""
+    """Scores of one scene."""
     keep, add = jnp.asarray([keep], jnp.float32), jnp.asarray([add], jnp.float32)
     return scorer.CandidateScores(
         keep, add, jnp.full((*add.shape, 3), offset), jnp.zeros_like(keep)
     )
 
 
-class DecideTest(parameterized.TestCase):
-    """One scene with room for three sources; four candidates."""
+class UpdateTest(parameterized.TestCase):
+    """One scene with three slots for sources and four candidates."""
 
     CONFIG = with_values(
         scene__max_sources=3, scene__azimuth_max_deg=60.0, scene__elevation_max_deg=30.0
@@ -180,7 +180,7 @@ class DecideTest(parameterized.TestCase):
     )
 
     def _decide(self, scores, active=(0, 0, 0)):
-        """The update's sources as rows, and whether it changes anything."""
+        """Return the sources of the update as rows, and whether the set changes."""
         update = self._updated(scores, active)
         there = np.asarray(update.active[0]) > 0
         coordinates = np.asarray(update.coordinates[0])
@@ -190,46 +190,46 @@ class DecideTest(parameterized.TestCase):
     def _updated(self, scores, active=(0, 0, 0)):
         active = jnp.asarray([active], jnp.float32)
         fit = refinement.SourceFit(self.SOURCES[None], active, None, None, None)
-        seen = pursuit_features.PursuitState(
+        state = pursuit_features.PursuitState(
             jnp.asarray(self.CANDIDATES[None]), None, None, None, None
         )
-        return _update(self.CONFIG, fit, seen, scores)
+        return _update(self.CONFIG, fit, state, scores)
 
-    def test_adds_what_is_likelier_than_not(self):
-        """The surest first."""
+    def test_adds_probable_candidates(self):
+        """The most probable come first."""
         found, changes = self._decide(scores_of([9.0] * 3, [0.1, -0.1, 5.0, -5.0]))
         chex.assert_trees_all_close(found, self.CANDIDATES[[2, 0]])
         self.assertTrue(changes)
 
-    def test_no_more_than_there_is_room_for(self):
+    def test_free_slots_limit_additions(self):
         found, _ = self._decide(scores_of([9.0] * 3, [1.0, 4.0, 3.0, 2.0]))
         chex.assert_trees_all_close(found, self.CANDIDATES[[1, 2, 3]])
 
-    def test_sources_stay_before_others_come(self):
-        """However sure the network is of the others."""
+    def test_kept_sources_precede_candidates(self):
+        """The scores of the candidates do not matter."""
         scores = scores_of([-1.4, 0.0, 0.0], [9.0, 9.0, -9.0, 10.0])
         found, changes = self._decide(scores, (1, 1, 0))
         chex.assert_trees_all_close(found, np.stack([*self.SOURCES[[1, 0]], self.CANDIDATES[3]]))
         self.assertTrue(changes)
 
-    def test_all_places_taken(self):
-        """What finds no place changes nothing."""
+    def test_all_slots_taken(self):
+        """A candidate without a free slot changes nothing."""
         found, changes = self._decide(scores_of([2.0, 1.0, 0.0], [9.0] * 4), (1, 1, 1))
         chex.assert_trees_all_close(found, self.SOURCES)
         self.assertFalse(changes)
 
-    def test_rests(self):
+    def test_converges(self):
         found, changes = self._decide(scores_of([2.0, 9.0, 0.0], [-0.1] * 4), (1, 0, 1))
         chex.assert_trees_all_close(found, self.SOURCES[[0, 2]])
         self.assertFalse(changes)
 
-    def test_drops_what_is_none(self):
+    def test_drops_false_sources(self):
         found, changes = self._decide(scores_of([-1.6, 9.0, -1.4], [-9.0] * 4), (1, 0, 1))
         chex.assert_trees_all_close(found, self.SOURCES[[2]])
         self.assertTrue(changes)
 
-    def test_tries_the_best_where_nothing_is_left(self):
-        """Of nothing there is nothing to refine."""
+    def test_tries_the_best_candidate_without_sources(self):
+        """Refinement needs at least one source."""
         for active in ((0, 0, 0), (1, 1, 1)):
             found, changes = self._decide(scores_of([-9.0] * 3, [-5.0, -3.0, -4.0, -9.0]), active)
             chex.assert_trees_all_close(found, self.CANDIDATES[[1]])
@@ -237,7 +237,7 @@ class DecideTest(parameterized.TestCase):
 
     @parameterized.parameters(0.5, -0.5, 100.0, -100.0)
     def test_moves_by_the_offset(self, offset):
-        """In units of resolution, no farther than a candidate stands for, within the limits."""
+        """Offsets are in units of resolution and limited by `REACH` and the region."""
         context = pursuit_features.search_context(self.CONFIG)
         wanted = self.CANDIDATES[[3]] + np.clip(offset, -losses.REACH, losses.REACH) * np.asarray(
             context.step
@@ -257,19 +257,19 @@ class DecideTest(parameterized.TestCase):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _update(config, fit, seen, scores):
-    return learned_pursuit.LearnedPursuit._update(_Configured(config), fit, seen, scores)
+def _update(config, fit, state, scores):
+    return learned_pursuit.LearnedPursuit._update(_Configured(config), fit, state, scores)
 
 
 class _Configured:
-    """All of a model that a decision needs."""
+    """Attributes of a model that an update needs."""
 
     def __init__(self, config):
         self.config = config
 
 
 class Oracle(nnx.Module):
-    """A judge that goes by energy: one more source, the best, where it brings enough.
+    """Scorer by energy: it adds the best candidate if its energy is high enough.
 
     `rules`: least energy over the noise's that a source brings, the same of one that stays, and
     whether it changes its mind for ever.
@@ -278,12 +278,12 @@ class Oracle(nnx.Module):
     def __init__(self):
         self.rules = nnx.Param(jnp.zeros(3))
 
-    def __call__(self, seen, active, *, rngs=None):
+    def __call__(self, state, active, *, rngs=None):
         least, stays, restless = self.rules[...]
-        gain = seen.candidate_features[..., 3]  # logarithms
+        gain = state.candidate_features[..., 3]  # logarithms
         best = gain == jnp.max(gain, axis=1, keepdims=True)
         add = jnp.where(best & (gain > least), 5.0, -5.0)
-        keep = jnp.where(seen.source_features[..., 3] > stays, 5.0, -5.0)
+        keep = jnp.where(state.source_features[..., 3] > stays, 5.0, -5.0)
         return scorer.CandidateScores(
             keep=jnp.where(restless > 0, -5.0, keep),
             add=jnp.where(restless > 0, 5.0 * best, add),
@@ -292,7 +292,7 @@ class Oracle(nnx.Module):
         )
 
 
-# Pairs more than a beam apart; after four iterations a fit still moves a little.
+# Pairs are more than a beam apart; after four iterations a fit still moves slightly.
 PAIRS = with_values(
     model__iterations=4, scene__min_sources=2, scene__azimuth_max_deg=60.0,
     scene__elevation_max_deg=30.0)  # fmt: skip
@@ -315,7 +315,7 @@ def oracle_pursuit():
 
 @functools.partial(jit, static_argnums=1)
 def simulate_pairs(azimuths, snr_db):
-    """Two sources of one power at 1.5 m and 1.2 m in every scene."""
+    """Simulate two equal sources at 1.5 m and 1.2 m in every scene."""
 
     def one(key, azimuth):
         truth = scenes.Truth(
@@ -332,7 +332,7 @@ def simulate_pairs(azimuths, snr_db):
 
 
 def pairs(snr_db):
-    """A batch of pairs, and where they are in (u, w, 1/r), [B, 2, 3]."""
+    """Return a batch of pairs, and their coordinates (u, w, 1/r), [B, 2, 3]."""
     random = np.random.default_rng(0)
     azimuths = np.array([-0.6, 0.6]) + random.uniform(-0.2, 0.2, (BATCH, 2))
     u = np.sin(azimuths) * np.cos(0.25)
@@ -347,7 +347,7 @@ SOUND = np.array([4.0, 4.0, 0.0], "f4")
 
 class PursueTest(absltest.TestCase):
     def test_separated_sources_without_noise(self):
-        """Found one by one, each looked for once; the judge is right, so the places are."""
+        """Correct scores add one source per step and give correct positions."""
         measurement, places = pairs(snr_db=80.0)
         found = oracle_pursuit()(SOUND, measurement)
         chex.assert_trees_all_equal(found.fit.active, jnp.ones((BATCH, 2)))
@@ -361,7 +361,7 @@ class PursueTest(absltest.TestCase):
         np.testing.assert_array_less(error.max(axis=(0, 1)), [1e-3, 1e-3, 1e-2])
 
     def test_a_scene_does_not_depend_on_its_batch(self):
-        """Two sources need two steps each, so the queue goes round three times."""
+        """Two sources need two steps per scene, so the queue takes three rounds."""
         measurement, _ = pairs(snr_db=20.0)
         whole = oracle_pursuit()(SOUND, measurement)
         self.assertGreater(int(jnp.sum(jnp.all(whole.fit.active > 0, axis=1))), 32)
@@ -375,15 +375,15 @@ class PursueTest(absltest.TestCase):
     def assert_same(self, found, wanted):
         chex.assert_trees_all_equal(found.fit.active, wanted.fit.active)
         chex.assert_trees_all_equal(found.update.changes, wanted.update.changes)
-        # Rounding of products follows the batch's size; the likelihood is flat along 1/r.
+        # Rounding depends on the batch size, and the likelihood is flat along 1/r.
         chex.assert_trees_all_close(
             found.fit.coordinates, wanted.fit.coordinates, atol=2e-3, rtol=1e-3
         )
         chex.assert_trees_all_close(found.existence, wanted.existence, atol=1e-5)
         chex.assert_trees_all_close(found.fit.local.value, wanted.fit.local.value, rtol=1e-4)
 
-    def test_restless_scenes_disturb_no_others(self):
-        """So deep in noise that no source stays, the best candidate is tried again and again."""
+    def test_unconverged_scenes_do_not_affect_others(self):
+        """At low SNR no source is kept, so the best candidate is tried repeatedly."""
         measurement, _ = pairs(snr_db=20.0)
         deaf = measurement._replace(noise_variance=1e6 * measurement.noise_variance)
         even = np.arange(BATCH) % 2 == 0
@@ -398,8 +398,8 @@ class PursueTest(absltest.TestCase):
                 jax.tree.map(lambda leaf, mine=wanted: leaf[mine], found),
             )
 
-    def test_ends_for_a_judge_that_never_rests(self):
-        """After the most steps, with sources in place and the doubt told."""
+    def test_ends_without_convergence(self):
+        """After the maximum number of steps, sources are present and the scenes are flagged."""
         measurement, _ = pairs(snr_db=20.0)
         found = oracle_pursuit()(np.array([4.0, 4.0, 1.0], "f4"), measurement)
         self.assertTrue(bool(jnp.all(found.update.changes)))

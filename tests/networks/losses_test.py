@@ -1,4 +1,4 @@
-"""Loss identities: zero at the truth, blind to scale and order, finite at every corner."""
+"""Loss identities: zero at the truth, invariant to scale and order, finite at every corner."""
 
 import functools
 import itertools
@@ -25,7 +25,7 @@ def complex_normal(random, *shape):
 
 
 def drawn_target(batch=BATCH, sources=SOURCES, seed=0):
-    """Scenes of 1 ... K_max sources, 8 units apart; padding lies on the first source."""
+    """Draw scenes of 1 ... K_max sources, 8 units apart; padding lies on the first source."""
     random = np.random.default_rng(seed)
     num_sources = 1 + np.arange(batch) % sources
     active = (np.arange(sources) < num_sources[:, None]).astype("f4")
@@ -47,14 +47,14 @@ def drawn_target(batch=BATCH, sources=SOURCES, seed=0):
 
 
 def true_decision(target, fitted, ghosts, seed=0):
-    """The right decision about an estimate that holds some sources, and some that are none.
+    """Return the correct decision for an estimate with true and false sources.
 
-    There is a candidate at every source, the fitted ones too, and one where there is nothing.
+    There is a candidate at every source, fitted or not, and one at an empty location.
 
     Args:
       target: the truth.
-      fitted: [K] bool, which of the sources are fitted.
-      ghosts: whether the other slots hold estimates of nothing.
+      fitted: [K] bool, True for fitted sources.
+      ghosts: fill the other slots with false estimates.
       seed: of the errors.
     """
     random = np.random.default_rng(seed)
@@ -80,18 +80,18 @@ def true_decision(target, fitted, ghosts, seed=0):
 
 
 def stacked(*decisions):
-    """Decisions of a pursuit's rounds, as a prediction has them."""
+    """Stack the decisions of all rounds, as in a prediction."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *decisions)
 
 
 def rounds_of(prediction):
-    """The decisions of a prediction one by one."""
+    """Return the decisions of a prediction, one per round."""
     decisions = prediction.decisions
     return [jax.tree.map(lambda leaf, n=n: leaf[n], decisions) for n in range(len(decisions.keep))]
 
 
 def perfect(target):
-    """The prediction that is the truth, after a round from nothing and one from a part."""
+    """Return the true prediction, after a round without sources and one with some."""
     sources = target.active.shape[-1]
     classes = jax.nn.one_hot(target.num_sources - 1, sources)
     return losses.Prediction(
@@ -107,7 +107,7 @@ def perfect(target):
 
 
 def random_decision(target, seed=0):
-    """Sources and candidates around the true ones, some near enough and some not."""
+    """Draw sources and candidates near the true ones, some within the matching distance."""
     random = np.random.default_rng(seed)
     places = np.asarray(target.coordinates)
     batch, sources = places.shape[:2]
@@ -144,7 +144,7 @@ def loss_terms(prediction, target, weights=ALL_TERMS, covariance=NO_BLEND):
 
 @jax.jit
 def value_and_gradients(prediction, target):
-    """Every term's sum, the blended covariance's too, and the gradient of each on its own."""
+    """Return the sum of every term, with a blended covariance as well, and its gradient."""
 
     def sums(prediction):
         terms = losses.loss_terms(prediction, target, ALL_TERMS, NO_BLEND)
@@ -162,7 +162,7 @@ labels = jax.jit(losses.labels)
 
 
 def numpy_match(estimate, estimated, truth, true):
-    """All pairs of a scene that are near enough, taken from the nearest on."""
+    """Match the pairs of a scene within the matching distance, nearest first."""
     pairs = [
         (np.linalg.norm(estimate[row].astype(float) - truth[column]), row, column)
         for row in np.flatnonzero(estimated)
@@ -177,7 +177,7 @@ def numpy_match(estimate, estimated, truth, true):
 
 
 def numpy_labels(decision, coordinates, active):
-    """What a scene's decision should have been, source by source."""
+    """Return the labels of a scene's decision, source by source."""
     real, explained = numpy_match(decision.sources, decision.active, coordinates, active)
     claims = {}
     for source in set(np.flatnonzero(active)) - explained:
@@ -202,8 +202,8 @@ class IdentitiesTest(parameterized.TestCase):
         chex.assert_trees_all_close(terms["covariance"], np.zeros(BATCH, "f4"), atol=1e-5)
 
     @parameterized.parameters(*NAMES)
-    def test_a_term_sees_its_own_error(self, wrong):
-        """One thing wrong with the truth shows in its term, in every scene, and in no other."""
+    def test_each_error_changes_one_term(self, wrong):
+        """An error changes its own term in every scene, and no other term."""
         target = drawn_target()
         prediction = perfect(target)
 
@@ -225,7 +225,7 @@ class IdentitiesTest(parameterized.TestCase):
 
     @parameterized.parameters(1e-4, 1e4, -1.0, 1j)
     def test_common_scale(self, scale):
-        """Of the predicted factor, of the snapshots' factor and of the true one."""
+        """A common scale of the predicted, the sample and the true factor has no effect."""
         target = drawn_target()
         prediction = random_prediction(target)
         expected = loss_terms(prediction, target, covariance=BLEND)
@@ -270,7 +270,7 @@ class IdentitiesTest(parameterized.TestCase):
 
 class CovarianceNmseTest(absltest.TestCase):
     def test_matches_dense(self):
-        """Shrinkage off both ways: the term is the NMSE of the bare covariances."""
+        """Without shrinkage the term is the NMSE of the covariances."""
         target = drawn_target()
         prediction = random_prediction(target)
 
@@ -301,7 +301,7 @@ class CountTest(absltest.TestCase):
 class MatchTest(parameterized.TestCase):
     @parameterized.parameters((4, 3), (2, 5), (1, 1))
     def test_greedy(self, rows, columns):
-        """200 scenes crowded enough that sources contend, with slots that hold nothing."""
+        """Sources compete in 200 crowded scenes with empty slots."""
         random = np.random.default_rng(rows)
         estimate = random.uniform(0.0, 4.0, (200, rows, 3)).astype("f4")
         truth = random.uniform(0.0, 4.0, (200, columns, 3)).astype("f4")
@@ -317,7 +317,7 @@ class MatchTest(parameterized.TestCase):
         self.assertEqual(counts, set(range(min(rows, columns) + 1)))
 
     def test_one_to_one_nearest_first(self):
-        """The estimate at 1 is nearer to 1.5, so 0 has no partner, nor has the estimate at 3.6."""
+        """The estimate at 1 is nearer to 1.5, so 0 and the estimate at 3.6 stay unmatched."""
         estimate, truth = np.zeros((2, 2, 3), "f4")
         estimate[:, 0], truth[:, 0] = [1.0, 3.6], [0.0, 1.5]
         found, explained = match(estimate, np.ones(2), truth, np.ones(2))
@@ -326,12 +326,12 @@ class MatchTest(parameterized.TestCase):
 
     @parameterized.parameters((0.0, True), (0.999, True), (1.0, False), (1.001, False))
     def test_gate(self, share, expected):
-        """`SAME` itself is too far."""
+        """A distance of exactly `SAME` does not match."""
         estimate = np.array([[0.0, share * losses.SAME, 0.0]], "f4")
         result = match(estimate, np.ones(1), np.zeros((1, 3), "f4"), np.ones(1))
         self.assertEqual((bool(result[0][0]), bool(result[1][0])), (expected, expected))
 
-    def test_nothing(self):
+    def test_empty(self):
         places = np.zeros((2, 3), "f4")
         for left, right in ((0.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
             found, explained = match(places, np.full(2, left), places, np.full(2, right))
@@ -340,7 +340,7 @@ class MatchTest(parameterized.TestCase):
 
 class LabelsTest(parameterized.TestCase):
     def test_random_decisions(self):
-        """Against a loop over sources; some candidates are wanted by two."""
+        """Labels match a loop over sources; some candidates are nearest to two."""
         target = drawn_target(batch=200)
         crowded = np.random.default_rng(0).uniform(0.0, 5.0, (200, SOURCES, 3)).astype("f4")
         target = target._replace(coordinates=jnp.asarray(crowded))
@@ -359,7 +359,7 @@ class LabelsTest(parameterized.TestCase):
         self.assertGreaterEqual(sizes, {0, 1, 2})
 
     def scene(self, truth, sources, candidates):
-        """A scene on a line: places along the first coordinate, None where a slot is empty."""
+        """Return a scene on a line: first coordinates, None for empty slots."""
 
         def places(values):
             line = np.array([0.0 if value is None else value for value in values], "f4")
@@ -376,8 +376,8 @@ class LabelsTest(parameterized.TestCase):
         )
         return labels(decision, target)
 
-    def test_two_sources_miss_one_candidate(self):
-        """It moves to the nearer one, wherever that is in the order; the other gets none."""
+    def test_two_missing_sources_share_a_candidate(self):
+        """It moves to the nearer one in any order; the other gets none."""
         for truth in ((1.5, -1.0), (-1.0, 1.5)):
             result = self.scene(truth, (None, None), (0.0, 5.0))
             chex.assert_trees_all_equal(result.add, np.array([1.0, 0.0], "f4"))
@@ -385,24 +385,24 @@ class LabelsTest(parameterized.TestCase):
 
     @parameterized.parameters((0.999, 1.0), (1.0, 0.0), (1.001, 0.0))
     def test_reach(self, share, expected):
-        """`REACH` itself is too far."""
+        """A distance of exactly `REACH` is too far."""
         result = self.scene((share * losses.REACH,), (None,), (0.0, -1.0))
         chex.assert_trees_all_equal(result.add, np.array([expected, 0.0], "f4"))
 
-    def test_explained_sources_make_no_candidate_right(self):
-        """Not even a candidate on the source; an empty slot there explains nothing."""
+    def test_explained_sources_need_no_candidate(self):
+        """A candidate at a fitted source is wrong; an empty slot there explains nothing."""
         result = self.scene((0.0, 8.0), (1.0, None), (0.0, 8.0))
         chex.assert_trees_all_equal(result.keep, np.array([1.0, 0.0], "f4"))
         chex.assert_trees_all_equal(result.add, np.array([0.0, 1.0], "f4"))
 
-    def test_padding_makes_no_candidate_right(self):
-        """Empty slots of the truth are at 0 here."""
+    def test_padding_needs_no_candidate(self):
+        """Empty slots of the truth are at 0."""
         result = self.scene((8.0, None), (0.5, None), (0.0, 6.0))
         chex.assert_trees_all_equal(result.keep, np.zeros(2, "f4"))
         chex.assert_trees_all_equal(result.add, np.array([0.0, 1.0], "f4"))
 
     def test_a_source_is_explained_once(self):
-        """The second of two estimates of one source is none."""
+        """The second of two estimates of one source is false."""
         result = self.scene((0.0, 8.0), (1.0, -0.5), (4.0,))
         chex.assert_trees_all_equal(result.keep, np.array([0.0, 1.0], "f4"))
 
@@ -417,7 +417,7 @@ class DecisionLossTest(absltest.TestCase):
         return decision._replace(**fields)
 
     def test_existence_by_hand(self):
-        """log 2 for an even chance, log(1 + e) for a wrong logit of 1; no slot that is empty."""
+        """log 2 at probability 1/2, log(1 + e) for a wrong logit of 1; empty slots do not count."""
         decision = self.decision(
             active=jnp.array([1.0, 1.0, 0.0]),
             keep=jnp.array([0.0, 1.0, 5.0]),
@@ -428,21 +428,21 @@ class DecisionLossTest(absltest.TestCase):
         self.assertAlmostEqual(float(result), expected, places=5)
 
     def test_offset_by_hand(self):
-        """Huber: 0.5^2 / 2 + (3 - 1/2); candidates that are none are free to move."""
+        """Huber: 0.5^2 / 2 + (3 - 1/2); offsets of wrong candidates do not count."""
         offset = jnp.full((CANDIDATES, 3), 7.0).at[1].set(jnp.array([0.5, -3.0, 0.0]))
         result = jax.jit(losses.offset_error)(self.decision(offset=offset), self.label())
         self.assertAlmostEqual(float(result), (0.125 + 2.5) / SOURCES, places=5)
 
 
 class CornersTest(parameterized.TestCase):
-    """Every corner of the domain has a finite value and gradient, term by term."""
+    """Value and gradient of every term are finite at every corner of the domain."""
 
     def assert_finite(self, prediction, target):
         chex.assert_tree_all_finite(value_and_gradients(prediction, target))
 
     @parameterized.parameters(1, SOURCES)
     def test_number_of_sources(self, sources):
-        """One slot only, and scenes of one to K_max sources."""
+        """A single slot, and scenes of one to K_max sources."""
         target = drawn_target(sources=sources)
         zeros = np.zeros(BATCH, "f4")
         for prediction in (perfect(target), random_prediction(target)):
@@ -528,7 +528,7 @@ class LossTermsTest(parameterized.TestCase):
         chex.assert_trees_all_close(sum(terms.values()), total, rtol=1e-5)
         chex.assert_shape(list(terms.values()), (BATCH,))
 
-    def test_terms_are_those_of_the_rounds(self):
+    def test_terms_average_over_rounds(self):
         """Existence and offset are means over the rounds."""
         target = drawn_target()
         prediction = random_prediction(target)
@@ -542,13 +542,13 @@ class LossTermsTest(parameterized.TestCase):
             chex.assert_trees_all_close(both[name], expected, rtol=1e-5)
 
     @parameterized.parameters(*NAMES)
-    def test_weight_zero_leaves_out(self, name):
-        """One term alone needs nothing of the others; all but that one need nothing of it."""
+    def test_terms_of_weight_zero_are_not_computed(self, name):
+        """A term does not read the inputs of the other terms."""
         target = drawn_target()
         prediction = random_prediction(target)
 
         def without(*names):
-            """The prediction without what only these terms read."""
+            """Return the prediction without the inputs that only these terms read."""
             fields = {"existence": ("keep", "add"), "offset": ("offset",)}
             blank = {field: None for other in names for field in fields.get(other, ())}
             return prediction._replace(
@@ -565,13 +565,13 @@ class LossTermsTest(parameterized.TestCase):
             self.assertEqual(set(terms), set(kept))
             chex.assert_trees_all_close(terms, {k: full[k] for k in kept}, rtol=1e-5)
 
-    def test_one_choice_is_no_choice(self):
+    def test_a_single_class_has_no_loss(self):
         target = drawn_target(sources=1)
         self.assertNotIn("count", loss_terms(random_prediction(target), target))
 
 
 def places(batch, sources, seed=0):
-    """Positions in units of resolution, far from each other."""
+    """Draw positions in units of resolution, far from each other."""
     random = np.random.default_rng(seed)
     cells = np.stack([random.permutation(64)[:sources] for _ in range(batch)])
     return 8.0 * np.stack(np.unravel_index(cells, (4, 4, 4)), axis=-1).astype("f4")
@@ -590,7 +590,7 @@ class PositionErrorTest(absltest.TestCase):
         chex.assert_trees_all_close(value, np.zeros(6, "f4"))
 
     def test_best_of_all_pairings(self):
-        """Against a search through all orders, of estimates that several sources are near."""
+        """The result matches a search over all orders for ambiguous estimates."""
         random = np.random.default_rng(1)
         truth = random.normal(size=(20, 4, 3)).astype("f4")
         estimate = random.normal(size=(20, 4, 3)).astype("f4")
@@ -603,7 +603,7 @@ class PositionErrorTest(absltest.TestCase):
         chex.assert_trees_all_close(self.error(estimate, every, truth, every), expected, rtol=1e-5)
 
     def test_missed_source_counts_as_reach(self):
-        """Of two sources one found 0.3 off and one not at all: sqrt((0.09 + REACH^2) / 2)."""
+        """One source has an error of 0.3, one is missed: sqrt((0.09 + REACH^2) / 2)."""
         truth, true = self.truth[1:2], self.true[1:2]
         found = (np.arange(4) < 1).astype("f4")[None]
         value = self.error(truth + np.array([0.3, 0.0, 0.0], "f4"), found, truth, true)
@@ -620,8 +620,8 @@ class PositionErrorTest(absltest.TestCase):
 
 
 class SubspaceMissedTest(absltest.TestCase):
-    def test_share_of_dimensions(self):
-        """Of two orthonormal directions an estimate that holds one misses half."""
+    def test_fraction_of_dimensions(self):
+        """An estimate with one of two orthonormal directions misses half."""
         basis = np.linalg.qr(complex_normal(np.random.default_rng(0), ELEMENTS, 3))[0]
         truth = np.concatenate([basis[:, :2], np.zeros((ELEMENTS, 1), "c8")], axis=1)
         missed = jax.jit(losses.subspace_missed)

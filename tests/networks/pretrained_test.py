@@ -1,4 +1,4 @@
-"""Networks kept and read, and the shipped ones at work."""
+"""Stored networks, and accuracy of the shipped ones."""
 
 import dataclasses
 import json
@@ -40,18 +40,18 @@ _SMALL = {
 
 
 def draw(**changes):
-    """Scenes of the stream `test`, on the host."""
+    """Draw scenes of the stream `test`, on the host."""
     config = config_lib.override(CONFIG, changes)
     return jax.device_get(scenes.sample_scenes(scenes.stream_key(0, "test"), config, SCENES))
 
 
 def localize(measurement, positions=POSITIONS, **options):
-    """`localize` with the network `default`."""
+    """Run `localize` with the network `default`."""
     options = {"estimator": "network", "network": pretrained.load_pretrained("default")} | options
     return jax.device_get(localization.localize(measurement, positions, wavelength=0.3, **options))
 
 
-class KeepTest(absltest.TestCase):
+class StoreTest(absltest.TestCase):
     def test_round_trip(self):
         config = config_lib.override(CONFIG, {"model.width": 16, "model.depth": 1})
         params = state_lib.create_train_state(config).params
@@ -62,8 +62,8 @@ class KeepTest(absltest.TestCase):
         self.assertEqual((back.config, back.card), (network.config, network.card))
         chex.assert_trees_all_equal(back.params, network.params)
 
-    def test_a_network_of_format_version_1_keeps_its_waves(self):
-        """And the same parameters serve the exact waves."""
+    def test_a_network_of_format_version_1_keeps_its_wavefront(self):
+        """The same parameters serve the exact wavefront."""
         config = config_lib.override(CONFIG, {"model.width": 16, "model.depth": 1})
         network = pretrained.Network(config, state_lib.create_train_state(config).params)
         with tempfile.TemporaryDirectory() as folder:
@@ -89,13 +89,13 @@ class KeepTest(absltest.TestCase):
 
 
 class ShippedTest(parameterized.TestCase):
-    def test_together_they_are_small(self):
+    def test_total_size(self):
         size = sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file())
         self.assertLess(size, 16e6)
         self.assertIn("default", pretrained.names())
 
     @parameterized.parameters(*pretrained.names())
-    def test_cards_say_where_they_come_from(self, name):
+    def test_cards_record_provenance(self, name):
         network = pretrained.load_pretrained(name)
         card = json.loads(network.card)
         self.assertStartsWith(card["command"], "ris-jax train --workdir=runs/")
@@ -104,12 +104,12 @@ class ShippedTest(parameterized.TestCase):
             self.assertIn(field, card)
         if network.config.model.architecture == "learned_pursuit":
             self.assertBetween(card["scores"]["covariance_nmse"], 0.0, 0.1)
-        else:  # the share that it misses is half of it
+        else:  # the missed fraction is half of it
             self.assertBetween(card["scores"]["projector_nmse"], 0.0, 0.4)
 
     @pytest.mark.full
     def test_held_out_scores(self):
-        """Half the acceptance's NMSE, and the count: the weights are those of the card."""
+        """Scores match the card, and the NMSE is half the acceptance limit."""
         network = pretrained.load_pretrained("default")
         state = state_lib.create_train_state(network.config).replace(ema_params=network.params)
         result = evaluation.evaluate(state, evaluation.draw_heldout(network.config, "test", 512))
@@ -130,14 +130,14 @@ class EstimatorTest(parameterized.TestCase):
         self.assertLess(difference.mean(), 0.02 * gospa[1].mean() + 3.0 * error)
 
     def test_localize_uses_a_given_network(self):
-        """By `localize` as a newcomer calls it."""
+        """The call has only the required arguments."""
         measurement = draw().measurement
         network = pretrained.load_pretrained("default")
         found = localization.localize(measurement, POSITIONS, wavelength=0.3, network=network)
         jax.tree.map(np.testing.assert_array_equal, found, localize(measurement))
 
     def test_number_of_sources_known(self):
-        """As many as asked for, where need be from the search."""
+        """The number is exact, if necessary by the grid search."""
         scene = draw(**{"scene.snr_max_db": 0.0})
         counts = scene.truth.num_sources
         found = localize(scene.measurement, num_sources=counts)
@@ -160,7 +160,7 @@ class EstimatorTest(parameterized.TestCase):
 
     @pytest.mark.full
     def test_surrogate_covariance_separates_coherent_sources(self):
-        """Where the snapshots' covariance has rank one; and it is for its own array."""
+        """The snapshot covariance has rank one; other arrays are refused."""
         scene = draw(**{"scene.snr_min_db": 10.0, "scene.min_sources": 2})
         counts = scene.truth.num_sources
         surrogate = pretrained.load_pretrained("subspace_network")
@@ -178,7 +178,7 @@ class EstimatorTest(parameterized.TestCase):
 
     @pytest.mark.full
     def test_order_of_elements_does_not_matter(self):
-        """The same surface, its elements listed in another order: another array to the code."""
+        """The same surface with permuted elements."""
         scene = draw(**{"scene.snr_min_db": 10.0})
         order = np.random.default_rng(0).permutation(len(POSITIONS))
         shuffled = scene.measurement._replace(
@@ -189,7 +189,7 @@ class EstimatorTest(parameterized.TestCase):
         found = localize(shuffled, POSITIONS[order])
         self.assertGreater(np.mean(found.num_sources == straight.num_sources), 0.95)
         same = found.num_sources == straight.num_sources
-        # Rounding may part two refinements of a source that two steps do not bring to rest.
+        # Rounding separates refinements that have not converged after two steps.
         close = np.abs(found.azimuth[same] - straight.azimuth[same]) < 1e-3
         self.assertGreater(np.mean(close), 0.99)
 
@@ -245,8 +245,8 @@ class EstimatorTest(parameterized.TestCase):
         ("auto", "constant", "independent", "auto"),
         ("music", "constant", "independent", "music"),
     )
-    def test_signals_it_was_not_trained_on(self, trained, signal, estimator):
-        """The search without the network takes its place, and every scene has the flag."""
+    def test_other_source_signals(self, trained, signal, estimator):
+        """The grid search replaces the network, and every scene is flagged."""
         config = config_lib.override(
             CONFIG,
             {"system.source_signal": trained, "scene.max_sources": 3} | _SMALL,
@@ -266,22 +266,22 @@ class EstimatorTest(parameterized.TestCase):
         self.assertFalse(np.any(expected.flags & flag))
         chex.assert_trees_all_equal(found._replace(flags=None), expected._replace(flags=None))
 
-    def test_signals_it_was_trained_on_raise_no_flag(self):
+    def test_trained_source_signals_have_no_flag(self):
         found = localize(draw().measurement, check=False)
         self.assertFalse(np.any(found.flags & flags.Flag.NETWORK_NOT_USED))
 
-    def test_no_array_makes_it_serve_other_signals(self):
+    def test_other_arrays_do_not_allow_other_signals(self):
         network = pretrained.load_pretrained("robust")
         need = "source_signal: need constant, which is what the network was trained for"
         with self.assertRaisesRegex(config_lib.ConfigError, need):
             network.for_array(draw().measurement, POSITIONS, 0.3, "spherical", "independent")
 
-    def test_network_wanted(self):
+    def test_missing_network(self):
         with self.assertRaisesRegex(config_lib.ConfigError, "network: need one"):
             localize(draw().measurement, network=None)
 
 
-class OpinionTest(absltest.TestCase):
+class NetworkOutputTest(absltest.TestCase):
     def test_shapes(self):
         network = pretrained.load_pretrained("default")
         output = network(draw().measurement)

@@ -1,4 +1,4 @@
-"""What the network is told: least squares in NumPy float64, and what it does not depend on."""
+"""Input features: least squares in NumPy float64, and invariances."""
 
 import functools
 
@@ -15,7 +15,7 @@ from ris_jax.physics import scenes
 
 SIGNALS = ("constant", "independent")
 SOURCES, CANDIDATES, BATCH = 3, 4, 5
-# 16 elements, 4 antennas, 6 codes: seen 24 times.
+# 16 elements, 4 antennas, 6 codes: 24 samples.
 SMALL = config_lib.override(
     config_lib.Config(),
     {
@@ -35,14 +35,14 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 
 
 def with_values(**values):
-    """Overrides with `section__name=value`."""
+    """Override fields given as `section__name=value`."""
     names = {name.replace("__", "."): value for name, value in values.items()}
     return config_lib.override(SMALL, names)
 
 
 @functools.partial(jit, static_argnames="config")
 def described(config, measurement, coordinates, active):
-    """Situations of fits with sources in the same given places, amplitudes fitted."""
+    """Return pursuit states with sources at given coordinates and fitted amplitudes."""
     context = pursuit_features.search_context(config)
 
     def one(scene):
@@ -65,7 +65,7 @@ def describe(config=SMALL, measurement=None, active=(1, 1, 1), points=POINTS):
 
 
 def steering(points):
-    """r / |p - q| exp(-j k (|p - q| - r)) / sqrt(N) of the 4 x 4 array, [K, N]."""
+    """Return r / |p - q| exp(-j k (|p - q| - r)) / sqrt(N) of the 4 x 4 array, [K, N]."""
     axis = 0.15 * (np.arange(4) - 1.5)
     positions = np.array([(x, y, 0.0) for y in axis for x in axis])
     u, w, inverse_range = np.asarray(points, float).T
@@ -76,13 +76,13 @@ def steering(points):
 
 
 def unit_steering(points):
-    """`steering` scaled to norm one."""
+    """Return `steering` scaled to norm one."""
     vectors = steering(points)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 class Scene:
-    """One scene in NumPy: data [T, R] and images [T, R, K], and least squares of them."""
+    """One scene in NumPy: data [T, R], images [T, R, K] and their least squares."""
 
     def __init__(self, measurement, index, source_signal):
         parts = jax.tree.map(lambda leaf: np.asarray(leaf[index], complex), measurement)
@@ -114,7 +114,7 @@ class Scene:
         return energy(self.data) - energy(self.residual(points))
 
     def fields(self, points):
-        """Matched to the residual of sources, [T, N]."""
+        """Return matched fields of the residual, [T, N]."""
         return np.einsum("trn,tr->tn", self.operator.conj(), self.residual(points))
 
 
@@ -127,7 +127,7 @@ def level(energy_, noise):
 
 
 class FeaturesTest(parameterized.TestCase):
-    """Two sources of three places, and then all three."""
+    """Features for two of three sources, and for all three."""
 
     def cases(self, source_signal):
         config = with_values(system__source_signal=source_signal)
@@ -141,7 +141,7 @@ class FeaturesTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIGNALS)
     def test_candidates(self, source_signal):
-        """The first is where the residual matches best; what a source there explains."""
+        """The first candidate is the maximum of the matched filter; its explained energy."""
         low, high = np.array([-0.8988, -0.5393, 0.0]), np.array([0.8988, 0.5393, 2.2])
         grid = pursuit_features.search_context(SMALL).grid
         for scene, state, points, _ in self.cases(source_signal):
@@ -157,7 +157,7 @@ class FeaturesTest(parameterized.TestCase):
                 kept = np.sum(np.abs(scene.residual(points, image)) ** 2, axis=1)
                 whole = np.sum(np.abs(image) ** 2, axis=1)
                 gain = scene.explained(np.vstack([points, candidate])) - scene.explained(points)
-                if (kept < 1e-3 * whole).any():  # a snapshot that cannot tell it from the others
+                if (kept < 1e-3 * whole).any():  # a snapshot in which it is ambiguous
                     kept = np.maximum(kept, 1e-3 * whole)
                     gain = np.sum(np.abs(np.sum(image.conj() * left, axis=1)) ** 2 / kept)
                 np.testing.assert_allclose(row[3], level(gain, scene.noise), atol=5e-3)
@@ -167,7 +167,7 @@ class FeaturesTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIGNALS)
     def test_neighbours(self, source_signal):
-        """Matched filters in the 26 cells around over that in the candidate's own."""
+        """Matched-filter outputs of the 26 neighbouring cells relative to the candidate."""
         grid = pursuit_features.search_context(SMALL).grid
         cells = np.array(list(np.ndindex(grid.shape)))
         self.assertEqual(grid.shape[2], 1)  # so that there are none along 1/r
@@ -188,7 +188,7 @@ class FeaturesTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIGNALS)
     def test_sources(self, source_signal):
-        """What is lost without each, what it has alone, how sharply it is placed."""
+        """Energy lost without each source, its own energy, and its curvature."""
         low, high = np.array([-0.8988, -0.5393, 0.0]), np.array([0.8988, 0.5393, 2.2])
         unit = np.asarray(pursuit_features.search_context(SMALL).grid.unit)
         for scene, state, points, present in self.cases(source_signal):
@@ -213,7 +213,7 @@ class FeaturesTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIGNALS)
     def test_scene(self, source_signal):
-        """Power, and the residual over what noise alone would leave."""
+        """Power, and the residual relative to the noise."""
         amplitudes = 1 if source_signal == "constant" else 6
         for scene, state, points, _ in self.cases(source_signal):
             count = len(points)
@@ -231,7 +231,7 @@ class FeaturesTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIGNALS)
     def test_overlaps(self, source_signal):
-        """Correlation of images; 1 of each with itself, and 0 with what is absent."""
+        """Correlation of images: 1 with itself, 0 with padding."""
         for scene, state, _, present in self.cases(source_signal):
             images = scene.images(np.vstack([POINTS, state.candidates]))
             images = images * np.append(present, np.ones(CANDIDATES))
@@ -251,12 +251,12 @@ def energy_by_column(fields):
 
 class InvarianceTest(parameterized.TestCase):
     def assert_same(self, found, wanted):
-        """All features are of order one to ten."""
+        """Compare features, which are of order one to ten."""
         chex.assert_trees_all_equal(found.candidates, wanted.candidates)
         chex.assert_trees_all_close(found, wanted, rtol=2e-3, atol=2e-3)
 
     @parameterized.product(source_signal=SIGNALS, scale=(1e-3, 1e3))
-    def test_the_recordings_unit_does_not_matter(self, source_signal, scale):
+    def test_unit_of_the_recording(self, source_signal, scale):
         config = with_values(system__source_signal=source_signal)
         measurement = measured(config)
         scaled = measurement._replace(
@@ -266,8 +266,8 @@ class InvarianceTest(parameterized.TestCase):
         self.assert_same(describe(config, scaled), describe(config, measurement))
 
     @parameterized.product(source_signal=SIGNALS, scale=(1e-2, 1e2))
-    def test_nor_does_the_channels(self, source_signal, scale):
-        """A channel twice as strong is sources half as strong."""
+    def test_scale_of_the_channel(self, source_signal, scale):
+        """A channel twice as strong is equivalent to sources half as strong."""
         config = with_values(system__source_signal=source_signal)
         measurement = measured(config)
         scaled = measurement._replace(channel=scale * measurement.channel)
@@ -275,7 +275,7 @@ class InvarianceTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIGNALS)
     def test_absent_sources_change_nothing(self, source_signal):
-        """Wherever they are, also on top of others."""
+        """Their coordinates have no effect, even equal to others."""
         config = with_values(system__source_signal=source_signal)
         wanted = describe(config, active=(1, 0, 1))
         for place in (POINTS[0], POINTS[2], [0.0, 0.0, 0.0]):
@@ -294,7 +294,7 @@ class InvarianceTest(parameterized.TestCase):
 
 
 class CornersTest(parameterized.TestCase):
-    """Every feature is finite, whatever is fitted and whatever was received."""
+    """Every feature is finite for any fit and any data."""
 
     def assert_finite(self, config, measurement=None):
         for active in ((0, 0, 0), (1, 1, 1), (0, 1, 0)):
@@ -314,7 +314,7 @@ class CornersTest(parameterized.TestCase):
         self.assert_finite(with_values(**values))
 
     @parameterized.parameters(*SIGNALS)
-    def test_silence(self, source_signal):
+    def test_zero_data(self, source_signal):
         config = with_values(system__source_signal=source_signal)
         measurement = measured(config)
         silent = measurement._replace(snapshots=0.0 * measurement.snapshots)
@@ -335,9 +335,9 @@ class CornersTest(parameterized.TestCase):
         self.assert_finite(config)
 
 
-class SurroundingsTest(absltest.TestCase):
+class SearchContextTest(absltest.TestCase):
     def test_constants_of_a_configuration(self):
-        """The same object while tracing, and none of it a tracer."""
+        """The same object is returned while tracing, without tracers."""
         outside, inside = pursuit_features.search_context(SMALL), []
 
         @jax.jit
@@ -354,7 +354,7 @@ class SurroundingsTest(absltest.TestCase):
         config = with_values(system__source_signal="independent")
         self.assertEqual(pursuit_features.search_context(config).amplitudes, 6)
 
-    def test_step_is_none_where_nothing_is_resolved(self):
+    def test_step_is_zero_for_unresolved_coordinates(self):
         flat = pursuit_features.search_context(with_values(system__wavefront="planar"))
         self.assertEqual(float(flat.grid.unit[2]), np.inf)
         self.assertEqual(float(flat.step[2]), 0.0)

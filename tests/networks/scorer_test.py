@@ -1,4 +1,4 @@
-"""The judge: what it says does not depend on order, nor on what is not there."""
+"""Scorer: invariance to order and to padding."""
 
 import functools
 
@@ -62,7 +62,7 @@ def random_state(seed=0):
 
 
 def reordered(state, sources, candidates):
-    """The same situation with sources and candidates listed in another order."""
+    """Permute sources and candidates of a pursuit state."""
     both = np.append(sources, SOURCES + candidates)
     return pursuit_features.PursuitState(
         candidates=state.candidates[:, candidates],
@@ -74,14 +74,14 @@ def reordered(state, sources, candidates):
 
 
 def change(left, right):
-    """Largest change of each part of a scores, scene by scene, [B]."""
+    """Return the largest change of each score, [B]."""
     return [
         np.abs(np.asarray(a - b)).reshape(BATCH, -1).max(axis=1)
         for a, b in zip(left, right, strict=True)
     ]
 
 
-class VerdictTest(parameterized.TestCase):
+class ScoresTest(parameterized.TestCase):
     def test_shapes(self):
         scores = scores_of(random_state())
         chex.assert_shape(scores.keep, (BATCH, SOURCES))
@@ -92,7 +92,7 @@ class VerdictTest(parameterized.TestCase):
         chex.assert_tree_all_finite(scores)
 
     def test_bfloat16(self):
-        """Computes in 8 bits, keeps parameters and answers in float32."""
+        """Computation is in bfloat16; parameters and scores are float32."""
         state = random_state()
         exact, coarse = scores_of(state), scores_of(state, config=HALF)
         chex.assert_type(list(coarse), jnp.float32)
@@ -102,7 +102,7 @@ class VerdictTest(parameterized.TestCase):
             error = float(jnp.linalg.norm(wrong - right) / jnp.linalg.norm(right))
             self.assertBetween(error, 1e-5, 0.05)
 
-    def test_follows_every_feature(self):
+    def test_every_feature_matters(self):
         state = random_state()
         wanted = scores_of(state)
         for name in ("candidate_features", "source_features", "scene_features", "overlaps"):
@@ -110,7 +110,7 @@ class VerdictTest(parameterized.TestCase):
             for part in change(scores_of(other), wanted):
                 self.assertGreater(part[0], 5e-6, name)  # float32 rounds at 1e-7
 
-    def test_scenes_of_a_batch_do_not_mix(self):
+    def test_scenes_of_a_batch_are_independent(self):
         state, order = random_state(), np.array([2, 0, 3, 1])
         flipped = scores_of(jax.tree.map(lambda leaf: leaf[order], state), ACTIVE[order])
         wanted = jax.tree.map(lambda leaf: leaf[order], scores_of(state))
@@ -132,7 +132,7 @@ class VerdictTest(parameterized.TestCase):
 
 class OrderTest(absltest.TestCase):
     def test_of_candidates(self):
-        """The scores on each moves with it; all else stays."""
+        """The scores of the candidates are permuted; the others do not change."""
         state, order = random_state(), np.array([3, 0, 4, 2, 1])
         wanted = scores_of(state)
         wanted = wanted._replace(add=wanted.add[:, order], offset=wanted.offset[:, order])
@@ -148,8 +148,8 @@ class OrderTest(absltest.TestCase):
 
 
 class AbsentSourcesTest(absltest.TestCase):
-    def test_have_no_influence(self):
-        """Whatever their features and overlaps are: the scenes here lack source 1, or all but 2."""
+    def test_padding_has_no_influence(self):
+        """The scenes lack source 1, or all but source 2; their features are arbitrary."""
         state = random_state()
         absent = np.concatenate([ACTIVE == 0, np.zeros((BATCH, CANDIDATES), bool)], axis=1)
         pairs = absent[:, :, None] | absent[:, None, :]
@@ -162,11 +162,11 @@ class AbsentSourcesTest(absltest.TestCase):
         chex.assert_trees_all_close(found.keep[present], wanted.keep[present], atol=1e-6)
         chex.assert_trees_all_close(found[1:], wanted[1:], atol=1e-6)
 
-    def test_present_ones_have(self):
+    def test_present_sources_have_influence(self):
         state = random_state()
         everywhere = np.ones_like(ACTIVE)
         for part in change(scores_of(state, everywhere)[1:], scores_of(state)[1:]):
-            self.assertEqual(part[0], 0.0)  # in this scene all of them were there
+            self.assertEqual(part[0], 0.0)  # all sources are present in this scene
             self.assertGreater(part[1:].min(), 1e-5)
 
 
@@ -183,7 +183,7 @@ class DropoutTest(absltest.TestCase):
         self.assertEqual(self.gap(0, 0), 0.0)
 
     def test_off_without_rngs(self):
-        """Inference gives none: the answer of a network without dropout, every time."""
+        """Without rngs the scores equal those of a network without dropout."""
         state = random_state()
         found = scores_of(state, config=DROPOUT)
         chex.assert_trees_all_close(found, scores_of(state), atol=1e-6)

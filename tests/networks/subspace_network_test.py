@@ -1,4 +1,4 @@
-"""The surrogate covariance: what its loss calls zero, what reaches it, what training does to it."""
+"""Surrogate covariance: zero loss at the truth, gradients, training."""
 
 import dataclasses
 
@@ -40,7 +40,7 @@ def config():
 
 @pytest.fixture
 def state(config):
-    """Its own for each test: a training step takes the arrays of the one that it is given."""
+    """A new state for each test, because a training step donates its arrays."""
     return state_lib.create_train_state(config)
 
 
@@ -54,8 +54,8 @@ def prepared(config, batch):
     return jax.jit(step_lib.prepare, static_argnums=1)(batch, config)
 
 
-def test_loss_at_the_truth_is_zero_whatever_the_mixing(config, prepared):
-    """The true steering vectors, mixed by any matrix; positions within the grid's error."""
+def test_loss_at_the_truth_is_zero_for_any_mixing(config, prepared):
+    """True steering vectors, mixed by any matrix; positions within the error of the grid."""
     target = prepared[1]
     vectors = target.factor @ np.random.default_rng(0).normal(size=(2, 4)).astype("c8")
     truth = losses.Prediction(
@@ -74,7 +74,7 @@ def test_loss_at_the_truth_is_zero_whatever_the_mixing(config, prepared):
 
 
 def test_target_holds_the_signal_subspace(config, batch, prepared):
-    """Orthonormal, and the true steering vectors lie in it."""
+    """The basis is orthonormal and contains the true steering vectors."""
     factor = np.asarray(prepared[1].factor)
     gram = factor.swapaxes(1, 2).conj() @ factor
     chex.assert_trees_all_close(gram, np.broadcast_to(np.eye(2, dtype="c8"), gram.shape), atol=1e-4)
@@ -88,8 +88,8 @@ def test_all_parameters_learn(state, batch):
     assert loop.dead_parameters(state, batch) == []
 
 
-def test_a_batch_does_not_look_at_its_neighbours_or_at_phases(config, state, batch):
-    """Alone as in a batch; a common phase of the snapshots is none of the covariance's."""
+def test_scenes_are_independent_and_phases_do_not_matter(config, state, batch):
+    """A scene gives the same result alone; a common phase does not change the covariance."""
     predict = jax.jit(lambda params, m: state_lib.predict(state.graphdef, params, m))
     whole = predict(state.params, batch.measurement)
     turned = batch.measurement._replace(snapshots=batch.measurement.snapshots * np.exp(0.7j))
@@ -102,7 +102,7 @@ def test_a_batch_does_not_look_at_its_neighbours_or_at_phases(config, state, bat
 
 @pytest.mark.full
 def test_training_lowers_the_loss(config):
-    """Some updates on one batch; a microbatch that is not finite changes nothing."""
+    """Updates on one batch lower the loss; a non-finite microbatch changes nothing."""
     state = state_lib.create_train_state(config)
     batch = step_lib.draw_batch(config, state.step)
     first = last = None
@@ -122,14 +122,14 @@ def test_training_lowers_the_loss(config):
 
 
 def test_serves_its_own_array_only(config, state, batch):
-    """As an estimator it is MUSIC on its covariance; another array is one line."""
+    """The estimator is MUSIC on the network's covariance; another array is an error."""
     network = pretrained.Network(config, state.params)
     positions = np.asarray(arrays.element_positions(config.system))
     options = localization.options_of(config) | {"network": network, "num_sources": 2}
     found = localization.localize(batch.measurement, positions, estimator="auto", **options)
     by_music = localization.localize(batch.measurement, positions, estimator="music", **options)
     chex.assert_trees_all_equal(found, by_music)
-    phases = options | {"wavefront": "spherical_phase"}  # near enough to be served
+    phases = options | {"wavefront": "spherical_phase"}  # within the tolerance
     localization.localize(batch.measurement, positions, estimator="auto", **phases)
     refused = {
         "positions: need the 25 of its training": {"positions": positions[:, [1, 0, 2]] * 1.5},
@@ -151,7 +151,7 @@ def test_serves_its_own_array_only(config, state, batch):
         ("learned_pursuit", "subspace_network", "subspace_network"),
     ],
 )
-def test_an_estimator_wants_its_architecture(config, batch, kind, estimator, needed):
+def test_wrong_architecture_for_an_estimator(config, batch, kind, estimator, needed):
     model = dataclasses.replace(config.model, architecture=kind)
     loss = config.loss if kind == "subspace_network" else config_lib.LossConfig()
     network = pretrained.Network(dataclasses.replace(config, model=model, loss=loss), None)

@@ -1,4 +1,4 @@
-"""Steering vectors against plain geometry in NumPy float64."""
+"""Steering vectors against geometry in NumPy float64."""
 
 import functools
 import os
@@ -20,7 +20,7 @@ WAVEFRONTS = ("spherical", "spherical_phase", "fresnel", "parabolic", "planar")
 
 
 def grid_oracle(rows=12, columns=12, spacing=0.15, centered=True):
-    """Element positions written out, x fastest; uncentred offsets are -6 ... 5 for 12."""
+    """Return element positions, x fastest; uncentred offsets are -6 ... 5 for 12."""
     x0 = (columns - 1) / 2 if centered else columns // 2
     y0 = (rows - 1) / 2 if centered else rows // 2
     return np.array(
@@ -29,7 +29,7 @@ def grid_oracle(rows=12, columns=12, spacing=0.15, centered=True):
 
 
 def steering_oracle(azimuth, elevation, source_range, positions, wavefront):
-    """r / d exp(-j k (d - r)) / sqrt(N) for one source, float64, from the definition.
+    """Return r / d exp(-j k (d - r)) / sqrt(N) for one source, float64, from the definition.
 
     Only `spherical` has the factor r / d.
     """
@@ -54,7 +54,7 @@ def steering_oracle(azimuth, elevation, source_range, positions, wavefront):
 
 
 def field_of_view(count, seed=0):
-    """Sources uniform in the default limits: +-60 degrees, +-30 degrees, 0.5 to 10 m."""
+    """Draw sources in the default limits: +-60 degrees, +-30 degrees, 0.5 to 10 m."""
     random = np.random.default_rng(seed)
     low, high = np.array([-np.pi / 3, -np.pi / 6, 0.5]), np.array([np.pi / 3, np.pi / 6, 10.0])
     return (low + (high - low) * random.random((count, 3))).T
@@ -68,7 +68,7 @@ def steer(azimuth, elevation, source_range, positions, wavefront="spherical"):
 
 
 def search_points(count, seed=5):
-    """(u, w, 1/r) in front of the array, a plane wave among them, [count, 3]."""
+    """Draw (u, w, 1/r) in front of the array, with a plane wave, [count, 3]."""
     random = np.random.default_rng(seed)
     points = np.stack(
         [random.uniform(low, high, count) for low, high in ((-0.8, 0.8), (-0.5, 0.5), (0.05, 2.0))],
@@ -145,14 +145,14 @@ class SteeringVectorTest(parameterized.TestCase):
         chex.assert_shape(steer(*jnp.ones((3, 4, 5)), positions), (4, 5, 6))
 
     def test_nearer_element_leads(self):
-        """The element on the source's side has the shorter path, hence the positive phase."""
+        """The element nearer to the source has the shorter path and a positive phase."""
         positions = jnp.array([[-0.05, 0.0, 0.0], [0.05, 0.0, 0.0]])
         phase = jnp.angle(steer(jnp.array(0.5), jnp.array(0.0), jnp.array(3.0), positions))
         self.assertLess(phase[0], 0.0)
         self.assertGreater(phase[1], 0.0)
 
     def test_planar_is_the_far_limit(self):
-        """The second-order phase falls as 1/r, so ten times farther is ten times closer."""
+        """The second-order phase falls as 1/r: ten times the range, a tenth of the error."""
         azimuth, elevation, _ = map(jnp.asarray, field_of_view(50))
         positions = jnp.asarray(grid_oracle())
         planar = steer(azimuth, elevation, jnp.ones(50), positions, wavefront="planar")
@@ -165,9 +165,9 @@ class SteeringVectorTest(parameterized.TestCase):
 
     @parameterized.parameters((0.5, 0.30), (1.0, 0.58), (2.0, 0.86), (5.0, 0.98))
     def test_parabolic_differs_near(self, source_range, median):
-        """Median |a^H a'| of exact and parabolic phases over the field of view.
+        """Compare the median |a^H a'| of exact and parabolic phases over the field of view.
 
-        The numbers are those of a sketch that was there before this package and shares no code.
+        The numbers are from a sketch older than this package, without common code.
         """
         azimuth, elevation, _ = map(jnp.asarray, field_of_view(2000))
         source_ranges, positions = jnp.full(2000, source_range), jnp.asarray(grid_oracle())
@@ -185,7 +185,7 @@ class SteeringVectorTest(parameterized.TestCase):
             chex.assert_trees_all_close(moduli, np.array([1.0, expected]), atol=1e-6)
 
     def test_source_on_an_element(self):
-        """Vector, jet and derivatives are finite there; the modulus stops at 1000."""
+        """Vector, jet and derivatives are finite there; the modulus is limited to 1000."""
         positions = jnp.asarray(grid_oracle())
         x, y, _ = grid_oracle()[5]
         source_range = np.hypot(x, y)
@@ -222,7 +222,7 @@ class SteeringVectorTest(parameterized.TestCase):
                 check_grads(parts, tuple(map(jnp.float64, source)), order=1, rtol=1e-5, atol=1e-6)
 
     def test_gradient_of_a_plane_wave(self):
-        """Inverse range zero is an inner point of `path_difference`, not a singular one."""
+        """Inverse range zero is a regular point of `path_difference`."""
         with jax.enable_x64(True):
             positions = jnp.asarray(grid_oracle(2, 2))
             unit = arrays.direction(jnp.float64(0.4), jnp.float64(-0.2))
@@ -251,7 +251,7 @@ class CoordinatesTest(parameterized.TestCase):
         self.assertTrue(np.all(np.abs(angles[0]) < np.pi / 2))
 
     def test_beyond_the_horizon(self):
-        """The nearest direction that there is: same bearing in the array's plane, just above it."""
+        """The nearest valid direction has the same bearing, just above the array's plane."""
         points = np.array([[0.9, 0.8, 1.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 2.0], [3.0, -4.0, 0.5]])
         unit = jax.jit(arrays.unit_from_cosines)(*jnp.asarray(points[:, :2].T, "f4"))
         bearing = points[:, :2] / np.linalg.norm(points[:, :2], axis=1, keepdims=True)
@@ -274,7 +274,7 @@ class CoordinatesTest(parameterized.TestCase):
 class SteeringJetTest(parameterized.TestCase):
     @parameterized.parameters(*WAVEFRONTS)
     def test_values_and_derivatives(self, wavefront):
-        """Central differences of the steering vector in float64, plane waves and 1/r < 0 too."""
+        """Central differences in float64, also for plane waves and 1/r < 0."""
         with jax.enable_x64(True):
             positions = jnp.asarray(np.random.default_rng(4).uniform(-0.4, 0.4, (7, 3)))
             points = search_points(20)
@@ -311,7 +311,7 @@ class SteeringJetTest(parameterized.TestCase):
         self.assertEqual(found.dtype, np.complex64)
         self.assertLess(np.max(np.abs(found - wanted) / scale), 2e-5)
 
-    def test_planar_does_not_see_the_range(self):
+    def test_planar_does_not_depend_on_the_range(self):
         jet = steering_jet(
             jnp.asarray(search_points(5), "f4"), jnp.asarray(grid_oracle(3, 3)), wavefront="planar"
         )
@@ -331,7 +331,7 @@ class SteeringJetTest(parameterized.TestCase):
 
 
 class ReferenceShardsTest(absltest.TestCase):
-    """Our steering vectors against covariances that the reference pipeline wrote.
+    """Steering vectors against covariances of the reference pipeline.
 
     Its positions were jittered by up to 7.5 mm and its source powers fade, so each covariance is
     rebuilt with powers fitted by non-negative least squares.
@@ -349,7 +349,7 @@ class ReferenceShardsTest(absltest.TestCase):
         self.num_sources, self.sources = shard["K"], shard["ptr"].reshape(-1, 3, 5)
 
     def compare(self, wavefront, centered):
-        """Energy of each vector in the signal subspace, and correlation of R with its fit."""
+        """Return the energy of each vector in the signal subspace, and the correlation of R."""
         positions = arrays.planar_array(12, 12, 0.15, centered=centered)
         parameters = map(jnp.asarray, np.where(self.sources == 0, 1.0, self.sources).swapaxes(0, 1))
         vectors = np.asarray(steer(*parameters, positions, wavefront=wavefront), complex)
@@ -372,7 +372,7 @@ class ReferenceShardsTest(absltest.TestCase):
         )
         return np.array(energies), np.array(correlations)
 
-    def test_their_geometry(self):
+    def test_reference_geometry(self):
         """Measured: energy 0.977 to 1.0; correlation at least 0.977, median 0.995."""
         energies, correlations = self.compare("parabolic", centered=False)
         self.assertGreater(energies.min(), 0.97)

@@ -24,7 +24,7 @@ def draw(rician_factor):
 
 class ComplexNormalTest(absltest.TestCase):
     def test_circular_with_unit_variance(self):
-        """Four standard errors of 1e5 samples: 1 / sqrt(1e5) for each moment."""
+        """The tolerance is four standard errors of 1e5 samples, 1 / sqrt(1e5) per moment."""
         samples = np.asarray(jax.jit(channel.complex_normal, static_argnums=1)(
             jax.random.key(0), (100000,)))  # fmt: skip
         tolerance = 4 / 100000**0.5
@@ -35,7 +35,7 @@ class ComplexNormalTest(absltest.TestCase):
 
 class RicianChannelTest(parameterized.TestCase):
     def assert_mean(self, samples, expected):
-        """Mean over channels within four standard errors, the deviation taken from the samples."""
+        """Check a mean over channels within four standard errors of the samples."""
         error = samples.std() / len(samples) ** 0.5
         self.assertAlmostEqual(samples.mean(), expected, delta=4 * error + 1e-5)
 

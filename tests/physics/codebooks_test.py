@@ -1,4 +1,4 @@
-"""Phase codes, their quantisation, their conditioning, and the hardware's response."""
+"""Phase codes: quantisation, conditioning, and hardware response."""
 
 import functools
 import pathlib
@@ -94,7 +94,7 @@ class CodebookTest(parameterized.TestCase):
 
     @parameterized.parameters((None,), (3,))
     def test_dft2d_covers_both_axes(self, phase_bits):
-        """16 of the reference's 64 beams, taken with stride 4, had only 2 horizontal ones."""
+        """The reference's choice of 16 of 64 beams had only 2 horizontal ones."""
         codes = codebooks.codebook(config_lib.SystemConfig(phase_bits=phase_bits))
         spectrum = np.abs(np.fft.fft2(np.asarray(codes).reshape(16, 12, 12)))
         peaks = spectrum.reshape(16, -1).argmax(axis=1)
@@ -104,9 +104,9 @@ class CodebookTest(parameterized.TestCase):
         self.assertLen(set(peaks), 16)
 
     def test_conditioning(self):
-        """Condition number of Phi, default sizes, median of 12 channels.
+        """Compare the condition number of Phi, default sizes, median of 12 channels.
 
-        The default codebook has the lowest, which makes the field one that can be estimated.
+        The default codebook has the lowest, so the field can be estimated.
         Measured: dft2d 6.4, mixed 7.1, dft1d 7.1, random 7.3, hadamard 111.
         """
         positions = arrays.element_positions(config_lib.SystemConfig())
@@ -139,7 +139,7 @@ class CodebookTest(parameterized.TestCase):
 
 class PhaseDependentAmplitudeTest(absltest.TestCase):
     def test_limits(self):
-        """Eq. (5) of the paper peaks at phi + pi/2 with 1 and dips at phi - pi/2 with beta_min."""
+        """Eq. (5) has its maximum 1 at phi + pi/2 and its minimum beta_min at phi - pi/2."""
         amplitude = functools.partial(
             codebooks.phase_dependent_amplitude, beta_min=0.2, beta_phase=1.35, beta_exponent=1.6
         )
@@ -164,7 +164,7 @@ class HardwareResponseTest(absltest.TestCase):
         self.codes = jnp.exp(1j * phases)
 
     def ratio(self, **impairments):
-        """Applied over nominal code, [L, N]."""
+        """Return the applied over the nominal code, [L, N]."""
         config = config_lib.ImpairmentConfig(**impairments)
         respond = jax.jit(codebooks.hardware_response, static_argnums=2)
         return np.asarray(respond(jax.random.key(0), self.codes, config) / self.codes)
@@ -173,7 +173,7 @@ class HardwareResponseTest(absltest.TestCase):
         chex.assert_trees_all_close(self.ratio(), np.ones((3, 4000), complex), atol=1e-6)
 
     def test_phase_error(self):
-        """Standard deviation within four standard errors, 0.3 / sqrt(2 * 4000)."""
+        """The standard deviation is within four standard errors, 0.3 / sqrt(2 * 4000)."""
         ratio = self.ratio(phase_error=0.3)
         chex.assert_trees_all_close(np.abs(ratio), np.ones((3, 4000)), atol=1e-5)
         self.assertAlmostEqual(np.angle(ratio[0]).std(), 0.3, delta=4 * 0.3 / 8000**0.5)
@@ -185,7 +185,7 @@ class HardwareResponseTest(absltest.TestCase):
         chex.assert_trees_all_close(decibels[0], decibels[2], atol=1e-4)
 
     def test_dead_elements(self):
-        """Binomial share: standard error sqrt(0.3 * 0.7 / 4000)."""
+        """The binomial fraction has a standard error of sqrt(0.3 * 0.7 / 4000)."""
         ratio = self.ratio(dead_fraction=0.3)
         dead = np.abs(ratio) < 1e-6
         self.assertAlmostEqual(dead[0].mean(), 0.3, delta=4 * (0.3 * 0.7 / 4000) ** 0.5)
@@ -193,7 +193,7 @@ class HardwareResponseTest(absltest.TestCase):
         chex.assert_trees_all_close(ratio[~dead], np.ones((~dead).sum(), complex), atol=1e-6)
 
     def test_lossy_elements(self):
-        """Uniform phases at exponent 1: mean amplitude 0.2 + 0.8 / 2, deviation 0.8 / sqrt(8)."""
+        """Uniform phases, exponent 1: mean amplitude 0.2 + 0.8 / 2, deviation 0.8 / sqrt(8)."""
         amplitude = np.abs(self.ratio(beta_min=0.2, beta_exponent=1.0))
         self.assertGreaterEqual(amplitude.min(), 0.2 - 1e-5)
         self.assertLessEqual(amplitude.max(), 1.0 + 1e-5)

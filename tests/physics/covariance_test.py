@@ -24,7 +24,7 @@ def complex_normal(*shape, seed=0):
 
 
 def low_rank(seed=0, rank=RANK):
-    """A batch of random covariances with loading, and the same as dense float64 matrices."""
+    """Draw random covariances with loading, also as dense float64 matrices."""
     factor = complex_normal(BATCH, ELEMENTS, rank, seed=seed)
     loading = np.random.default_rng(seed).random(BATCH).astype("f4")
     matrix = factor.astype(complex) @ factor.swapaxes(1, 2).conj().astype(complex)
@@ -78,7 +78,7 @@ class LowRankTest(parameterized.TestCase):
 
     @parameterized.parameters(0.0, 0.3, 1.0)
     def test_blend(self, weight):
-        """Factors of different rank may be blended."""
+        """Blended factors can have different ranks."""
         (predicted, left), (sample, right) = low_rank(0), low_rank(1, rank=4)
         blended = jax.jit(cov.blend, static_argnums=2)(predicted, sample, weight)
         self.assert_dense(blended, (1 - weight) * left + weight * right)
@@ -121,7 +121,7 @@ class LowRankTest(parameterized.TestCase):
 class EffectiveCovarianceTest(parameterized.TestCase):
     @parameterized.parameters((0.0, 10.0), (0.4, 10.0), (0.4, 1e-9), (0.4, 1e9))
     def test_normalise_blend_shrink(self, blend, snr):
-        """Share of identity: shrinkage / SNR, at most one half."""
+        """The weight of the identity is shrinkage / SNR, at most one half."""
         predicted, sample = complex_normal(ELEMENTS, 2), complex_normal(ELEMENTS, 3, seed=1)
 
         def normalized(factor):
@@ -188,7 +188,7 @@ def overlap(estimate, truth, rank):
 
 
 def principal_projector(factor, rank):
-    """From the dense eigendecomposition of F F^H, float64."""
+    """Return the projector from the dense eigendecomposition of F F^H, float64."""
     vectors = np.linalg.eigh(factor.astype(complex) @ factor.conj().T)[1][:, -rank:]
     return vectors @ vectors.conj().T
 
@@ -203,7 +203,7 @@ class ProjectorTest(parameterized.TestCase):
         chex.assert_trees_all_close(projector, expected, atol=1e-5)
 
     def test_overlap(self):
-        """A batch with a different rank in each scene."""
+        """Each scene of the batch has a different rank."""
         estimate, truth = complex_normal(3, ELEMENTS, 3), complex_normal(3, ELEMENTS, 3, seed=1)
         result, dimension = jax.jit(cov.projector_overlap)(estimate, truth, jnp.array([1, 2, 3]))
         expected = [
@@ -214,7 +214,7 @@ class ProjectorTest(parameterized.TestCase):
         chex.assert_trees_all_close(dimension, np.array([1.0, 2.0, 3.0], "f4"), atol=1e-5)
 
     def test_weak_sources_count(self):
-        """26 dB between the sources, as between 0.5 m and 10 m."""
+        """The powers differ by 26 dB, as between 0.5 m and 10 m."""
         truth = complex_normal(ELEMENTS, 3) * np.array([1.0, 0.05, 0.2], "f4")
         mixed = truth @ complex_normal(3, 3, seed=1)  # the same subspace, other columns
         self.assertAlmostEqual(float(jax.jit(overlap)(mixed, truth, 3)), 3.0, delta=1e-3)
@@ -237,7 +237,7 @@ class ProjectorTest(parameterized.TestCase):
         ("noise_eigenvalues_tie", 1, "orthonormal_noise"),
     )
     def test_derivative(self, rank, kind):
-        """Against finite differences in float64; a projector is smooth where its gap is open."""
+        """Finite differences in float64; a projector with a gap is smooth."""
         factor = complex_normal(ELEMENTS, 3).astype(complex)
         if kind != "random":
             factor = np.linalg.qr(factor)[0]
@@ -256,7 +256,7 @@ class ProjectorTest(parameterized.TestCase):
         "coinciding", "zero", "rank_one", "all_eigenvalues_tie", "padding", "tiny", "huge"
     )
     def test_derivative_is_finite(self, kind):
-        """Ties across the gap included, where there is no derivative to be right about."""
+        """Derivatives are finite even for ties across the gap."""
         factor = complex_normal(ELEMENTS, 3)
         factor = {
             "coinciding": factor[:, [0, 0, 1]],

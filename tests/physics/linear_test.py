@@ -31,7 +31,7 @@ def random_array(random, *shape, dtype):
 
 
 def positive_definite(size, dtype, seed=0):
-    """A matrix of condition number some 10 to 40 and a right side, [2, 3, size, ...] float64."""
+    """Draw matrices of condition number 10 to 40 and right sides, [2, 3, size, ...] float64."""
     random = np.random.default_rng(seed)
     factor = random_array(random, *BATCH, size, 2 * size + 2, dtype=dtype)
     return factor @ factor.conj().swapaxes(-1, -2), random_array(
@@ -69,7 +69,7 @@ class LinearTest(parameterized.TestCase):
             chex.assert_trees_all_close(result, expected(matrix, right), rtol=1e-10)
 
     def test_scale(self):
-        """No absolute threshold: rows of very different scale are solved as well."""
+        """There is no absolute threshold: rows of very different scale are solved."""
         matrix, right = positive_definite(4, np.complex64)
         scale = np.array([1e-6, 1.0, 1e3, 1e-2])
         matrix = matrix * scale[:, None] * scale
@@ -89,7 +89,7 @@ class LinearTest(parameterized.TestCase):
 
     @parameterized.parameters(2, 7)
     def test_coinciding_rows(self, size):
-        """The Gram matrix of copies of one unit vector, phases included."""
+        """Gram matrix of copies of one unit vector with phases."""
         phases = np.exp(1j * np.arange(size))
         matrix = jnp.asarray(np.broadcast_to(np.outer(phases, phases.conj()), (*BATCH, size, size)))
         found = everything(matrix.astype("c8"), jnp.ones((*BATCH, size, 2), "c8"))
@@ -101,14 +101,14 @@ class LinearTest(parameterized.TestCase):
 
     @parameterized.parameters(3, 7)
     def test_no_lapack(self, size):
-        """On a CPU two batched LAPACK calls at once in one program can deadlock (jaxlib 0.10)."""
+        """Two simultaneous LAPACK calls of one program can deadlock on a CPU (jaxlib 0.10)."""
         arguments = jnp.ones((2, size, size), "c8"), jnp.ones((2, size, 1), "c8")
         text = everything.lower(*arguments).compile().as_text()
         self.assertIn("ENTRY", text)
         self.assertNotIn("custom-call", text)
 
     def test_gradient(self, size=4):
-        """Of one number of all three, by finite differences of NumPy's."""
+        """The gradient of a scalar of all three results equals finite differences in NumPy."""
         with jax.enable_x64(True):
             random = np.random.default_rng(3)
             start, right = (part[0, 0] for part in positive_definite(size, np.complex128))

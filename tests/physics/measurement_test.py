@@ -8,12 +8,12 @@ from absl.testing import absltest, parameterized
 
 from ris_jax.physics import measurement, scenes
 
-# 6 codes on 5 antennas see 12 elements 30 times.
+# 6 codes and 5 antennas give 30 samples of 12 elements.
 CODES, ANTENNAS, ELEMENTS = 6, 5, 12
 
 
 def random_measurement(noise_variance, *, codes=CODES, seed=0, independent=False):
-    """A measurement of a random field, the dense operator and the field, all float64."""
+    """Return a measurement of a random field, the dense operator and the field, all float64."""
     random = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -31,7 +31,7 @@ def random_measurement(noise_variance, *, codes=CODES, seed=0, independent=False
 
 
 def regularisation(exact, blocks):
-    """lambda = sigma^2 / sigma_x^2, sigma_x^2 the field's power that the received power implies."""
+    """Return sigma^2 / sigma_x^2, with the field power sigma_x^2 from the received power."""
     signal = np.mean(np.abs(exact.snapshots) ** 2) - exact.noise_variance
     gain = np.linalg.norm(blocks) ** 2 / exact.snapshots.size  # received for each unit of sigma_x^2
     return exact.noise_variance * gain / signal
@@ -88,12 +88,12 @@ class SignalToNoiseTest(absltest.TestCase):
         self.assertAlmostEqual(self.snr(5.0, 0.5), 9.0, places=4)
 
     def test_bounded_below(self):
-        """Noise that seems to be all of the received power leaves a share of 0.05 of it."""
+        """The signal power is at least 0.05 of the received power."""
         self.assertAlmostEqual(self.snr(1.0, 1.0), 0.05, places=5)
         self.assertAlmostEqual(self.snr(1.0, 2.0), 0.025, places=5)
 
     def test_follows_the_drawn_snr(self):
-        """Mean over 300 noise draws of (|y|^2 - sigma^2) / sigma^2 is the SNR of the clean data."""
+        """The mean of (|y|^2 - sigma^2) / sigma^2 over 300 draws is the SNR of the clean data."""
         estimates, drawn = [], []
         for seed in range(300):
             single, exact, blocks, field = random_measurement(0.5, seed=seed)
@@ -117,7 +117,7 @@ class FieldsTest(parameterized.TestCase):
 
     @parameterized.parameters(0.01, 1.0, 5.0)
     def test_snapshot_fields(self, noise_variance):
-        """Against the other side of the push-through identity, N x N and not M x M."""
+        """Compare with the other side of the push-through identity, N x N instead of M x M."""
         single, exact, blocks, _ = random_measurement(noise_variance, independent=True)
         loading = regularisation(exact, blocks) * np.eye(ELEMENTS)
         expected = np.array(
@@ -144,7 +144,7 @@ class FieldsTest(parameterized.TestCase):
         fields = np.asarray(jax.jit(measurement.snapshot_fields)(single)).T
         explained = np.einsum("lmn,ln->lm", blocks, fields)
         chex.assert_trees_all_close(explained, exact.snapshots, atol=1e-2)
-        self.assertLess(np.linalg.norm(fields), np.linalg.norm(truth))  # the least norm of all
+        self.assertLess(np.linalg.norm(fields), np.linalg.norm(truth))  # the minimum-norm solution
 
     @parameterized.parameters(("constant", 1), ("independent", CODES))
     def test_field_estimates(self, source_signal, columns):
@@ -154,7 +154,7 @@ class FieldsTest(parameterized.TestCase):
 
     @parameterized.parameters(measurement.aperture_field, measurement.snapshot_fields)
     def test_finite_at_the_corners(self, estimate):
-        """Silence, no noise, and fewer values than unknowns."""
+        """Corners: zero data, no noise, and fewer samples than unknowns."""
         single, *_ = random_measurement(0.1)
         few, *_ = random_measurement(0.1, codes=1)
         silent = single._replace(snapshots=jnp.zeros_like(single.snapshots))

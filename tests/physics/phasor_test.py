@@ -11,7 +11,7 @@ from ris_jax.physics import phasor
 class CosineAndSineTest(parameterized.TestCase):
     @parameterized.parameters((np.float32, 1e-6), (np.float64, 2e-13))
     def test_against_numpy(self, dtype, tolerance):
-        """Exact for many turns, too: the phase itself is what is rounded."""
+        """Many turns are exact, because only the phase is rounded."""
         turns = np.random.default_rng(0).uniform(-300, 300, 4000).astype(dtype)
         exact = 2 * np.pi * (turns.astype(float) - np.round(turns))
         with jax.enable_x64(dtype == np.float64):
@@ -21,7 +21,7 @@ class CosineAndSineTest(parameterized.TestCase):
         np.testing.assert_allclose(sine, np.sin(exact), atol=tolerance)
 
     def test_derivative(self):
-        """Of the cosine minus the sine, times 2 pi, and the other way round."""
+        """The derivative of the cosine is -2 pi sine, that of the sine 2 pi cosine."""
         with jax.enable_x64(True):
             turns = jnp.linspace(-1.3, 1.4, 40)
             for index, sign in ((0, -1), (1, 1)):

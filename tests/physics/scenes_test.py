@@ -1,4 +1,4 @@
-"""Drawn scenes and simulated snapshots against NumPy, and what hardware impairments may touch."""
+"""Drawn scenes, simulated snapshots and hardware impairments against NumPy."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from ris_jax import config as config_lib
 from ris_jax.physics import arrays, codebooks, scenes
 
 WAVELENGTH = 0.3
-# 16 elements, 4 antennas, 6 codes: seen by the base station 24 times.
+# 16 elements, 4 antennas, 6 codes: 24 samples at the base station.
 SMALL = config_lib.override(
     config_lib.Config(),
     {
@@ -25,7 +25,7 @@ SMALL = config_lib.override(
         "scene.max_sources": 3,
     },
 )
-# A separated pair, so that the signals can be solved for, and one padded source.
+# A separated pair, so that the signals are identifiable, and one padded source.
 PAIR = scenes.Truth(
     azimuth=jnp.array([-0.6, 0.4, 0.0]),
     elevation=jnp.array([0.2, -0.3, 0.0]),
@@ -36,19 +36,19 @@ PAIR = scenes.Truth(
 )
 NOISELESS = 200.0  # [dB]
 DRAWS = 200
-# The simulator runs once a test and takes three times as long to compile when optimised.
+# Optimised, the simulator takes three times as long to compile, and each test runs it once.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def with_values(config, **values):
-    """Overrides with `section__name=value`."""
+    """Override fields given as `section__name=value`."""
     names = {name.replace("__", "."): value for name, value in values.items()}
     return config_lib.override(config, names)
 
 
 @functools.partial(jit, static_argnames="config")
 def simulate_many(snr_db, config):
-    """The pair of sources again and again, each time with new everything else."""
+    """Simulate the pair of sources repeatedly, with new draws of all else."""
 
     def one(key):
         return scenes.simulate(key, PAIR._replace(snr_db=snr_db), config).measurement
@@ -68,7 +68,7 @@ def sample_truths(scene):
 
 
 def steering_oracle(truth, positions):
-    """A = [g_k a(p_k)] of one scene from plain geometry, float64, [N, K]."""
+    """Return A = [g_k a(p_k)] of one scene from geometry, float64, [N, K]."""
     azimuth, elevation, radius = (
         np.asarray(part, float)[:, None]
         for part in (truth.azimuth, truth.elevation, truth.source_range)
@@ -87,7 +87,7 @@ def steering_oracle(truth, positions):
 
 
 def assert_same(found, expected):
-    """Equal but for rounding, which is that of each compiled program."""
+    """Compare up to rounding, which depends on the compiled program."""
     chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=3e-6)
 
 
@@ -107,7 +107,7 @@ class TruthTest(parameterized.TestCase):
             (truth.source_range[active], 1.0, 3.0),
             (truth.snr_db, -2.0, 7.0),
         ):
-            margin = 0.01 * (high - low)  # 2000 uniform draws leave a gap this wide with e^-20
+            margin = 0.01 * (high - low)  # such a gap in 2000 uniform draws has probability e^-20
             self.assertBetween(values.min(), low - 1e-4, low + margin)
             self.assertBetween(values.max(), high - margin, high + 1e-4)
             deviation = (high - low) / 12**0.5
@@ -144,7 +144,7 @@ class SimulateTest(parameterized.TestCase):
         ("independent", {"system__codebook": "random"}),
     )
     def test_snapshots_match_the_model(self, source_signal, system):
-        """y_l = H diag(c_l) A s_l: signals solved from the oracle's operator leave no residual."""
+        """y_l = H diag(c_l) A s_l: least squares with the NumPy operator has no residual."""
         config = with_values(SMALL, system__source_signal=source_signal, **system)
         measured = jax.tree.map(np.asarray, simulate_many(NOISELESS, config))
         origin = 1.5 if config.system.centered else 2
@@ -166,7 +166,7 @@ class SimulateTest(parameterized.TestCase):
 
     @parameterized.parameters(-5.0, 0.0, 20.0)
     def test_snr(self, snr_db):
-        """Noise power over the asked one within four standard errors, 1 / sqrt(samples)."""
+        """Noise power is as requested within four standard errors, 1 / sqrt(samples)."""
         clean = np.asarray(simulate_many(NOISELESS, SMALL).snapshots)
         noisy = simulate_many(snr_db, SMALL)
         asked = np.mean(np.abs(clean) ** 2, axis=(1, 2)) * 10 ** (-snr_db / 10)
@@ -228,7 +228,7 @@ class ImpairmentsTest(parameterized.TestCase):
         ({"beta_min": 0.3},),
     )
     def test_only_the_snapshots_change(self, impairments):
-        """What the estimator is told stays nominal; the mismatch is in what it receives."""
+        """Data given to the estimator are nominal; only the snapshots have the mismatch."""
         names = {f"impairments__{name}": value for name, value in impairments.items()}
         ideal = simulate_many(NOISELESS, SMALL)
         impaired = simulate_many(NOISELESS, with_values(SMALL, **names))
@@ -239,7 +239,7 @@ class ImpairmentsTest(parameterized.TestCase):
         self.assertGreater(change / jnp.linalg.norm(ideal.snapshots), 0.03)
 
     def test_channel_error(self):
-        """Only the estimate of the channel is wrong, by the asked power."""
+        """Only the channel estimate has an error, of the requested power."""
         ideal = simulate_many(NOISELESS, SMALL)
         impaired = simulate_many(NOISELESS, with_values(SMALL, impairments__channel_error=0.1))
         assert_same(ideal.snapshots, impaired.snapshots)
@@ -250,13 +250,13 @@ class ImpairmentsTest(parameterized.TestCase):
     def test_every_impairment_has_a_case(self):
         tested = {"position_jitter", "phase_error", "amplitude_error_db", "dead_fraction",
                   "beta_min", "channel_error"}  # fmt: skip
-        shape = {"beta_phase", "beta_exponent"}  # of the curve that beta_min turns on
+        shape = {"beta_phase", "beta_exponent"}  # of the curve that beta_min enables
         names = {field.name for field in dataclasses.fields(config_lib.ImpairmentConfig)}
         self.assertEqual(names, tested | shape | {"varied"})  # VariedImpairmentsTest
 
 
 class VariedImpairmentsTest(parameterized.TestCase):
-    """A share of all impairments, drawn anew for every scene."""
+    """Severity of all impairments, drawn for every scene."""
 
     BAD = config_lib.ImpairmentConfig(
         phase_error=0.3, amplitude_error_db=2.0, dead_fraction=0.3, beta_min=0.2
@@ -272,23 +272,23 @@ class VariedImpairmentsTest(parameterized.TestCase):
         codes = np.asarray(codebooks.codebook(SMALL.system))
         chex.assert_trees_all_close(self.respond(0.0), codes, atol=1e-6)
 
-    def test_severity_of_one_is_all_that_is_configured(self):
+    def test_severity_of_one_is_the_configured_hardware(self):
         whole = jit(codebooks.hardware_response, static_argnums=2)(
             jax.random.key(0), codebooks.codebook(SMALL.system), self.BAD
         )
         chex.assert_trees_all_close(self.respond(1.0), np.asarray(whole), rtol=1e-6)  # rounding
 
     @parameterized.parameters(0.25, 0.5)
-    def test_severity_between_is_hardware_of_that_share(self, severity):
-        """Of deviations, of dead elements and of what lossy elements lose."""
+    def test_severity_scales_the_impairments(self, severity):
+        """Severity scales deviations, dead elements and losses."""
         less = config_lib.ImpairmentConfig(
             phase_error=0.3 * severity, amplitude_error_db=2.0 * severity,
             dead_fraction=0.3 * severity, beta_min=1.0 - 0.8 * severity)  # fmt: skip
         expected = self.respond(1.0, less)
         chex.assert_trees_all_close(self.respond(severity), expected, atol=1e-6)
 
-    def test_scenes_differ_in_how_bad_their_hardware_is(self):
-        """Channel errors: their share of power over the configured one is severity squared."""
+    def test_severity_differs_between_scenes(self):
+        """Channel errors have the configured relative power times severity squared."""
         values = {"impairments__channel_error": 0.1}
         ideal = simulate_many(NOISELESS, SMALL)
         varied = simulate_many(NOISELESS, with_values(SMALL, impairments__varied=True, **values))
@@ -298,30 +298,30 @@ class VariedImpairmentsTest(parameterized.TestCase):
         )
         severity = error / full
         self.assertLen(np.unique(severity), DRAWS)
-        # Uniform from 0 to 1: a gap of 0.05 at either end of 200 draws has odds of e^-10.
+        # Uniform from 0 to 1: a gap of 0.05 at an end of 200 draws has probability e^-10.
         self.assertBetween(severity.min(), 0.0, 0.05)
         self.assertBetween(severity.max(), 0.95, 1.0 + 1e-3)
         self.assertAlmostEqual(severity.mean(), 0.5, delta=4 * (1 / 12 / DRAWS) ** 0.5)
         assert_same(varied.snapshots, ideal.snapshots)
 
-    def test_one_severity_of_all_impairments_of_a_scene(self):
-        """What the jitter does grows with what the channel's error is."""
+    def test_impairments_of_a_scene_share_a_severity(self):
+        """The effect of the jitter grows with the channel error."""
         config = with_values(
             SMALL, impairments__varied=True, impairments__channel_error=0.1,
             impairments__position_jitter=0.0075)  # fmt: skip
         ideal, varied = simulate_many(NOISELESS, SMALL), simulate_many(NOISELESS, config)
-        told = np.linalg.norm(varied.channel - ideal.channel, axis=(1, 2))
+        channel_error = np.linalg.norm(varied.channel - ideal.channel, axis=(1, 2))
         heard = np.linalg.norm(varied.snapshots - ideal.snapshots, axis=(1, 2)) / np.linalg.norm(
             ideal.snapshots, axis=(1, 2)
         )
-        self.assertGreater(np.corrcoef(told, heard)[0, 1], 0.8)
+        self.assertGreater(np.corrcoef(channel_error, heard)[0, 1], 0.8)
 
-    def test_nothing_to_vary(self):
+    def test_no_impairments_to_vary(self):
         varied = simulate_many(NOISELESS, with_values(SMALL, impairments__varied=True))
         chex.assert_trees_all_close(varied, simulate_many(NOISELESS, SMALL), rtol=1e-5, atol=1e-6)
 
-    def test_severity_is_drawn_beside_the_rest(self):
-        """Varied scenes have the draws of others: a share of the same error, and all else alike."""
+    def test_severity_does_not_change_other_draws(self):
+        """Varied scenes have the same draws, with scaled errors."""
         config = with_values(SMALL, impairments__channel_error=0.1)
         ideal = simulate_many(NOISELESS, SMALL)
         whole = simulate_many(NOISELESS, config)
@@ -336,7 +336,7 @@ class VariedImpairmentsTest(parameterized.TestCase):
         self.assertLess(difference.max(), 1e-5)
 
     def test_ideal_hardware_costs_no_draw(self):
-        """A scene without impairments asks for one block of random numbers."""
+        """A scene without impairments draws one block of random numbers."""
 
         def calls(config):
             jaxpr = jax.make_jaxpr(lambda key: scenes.simulate(key, PAIR, config))(
@@ -364,7 +364,7 @@ class StreamsTest(absltest.TestCase):
         self.assertEqual(self.digests("train"), train)
 
     def test_truths_are_disjoint(self):
-        """Of 1200 numbers with 23 bits two are the same with odds of 8 %; pairs never are."""
+        """Two of 1200 numbers of 23 bits are equal with probability 8 %, so pairs are compared."""
         streams = ("train", "validation", "test")
         truths = [
             scenes_at(scenes.stream_key(0, name), jnp.arange(400), SMALL).truth for name in streams
@@ -384,7 +384,7 @@ class StreamsTest(absltest.TestCase):
         expected = jax.tree.map(lambda leaf: leaf[indices], whole)
         part = scenes_at(key, jnp.asarray(indices), SMALL)
         chex.assert_trees_all_equal(part.truth, expected.truth)
-        # Rounding of the products may follow the batch's size; nothing else may.
+        # Only the rounding of products may depend on the batch size.
         chex.assert_trees_all_close(part.measurement, expected.measurement, rtol=1e-4, atol=1e-5)
 
     def test_sample_scenes_is_the_head_of_the_stream(self):

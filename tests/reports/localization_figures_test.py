@@ -1,4 +1,4 @@
-"""Figures show what the numbers say."""
+"""Figures of positions show the given numbers."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from ris_jax.reports import localization_figures, localization_scores
 
 
 def make_estimate(infinite=False):
-    """At (x, y, z) = (3, 0, 4) and on boresight 2 m away, or infinitely far."""
+    """Return sources at (3, 0, 4) m and on boresight at 2 m, or infinitely far."""
     covariance = np.broadcast_to(np.diag([0.01, 0.02, 0.1]) ** 2, (1, 2, 3, 3)).copy()
     ranges = np.array([[5.0, 2.0]])
     if infinite:

@@ -1,4 +1,4 @@
-"""Scores of positions, by hand, and of an estimator that is efficient by construction."""
+"""Scores of positions by hand, and of an efficient estimator."""
 
 import csv
 
@@ -14,7 +14,7 @@ DEGREE = np.pi / 180
 
 
 def make_estimate(azimuth_deg, elevation_deg, source_range, num_sources, deviations=(1, 1, 1)):
-    """An estimate with the same uncorrelated deviations [deg, deg, m] everywhere."""
+    """Return an estimate with equal uncorrelated deviations [deg, deg, m]."""
     azimuth = np.asarray(azimuth_deg, float) * DEGREE
     variance = (np.array(deviations) * [DEGREE, DEGREE, 1.0]) ** 2
     return Estimate(
@@ -97,7 +97,7 @@ class ByHandTest(absltest.TestCase):
         self.assertEqual(row["inside_ellipse"], 0.5)
 
     def test_positions(self):
-        """Two sources are found: half a metre away and 1 degree off, and 5 m, 2 degrees and 3 m."""
+        """Two sources are found, one at 0.5 m with 1 degree, one at 5 m with 2 degrees and 3 m."""
         row = self.rows["all"]
         near = 2 * 0.5 * np.sin(DEGREE / 2)
         far = np.sqrt(25 + 64 - 80 * np.cos(2 * DEGREE))
@@ -121,8 +121,8 @@ class ByHandTest(absltest.TestCase):
         # The missed source has no bound of its range: errors of 0 and 1.5 deviations.
         self.assertAlmostEqual(row["range_ratio"], 0.75)
 
-    def test_parts_of_the_sources(self):
-        """Ranges part the sources of a scene: its counts say nothing of either part."""
+    def test_subsets_of_the_sources(self):
+        """Groups by range split the sources of a scene, so they have no count scores."""
         row = self.rows["r = 0 to 1 m"]
         self.assertEqual((row["scenes"], row["sources"], row["detected"]), (1, 1, 1.0))
         self.assertTrue(
@@ -152,9 +152,9 @@ class ByHandTest(absltest.TestCase):
 
 
 class WithoutBoundTest(absltest.TestCase):
-    def test_columns_of_the_bound_are_not_numbers(self):
+    def test_columns_of_the_bound_are_empty(self):
         rows = rows_of(localization_scores.score(ESTIMATE, TRUTH))
-        self.assertFalse(any(label.endswith("dB") for label in rows))  # nor is there an SNR
+        self.assertFalse(any(label.endswith("dB") for label in rows))  # and there is no SNR
         row = rows["all"]
         self.assertAlmostEqual(row["azimuth_median_deg"], 1.5)
         for name in ("rms_bound_deg", "efficient_median_deg", "efficiency", "ratio"):
@@ -167,7 +167,7 @@ class WithoutBoundTest(absltest.TestCase):
         self.assertEqual(rows_of(scores)[labels[0]]["scenes"], 3)
 
     def test_infinite_estimates(self):
-        """A plane wave is no metre wrong but infinitely many: the RMSE leaves it out."""
+        """A plane wave has an infinite range error, which the RMSE omits."""
         estimate = ESTIMATE._replace(source_range=np.array([[np.inf, 1], [5.5, 1], [1, 1]]))
         row = rows_of(localization_scores.score(estimate, TRUTH))["all"]
         self.assertAlmostEqual(row["range_rmse_m"], 0.5)
@@ -182,7 +182,7 @@ class WithoutBoundTest(absltest.TestCase):
 
 
 def test_efficient_estimator():
-    """Errors drawn from the bound: ratio 1, 0.674, 95 % inside, and the medians agree."""
+    """Errors drawn from the bound give ratio 1, 0.674, 95 % inside, and equal medians."""
     random = np.random.default_rng(0)
     batch = 4000
     deviations = np.array([0.1 * DEGREE, 0.2 * DEGREE, 0.3]) * random.uniform(0.2, 3, (batch, 1, 1))

@@ -1,4 +1,4 @@
-"""What a result came from, and files that are whole or not."""
+"""Provenance of results, and atomic files."""
 
 import os
 
@@ -21,7 +21,7 @@ def test_versions_without_an_installation(monkeypatch):
     assert provenance.versions()["no-such-package"] == "unknown"
 
 
-def test_header_names_what_differs():
+def test_header_lists_changed_fields():
     config = config_lib.override(config_lib.Config(), {"training.seed": 7, "scene.max_sources": 2})
     machine, versions, seed = provenance.header(config).splitlines()
     assert "cores" in machine
@@ -30,14 +30,14 @@ def test_header_names_what_differs():
     assert "the default" in provenance.header(config_lib.Config())
 
 
-def test_header_leaves_long_values_out():
+def test_header_omits_long_values():
     places = np.random.default_rng(0).normal(size=(20, 3)).tolist()
     config = config_lib.override(config_lib.Config(), {"system.element_positions": places})
     (*_, seed) = provenance.header(config).splitlines()
     assert seed == "seed: 0; configuration: system.element_positions given"
 
 
-def test_write_replaces_whole(tmp_path):
+def test_write_is_atomic(tmp_path):
     path = tmp_path / "a.csv"
     provenance.write_whole(path, "longer than what comes next")
     provenance.write_whole(path, "é")
@@ -47,7 +47,7 @@ def test_write_replaces_whole(tmp_path):
     assert path.read_bytes() == b"\x89"
 
 
-def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_failure_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.csv"
     provenance.write_whole(path, "before")
 

@@ -1,4 +1,4 @@
-"""A user's table, by hand."""
+"""Table of sources, by hand."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ NUMBERS = np.array([0, 3, 4])
 
 
 def make_estimate():
-    """Two sources, none, and a plane wave of which the range is not determined."""
+    """Return scenes with two sources, none, and a plane wave without a range."""
     deviations = np.array([0.01, 0.02, 0.5])
     covariance = np.broadcast_to(np.diag(deviations**2), (3, 2, 3, 3)).copy()
     covariance[2, 0, 2, 2] = np.inf
@@ -48,7 +48,7 @@ def test_rows():
     assert rest == [np.inf, pytest.approx(0.01 * degree), None, None, None]
 
 
-def test_csv_has_empty_cells_for_what_is_not_known():
+def test_csv_has_empty_cells_for_unknown_values():
     text = source_table.as_csv(source_table.source_rows(make_estimate(), NUMBERS))
     lines = text.splitlines()
     assert lines[0] == (
@@ -73,7 +73,7 @@ def test_scenes_of_a_folder_have_their_file():
 
 
 def test_summary_without_a_source_found():
-    """No error is known, and none is printed as NaN."""
+    """Unknown errors are not printed as NaN."""
     estimate = make_estimate()
     truth = metrics.Sources(
         np.full((3, 1), -1.0), np.zeros((3, 1)), np.full((3, 1), 2.0), np.array([1, 1, 0])
@@ -119,7 +119,7 @@ def test_json_lists_every_scene():
 
 
 def test_summary_by_hand():
-    """One of two sources found, 1 and 2 degrees and 0.5 m off; one false; both counts right."""
+    """One of two sources is found with errors of 1 and 2 degrees and 0.5 m; one is false."""
     degree = np.pi / 180
     truth = metrics.Sources(
         azimuth=np.array([[0.0, 0.5], [0.0, 0.0]]),
@@ -140,7 +140,7 @@ def test_summary_by_hand():
     assert len(text.splitlines()) == 2
 
 
-def test_summary_of_nothing():
+def test_summary_without_scenes():
     nothing = metrics.Sources(*np.zeros((3, 1, 2)), num_sources=np.array([0]))
     text = source_table.truth_summary(nothing, nothing)
     assert text.startswith(
@@ -160,7 +160,7 @@ def _truth(source_range, count, azimuth=0.1):
 
 
 @pytest.mark.parametrize(
-    ("truth", "doubt"),
+    ("truth", "warning"),
     [
         (_truth(3.0, 1), None),
         (_truth(280.0, 1), "centimetres"),
@@ -169,8 +169,8 @@ def _truth(source_range, count, azimuth=0.1):
         (_truth(3.0, 0), "+1 sources found against the true number"),
     ],
 )
-def test_doubts_about_the_truth(truth, doubt):
+def test_warnings_about_the_truth(truth, warning):
     limits = Limits(azimuth_max=1.0, elevation_max=0.5, range_min=0.5)
     lines = source_table.truth_doubts(_truth(3.0, 1), truth, limits)
-    assert len(lines) == (doubt is not None)
-    assert doubt is None or doubt in lines[0]
+    assert len(lines) == (warning is not None)
+    assert warning is None or warning in lines[0]

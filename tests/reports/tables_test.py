@@ -1,4 +1,4 @@
-"""Tables and score rows on numbers small enough to do by hand."""
+"""Tables and score rows by hand."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A configuration small enough to compile in seconds; the fewer others, the less is compiled."""
+"""Configuration that compiles in seconds; the tests share its programs."""
 
 import signal
 
@@ -9,7 +9,7 @@ from ris_jax import config as config_lib
 
 @pytest.fixture(scope="session")
 def tiny_config() -> config_lib.Config:
-    """4 x 4 elements, 4 antennas, 6 snapshots, up to 2 sources, one round, one small block."""
+    """Return 4 x 4 elements, 4 antennas, 6 snapshots, up to 2 sources, one round, one block."""
     return config_lib.override(
         config_lib.Config(),
         {
@@ -36,7 +36,7 @@ def tiny_config() -> config_lib.Config:
 
 @pytest.fixture
 def ctrl_c():
-    """Ctrl-C does what it does at a terminal; who starts tests in the background ignores it."""
+    """Install Python's handler of Ctrl-C, which tests in the background do not have."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""Truth and estimate of held-out scenes, side by side."""
+"""Table of truth and estimates of held-out scenes."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ def _coordinates(azimuth_deg, elevation_deg, source_range):
 
 
 def _lines(true, found, existence):
-    """Of one scene; places are azimuth and elevation in degrees and range in metres."""
+    """Return the lines of one scene; positions are azimuth and elevation [deg] and range [m]."""
     true, found = (np.array([_coordinates(*place) for place in part]) for part in (true, found))
     target = losses.Target(
         factor=None,
@@ -36,7 +36,7 @@ def _lines(true, found, existence):
     return [" ".join(line.split()) for line in heldout_table.lines(CONFIG, prediction, target)]
 
 
-def test_pairs_the_nearest_and_names_what_has_no_partner():
+def test_nearest_pairs_false_alarms_and_missed_sources():
     found = [(39.5, 5.0, 2.1), (-30.2, 10.0, 1.0), (50.0, -25.0, 0.6), (0.0, 0.0, 5.0)]
     rows = _lines(
         [(-30.0, 10.0, 1.0), (40.0, 5.0, 2.0), (10.0, -20.0, 3.0)], found, [0.9, 0.8, 0.7, 0.3]

@@ -1,4 +1,4 @@
-"""Whole small runs: the identities that the reference's loop broke."""
+"""Complete small runs: the identities that the reference's loop violated."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from ris_jax.training.saving import checkpoint, metrics_log
 
 
 def _still(config: config_lib.Config, accumulation: int, steps: int) -> config_lib.Config:
-    """Learning rate zero, no dropout, validation on the training scenes."""
+    """Return a configuration with learning rate zero, no dropout, validation on training scenes."""
     scenes_seen = steps * config.training.batch_size
     return config_lib.override(
         config,
@@ -41,14 +41,14 @@ def _still(config: config_lib.Config, accumulation: int, steps: int) -> config_l
 def test_with_learning_rate_zero_train_loss_is_validation_loss(
     tiny_config, tmp_path, accumulation, steps
 ):
-    """The test that would have caught both of the reference's indentation bugs.
+    """Detect both of the reference's indentation bugs.
 
-    And steps are traced once a run, in the process that goes on with it, too.
+    Steps are traced once per run, also in the process that resumes it.
     """
     config = _still(tiny_config, accumulation, steps)
     programs = step_lib.donating_step, step_lib.scoring_step
     for program in programs:
-        program.clear_cache()  # runs of another length share them
+        program.clear_cache()  # runs of another length share the programs
     loop.train(config, tmp_path)
     (tmp_path / "checkpoints" / "2.sha256.json").unlink()  # resume from epoch 1
     loop.train(config, tmp_path)
@@ -87,7 +87,7 @@ def test_files_and_lines_of_a_run(tiny_config, tmp_path, capsys):
 
 
 def _spoiled_from(first_bad: int):
-    """draw_batch that returns NaN snapshots from a microbatch on."""
+    """Return a `draw_batch` with NaN snapshots from a microbatch on."""
     draw = step_lib.draw_batch
 
     def spoiled(config, step):
@@ -100,12 +100,12 @@ def _spoiled_from(first_bad: int):
     return spoiled
 
 
-def test_a_long_run_of_bad_microbatches_ends_the_run(tiny_config, tmp_path, monkeypatch):
+def test_many_bad_microbatches_in_a_row_end_the_run(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(step_lib, "draw_batch", _spoiled_from(8))  # the third of epoch 2
     with pytest.raises(errors.RunError, match=r"3 consecutive microbatches.*microbatch 11 .*covar"):
         loop.train(tiny_config, tmp_path)
     assert (tmp_path / "checkpoints" / "1.sha256.json").exists()
-    # Mended, the run goes on from the checkpoint that is intact.
+    # Without NaN the run resumes from the intact checkpoint.
     monkeypatch.undo()
     loop.train(tiny_config, tmp_path)
     rows = metrics_log.epoch_rows(tmp_path)
@@ -113,7 +113,7 @@ def test_a_long_run_of_bad_microbatches_ends_the_run(tiny_config, tmp_path, monk
     assert [row["skipped"] for row in rows] == [0, 0]
 
 
-def test_a_few_bad_microbatches_are_counted_and_survived(tiny_config, tmp_path, monkeypatch):
+def test_few_bad_microbatches_are_counted(tiny_config, tmp_path, monkeypatch):
     draw = step_lib.draw_batch
     bad = _spoiled_from(0)
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""The optimizer nest on small problems whose answer is known by hand."""
+"""Optimizer nest on small problems with results by hand."""
 
 import chex
 import jax
@@ -27,7 +27,7 @@ def _layout(config=None):
 
 
 def _create(config, total_updates=10):
-    """The nest on trees: packed before it, unpacked after it."""
+    """Create the nest for trees, packed before it and unpacked after it."""
     layout, hyper = _layout(config), optimizer.hyperparameters(config, total_updates)
     nest = optimizer.create_optimizer(config, layout)
 
@@ -42,9 +42,9 @@ def _create(config, total_updates=10):
 
 
 def _run(tx, gradients, **extra):
-    """Parameters and state after a sequence of gradients, step by step under jit.
+    """Return parameters and state after each of a sequence of gradients, under jit.
 
-    Every other argument of the update is a sequence, too.
+    Every other argument of the update is also a sequence.
     """
 
     @jax.jit
@@ -94,7 +94,7 @@ def test_update_is_the_mean_of_the_window():
 
 @pytest.mark.parametrize("method", ["adamw", "muon"])
 def test_partial_window_is_the_mean_of_its_microbatches(method):
-    """7 microbatches with accumulation 4 make two updates, as their two means do."""
+    """7 microbatches with accumulation 4 make the updates of their two means."""
     tx = _create(_config(method=method, accumulation=4), 10)
     values = [1.0, 5.0, 2.0, 4.0, 1.0, 2.0, 6.0]
     history = _run(tx, map(_gradients, values), epoch_ends=[False] * 6 + [True])
@@ -109,7 +109,7 @@ def test_partial_window_is_the_mean_of_its_microbatches(method):
     chex.assert_trees_all_equal(multi.acc_grads, jax.tree.map(jnp.zeros_like, multi.acc_grads))
 
 
-def test_partial_window_stays_open_if_the_last_microbatch_is_not_finite():
+def test_partial_window_stays_open_if_the_last_microbatch_is_non_finite():
     tx = _create(_config(accumulation=3), 10)
     gradients = [_gradients(value) for value in (1.0, np.nan, 2.0, 6.0)]
     history = _run(tx, gradients, epoch_ends=[False, True, False, False])
@@ -133,7 +133,7 @@ def test_the_other_nesting_order_stalls():
 
 
 def test_optax_would_apply_a_bad_update_past_its_limit():
-    """Why the limit is out of reach and the loop counts for itself."""
+    """The limit is therefore unreachable, and the loop counts instead."""
     naive = optax.apply_if_finite(optax.sgd(0.1), max_consecutive_errors=2)
     params = _run(naive, [_gradients(np.nan)] * 3)[-1][0]
     assert np.isnan(params["blocks"]["kernel"]).all()
@@ -174,7 +174,7 @@ def test_schedule_counts_updates_not_microbatches():
 def test_finite_gradients_that_would_overflow_their_mean_count_as_bad():
     huge = jax.tree.map(lambda p: jnp.full(p.shape, 3e38), _PARAMS)
     assert not bool(optimizer.gradients_finite(huge))
-    # Their squares overflow: clipping by such a norm would make the update zero in silence.
+    # Their squares overflow; clipping by such a norm would silently zero the update.
     assert not bool(optimizer.gradients_finite(_gradients(1e20)))
     assert bool(optimizer.gradients_finite(_gradients(1e15)))
     assert not bool(optimizer.gradients_finite(_gradients(np.nan)))
@@ -196,8 +196,8 @@ def test_group_norms():
     np.testing.assert_allclose(norms["backbone"], 2 * np.sqrt(6), rtol=1e-6)
 
 
-def test_muon_is_that_of_optax():
-    """Stacked, filled up and in loops, as `optax.contrib.muon` matrix by matrix."""
+def test_muon_matches_optax():
+    """Stacked and padded matrices give the result of `optax.contrib.muon` per matrix."""
     random = np.random.default_rng(0)
     shapes = {
         "head_a": {"kernel": (70, 3), "bias": (3,)},
@@ -212,7 +212,7 @@ def test_muon_is_that_of_optax():
         )
 
     def apart(tree):
-        """The stack as two matrices; vectors stay."""
+        """Split the stack into two matrices; vectors are unchanged."""
         stack = tree["blocks"]["kernel"]
         return tree | {
             "blocks": {"0": stack[0], "1": stack[1], "scale": tree["blocks"]["scale"].ravel()}
@@ -235,6 +235,6 @@ def test_muon_is_that_of_optax():
 
 
 @pytest.mark.parametrize("method", ["muon", "adamw"])
-def test_packing_loses_nothing(method):
+def test_packing_is_lossless(method):
     packed = optimizer.layout(_PARAMS, method).pack(_PARAMS)
     chex.assert_trees_all_equal(optimizer.layout(_PARAMS, method).unpack(packed), _PARAMS)

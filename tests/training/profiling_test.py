@@ -1,4 +1,4 @@
-"""Times are those that passed; looking on changes nothing."""
+"""Profile of a run: times, and an unchanged run."""
 
 import time
 
@@ -12,7 +12,7 @@ from ris_jax.training.saving import metrics_log
 
 
 @pytest.mark.full
-def test_who_looks_on_changes_no_bit_and_compiles_no_step(tiny_config, tmp_path):
+def test_a_profile_changes_no_bit_and_compiles_no_step(tiny_config, tmp_path):
     profile = profiling.Profile(tmp_path / "watched", tiny_config.training.log_every)
     watching = callbacks.Callbacks(
         figures=run_figures.watcher(tiny_config), timed=profile.timed, source=profile.source
@@ -28,8 +28,8 @@ def test_who_looks_on_changes_no_bit_and_compiles_no_step(tiny_config, tmp_path)
     assert len(profile._moments) == tiny_config.training.steps_per_epoch
 
 
-def _told(profile, *, compilation, drawing, step, row, microbatches):
-    """A profile of a run whose clock is made up."""
+def _simulate(profile, *, compilation, drawing, step, row, microbatches):
+    """Return the profile of a run with a simulated clock."""
     now = 0.0
     for number in range(microbatches):
         waited, now = now, now + drawing + compilation * (number == 0)
@@ -43,7 +43,7 @@ def _told(profile, *, compilation, drawing, step, row, microbatches):
 def test_parts(tmp_path, microbatches):
     profile = profiling.Profile(tmp_path, log_every=4)
     made_up = {"compilation": 30.0, "drawing": 0.25, "step": 2.0, "row": 1.0}
-    _told(profile, **made_up, microbatches=microbatches)
+    _simulate(profile, **made_up, microbatches=microbatches)
     profile._seconds[profiling.COMPILATION] = [12.0]  # of a first step, before the microbatches
     parts, compilation = profile._parts()
     seconds = {part.name: part.seconds for part in parts}
@@ -51,33 +51,36 @@ def test_parts(tmp_path, microbatches):
     assert profiling.COMPILATION not in seconds
     assert seconds["drawing scenes"] == pytest.approx(0.25 * microbatches)
     assert seconds["forward, backward and optimizer"] == pytest.approx(2.0 * microbatches)
-    # The row at the end of an epoch is not seen, but it is counted as one.
+    # The row at the end of an epoch is not timed, but counted.
     rows = -(-microbatches // 4) if microbatches > 8 else 0.0
     assert seconds["host: rows, events, lines"] == pytest.approx(rows)
-    assert (seconds["evaluation"], seconds["checkpoint"]) == (3.0, 0.5)  # the first compiles
+    assert (seconds["evaluation"], seconds["checkpoint"]) == (
+        3.0,
+        0.5,
+    )  # the first compiles
 
 
-def test_an_operation_has_the_time_that_others_in_it_do_not_take():
+def test_time_of_nested_operations_is_subtracted():
     seconds = {"a": 1e-9}
     events = [(0, 10, "a"), (1, 4, "b"), (2, 3, "c"), (4, 9, "b"), (10, 12, "c")]
     profiling._add_own_time(events, seconds)
     assert seconds == pytest.approx({"a": 3e-9, "b": 7e-9, "c": 3e-9})
 
 
-def test_timed_passes_results_on(tmp_path):
+def test_timed_returns_the_result(tmp_path):
     profile = profiling.Profile(tmp_path, log_every=4)
     assert profile.timed("evaluation", divmod, 17, 5) == (3, 2)
     profile.timed("evaluation", time.sleep, 0.01)
     assert profile._seconds["evaluation"][1] >= 0.01
 
 
-def test_nothing_trained_nothing_measured(tmp_path):
+def test_no_measurement_without_training(tmp_path):
     assert profiling.Profile(tmp_path, log_every=4).finish() is None
     assert profiling.read(tmp_path) is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"parts": [{"name": 3}], "operations": []}'])
-def test_numbers_that_are_damaged_are_none(tmp_path, content):
+def test_damaged_files_are_ignored(tmp_path, content):
     (tmp_path / "profile").mkdir()
     (tmp_path / "profile" / "profile.json").write_text(content)
     assert profiling.read(tmp_path) is None
@@ -95,7 +98,7 @@ class TestLog:
         assert second.text.startswith("warning: metrics.jsonl lacks the rows of 2")
         assert first.when < "9999" and first.when.endswith("+00:00")  # noqa: PT018
 
-    def test_that_is_not_there_or_torn(self, tmp_path):
+    def test_missing_or_truncated_log(self, tmp_path):
         assert metrics_log.read_log(tmp_path) == []
         (tmp_path / "run.log").write_bytes(b"2026 started after epoch x\n2026 started aft\xff")
         log = metrics_log.read_log(tmp_path)

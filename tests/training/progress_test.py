@@ -1,4 +1,4 @@
-"""Means are those of one sum over all microbatches, wherever the run was stopped."""
+"""Means over microbatches do not depend on interruptions."""
 
 import json
 import math
@@ -47,7 +47,7 @@ def test_exact_fractions_of_earlier_versions():
     assert progress.Progress.from_json(values).so_far == progress.Tally(2, 2, 1, 0.375, 5.0)
 
 
-def test_what_is_not_finite_shows():
+def test_non_finite_values():
     row = {"finite": True, "update_applied": True, "loss": 1.0, "nmse": math.inf}
     tally = progress.Tally().plus(row | {"nmse": 2.0}).plus(row)
     assert _saved(progress.Progress(window=tally)).window == tally
@@ -57,7 +57,7 @@ def test_what_is_not_finite_shows():
 
 
 @pytest.mark.parametrize("best", [math.inf, 0.1 + 0.2])
-def test_progress_survives_json(best):
+def test_progress_round_trip(best):
     here = progress.Progress(3, 2, best, {"identity": "a", "iterator": {"next_index": 4}})
     for row in _rows(5):
         here = here.plus(row)
@@ -68,7 +68,7 @@ def test_progress_survives_json(best):
     )
 
 
-def test_progress_from_before_there_were_tallies():
+def test_progress_of_versions_without_tallies():
     old = {"epoch": 3, "best_epoch": 2, "best_val_nmse": 0.5, "data": None}
     assert progress.Progress.from_json(old) == progress.Progress(3, 2, 0.5)
 
@@ -77,6 +77,6 @@ def test_progress_from_before_there_were_tallies():
     "values", [None, 3, {"epoch": "3"}, {"epochs": 3}, {"so_far": {"loss": "a/b"}},
                {"window": {"nmse": "1/0"}}, {"so_far": [1]}],
 )  # fmt: skip
-def test_what_is_no_progress(values):
+def test_invalid_progress(values):
     with pytest.raises(ValueError, match=r"."):
         progress.Progress.from_json(values)

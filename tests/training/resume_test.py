@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere goes on bit for bit like one that never was."""
+"""An interrupted run resumes bit for bit like an uninterrupted one."""
 
 import base64
 import errno
@@ -45,13 +45,13 @@ def config(tiny_config) -> config_lib.Config:
 
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory) -> tuple[pathlib.Path, state_lib.TrainState]:
-    """The folder and the last state of a run that was never stopped."""
+    """Return directory and last state of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("whole")
     return workdir, loop.train(config, workdir)
 
 
 class _Stopped(BaseException):
-    """Not an Exception: as little can be done about it as about a kill."""
+    """Simulated kill; not an Exception, so that no code handles it."""
 
 
 def _stop_before_save(monkeypatch, epoch):
@@ -123,14 +123,14 @@ def _assert_same_state(ours, theirs):
 def test_stopped_and_started_again(config, whole, tmp_path, stop, epoch):
     _train_until(stop, epoch, config, tmp_path)
     state = loop.train(config, tmp_path)
-    # All rows, those of kind start and microbatch included, and none of them twice.
+    # Compare all rows, including kinds start and microbatch; none occurs twice.
     assert metrics_log.read_rows(tmp_path) == metrics_log.read_rows(whole[0])
     assert len(metrics_log.epoch_rows(tmp_path)) == _EPOCHS
     _assert_same_state(state, whole[1])
 
 
 def _signalled(monkeypatch, microbatch, number):
-    """A signal comes before a microbatch of the run, counted from 1, is computed."""
+    """Send a signal before a microbatch of the run, counted from 1, is computed."""
     step = step_lib.train_step_in_place
 
     def signalling(state, batch):
@@ -138,7 +138,7 @@ def _signalled(monkeypatch, microbatch, number):
             os.kill(os.getpid(), number)
         return step(state, batch)
 
-    monkeypatch.setattr(loop, "dead_parameters", lambda *_: [])  # it takes a step before the first
+    monkeypatch.setattr(loop, "dead_parameters", lambda *_: [])  # a step runs before the first
     monkeypatch.setattr(step_lib, "train_step_in_place", signalling)
 
 
@@ -155,8 +155,8 @@ def _saved_within(workdir):
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_signals_end_a_run_after_the_microbatch_and_it_goes_on_from_there(config, whole, tmp_path):
-    """Inside a window of rows, at its end, at an epoch's end before it is scored, and so on."""
+def test_a_signal_stops_a_run_after_the_microbatch_and_it_resumes_there(config, whole, tmp_path):
+    """Signals inside a window of rows, at its end, and at the end of an epoch."""
     for number, microbatch in enumerate((1, 3, 5, _EPOCHS * _STEPS)):
         kind = (signal.SIGTERM, signal.SIGINT)[number % 2]
         error = _train_until_signal(config, tmp_path, microbatch, kind)
@@ -199,7 +199,7 @@ def _signal_at_once(monkeypatch, name):
     monkeypatch.setattr(metrics_log.Recorder, name, signalling)
 
 
-def test_a_signal_before_anything_new_saves_nothing_new(config, tmp_path, monkeypatch):
+def test_a_signal_before_the_first_step_saves_nothing(config, tmp_path, monkeypatch):
     with pytest.MonkeyPatch.context() as patch:
         _signal_at_once(patch, "line")
         with pytest.raises(errors.Interrupted, match=r"SIGTERM before the first microbatch; the"):
@@ -214,7 +214,7 @@ def test_a_signal_before_anything_new_saves_nothing_new(config, tmp_path, monkey
     assert after == before
 
 
-def test_a_damaged_one_within_an_epoch_is_told_and_the_epochs_is_used(
+def test_a_damaged_checkpoint_within_an_epoch_is_replaced_by_that_of_the_epoch(
     config, whole, tmp_path, capsys
 ):
     _train_until_signal(config, tmp_path, 5)
@@ -229,7 +229,7 @@ def test_a_damaged_one_within_an_epoch_is_told_and_the_epochs_is_used(
 
 @pytest.mark.full
 def test_clocks_that_jump_change_nothing(config, whole, tmp_path, monkeypatch):
-    """Wall clocks say only when; which is the newest follows from numbers."""
+    """The newest checkpoint follows from its number, not from a clock."""
     random, now = np.random.default_rng(0), [2e9]
 
     def jumping():
@@ -241,20 +241,20 @@ def test_clocks_that_jump_change_nothing(config, whole, tmp_path, monkeypatch):
     now[0] = 1e9  # 32 years back
     _train_until_signal(config, tmp_path, 2 * _STEPS + 2)
     for path in tmp_path.rglob("*"):
-        # The later, the older: epoch 2, and what is within epoch 3, look older than epoch 1.
+        # Later checkpoints get older times than epoch 1.
         age = 1e9 * (1 + ("interrupted" in path.parts) + ("2" in path.parts))
         os.utime(path, (4e9 - age, 4e9 - age))
     now[0] = 1.5e9
     state = loop.train(config, tmp_path)
     assert metrics_log.read_rows(tmp_path) == metrics_log.read_rows(whole[0])
     _assert_same_state(state, whole[1])
-    # TensorBoard reads files by name: in the order in which they were written, for all that.
+    # TensorBoard reads files by name, which is the order of writing.
     events = [_events(path) for path in sorted((tmp_path / "tensorboard").iterdir())]
     assert [found[1].step for found in events] == [0, 2 * _STEPS + 1, 2 * _STEPS + 3]
 
 
 @pytest.mark.full
-def test_a_device_without_room_is_advice_and_the_checkpoint_stays(config, whole, tmp_path):
+def test_out_of_memory_gives_advice_and_keeps_the_checkpoint(config, whole, tmp_path):
     draw = step_lib.draw_batch
 
     def large(config, step):
@@ -272,8 +272,8 @@ def test_a_device_without_room_is_advice_and_the_checkpoint_stays(config, whole,
 
 
 @pytest.mark.full
-def test_a_full_disk_harms_nothing_and_the_run_goes_on(config, whole, tmp_path, small_disk):
-    """It fills up in the middle of the run, wherever that is."""
+def test_a_full_disk_damages_nothing_and_the_run_resumes(config, whole, tmp_path, small_disk):
+    """The disk fills up in the middle of the run."""
     size = sum(path.stat().st_size for path in (whole[0] / "checkpoints" / "4").rglob("*"))
     for share in (0.5, 2.5):
         with small_disk(f"disk-{share}", int(share * size)) as disk:
@@ -290,7 +290,7 @@ def test_a_full_disk_harms_nothing_and_the_run_goes_on(config, whole, tmp_path, 
             assert leftovers == []
 
 
-def test_a_damaged_checkpoint_is_told_and_its_epoch_runs_again(config, whole, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_reported_and_its_epoch_runs_again(config, whole, tmp_path, capsys):
     workdir = shutil.copytree(whole[0], tmp_path / "run")
     victim = max((workdir / "checkpoints" / str(_EPOCHS)).rglob("d/*"))
     victim.write_bytes(victim.read_bytes()[:-1])
@@ -312,7 +312,7 @@ def test_a_finished_run_returns_without_training(config, whole, tmp_path, monkey
 
 
 @pytest.mark.parametrize("progress", [3, {"epoch": "1"}, {"epochs": 1}])
-def test_progress_that_is_none_is_an_error(whole, progress):
+def test_invalid_progress_is_an_error(whole, progress):
     restored = checkpoint.Restored(whole[1], 2, progress)
     with pytest.raises(errors.RunError, match="checkpoint of epoch 2: progress: need what"):
         loop._progress_of(restored)
@@ -324,7 +324,7 @@ def test_another_configuration_is_an_error_that_names_the_fields(config, whole):
     named = r"model\.width=32 \(there 16\), training\.seed=7 \(there 0\)"
     with pytest.raises(config_lib.ConfigError, match=named):
         loop.train(other, whole[0])
-    # Nor is a lost config.json a way around it.
+    # A missing config.json does not disable the check.
     config_file = whole[0] / "config.json"
     content = config_file.read_bytes()
     config_file.unlink()
@@ -335,8 +335,8 @@ def test_another_configuration_is_an_error_that_names_the_fields(config, whole):
 
 
 @pytest.mark.full
-def test_early_stopping_stops_at_the_same_epoch_however_often_started(config, tmp_path, capsys):
-    """With learning rate zero the first epoch is the best; two more do not change that."""
+def test_early_stopping_does_not_depend_on_interruptions(config, tmp_path, capsys):
+    """With learning rate zero the first epoch is the best."""
     still = config_lib.override(
         config,
         {
@@ -359,11 +359,11 @@ class TestRecords:
         (workdir / "metrics.jsonl").write_bytes(content)
         return metrics_log.read_rows(workdir)
 
-    def test_a_line_that_was_cut_short_is_left_out(self, whole, tmp_path):
+    def test_a_truncated_line_is_skipped(self, whole, tmp_path):
         content = (whole[0] / "metrics.jsonl").read_bytes()
         rows = metrics_log.read_rows(whole[0])
         assert self._rows(tmp_path, content[:-20]) == rows[:-1]
-        assert self._rows(tmp_path, content[:-1]) == rows  # only the end of the line is missing
+        assert self._rows(tmp_path, content[:-1]) == rows  # only the line end is missing
         assert self._rows(tmp_path, content + b'{"kind": "epo\xff') == rows
         assert self._rows(tmp_path, content + b"\x00" * 100) == rows
         for other in (
@@ -375,7 +375,7 @@ class TestRecords:
         ):
             assert self._rows(tmp_path, other + b"\n" + content) == rows
 
-    def test_are_mended_when_the_run_goes_on(self, config, whole, tmp_path):
+    def test_are_repaired_on_resume(self, config, whole, tmp_path):
         workdir = shutil.copytree(whole[0], tmp_path / "run")
         with (workdir / "metrics.jsonl").open("a") as file:
             file.write('{"kind": "microbatch", "epoch": 5, "window_lo')
@@ -383,13 +383,13 @@ class TestRecords:
         expected = (whole[0] / "metrics.jsonl").read_bytes()
         assert (workdir / "metrics.jsonl").read_bytes() == expected
 
-    def test_that_are_lost_are_told(self, config, whole, tmp_path, capsys):
+    def test_missing_rows_are_reported(self, config, whole, tmp_path, capsys):
         workdir = shutil.copytree(whole[0], tmp_path / "run")
         (workdir / "metrics.jsonl").unlink()
         loop.train(config, workdir)
         assert f"lacks the rows of {_EPOCHS} finished epochs" in capsys.readouterr().out
 
-    def test_floats_survive_being_written_again(self, tmp_path):
+    def test_floats_are_written_exactly(self, tmp_path):
         values = {"epoch": 1, "a": 0.1 + 0.2, "b": 5e-324, "c": -1.7976931348623157e308}
         with metrics_log.Recorder(tmp_path, 0, 0, 10) as recorder:
             recorder.row("epoch", 1, values | {"nan": float("nan"), "inf": float("inf")})
@@ -398,7 +398,7 @@ class TestRecords:
         (row,) = metrics_log.epoch_rows(tmp_path)
         assert row == {"kind": "epoch", "nan": None, "inf": None} | values
 
-    def test_on_a_full_disk_end_the_run_with_one_line(self, tmp_path):
+    def test_a_full_disk_ends_the_run_with_one_line(self, tmp_path):
         with (  # noqa: PT012  The error must also get out of the recorder.
             pytest.raises(errors.RunError, match=r"metrics\.jsonl.* No space left") as caught,
             metrics_log.Recorder(tmp_path, 0, 0, 10) as recorder,
@@ -410,7 +410,7 @@ class TestRecords:
 
 
 def _events(path: pathlib.Path) -> list:
-    """TensorBoard events of a file: length, checksum, protocol buffer, checksum."""
+    """Read the TensorBoard events of a file: length, checksum, protocol buffer, checksum."""
     from tensorboardX.proto import event_pb2
 
     data, found = path.read_bytes(), []
@@ -426,14 +426,14 @@ _PIXEL = base64.b64decode(
 )
 
 
-def _a_figure(look):
-    """One grey pixel at the start and after every second epoch."""
-    return {"figures/pixel": _PIXEL} if look.epoch % 2 == 0 else {}
+def _a_figure(data):
+    """Return one grey pixel at the start and after every second epoch."""
+    return {"figures/pixel": _PIXEL} if data.epoch % 2 == 0 else {}
 
 
 @pytest.mark.full
 def test_events_of_epochs_that_run_again_are_hidden(config, tmp_path):
-    """Scalars and figures: the run is stopped when epoch 4 is drawn and not yet saved."""
+    """The run stops after drawing and before saving epoch 4; scalars and figures."""
     watching = callbacks.Callbacks(figures=_a_figure)
     _train_until(_stop_before_save, 4, config, tmp_path, watching=watching)
     loop.train(config, tmp_path, watching=watching)
@@ -441,7 +441,7 @@ def test_events_of_epochs_that_run_again_are_hidden(config, tmp_path):
     assert second[1].session_log.status == second[1].session_log.START
     assert second[1].step == 3 * _STEPS + 1
     drawn = [e.step for e in first for value in e.summary.value if value.tag == "figures/pixel"]
-    assert drawn == [0, 2 * _STEPS, 4 * _STEPS]  # the last one will be drawn again
+    assert drawn == [0, 2 * _STEPS, 4 * _STEPS]  # the last one is drawn again
     visible = [e for e in first if e.step < second[1].step] + second
     tags = [(value.tag, e.step) for e in visible for value in e.summary.value]
     assert len(tags) == len(set(tags))
@@ -479,7 +479,7 @@ def _train_command(config: config_lib.Config, workdir: pathlib.Path) -> list[str
 
 @pytest.mark.full
 def test_killed_processes(config, whole, tmp_path):
-    """SIGKILL inside a save and while training, SIGTERM; experiments/kill_soak.py does more."""
+    """SIGKILL inside a save and during training, and SIGTERM; see experiments/kill_soak.py."""
     command = _train_command(config, tmp_path / "run")
     checkpoints = tmp_path / "run" / "checkpoints"
 
@@ -498,28 +498,28 @@ def test_killed_processes(config, whole, tmp_path):
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, number)
-            _, complaint = process.communicate()
-        return process.returncode, complaint.decode()
+            _, stderr = process.communicate()
+        return process.returncode, stderr.decode()
 
-    # The first file of a save is there, its hashes are not.
-    returncode, complaint = run_until(lambda: any(checkpoints.glob("1*")))
-    assert returncode == -signal.SIGKILL, complaint
+    # The first file of a save exists, its hashes do not.
+    returncode, stderr = run_until(lambda: any(checkpoints.glob("1*")))
+    assert returncode == -signal.SIGKILL, stderr
     assert not (checkpoints / "1.sha256.json").exists()
-    returncode, complaint = run_until((checkpoints / "2.sha256.json").exists)
-    assert returncode == -signal.SIGKILL, complaint
+    returncode, stderr = run_until((checkpoints / "2.sha256.json").exists)
+    assert returncode == -signal.SIGKILL, stderr
 
     def second_run_is_refused():
         log = metrics_log.read_log(tmp_path / "run")
-        # One a start, when signals are listened to.
+        # One line per start, after the signal handlers are installed.
         if sum(line.text.endswith("; compiling") for line in log) < 3:
             return False
         with pytest.raises(errors.RunError, match="another process is writing there"):
             loop.train(config, tmp_path / "run")
         return True
 
-    returncode, complaint = run_until(second_run_is_refused, signal.SIGTERM)
+    returncode, stderr = run_until(second_run_is_refused, signal.SIGTERM)
     assert returncode == 128 + signal.SIGTERM
-    assert re.fullmatch(r"ris-jax: stopped by SIGTERM after .*from there\n", complaint)
-    returncode, complaint = run_until(lambda: False)
-    assert returncode == 0, complaint
+    assert re.fullmatch(r"ris-jax: stopped by SIGTERM after .*from there\n", stderr)
+    returncode, stderr = run_until(lambda: False)
+    assert returncode == 0, stderr
     assert metrics_log.read_rows(tmp_path / "run") == metrics_log.read_rows(whole[0])

@@ -1,4 +1,4 @@
-"""Training from disk: the scenes that were written, and resume that is bit-identical."""
+"""Training from disk: stored scenes, and bit-identical resume."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ COUNTS = {"train": 48, "validation": 20}
 
 @pytest.fixture(scope="module")
 def config(tiny_config) -> config_lib.Config:
-    """Two epochs of six microbatches of eight scenes, each a pass over the 48 stored ones."""
+    """Return two epochs of six microbatches of eight scenes; an epoch is a pass over 48 scenes."""
     return config_lib.override(tiny_config, {"model.dropout": 0.1, "optimizer.accumulation": 4})
 
 
@@ -35,7 +35,7 @@ def dataset(config, tmp_path_factory) -> record_dataset.Dataset:
 
 @pytest.fixture(scope="module")
 def whole(config, dataset, tmp_path_factory):
-    """The rows and the last state of a run that was never stopped."""
+    """Return rows and last state of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("whole")
     state = loop.train(config, workdir, dataset)
     return workdir, state
@@ -58,7 +58,7 @@ def test_scenes_reach_the_device_bit_for_bit(dataset, shared):
 
 
 def test_with_learning_rate_zero_train_loss_is_validation_loss(config, dataset, tmp_path):
-    """Each scene of the split enters an epoch once."""
+    """Each scene of the split occurs once in an epoch."""
     still = config_lib.override(
         config,
         {
@@ -75,13 +75,13 @@ def test_with_learning_rate_zero_train_loss_is_validation_loss(config, dataset, 
 
 
 class _Stopped(BaseException):
-    """Not an Exception: as little can be done about it as about a kill."""
+    """Simulated kill; not an Exception, so that no code handles it."""
 
 
 @pytest.mark.full
 @pytest.mark.parametrize(("microbatch", "how"), [(2, _Stopped), (8, _Stopped), (9, Interrupted)])
 def test_stopped_and_started_again(config, dataset, whole, tmp_path, monkeypatch, microbatch, how):
-    """Killed, the epoch is run again; asked to stop, it goes on with the next scenes."""
+    """After a kill the epoch runs again; after a stop request the next scenes follow."""
     draw = sources.Stored.draw
 
     def stopping(self, state):
@@ -96,14 +96,14 @@ def test_stopped_and_started_again(config, dataset, whole, tmp_path, monkeypatch
         loop.train(config, tmp_path, dataset)
     assert (tmp_path / "interrupted" / "9").exists() == (how is Interrupted)
     monkeypatch.undo()
-    # As another process would find it.
+    # Open the data anew, as another process does.
     state = loop.train(config, tmp_path, record_dataset.open_dataset(dataset.folder))
     assert metrics_log.read_rows(tmp_path) == metrics_log.read_rows(whole[0])
     for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(whole[1]), strict=True):
         assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
 
 
-def test_the_checkpoint_says_which_scenes_and_which_comes_next(config, dataset, whole):
+def test_the_checkpoint_holds_the_identity_and_position_of_the_data(config, dataset, whole):
     checkpoints = checkpoint.Checkpoints(whole[0], 2, read_only=True)
     restored, _ = checkpoints.restore_best(state_lib.create_train_state(config))
     position = restored.progress["data"]
@@ -141,7 +141,7 @@ def test_configurations_of_other_records_are_refused(config, dataset, tmp_path, 
 
 
 @pytest.mark.parametrize("count", [5, 1000])
-def test_heldout_scenes_are_the_first_of_their_split(config, dataset, count):
+def test_heldout_scenes_are_the_first_of_the_split(config, dataset, count):
     source = sources.Stored(config, dataset, devices.one_device())
     heldout = source.heldout("validation", count)
     assert heldout.num_scenes == min(count, 20)
@@ -149,7 +149,7 @@ def test_heldout_scenes_are_the_first_of_their_split(config, dataset, count):
     stored = dataset.split("validation").gather(np.arange(heldout.num_scenes))
     found = np.concatenate([features.snapshots for features, _ in heldout.batches])
     np.testing.assert_array_equal(found[: heldout.num_scenes], stored.scenes["snapshots"])
-    # Drawn from the stream of that name, they are the same scenes.
+    # They equal the scenes drawn from the stream of that name.
     drawn = evaluation.draw_heldout(config, "validation", heldout.num_scenes)
     whole = min(heldout.num_scenes, 8)
     ours, theirs = (jax.tree.map(lambda x: x[:whole], h.batches[0]) for h in (heldout, drawn))

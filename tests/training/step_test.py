@@ -1,4 +1,4 @@
-"""The pure step: what it returns, what it leaves alone, what it learns."""
+"""Pure training step: metrics, purity, learning."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ def _spoil(batch: scenes.Scene, value: float) -> scenes.Scene:
     return batch._replace(measurement=batch.measurement._replace(snapshots=snapshots))
 
 
-def test_terms_sum_to_the_loss_and_all_metrics_are_there(tiny_config):
+def test_terms_sum_to_the_loss_and_all_metrics_are_present(tiny_config):
     state = state_lib.create_train_state(tiny_config)
     _, metrics = step_lib.train_step(state, _batch(tiny_config, 0))
     terms = [value for name, value in metrics.items() if name.startswith("loss_")]
@@ -59,7 +59,7 @@ def test_step_traces_once(tiny_config):
 
 
 def test_runs_that_differ_in_numbers_share_the_program(tiny_config):
-    """Rates, decay, limits, weights, seed and length are data, and are read."""
+    """Rates, decay, limits, weights, seed and length are data, and are used."""
     other = _with(
         tiny_config,
         optimizer__learning_rate=1e-3,
@@ -95,7 +95,7 @@ def test_runs_that_differ_in_numbers_share_the_program(tiny_config):
 
 
 def test_step_is_pure(tiny_config):
-    """The same state and batch give the same result, and the arguments stay as they were."""
+    """Equal arguments give equal results, and the arguments do not change."""
     config = _with(tiny_config, optimizer__accumulation=2)
     state, _ = step_lib.train_step(state_lib.create_train_state(config), _batch(config, 0))
     before = jax.device_get(state)
@@ -111,7 +111,7 @@ def test_an_epoch_moves_no_scenes_between_host_and_device(tiny_config):
     state = state_lib.create_train_state(tiny_config)
     state, _ = step_lib.train_step(state, step_lib.draw_batch(tiny_config, state.step))
     with jax.transfer_guard("disallow"), pytest.raises(Exception, match="Disallowed"):
-        step_lib.draw_batch(tiny_config, np.int32(1))  # what the guard is there to catch
+        step_lib.draw_batch(tiny_config, np.int32(1))  # the guard must detect this transfer
     with jax.transfer_guard("disallow"):
         for _ in range(3):
             state, _ = step_lib.train_step(state, step_lib.draw_batch(tiny_config, state.step))
@@ -152,7 +152,7 @@ def test_four_microbatches_of_32_are_one_batch_of_128(tiny_config, method):
         part = jax.tree.map(lambda x, n=number: x[32 * n : 32 * (n + 1)], whole)
         state, metrics = step_lib.train_step(state, part)
         assert bool(metrics["update_applied"]) == (number == 3)
-    # AdamW's first step is the sign of the gradient: where that is rounding, so is the step.
+    # AdamW's first step is the sign of the gradient, which rounding can change.
     chex.assert_trees_all_close(state.params, one.params, atol=2e-5)
 
 
@@ -189,7 +189,7 @@ def test_average_moves_with_updates_only(tiny_config):
     middle, _ = step_lib.train_step(start, _batch(config, 0))
     chex.assert_trees_all_equal(middle.ema_params, start.ema_params)
     after, _ = step_lib.train_step(middle, _batch(config, 1))
-    # After the first update the average keeps (1 + 1) / (10 + 1) of what it was.
+    # After the first update the average keeps (1 + 1) / (10 + 1) of its value.
     expected = jax.tree.map(lambda e, p: e + (9 / 11) * (p - e), start.ema_params, after.params)
     chex.assert_trees_all_close(after.ema_params, expected, atol=1e-6)
 
@@ -215,7 +215,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_and_losses_float32(t
     reference = step_lib.train_step(
         state_lib.create_train_state(tiny_config), _batch(tiny_config, 0)
     )[1]["loss"]
-    # Rounding turns a few decisions of a network that is not trained yet.
+    # Rounding changes a few decisions of an untrained network.
     assert float(metrics["loss"]) == pytest.approx(float(reference), rel=0.1)
     assert float(metrics["loss"]) != float(reference)
 
@@ -225,13 +225,13 @@ def test_gradients_reach_every_parameter(tiny_config):
     assert loop.dead_parameters(state, _batch(tiny_config, 0)) == []
 
 
-def test_gradients_that_are_not_finite_are_not_dead(tiny_config):
+def test_non_finite_gradients_are_not_dead(tiny_config):
     state = state_lib.create_train_state(tiny_config)
     assert loop.dead_parameters(state, _spoil(_batch(tiny_config, 0), np.nan)) == []
 
 
 def test_a_dead_parameter_is_named(tiny_config):
-    """Without the count's loss nothing trains the head of the count."""
+    """Without its loss term the count head has no gradient."""
     config = _with(tiny_config, loss__count=0.0)
     state = state_lib.create_train_state(config)
     dead = loop.dead_parameters(state, _batch(config, 0))
@@ -240,7 +240,7 @@ def test_a_dead_parameter_is_named(tiny_config):
 
 
 def test_one_batch_is_learned(tiny_config):
-    """Every verdict and every count; the covariance is then that of the likelihood's maximum."""
+    """All scores and counts are learned; the covariance is that of the maximum likelihood."""
     config = _with(
         tiny_config,
         scene__snr_min_db=5.0,
@@ -259,11 +259,11 @@ def test_one_batch_is_learned(tiny_config):
     assert rows[0]["nmse"] > 0.5
     for name in ("existence", "offset", "count"):
         assert rows[-1][f"loss_{name}"] < 2e-3, name
-    # Eight scenes at 5 to 20 dB before 16 elements: what noise does to the fit stays.
+    # The error of the fit due to noise remains: eight scenes at 5 to 20 dB, 16 elements.
     assert rows[-1]["nmse"] < 0.2
 
 
-def test_fixed_scenes_are_each_seen_once_a_pass(tiny_config):
+def test_fixed_scenes_occur_once_per_pass(tiny_config):
     config = _with(tiny_config, training__fixed_scenes=20)  # 20 = 2.5 microbatches of 8
     azimuths = np.concatenate(
         [step_lib.draw_batch(config, jnp.asarray(n)).truth.azimuth[:, 0] for n in range(5)]
@@ -275,7 +275,7 @@ def test_fixed_scenes_are_each_seen_once_a_pass(tiny_config):
 
 
 def test_validation_and_training_share_the_score(tiny_config):
-    """eval_step with the initial parameters equals the loss of a training step on that batch."""
+    """`eval_step` with the initial parameters equals the loss of a training step."""
     state = state_lib.create_train_state(tiny_config)
     batch = _batch(tiny_config, 0)
     scores = step_lib.eval_step(
@@ -298,8 +298,8 @@ def test_yardsticks(tiny_config):
     assert np.mean(scores["shrunk_truth_nmse"]) > 0
 
 
-def test_the_constant_predictor_cannot_be_beaten_by_a_constant(tiny_config):
-    """Moving the learned constant in any direction raises its score on the scenes it learned."""
+def test_the_best_constant_is_optimal(tiny_config):
+    """Moving the constant in any direction raises its score on the training scenes."""
     heldout = evaluation.draw_heldout(tiny_config, "train", evaluation.CONSTANT_SCENES)
     constant = evaluation.best_constant(heldout)
 
@@ -314,14 +314,14 @@ def test_the_constant_predictor_cannot_be_beaten_by_a_constant(tiny_config):
 
 
 def test_constant_outputs_have_no_variance(tiny_config):
-    """The network is shown one scene again and again, and asked about them all."""
+    """One scene is repeated as input for all scenes."""
     state = state_lib.create_train_state(tiny_config)
     heldout = evaluation.draw_heldout(tiny_config, "validation", 24)
     varied = evaluation.evaluate(state, heldout).output_variance_ratio
     first = jax.tree.map(lambda leaf: leaf[:1], heldout.batches[0][0])
     same = [
-        (jax.tree.map(lambda one, all_: jnp.broadcast_to(one, all_.shape), first, seen), target)
-        for seen, target in heldout.batches
+        (jax.tree.map(lambda one, all_: jnp.broadcast_to(one, all_.shape), first, inputs), target)
+        for inputs, target in heldout.batches
     ]
     constant = evaluation.evaluate(state, heldout._replace(batches=same)).output_variance_ratio
     assert abs(constant) < 1e-4

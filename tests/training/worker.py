@@ -1,9 +1,9 @@
-"""One process of a run in which one microbatch is not finite; `devices_test` starts it.
+"""One process of a run with one non-finite microbatch; started by `devices_test`.
 
-Its only argument is a JSON object: `config` (nested), `workdir`, `bad` (which microbatch, from 0),
-`out` (an .npz of the parameters in the end), `stop_after` (an epoch, or null), `signal_at` (before
-which microbatch, from 0, the last process sends itself SIGTERM; or null), `shard_optimizer`,
-`processes` (coordinator, number, which; or null), `data` (records, of which the first microbatches
+Its argument is a JSON object: `config` (nested), `workdir`, `bad` (microbatch, from 0),
+`out` (.npz of the final parameters), `stop_after` (epoch, or null), `signal_at` (microbatch,
+from 0, before which the last process sends itself SIGTERM; or null), `shard_optimizer`,
+`processes` (coordinator, number, index; or null), `data` (records; the first microbatches are
 go to `out`, too).
 """
 
@@ -28,7 +28,7 @@ from ris_jax.training.saving import checkpoint
 
 
 def _spoil(bad):
-    """Has the scenes of one microbatch be NaN."""
+    """Replace the scenes of one microbatch by NaN."""
     draw = step_lib.draw_batch
 
     @jax.jit
@@ -44,7 +44,7 @@ def _spoil(bad):
 
 
 def _signal_at(microbatch):
-    """Has the last process hear SIGTERM; it takes JAX up to a second to tell the others."""
+    """Send SIGTERM to the last process; JAX notifies the others within a second."""
     draw = step_lib.draw_batch
 
     def drawn(config, step):
@@ -59,7 +59,7 @@ def _signal_at(microbatch):
 
 
 def _stop_after(epoch):
-    """Ends the process once the checkpoint of an epoch is there."""
+    """End the process after the checkpoint of an epoch."""
     save = checkpoint.Checkpoints.save
 
     def stopping(self, state, at, progress, val_nmse):
@@ -71,7 +71,7 @@ def _stop_after(epoch):
 
 
 def _stored(state, folder, placement):
-    """What the devices get of records: two microbatches, and what is held out."""
+    """Return two microbatches and the held-out scenes as placed on the devices."""
     dataset = record_dataset.open_dataset(pathlib.Path(folder))
     source = sources.Stored(state.config, dataset, placement)
     microbatches = [source.draw(state) for _ in range(2)]
@@ -80,7 +80,7 @@ def _stored(state, folder, placement):
 
 
 def main():
-    """Runs it."""
+    """Run the process."""
     given = json.loads(sys.argv[1])
     _spoil(given["bad"])
     _signal_at(given["signal_at"])
@@ -92,14 +92,14 @@ def main():
         config = config_lib.from_dict(given["config"])
         state = loop.train(config, pathlib.Path(given["workdir"]), placement=placement)
         stored = _stored(state, given["data"], placement)
-        told = {"params": state.params, "opt_state": state.opt_state, "stored": stored}
-        host = devices.to_host(told)
+        result = {"params": state.params, "opt_state": state.opt_state, "stored": stored}
+        host = devices.to_host(result)
         if distributed.is_first():
             flat = jax.tree_util.tree_leaves_with_path(host)
             np.savez(given["out"], **{jax.tree_util.keystr(path): leaf for path, leaf in flat})
         local = jax.tree.leaves(state.opt_state)
         held = sum(leaf.addressable_shards[0].data.size for leaf in local)
-        # How many times the step was compiled; the share of the optimizer's state on a device.
+        # Number of compilations of the step; fraction of the optimizer state on a device.
         print(json.dumps({
             "programs": step_lib.donating_step.num_compiled(),
             "held": held / sum(leaf.size for leaf in local),

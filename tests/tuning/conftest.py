@@ -1,4 +1,4 @@
-"""A trainer that takes no time."""
+"""Simulated trainer without delay."""
 
 import importlib.util
 import pathlib
@@ -11,11 +11,11 @@ WORKER = pathlib.Path(__file__).with_name("worker.py")
 
 
 @pytest.fixture
-def pretended(monkeypatch):
-    """The worker's trainer in place of the real one."""
+def simulated_trainer(monkeypatch):
+    """Replace the trainer by the simulated one of the worker."""
     spec = importlib.util.spec_from_file_location("worker", WORKER)
     worker = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(worker)
     monkeypatch.setattr(worker, "SECONDS", 0.0)
-    monkeypatch.setattr(loop, "train", worker.pretend)
-    return worker.pretend
+    monkeypatch.setattr(loop, "train", worker.simulated_train)
+    return worker.simulated_train

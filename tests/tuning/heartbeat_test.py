@@ -1,4 +1,4 @@
-"""Signs of life."""
+"""Heartbeats of workers."""
 
 import time
 
@@ -7,9 +7,9 @@ import optuna
 from ris_jax.tuning import heartbeat
 
 
-def test_a_trial_is_lost_when_its_count_stands_still():
+def test_a_trial_is_lost_if_its_counter_is_constant():
     study = optuna.create_study()
-    first, second = study.ask(), study.ask()  # the second dies before its first sign
+    first, second = study.ask(), study.ask()  # the second dies before its first heartbeat
     now = 0.0
     watch = heartbeat.Watch(4.0, clock=lambda: now)
     lost = []
@@ -31,7 +31,7 @@ def _count_within(study, seconds, at_least):
     return False
 
 
-def test_counts_while_the_context_lasts():
+def test_counts_during_the_context():
     study = optuna.create_study()
     with heartbeat.Heartbeat(study.ask(), 0.01):
         assert _count_within(study, 30.0, 3)
@@ -49,7 +49,7 @@ def test_ends_when_the_trial_is_taken_over():
         assert not beating._thread.is_alive()
 
 
-def test_outlives_a_storage_that_is_away(monkeypatch, capsys):
+def test_continues_if_the_storage_is_unreachable(monkeypatch, capsys):
     study = optuna.create_study()
     trial = study.ask()
     write, calls = trial.set_user_attr, []
@@ -57,7 +57,7 @@ def test_outlives_a_storage_that_is_away(monkeypatch, capsys):
     def failing(key, value):
         calls.append(value)
         if value == 1:
-            raise OSError("away")
+            raise OSError("unreachable")
         write(key, value)
 
     monkeypatch.setattr(trial, "set_user_attr", failing)

@@ -1,4 +1,4 @@
-"""What became of every trial, whatever order workers died in."""
+"""Outcome of every trial for any order of lost workers."""
 
 import optuna
 import pytest
@@ -12,7 +12,7 @@ W, R, C, P, F = (
 
 
 def _trials(*described):
-    """Trials of (state, attributes), numbered as they stand."""
+    """Create trials of (state, attributes), numbered in order."""
     found = []
     for number, (state, attributes) in enumerate(described):
         value = 1.0 / (1 + number) if state is C else None
@@ -45,9 +45,9 @@ def _retry(number):
         ([(F, {}), (R, _retry(0))], [(0, 1, "running")]),
         ([(F, {}), (F, _retry(0)), (F, _retry(1))], [(0, 2, "abandoned")]),
         ([(F, {}), (F, _retry(0)), (C, _retry(1))], [(0, 2, "complete")]),
-        # Two workers queued the same trial again: the second one has no place.
+        # Two workers queued the same retry: the second has no place.
         ([(F, {}), (W, _retry(0)), (W, _retry(0))], [(0, 1, "waiting")]),
-        # Two workers asked for the last place: the later has none.
+        # Two workers requested the last place: the later has none.
         ([(C, {}), (C, {}), (C, {}), (R, {})], [(n, n, "complete") for n in range(3)]),
         # Retries do not use up places.
         (
@@ -59,7 +59,7 @@ def _retry(number):
 def test_outcomes(trials, expected):
     found = _trials(*trials)
     assert _outcomes(found) == expected
-    assert _outcomes(found[::-1]) == expected  # the storage's order does not matter
+    assert _outcomes(found[::-1]) == expected  # the order in the storage does not matter
 
 
 def test_a_trial_without_a_place_gets_one_when_the_search_grows():
@@ -74,7 +74,7 @@ def test_place_of():
     assert [ledger.place_of(number, found) for number in (0, 2, 3)] == [None] * 3
 
 
-def test_words():
+def test_texts():
     trials = _trials((C, {}), (F, {"failure": "why"}), (F, {}), (F, _retry(2)), (P, _retry(3)))
     found = ledger.places(trials, 3, 2)
     assert ledger.summary(found) == ("3 trials: 1 complete, 1 failed, 1 pruned; 2 restarted")

@@ -1,4 +1,4 @@
-"""Several workers on one storage, killed at random: every trial is accounted for."""
+"""Workers on one storage, killed at random: every trial has an outcome."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ _SECONDS = 240.0
 
 
 def _programs() -> pathlib.Path | None:
-    """Where PostgreSQL's server is, if it is."""
+    """Return the directory of PostgreSQL's server, if installed."""
     found = [pathlib.Path(path) for path in (shutil.which("initdb"),) if path]
     found += sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
     return found[0].resolve().parent if found else None
@@ -36,11 +36,11 @@ def _programs() -> pathlib.Path | None:
 
 @contextlib.contextmanager
 def _server(data: pathlib.Path):
-    """A PostgreSQL server on loopback; yields the URL of an empty database."""
+    """Run a PostgreSQL server on loopback; yield the URL of an empty database."""
     programs = _programs()
     if programs is None:
         pytest.skip("no PostgreSQL server here: apt-get install postgresql")
-    # The server refuses to run as root; the distribution's package brings a user for it.
+    # The server does not run as root; the distribution's package creates a user.
     if os.getuid() == 0 and "postgres" not in {entry.pw_name for entry in pwd.getpwall()}:
         pytest.skip("no user postgres here, and PostgreSQL's server does not run as root")
     user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
@@ -65,7 +65,7 @@ def _server(data: pathlib.Path):
             assert server.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        time.sleep(1.0)  # it listens a moment before it serves
+        time.sleep(1.0)  # it listens before it serves
         yield f"postgresql://tune@127.0.0.1:{port}/postgres"
     finally:
         server.send_signal(signal.SIGINT)
@@ -74,11 +74,11 @@ def _server(data: pathlib.Path):
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request, tmp_path):
-    """A fresh storage of each kind."""
+    """Yield a new storage of each kind."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'study.db'}"
         return
-    # Not in pytest's folder, which its owner alone may enter.
+    # Only its owner may enter pytest's directory.
     with tempfile.TemporaryDirectory() as folder, _server(pathlib.Path(folder)) as address:
         yield address
 
@@ -97,7 +97,7 @@ def _kill(process):
 
 
 def _places(url, count):
-    """All trials, and the places of the search, as Optuna reads them."""
+    """Read all trials, and the places of the search."""
     storage = optuna.storages.RDBStorage(url.replace("postgresql:", "postgresql+psycopg:"))
     found = optuna.load_study(study_name="ris_jax", storage=storage).get_trials()
     storage.engine.dispose()
@@ -105,7 +105,7 @@ def _places(url, count):
 
 
 def _finish(workers, commands, log):
-    """Lets the workers end; starts again those that were killed."""
+    """Wait until the workers end."""
     deadline = time.monotonic() + _SECONDS
     while any(worker.poll() is None for worker in workers):
         assert time.monotonic() < deadline, log.read_text()[-3000:]
@@ -115,7 +115,7 @@ def _finish(workers, commands, log):
 
 @pytest.mark.full
 def test_workers_killed_at_random(url, tmp_path):
-    """Two workers, of which five times one is killed and started again."""
+    """Two workers; one of them is killed and restarted five times."""
     workdir, count, epochs = tmp_path / "search", 8, 5
     (tmp_path / "space.json").write_text(json.dumps(SPACE))
     command = [
@@ -127,12 +127,12 @@ def test_workers_killed_at_random(url, tmp_path):
     workers = [_start(command, log) for _ in range(2)]
     try:
         deadline = time.monotonic() + _SECONDS
-        while not any(workdir.glob("trials/*/metrics.jsonl")):  # they take seconds to start
+        while not any(workdir.glob("trials/*/metrics.jsonl")):  # workers need seconds to start
             assert time.monotonic() < deadline, log.read_text()[-3000:]
             assert None in [worker.poll() for worker in workers], log.read_text()[-3000:]
             time.sleep(0.01)
         for kill in range(5):
-            # The first two within the first trial, whoever has it; the others anywhere.
+            # The first two kills are within the first trial, the others at any time.
             victim = kill if kill < 2 else moments.randrange(2)
             _kill(workers[victim])
             workers[victim] = _start(command, log)
@@ -145,8 +145,8 @@ def test_workers_killed_at_random(url, tmp_path):
     assert [place.outcome for place in found] == ["complete"] * count
     assert len(found[0].attempts) > 1
     states = {trial.state.name for trial in every}
-    assert states <= {"COMPLETE", "FAIL"}  # nothing is left running or waiting
-    # Of the trials that failed each has a successor, or was never needed.
+    assert states <= {"COMPLETE", "FAIL"}  # no trial is running or waiting
+    # Each failed trial has a successor, or was not needed.
     attempts = {trial.number for place in found for trial in place.attempts}
     unneeded = [t for t in every if t.number not in attempts]
     assert all(not trial.params for trial in unneeded if ledger.RETRY_OF not in trial.user_attrs)
@@ -169,11 +169,11 @@ TINY = {
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-def test_the_trainer_itself(tmp_path):
-    """A worker killed as it trains, and one asked to stop; the run is that of an unkilled one."""
+def test_real_trainer(tmp_path):
+    """A killed worker and a stopped one give the run of an uninterrupted worker."""
     workdir, log = tmp_path / "search", tmp_path / "log.txt"
     workdir.mkdir()
-    # One configuration for all trials: it is compiled once, and all rows must be the same.
+    # All trials share one configuration: it compiles once, and all rows are equal.
     space = tmp_path / "space.json"
     space.write_text(json.dumps({"model.depth": {"choices": [1]}}))
     (workdir / "gate.json").write_text(json.dumps({"passed": tune._installation()}))
@@ -216,7 +216,7 @@ def test_the_trainer_itself(tmp_path):
     runs = [metrics_log.read_rows(trials.folder(workdir, place.number)) for place in found]
     assert runs[0] == runs[1]
     best = trials.folder(workdir, 0)
-    # `train` takes what was written, and finds the trial to be that very run.
+    # `train --config=best.json` continues the run of the trial.
     written = f"--config={workdir / 'best.json'}"
     command = ["ris-jax", "train", f"--workdir={best}", written, "--nofigures"]
     assert main.main(command) == 0

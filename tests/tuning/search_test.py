@@ -1,4 +1,4 @@
-"""A search in one process, with a trainer that only pretends."""
+"""Search in one process with a simulated trainer."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from ris_jax.tuning import search_plan as search_plan_lib
 RATE = "optimizer.learning_rate"
 TABLE = {RATE: space.Range(1e-4, 1.0, log=True), "model.depth": space.Range(1, 3)}
 
-pytestmark = pytest.mark.usefixtures("pretended")
+pytestmark = pytest.mark.usefixtures("simulated_trainer")
 
 
 def _plan(**changes):
@@ -33,7 +33,7 @@ def _open(folder, plan):
     folder.mkdir(exist_ok=True)
     url = storage.parse_url(f"sqlite:///{folder / 'study.db'}")
     with storage.opened(url, plan) as study:
-        return study  # it connects again when it is used
+        return study  # it reconnects on use
 
 
 def _search(folder, count, plan=None, retries=3):
@@ -57,7 +57,7 @@ def test_bad_trials_are_pruned_and_good_ones_found(tmp_path):
     assert len(found) == len(study.get_trials()) == 25
     assert set(_outcomes(found)) == {"complete", "pruned"}
     pruned = [place for place in found if place.outcome == "pruned"]
-    # The first three stay; the others are ended when they are worse than the median there.
+    # The first three are kept; the others are pruned below the median.
     assert all(place.number >= 3 for place in pruned)
     for place in pruned:
         epochs = len(metrics_log.epoch_rows(trials.folder(tmp_path, place.number)))
@@ -73,10 +73,10 @@ def test_without_a_pruner_none_is_pruned(tmp_path):
     assert _outcomes(found) == ["complete"] * 8
 
 
-def test_goes_on_as_if_it_had_never_stopped(tmp_path):
-    """Values drawn, scores and outcomes: those of one search over all trials."""
+def test_resume_equals_an_uninterrupted_search(tmp_path):
+    """Drawn values, scores and outcomes equal those of one search over all trials."""
     _, whole = _search(tmp_path / "whole", 12)
-    for count in (5, 5, 12):  # nothing is left to do the second time
+    for count in (5, 5, 12):  # the second call has nothing to do
         study, found = _search(tmp_path / "parts", count)
         assert len(study.get_trials()) == count
     assert [p.last.params for p in found] == [p.last.params for p in whole]
@@ -88,11 +88,11 @@ def test_goes_on_as_if_it_had_never_stopped(tmp_path):
 def test_the_best_is_a_configuration_and_its_trial_is_that_run(tmp_path, monkeypatch):
     plan, configs, train = _plan(objective="val_count_accuracy"), [], loop.train
 
-    def seen(config, *arguments, **settings):
+    def recorded(config, *arguments, **settings):
         configs.append(config)
         train(config, *arguments, **settings)
 
-    monkeypatch.setattr(loop, "train", seen)
+    monkeypatch.setattr(loop, "train", recorded)
     study, found = _search(tmp_path, 6, plan)
     best = search.require_best(study, found)
     assert best.last.value == max(p.last.value for p in found if p.outcome == "complete")
@@ -105,8 +105,8 @@ def test_the_best_is_a_configuration_and_its_trial_is_that_run(tmp_path, monkeyp
 
 
 @pytest.mark.full
-def test_interruptions_do_not_change_what_is_drawn(tmp_path, monkeypatch):
-    """Restarted trials keep their values, and those after them draw the same."""
+def test_interruptions_do_not_change_drawn_values(tmp_path, monkeypatch):
+    """Restarted and later trials have the same values."""
     _, whole = _search(tmp_path / "whole", 9)
     train, calls = loop.train, []
 
@@ -126,8 +126,8 @@ def test_interruptions_do_not_change_what_is_drawn(tmp_path, monkeypatch):
     assert [p.last.value for p in found] == [p.last.value for p in whole]
 
 
-def test_to_stop_when_asked_is_not_to_be_lost(tmp_path, monkeypatch):
-    """A pre-emptible worker may be stopped more often than a trial may lose its worker."""
+def test_a_requested_stop_is_not_a_loss(tmp_path, monkeypatch):
+    """A pre-emptible worker may stop more often than `retries`."""
     train, calls = loop.train, []
 
     def stopped(config, workdir, after_epoch, wait):
@@ -156,7 +156,7 @@ def test_to_stop_when_asked_is_not_to_be_lost(tmp_path, monkeypatch):
 
 class TestFailures:
     def _failing(self, monkeypatch, error, times=1):
-        """A trainer that fails after an epoch, so many times."""
+        """Replace the trainer by one that fails `times` times after an epoch."""
         train, calls = loop.train, []
 
         def failing(config, workdir, after_epoch, wait):
@@ -190,7 +190,7 @@ class TestFailures:
         [
             errors.RunError("No space left on device"),
             KeyboardInterrupt(),
-            jax.errors.JaxRuntimeError("INTERNAL: who knows"),
+            jax.errors.JaxRuntimeError("INTERNAL: unknown"),
             ZeroDivisionError("a bug"),
         ],
     )
@@ -205,12 +205,12 @@ class TestFailures:
         assert [len(place.attempts) for place in found] == [2, 1, 1]
         first, again = found[0].attempts
         assert (first.state, first.params) == (TrialState.FAIL, again.params)
-        # The row of the first attempt is there once, and the storage has every epoch.
+        # The row of the first attempt occurs once, and the storage has every epoch.
         assert metrics_log.epoch_rows(trials.folder(tmp_path, 0))[:1] == before
         assert sorted(again.intermediate_values) == [1, 2, 3, 4]
         assert len(study.get_trials()) == 4
 
-    def test_without_end_are_given_up(self, tmp_path, monkeypatch):
+    def test_repeated_failures_are_abandoned(self, tmp_path, monkeypatch):
         self._failing(monkeypatch, OSError(28, "No space left on device"), times=2)
         for _ in range(2):
             with pytest.raises(OSError, match="No space"):
@@ -220,7 +220,7 @@ class TestFailures:
         assert "its worker was lost 2 times" in found[0].reason
 
     def test_contradictory_values(self, tmp_path):
-        """Each is right beside the base's other, the pair is not."""
+        """Each value is valid with the base, the pair is not."""
         table = {"model.width": space.Choice((36,)), "model.num_heads": space.Choice((8,))}
         with pytest.raises(errors.RunError, match="no trial is complete; the last one failed: m"):
             search.require_best(*_search(tmp_path, 2, _plan(space=table)))
@@ -241,7 +241,7 @@ class TestFailures:
 
 class TestOtherWorkers:
     def test_two_workers_request_the_last_place(self, tmp_path):
-        """Both ask before either is seen: the later trial is not trained."""
+        """Both request it at once: the later trial is not trained."""
         plan = _plan()
         study = _open(tmp_path, plan)
         faster, slower = study.ask(), study
@@ -252,12 +252,12 @@ class TestOtherWorkers:
         assert not (tmp_path / "trials").exists()
         study.tell(faster, 0.5)
         assert _outcomes(ledger.places(study.get_trials(), 1, 3)) == ["complete"]
-        # A larger search uses it after all.
+        # A larger search uses it.
         _, found = _search(tmp_path, 2)
         assert [(p.number, p.last.number) for p in found] == [(0, 0), (1, 2)]
 
     def test_waiting_workers_replace_dead_ones(self, tmp_path):
-        """One before it drew values, one after; neither sent a heartbeat."""
+        """One worker died before drawing values, one after; neither sent a heartbeat."""
         plan = _plan()
         study = _open(tmp_path, plan)
         study.ask()
@@ -267,7 +267,7 @@ class TestOtherWorkers:
         assert [len(place.attempts) for place in found] == [2, 2, 1]
         assert found[1].last.params == values
 
-    def test_recovery_can_be_cut_short_anywhere_and_done_twice(self, tmp_path):
+    def test_recovery_can_be_interrupted_and_repeated(self, tmp_path):
         plan = _plan()
         study = _open(tmp_path, plan)
         study.ask()
@@ -283,13 +283,13 @@ class TestOtherWorkers:
         for watch in watches:
             assert _outcomes(search.recover(study, watch, 1, 3)) == ["waiting"]
         assert len(study.get_trials()) == 2
-        # Two workers at the same moment: the second retry gets no place, and does no harm.
+        # Two workers queue it at once: the second retry gets no place.
         study.enqueue_trial({}, user_attrs={ledger.RETRY_OF: 0})
         _, found = _search(tmp_path, 1)
         assert [place.last.number for place in found] == [1]
 
     def test_trial_taken_over(self, tmp_path, monkeypatch, capsys):
-        """A worker that slept for too long hears of it at the next epoch, and works on."""
+        """A suspended worker detects it at the next epoch and continues."""
         train = loop.train
 
         def slept(config, workdir, after_epoch, wait):
@@ -331,7 +331,7 @@ class TestOtherWorkers:
             search._tell(study, 0, TrialState.FAIL)
 
 
-def test_a_scores_epoch_is_told_once_and_not_if_it_is_not_finite(tmp_path, monkeypatch):
+def test_an_epoch_is_reported_once_and_only_if_finite(tmp_path, monkeypatch):
     def gap(config, workdir, after_epoch, wait):
         workdir.mkdir(parents=True)
         rows = [
@@ -347,7 +347,7 @@ def test_a_scores_epoch_is_told_once_and_not_if_it_is_not_finite(tmp_path, monke
     assert found[0].last.value == 2.0
 
 
-def test_runs_of_a_lost_study_are_not_taken_for_those_of_a_new_one(tmp_path):
+def test_runs_of_another_study_are_refused(tmp_path):
     study, _ = _search(tmp_path, 1)
     search.check_folder(study, tmp_path)
     other = _open(tmp_path, _plan(study="other"))
@@ -359,15 +359,15 @@ def test_runs_of_a_lost_study_are_not_taken_for_those_of_a_new_one(tmp_path):
 
 
 def test_optuna_reads_the_study(tmp_path):
-    """With its own tools: the storage is an ordinary one."""
+    """Optuna's own functions read the storage."""
     _search(tmp_path, 4)
     study = optuna.load_study(study_name="ris_jax", storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert len(study.trials) == 4
     assert study.best_trial.value is not None
 
 
-def test_compiled_programs_are_shared_and_do_not_pile_up(tmp_path, monkeypatch):
-    """Trials that differ in rates and loss weights alone keep each other's programs."""
+def test_compiled_programs_are_shared_and_limited(tmp_path, monkeypatch):
+    """Trials that differ only in rates and loss weights share programs."""
     cleared = []
     monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(len(trials._programs)))
     trials._programs.clear()

@@ -1,4 +1,4 @@
-"""Search spaces: what is read, what is refused, what is drawn."""
+"""Search spaces: parsing, errors, sampling."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ def test_draws_lie_within_and_have_the_field_s_type():
     drawn = [space.sample(table, study.ask()) for _ in range(40)]
     assert {type(values[RATE]) for values in drawn} == {float}
     assert all(1e-3 <= values[RATE] <= 1.0 for values in drawn)
-    assert sum(values[RATE] < 0.03 for values in drawn) > 10  # half of them, in the logarithm
+    assert sum(values[RATE] < 0.03 for values in drawn) > 10  # half of the logarithmic range
     assert {values["optimizer.warmup_fraction"] for values in drawn} == {0.0, 0.25, 0.5}
     assert {values["model.depth"] for values in drawn} == {1, 4, 7}
     assert {values["model.compute_dtype"] for values in drawn} == {"float32", "bfloat16"}
@@ -106,7 +106,7 @@ def test_refused(values, message):
         ({"model.width": {"choices": ["broad"]}}, "model.width='broad' is not possible: "),
     ],
 )
-def test_ends_that_are_no_configuration(values, message):
+def test_invalid_ends(values, message):
     with pytest.raises(config_lib.ConfigError, match=message):
         space.check(space.parse(values), config_lib.Config())
 

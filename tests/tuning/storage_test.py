@@ -1,4 +1,4 @@
-"""Storages: addresses that cannot be, databases that are none, studies that are others'."""
+"""Storages: invalid addresses, damaged databases, studies of others."""
 
 import optuna
 import pytest
@@ -40,7 +40,7 @@ def test_addresses(text, drawn):
         ("sqlite:///:memory:", "need the name of a file"),
     ],
 )
-def test_addresses_that_cannot_be(text, message):
+def test_invalid_addresses(text, message):
     with pytest.raises(config_lib.ConfigError, match=message):
         storage.parse_url(text)
 
@@ -50,14 +50,14 @@ def _open(path, **changes):
         return study
 
 
-def test_a_study_is_made_once_and_found_again(tmp_path):
+def test_a_study_is_created_once(tmp_path):
     _open(tmp_path / "a.db").ask()
     assert len(_open(tmp_path / "a.db").get_trials()) == 1
     assert not _open(tmp_path / "a.db", study="other").get_trials()
 
 
-def test_a_study_of_format_version_1_keeps_its_waves(tmp_path):
-    """It goes on with spherical_phase, and not with what is spherical now."""
+def test_a_study_of_format_version_1_keeps_its_wavefront(tmp_path):
+    """It continues with `spherical_phase`, the former meaning of `spherical`."""
     phases = config_lib.override(config_lib.Config(), {"system.wavefront": "spherical_phase"})
     stored = _plan().to_dict()
     assert stored["base"].pop("format_version") == 2
@@ -87,25 +87,25 @@ def test_a_study_of_another_search(tmp_path, changes, message):
         _open(tmp_path / "a.db", **changes)
 
 
-def test_a_study_of_somebody_else(tmp_path):
+def test_a_foreign_study(tmp_path):
     url = f"sqlite:///{tmp_path / 'a.db'}"
     optuna.create_study(storage=url, study_name="ris_jax").ask()
     with pytest.raises(config_lib.ConfigError, match="was not made by `tune`"):
         _open(tmp_path / "a.db")
 
 
-def test_a_file_that_is_no_database(tmp_path):
+def test_not_a_database(tmp_path):
     (tmp_path / "a.db").write_bytes(b"nothing like it" * 100)
     with pytest.raises(errors.RunError, match=r"storage sqlite:.*a\.db: file is not a database"):
         _open(tmp_path / "a.db")
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_missing_directory(tmp_path):
     with pytest.raises(errors.RunError, match="unable to open database file"):
         _open(tmp_path / "none" / "a.db")
 
 
-def test_a_server_that_is_not_there():
+def test_missing_server():
     url = storage.parse_url("postgresql://me:secret@127.0.0.1:1/db?connect_timeout=3")
     with (
         pytest.raises(errors.RunError, match=r"storage postgresql.*me:\*\*\*@.*") as caught,
@@ -133,7 +133,7 @@ def test_optuna_exceptions(tmp_path, monkeypatch, error, kind, message):
         _open(tmp_path / "a.db")
 
 
-def test_tables_that_another_worker_is_making(tmp_path, monkeypatch):
+def test_tables_created_by_another_worker(tmp_path, monkeypatch):
     calls = []
 
     class Racing(optuna.storages.RDBStorage):
@@ -149,7 +149,7 @@ def test_tables_that_another_worker_is_making(tmp_path, monkeypatch):
     assert _open(tmp_path / "a.db").get_trials() == []
 
 
-def test_a_reason_below_a_reason():
+def test_nested_errors():
     url = storage.parse_url("sqlite:///a.db")
     outer = optuna.exceptions.StorageInternalError("something in the commit")
     outer.__cause__ = sqlalchemy.exc.OperationalError("q", {}, Exception("disk is full"))

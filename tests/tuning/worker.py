@@ -1,4 +1,4 @@
-"""A worker of `tune` whose trainer only pretends: a row of metrics every moment."""
+"""Worker of `tune` with a simulated trainer that writes rows of metrics."""
 
 import json
 import math
@@ -14,14 +14,14 @@ from ris_jax.training.saving import metrics_log
 SECONDS = 0.3  # an epoch
 
 
-def pretend(config, workdir, after_epoch=lambda: None, wait=False):
-    """Scores are the better, the nearer the learning rate is to 1e-2, and fall by the epoch."""
+def simulated_train(config, workdir, after_epoch=lambda: None, wait=False):
+    """Write scores that are best at a learning rate of 1e-2 and fall with the epochs."""
     workdir.mkdir(parents=True, exist_ok=True)
     with files.exclusive(workdir, wait=wait):
-        _pretend_alone(config, workdir, after_epoch)
+        _simulated_train_locked(config, workdir, after_epoch)
 
 
-def _pretend_alone(config, workdir, after_epoch):
+def _simulated_train_locked(config, workdir, after_epoch):
     distance = abs(math.log10(config.optimizer.learning_rate) + 2.0)
     for epoch in range(len(metrics_log.epoch_rows(workdir)) + 1, config.training.epochs + 1):
         time.sleep(SECONDS)
@@ -33,6 +33,6 @@ def _pretend_alone(config, workdir, after_epoch):
 
 
 if __name__ == "__main__":
-    loop.train = pretend
+    loop.train = simulated_train
     tune.check_gate = lambda workdir: None
     sys.exit(main.main(["ris-jax", "tune", *sys.argv[1:]]))

@@ -38,7 +38,7 @@ def test_a_tiny_suite_with_a_true_estimator(capsys, tmp_path):
     comments, (row,) = rows(tmp_path / "tables" / "two_sources.csv")
     for text in ("seed: 5", "machine: ", "versions: ", "system.rows=4", "4 scenes per cell"):
         assert any(text in line for line in comments), text
-    assert (row["estimator"], row["told"], row["scenes"]) == ("music", "True", str(SCENES))
+    assert (row["estimator"], row["count_given"], row["scenes"]) == ("music", "True", str(SCENES))
     assert float(row["azimuth_bound_deg"]) > 0
     low, high = (float(row[f"azimuth_rmse_deg{end}"]) for end in ("_lower", "_upper"))
     assert 0 < low <= float(row["azimuth_rmse_deg"]) <= high
@@ -51,11 +51,11 @@ def test_a_tiny_suite_with_a_true_estimator(capsys, tmp_path):
 
 @pytest.mark.full
 def test_resumes_at_the_cell(capsys, tmp_path, calls, monkeypatch):
-    """Killed after three cells, it does the others only, and comes to the same bytes."""
+    """After a kill behind three cells only the others run; the files are identical."""
     flags = [SUITES, "--estimators=maximum_likelihood,music", *SMALL]
     assert run(capsys, *flags, f"--out={tmp_path / 'whole'}")[0] == 0
     whole = len(calls)
-    assert whole == 2 * (2 + 1 + 2)  # blind and known; one SNR; one and two sources
+    assert whole == 2 * (2 + 1 + 2)  # blind and known, one SNR, one and two sources
     fake = localization.localize
 
     def killed(*arguments, **options):
@@ -74,25 +74,25 @@ def test_resumes_at_the_cell(capsys, tmp_path, calls, monkeypatch):
         for name in FILES[:2]:
             one, other = (tmp_path / part / name.format(suite) for part in ("whole", "parts"))
             assert one.read_text() == other.read_text()
-    # Once more, with a suite whose cells are all there: nothing is done but writing.
+    # With all cells in the cache, only the results are written.
     index = (tmp_path / "parts" / "README.md").read_text()
     again = ["--suite=rmse_by_num_sources,heat_map", *flags[1:], f"--out={tmp_path / 'parts'}"]
     before = len(calls)
     assert run(capsys, *again)[0] == 0
-    assert len(calls) == before + 4  # 15 dB is another SNR than that of the heat map
+    assert len(calls) == before + 4  # 15 dB is not the SNR of the heat map
     grown = (tmp_path / "parts" / "README.md").read_text()
     assert all(line in grown for line in index.splitlines())
     assert "By number of sources at 15 dB" in grown
 
-    told = {(c["estimator"], c["num_sources"] is not None) for c in calls}
-    assert told == {("maximum_likelihood", False), ("maximum_likelihood", True),
+    given = {(c["estimator"], c["num_sources"] is not None) for c in calls}
+    assert given == {("maximum_likelihood", False), ("maximum_likelihood", True),
                     ("music", False), ("music", True)}  # fmt: skip
     refused = run(capsys, *again, "--seed=9")
     assert refused[0] == 1
     assert "seed=9 (there 0)" in refused[2]
 
 
-def test_fewer_scenes_if_told(capsys, tmp_path, calls):
+def test_fewer_scenes(capsys, tmp_path, calls):
     flags = ["--suite=two_sources", "--estimators=mvdr,music", "--scenes_of=music=2", *SMALL]
     assert run(capsys, *flags, f"--out={tmp_path}")[0] == 0
     comments, found = rows(tmp_path / "tables" / "two_sources.csv")
@@ -102,7 +102,7 @@ def test_fewer_scenes_if_told(capsys, tmp_path, calls):
 
 @pytest.mark.full
 def test_throughput(capsys, tmp_path, monkeypatch):
-    """Simulator and one estimator, as the table has them; measured once."""
+    """Simulator and one estimator of the table; measured once."""
     cases = throughput.CASES["throughput"]
     monkeypatch.setattr(throughput, "_SECONDS", 0.0)
     monkeypatch.setattr(operations, "_MATRIX", 64)
@@ -121,7 +121,7 @@ def test_throughput(capsys, tmp_path, monkeypatch):
         assert float(row["scenes_per_second_lower"]) > 0 or row["scenes_per_second_lower"] == "0.0"
         for name in ("scenes_per_second", "operations_per_scene", "share_of_matrix_rate"):
             assert float(row[name]) > 0, name
-    monkeypatch.setattr(throughput, "measure", None)  # whoever calls it fails
+    monkeypatch.setattr(throughput, "measure", None)  # a call fails
     assert run(capsys, *flags)[0] == 0
     assert rows(tmp_path / "tables" / "throughput.csv")[1] == found
 
@@ -150,8 +150,8 @@ def test_refuses(capsys, tmp_path, flags, parts):
     assert not list(tmp_path.iterdir())
 
 
-def test_mirrored_estimators_are_left_out_of_other_arrays():
-    """By default all that can work on the array are compared."""
+def test_estimators_for_symmetric_arrays_are_omitted_for_others():
+    """By default all estimators that support the array are compared."""
     benchmark.FLAGS(["benchmark"])
     assert "modified_music" in benchmark._estimators(config_lib.SystemConfig())
     other = benchmark._estimators(config_lib.SystemConfig(centered=False))

@@ -1,4 +1,4 @@
-"""The command `bound`: what is written, and every flag that is refused."""
+"""Command `bound`: output files, and errors of flags."""
 
 import csv
 
@@ -43,10 +43,10 @@ def recordings_file(path, random):
     })  # fmt: skip
 
 
-class TestWhatIsWritten:
+class TestOutput:
     def test_maps_sweeps_and_limits(self, capsys, tmp_path):
         out = tmp_path / "bound"
-        status, said, err = run(
+        status, printed, err = run(
             capsys, f"--out={out}", *SMALL, "--at=10,-5,1.5", "--sweep=snr_db:0:20:10",
             "--sweep=codes:3,4", "--sweep=elements:10,16", "--target_m=0.5", "--resolution",
         )  # fmt: skip
@@ -54,10 +54,10 @@ class TestWhatIsWritten:
         names = ("from_above", "front", "sweep_snr_db", "sweep_codes", "sweep_elements")
         expected = {f"{name}.{ending}" for name in names for ending in ("csv", "png", "pdf")}
         assert {path.name for path in out.iterdir()} == expected | {"positions.csv"}
-        assert said.startswith("bound: elements: 16, antennas: 4, codes: 4, ")
-        assert "Range limit" in said
-        assert "Resolution" in said
-        assert "reaches 0.5 m at 10 deg, -5 deg, 1.5 m" in said
+        assert printed.startswith("bound: elements: 16, antennas: 4, codes: 4, ")
+        assert "Range limit" in printed
+        assert "Resolution" in printed
+        assert "reaches 0.5 m at 10 deg, -5 deg, 1.5 m" in printed
 
         _, rows = read(out / "from_above.csv")
         assert len(rows) == 36
@@ -76,15 +76,15 @@ class TestWhatIsWritten:
         assert [row[0] for row in sizes] == [9, 16]
         np.testing.assert_allclose(sizes[1][1:], single, rtol=1e-5)
 
-    def test_second_source_link_budget_and_what_is_not_identifiable(self, capsys, tmp_path):
-        """Two antennas and two codes give 8 real numbers, two sources have 10 unknowns."""
-        status, said, _ = run(
+    def test_second_source_link_budget_and_unidentifiable_cases(self, capsys, tmp_path):
+        """Two antennas and two codes give 8 real numbers for the 10 unknowns of two sources."""
+        status, printed, _ = run(
             capsys, f"--out={tmp_path}", *SMALL, "--set=system.num_antennas=2",
             "--set=system.num_snapshots=2", "--second=20,0,1", "--transmit_power_dbm=-20",
             "--sweep=transmit_power_dbm:-20,0", "--nomaps", "--at=0,0,0.5", "--at=0,0,2",
         )  # fmt: skip
         assert status == 0
-        assert "-20 dBm, noise -109.0 dBm" in said
+        assert "-20 dBm, noise -109.0 dBm" in printed
         header, rows = read(tmp_path / "positions.csv")
         assert np.isinf(np.array(rows)[:, header.index("position_error_m")]).all()
         column = header.index("snr_db")
@@ -93,7 +93,7 @@ class TestWhatIsWritten:
         np.testing.assert_allclose(swept[2][column + 1] - swept[0][column + 1], 20.0, atol=1e-3)
 
     def test_recordings(self, capsys, tmp_path):
-        """The array, channel and codes of a scene; leading antennas in a sweep."""
+        """A scene provides array, channel and codes; a sweep uses its first antennas."""
         recordings_file(tmp_path / "recordings.npz", np.random.default_rng(0))
         flags = (f"--data={tmp_path / 'recordings.npz'}", "--nomaps", "--at=0,0,1")
         found = []
@@ -114,19 +114,19 @@ class TestWhatIsWritten:
     def test_codes_of_a_file_and_several_channels(self, capsys, tmp_path):
         codes = np.exp(2j * np.pi * np.random.default_rng(0).random((5, 16)))
         np.savez(tmp_path / "codes.npz", codes=codes)
-        status, said, err = run(
+        status, printed, err = run(
             capsys, f"--out={tmp_path}", *SMALL, f"--codes={tmp_path / 'codes.npz'}",
             "--num_channels=2", "--nomaps", "--sweep=codes:4,5", "--at=0,0,1",
         )  # fmt: skip
         assert status == 0, err
-        assert "codes.npz" in said
+        assert "codes.npz" in printed
         _, swept = read(tmp_path / "sweep_codes.csv")
         np.testing.assert_allclose(swept[1][1:], read(tmp_path / "positions.csv")[1][0], rtol=1e-4)
         assert swept[0][-1] > swept[1][-1]
 
 
 def test_impairments_are_ranked(capsys, tmp_path):
-    status, said, err = run(
+    status, printed, err = run(
         capsys, f"--out={tmp_path}", *SMALL, "--nomaps", "--at=0,0,1", "--at=10,0,1.5",
         "--impairments=phase_error,dead_fraction,fresnel", "--num_draws=8",
         "--set=impairments.phase_error=0.5", "--snr_db=20",
@@ -144,10 +144,10 @@ def test_impairments_are_ranked(capsys, tmp_path):
     for row in rows:
         parts = [float(row[name]) for name in ("bias_m", "std_m", "position_error_m")]
         assert parts[0] ** 2 + parts[1] ** 2 == pytest.approx(parts[2] ** 2, rel=1e-4)
-    assert "Impairments, by root mean square" in said
+    assert "Impairments, by root mean square" in printed
 
 
-def test_hardware_names_are_those_of_the_simulator():
+def test_hardware_names_match_the_simulator():
     assert bound._HARDWARE == mismatch.NAMES
 
 
@@ -266,8 +266,8 @@ def test_values_of_a_sweep():
     assert bound.sweep("codes:4,8") == ("codes", [4.0, 8.0])
 
 
-def test_figures_mark_what_is_not_identifiable():
-    """A grey panel says so in words and the title, where others have colours."""
+def test_figures_mark_unidentifiable_cases():
+    """An unidentifiable panel is grey, with a text and a title."""
     from ris_jax.reports import bound_figures
 
     places = np.stack(np.meshgrid([0.5, 1.0], [-0.1, 0.1], indexing="ij"), axis=-1)

@@ -1,4 +1,4 @@
-"""The command `design`: what it writes, resuming, and every flag that is refused."""
+"""Command `design`: output files, resuming, and errors of flags."""
 
 import csv
 
@@ -29,11 +29,11 @@ def comparison(folder):
 
 
 def test_region_and_resume(capsys, tmp_path, monkeypatch):
-    """Stopped after any part and started again, the codes are those of a run in one go."""
+    """An interrupted run resumes and gives the codes of an uninterrupted one."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    status, said, err = run(capsys, f"--out={whole}", *SMALL, "--bits=1,2")
+    status, out, err = run(capsys, f"--out={whole}", *SMALL, "--bits=1,2")
     assert status == 0, err
-    assert said.startswith("design: elements: 16, antennas: 1, codes: 6")
+    assert out.startswith("design: elements: 16, antennas: 1, codes: 6")
     assert {path.name for path in whole.iterdir()} == {
         "codes_continuous.npz", "codes_1bit.npz", "codes_2bit.npz", "comparison.csv",
         "before_after.png", "before_after.pdf", "state.npz",
@@ -56,9 +56,9 @@ def test_region_and_resume(capsys, tmp_path, monkeypatch):
     assert status == 130
     assert "resumes where it stopped" in err
     monkeypatch.setattr(code_design, "descend", descend)
-    status, said, _ = run(capsys, f"--out={parts}", *SMALL, "--bits=1,2")
+    status, out, _ = run(capsys, f"--out={parts}", *SMALL, "--bits=1,2")
     assert status == 0
-    assert "resuming" in said
+    assert "resuming" in out
     for name in ("codes_continuous.npz", "codes_2bit.npz", "codes_1bit.npz"):
         with np.load(whole / name) as expected, np.load(parts / name) as found:
             np.testing.assert_array_equal(found["codes"], expected["codes"])
@@ -72,8 +72,8 @@ def test_region_and_resume(capsys, tmp_path, monkeypatch):
     assert "state.npz" in err
 
 
-def test_known_position_and_what_reads_the_codes(capsys, tmp_path):
-    """The codes file is one of `simulate` and `bound`; its levels are those of a controller."""
+def test_known_position_and_readers_of_the_codes(capsys, tmp_path):
+    """`simulate` and `bound` read the codes file; its levels are for a controller."""
     status, _, err = run(
         capsys, f"--out={tmp_path}", *SMALL, "--at=10,5,1", "--bits=2", "--starts=1",
         "--transmit_power_dbm=10",
@@ -82,7 +82,7 @@ def test_known_position_and_what_reads_the_codes(capsys, tmp_path):
     means = comparison(tmp_path)
     assert means["optimum of any amplitude"] < means["designed, continuous"]
     assert means["designed, continuous"] <= means["four beams"]
-    assert means["positional"] == np.inf  # one beam, whatever the number of codes
+    assert means["positional"] == np.inf  # one beam, for any number of codes
     path = tmp_path / "codes_2bit.npz"
     with np.load(path) as found:
         np.testing.assert_allclose(1j ** found["levels"].astype(int), found["codes"], atol=1e-6)
@@ -138,7 +138,7 @@ def test_refused_in_one_line(capsys, tmp_path, monkeypatch, flags, parts):
 
 
 def test_too_few_codes(capsys, tmp_path):
-    """Two real numbers a code do not determine five unknowns."""
+    """Two real numbers per code do not determine five unknowns."""
     status, _, err = run(
         capsys, f"--out={tmp_path}", *SMALL, "--num_codes=2", "--starts=1", "--at=0,0,1"
     )

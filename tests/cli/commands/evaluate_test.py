@@ -1,4 +1,4 @@
-"""Evaluating an estimator of positions; that of a network is in run_test.py."""
+"""Evaluation of an estimator of positions; run_test.py evaluates networks."""
 
 import csv
 import shutil
@@ -158,7 +158,7 @@ def test_bins_of_snr_hold_all_scenes(snr_db, limits):
 
 @pytest.fixture(name="folder", scope="module")
 def _folder(tmp_path_factory):
-    """Records with a split to test on."""
+    """Write records with a split `test`."""
     folder = tmp_path_factory.mktemp("out") / "records"
     counts = {"train": 3, "test": SCENES}
     simulation.simulate(CONFIG, folder, counts, shard_scenes=2)
@@ -166,8 +166,8 @@ def _folder(tmp_path_factory):
 
 
 class TestStored:
-    def test_the_split_test(self, capsys, calls, folder, tmp_path):
-        """What was stored, before the array it is of, though the flags name neither."""
+    def test_scores_of_the_split(self, capsys, calls, folder, tmp_path):
+        """Scenes and array are those of the records, not those of the flags."""
         flags = ["--estimator=auto", f"--data={folder}", f"--out={tmp_path}", "--known_num_sources"]
         status, printed, err = _run(capsys, *flags, "--batch_size=2")
         assert (status, err) == (0, "")

@@ -1,4 +1,4 @@
-"""The example file: the same every time, and in agreement with its own truth."""
+"""Example file: deterministic, and consistent with its truth."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_scenes(capsys, tmp_path):
 
 
 def test_the_truth_explains_the_snapshots(capsys, tmp_path):
-    """Least squares on the true places leaves the noise, 1/1001 of the power at 30 dB."""
+    """The residual at the true positions is the noise, 1/1001 of the power at 30 dB."""
     found = _read(capsys, tmp_path / "a.npz", "--snr_db=30")
     operator = (found.codes[0][:, None] * found.channel[0]).reshape(-1, 144)
     for scene, snapshots in enumerate(found.snapshots.reshape(8, -1)):
@@ -46,8 +46,8 @@ def test_the_truth_explains_the_snapshots(capsys, tmp_path):
         vectors = host_steering.steering(
             host_steering.coordinates_of(*places), found.positions, wavelength=found.wavelength
         )
-        seen = operator @ vectors.T
-        residual = snapshots - seen @ np.linalg.lstsq(seen, snapshots, rcond=None)[0]
+        basis = operator @ vectors.T
+        residual = snapshots - basis @ np.linalg.lstsq(basis, snapshots, rcond=None)[0]
         share = np.sum(np.abs(residual) ** 2) / np.sum(np.abs(snapshots) ** 2)
         assert share == pytest.approx(1 / 1001, rel=0.35)  # 253 degrees of freedom: 4 sigma
 

@@ -1,4 +1,4 @@
-"""Mistakes of recordings files that `inspect` must name, and good files that it must not."""
+"""Mistakes in recordings files that `inspect` reports, and correct files without reports."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ def _file(
     positions=None, antennas=12, codes=16, seed=0, snr_db=15.0, sources=2, scenes=3, bits=3,
     independent=False, wavefront="spherical", wavelength=WAVELENGTH, surface=True, static=0.0,
 ):  # fmt: skip
-    """Arrays of a recordings file."""
+    """Return the arrays of a recordings file."""
     random = np.random.default_rng(seed)
     positions = _grid(8, 8) if positions is None else positions
     elements = len(positions)
@@ -101,19 +101,19 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_silent_on_good_files(tmp_path, name):
+def test_correct_files_have_no_warnings(tmp_path, name):
     status, out = _inspected(tmp_path, _file(**GOOD[name]))
     assert "suspicious: " not in out
     assert status == 0
 
 
 def _set(**changes):
-    """A change of the fields by functions of the old values."""
+    """Return a change of fields by functions of the old values."""
     return lambda arrays: arrays | {key: change(arrays[key]) for key, change in changes.items()}
 
 
 def _states(arrays):
-    """The states of three-bit codes."""
+    """Return the states of three-bit codes."""
     return np.round(np.angle(arrays["codes"]) / (np.pi / 4)).astype(int) % 8
 
 
@@ -173,7 +173,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_names_mistakes(tmp_path, name):
+def test_mistakes_are_named(tmp_path, name):
     change, options, expected = MISTAKES[name]
     status, out = _inspected(tmp_path, change(_file(**options)))
     assert status == 1

@@ -1,4 +1,4 @@
-"""Localising a user's recordings: what is written, and every way in which it can go wrong."""
+"""Localisation of recordings: output files and errors."""
 
 import csv
 import functools
@@ -59,7 +59,7 @@ def _arrays(truth=True):
 
 
 def _as_shard(elements=144):
-    """A shard of the reference, of noise."""
+    """Write a shard of the reference, with noise only."""
     normal = np.random.default_rng(0).normal
     return {
         "y": normal(size=(SCENES, 4, 8, 2)),
@@ -72,7 +72,7 @@ def _as_shard(elements=144):
 
 
 def _fake_localize(calls, counts=(2, 0, 1)):
-    """Stands in for the estimators: the first two truths, the scenes' counts as given."""
+    """Replace the estimators: first two true sources, given counts."""
     batch, _ = _simulated()
 
     def localize(measurement, positions, **options):
@@ -92,7 +92,7 @@ def _fake_localize(calls, counts=(2, 0, 1)):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Replaces the estimators by a quick fake; gives what it was told."""
+    """Replace the estimators by a fast fake; return its arguments."""
     found = []
     monkeypatch.setattr(localization, "localize", _fake_localize(found))
     return found
@@ -230,15 +230,15 @@ class TestOutput:
 
 
 class TestOptions:
-    def _told(self, capsys, calls, data, tmp_path, *flags):
+    def _arguments(self, capsys, calls, data, tmp_path, *flags):
         out = tmp_path / "a.csv"
         assert _run(capsys, f"--data={data}", f"--out={out}", *flags)[0] == 0
         return calls[-1]
 
     def test_defaults(self, capsys, calls, data, tmp_path):
-        told = self._told(capsys, calls, data, tmp_path)
-        limits = told.pop("limits")
-        assert told == {
+        arguments = self._arguments(capsys, calls, data, tmp_path)
+        limits = arguments.pop("limits")
+        assert arguments == {
             "wavelength": 0.3,
             "wavefront": "spherical",
             "source_signal": "constant",
@@ -265,14 +265,14 @@ class TestOptions:
         }
         arguments = [f"--{name}={value}" for name, value in flags.items()]
         arguments += ["--range_min=2", "--range_max=9", "--elevation_max_deg=0"]
-        told = self._told(capsys, calls, data, tmp_path, *arguments)
-        assert {name: told[name] for name in flags} == flags
-        assert told["limits"] == Limits(math.radians(60), 0.0, 2.0, 9.0)
+        arguments = self._arguments(capsys, calls, data, tmp_path, *arguments)
+        assert {name: arguments[name] for name in flags} == flags
+        assert arguments["limits"] == Limits(math.radians(60), 0.0, 2.0, 9.0)
 
     @pytest.mark.parametrize("name", ["MUSIC", "Music", "maximum-likelihood"])
     def test_estimators_in_any_case(self, capsys, calls, data, tmp_path, name):
-        told = self._told(capsys, calls, data, tmp_path, f"--estimator={name}")
-        assert told["estimator"] == name.lower().replace("-", "_")
+        arguments = self._arguments(capsys, calls, data, tmp_path, f"--estimator={name}")
+        assert arguments["estimator"] == name.lower().replace("-", "_")
 
     @pytest.mark.parametrize("truth", [True, False])
     def test_a_static_path_changes_the_noise_of_snr_db(
@@ -302,18 +302,18 @@ class TestOptions:
 
     @pytest.mark.parametrize("batch_size", [1, 2, 64])
     def test_batches(self, capsys, calls, data, tmp_path, batch_size):
-        self._told(capsys, calls, data, tmp_path, f"--batch_size={batch_size}")
+        self._arguments(capsys, calls, data, tmp_path, f"--batch_size={batch_size}")
         assert len(calls) == -(-SCENES // min(batch_size, SCENES))
 
-    def test_a_shard_says_what_it_is(self, capsys, calls, tmp_path):
+    def test_settings_of_a_shard(self, capsys, calls, tmp_path):
         shard = tmp_path / "shard.npz"
         np.savez(shard, **_as_shard())
-        told = self._told(capsys, calls, shard, tmp_path)
-        assert (told["wavefront"], told["source_signal"]) == ("parabolic", "constant")
-        told = self._told(
+        arguments = self._arguments(capsys, calls, shard, tmp_path)
+        assert (arguments["wavefront"], arguments["source_signal"]) == ("parabolic", "constant")
+        arguments = self._arguments(
             capsys, calls, shard, tmp_path, "--wavefront=spherical", "--source_signal=independent"
         )
-        assert (told["wavefront"], told["source_signal"]) == ("spherical", "independent")
+        assert (arguments["wavefront"], arguments["source_signal"]) == ("spherical", "independent")
 
 
 @pytest.mark.usefixtures("calls")
@@ -382,7 +382,7 @@ class TestBadFlags:
         assert len(out.splitlines()) <= 1  # the first line, which comes before JAX
         assert sorted(tmp_path.iterdir()) == before
 
-    def test_bad_out_is_told_before_the_data_are_read(self, capsys, tmp_path):
+    def test_bad_out_is_reported_before_the_data_are_read(self, capsys, tmp_path):
         status, _, err = _run(capsys, "--data=/nonexistent.npz", f"--out={tmp_path / 'a.txt'}")
         _assert_one_line(status, err, "--out")
 
@@ -457,7 +457,7 @@ class TestBadData:
         self._refused(capsys, tmp_path / "shards", "shards", "directory of .npz")
 
 
-def test_a_failure_on_the_way_writes_nothing(capsys, monkeypatch, data, tmp_path):
+def test_a_failure_during_estimation_writes_nothing(capsys, monkeypatch, data, tmp_path):
     def fail(*_, **__):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
@@ -472,11 +472,11 @@ def test_help_names_every_estimator():
         assert name in localize.FLAGS.get_help()
 
 
-class TestForReal:
-    """The estimators themselves, on data that have the truth."""
+class TestRealEstimators:
+    """Real estimators on data with truth."""
 
     @pytest.mark.parametrize("estimator", ["maximum_likelihood", "music"])
-    def test_finds_what_is_there(self, capsys, data, tmp_path, estimator):
+    def test_finds_the_sources(self, capsys, data, tmp_path, estimator):
         out = tmp_path / "a.csv"
         flags = [f"--estimator={estimator}", "--max_sources=2", "--range_min=0.5"]
         status, printed, err = _run(capsys, f"--data={data}", f"--out={out}", *flags)

@@ -1,4 +1,4 @@
-"""`tune`: what is wrong is one line, and nothing is begun."""
+"""Command `tune`: errors are one line, before any trial."""
 
 import builtins
 import json
@@ -55,7 +55,7 @@ def test_names_the_field_of_a_space(tmp_path, capsys):
     assert "space.json: search space: optimizer.lr: need a configuration field" in err
 
 
-def test_says_that_optuna_is_missing(tmp_path, capsys, monkeypatch):
+def test_missing_optuna(tmp_path, capsys, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("ris_jax.tuning")]:
         monkeypatch.delitem(sys.modules, name)
     load = builtins.__import__
@@ -81,7 +81,7 @@ def test_interrupted_trial_resumes(tmp_path, capsys, monkeypatch):
 
 
 class TestGate:
-    """Whether a small network learns; what `doctor` measures is its own test's affair."""
+    """Training check before a search; its measurements are tested with `doctor`."""
 
     def test_failure_stops_the_search_with_one_line(self, tmp_path, capsys, monkeypatch):
         findings = [("gradients alive", True, "all"), ("32 scenes are learned", False, "NMSE 0.9")]

@@ -1,4 +1,4 @@
-"""Files as dictionaries of arrays: formats, what is not one, and damage."""
+"""Files as dictionaries of arrays: formats, other files, and damage."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ def complex_normal(*shape, dtype="c8"):
 
 
 def write_matlab(path, arrays, classes=()):
-    """A .mat v7.3 as MATLAB writes it: reversed axes, compound complex, header in a user block."""
+    """Write .mat v7.3 as MATLAB does: reversed axes, compound complex, header in a user block."""
     with h5py.File(path, "w", userblock_size=512) as file:
         for name, array in arrays.items():
             array = np.atleast_2d(array).T
@@ -80,7 +80,7 @@ class FormatsTest(Case):
             np.testing.assert_array_equal(array, arrays[key])
         self.assertEqual(loaded["one"].dtype, dtype)
 
-    def test_matlab_classes_that_are_stored_as_integers(self):
+    def test_matlab_classes_stored_as_integers(self):
         arrays = {"flag": np.array([[1]], "u1"), "text": np.array([[51]], "u2")}
         classes = [("flag", b"logical"), ("text", b"char")]
         write_matlab(self.folder / "a.mat", arrays, classes)
@@ -96,7 +96,7 @@ class FormatsTest(Case):
 
     @parameterized.product(version=("4", "5"), compressed=(False, True))
     def test_matlab_before_hdf5(self, version, compressed):
-        """Axes in MATLAB's order; doubles stay doubles though the file stores small integers."""
+        """Axes are in MATLAB's order; doubles stored as small integers are doubles."""
         shape = (2, 3) if version == "4" else (2, 3, 4)
         arrays = {"one": complex_normal(*shape, dtype="c16"), "two": np.array([[3.0]])}
         if version == "5":
@@ -114,7 +114,7 @@ class FormatsTest(Case):
             self.assertEqual(array.dtype, arrays[key].dtype)
 
     def test_matlab_of_another_byte_order(self):
-        """From a big-endian machine: integers stored for doubles, a short name in its tag."""
+        """The file is big-endian, with doubles stored as integers and a short name in its tag."""
         numbers = np.array([1, 2, 3], ">i2").tobytes().ljust(8, b"\0")
         matrix = b"".join(
             [
@@ -131,7 +131,7 @@ class FormatsTest(Case):
         self.assertEqual(loaded.dtype, np.float64)
 
     def test_damaged_matlab_before_hdf5(self):
-        """SciPy's own reader has crashed on such files."""
+        """SciPy's reader crashes on such files."""
         random = np.random.default_rng(0)
         for version, options in (("4", {}), ("5", {}), ("5", {"do_compression": True})):
             values = {"one": complex_normal(3, 4), "two": np.arange(6.0).reshape(2, 3)}
@@ -150,7 +150,7 @@ class FormatsTest(Case):
         (np.array(["a", 2.0], object),),
         (scipy.sparse.eye_array(3, format="csc"),),
     )
-    def test_matlab_classes_that_are_no_arrays(self, value):
+    def test_matlab_classes_without_arrays(self, value):
         scipy.io.savemat(self.folder / "a.mat", {"one": value})
         with self.assert_one_line("a.mat: one: need an array of numbers"):
             containers.load(self.folder / "a.mat", ["one"])
@@ -183,7 +183,7 @@ class FormatsTest(Case):
         ({"re": np.ones(2), "im": np.array([b"a", b"b"])}, "real numbers in both parts"),
         ({"re": np.ones(2), "im": np.ones(2), "unit": np.ones(1)}, "plain array"),
     )
-    def test_groups_that_are_no_complex_numbers(self, parts, message):
+    def test_groups_without_complex_numbers(self, parts, message):
         with h5py.File(self.folder / "a.h5", "w") as file:
             for part, values in parts.items():
                 file[f"one/{part}"] = values
@@ -208,7 +208,7 @@ class FormatsTest(Case):
         loaded = containers.load(self.folder / "a.npz", ["one"])["one"]
         np.testing.assert_array_equal(loaded, expected)
 
-    def test_failed_save_leaves_the_old_file(self):
+    def test_failed_save_keeps_the_old_file(self):
         path = self.folder / "a.h5"
         containers.save(path, {"one": np.ones(3)})
         with self.assertRaises(TypeError):
@@ -223,8 +223,8 @@ class FormatsTest(Case):
         self.assertEmpty(list(self.folder.iterdir()))
 
 
-class NotAFormatTest(Case):
-    """Every way in which a file does not match its name says."""
+class WrongContentTest(Case):
+    """The content of a file does not match its name."""
 
     def bytes_of(self, kind):
         arrays, buffer = {"one": np.ones(3)}, io.BytesIO()
@@ -276,7 +276,7 @@ class NotAFormatTest(Case):
         with self.assert_one_line("a.npz", "need a file"):
             containers.names(self.folder / "a.npz")
 
-    def test_nothing_is_unpickled(self):
+    def test_pickled_objects_are_refused(self):
         touched = self.folder / "touched"
 
         class Touch:
@@ -288,7 +288,7 @@ class NotAFormatTest(Case):
             containers.load(self.folder / "a.npz", ["one"])
         self.assertFalse(touched.exists())
 
-    def test_archive_of_other_things(self):
+    def test_archive_with_other_entries(self):
         with zipfile.ZipFile(self.folder / "a.npz", "w") as archive:
             archive.writestr("one", b"not an array")
         with self.assert_one_line("a.npz", "one", "npy format"):
@@ -308,7 +308,7 @@ class NotAFormatTest(Case):
         ("(" * 5000, "ValueError"),
         ("(8,) # ", "ValueError"),
     )
-    def test_headers_of_what_is_not_there(self, shape, part):
+    def test_headers_without_data(self, shape, part):
         header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
         content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64)
         with zipfile.ZipFile(self.folder / "a.npz", "w") as archive:
@@ -316,13 +316,13 @@ class NotAFormatTest(Case):
         with self.assert_one_line("a.npz", "damaged", part):
             containers.load(self.folder / "a.npz", ["one"])
 
-    def test_memory_is_not_asked_for_what_is_not_there(self):
+    def test_missing_data_allocate_no_memory(self):
         with h5py.File(self.folder / "a.h5", "w") as file:
             file.create_dataset("one", (2**14, 2**14), "c16", chunks=(64, 64))
         with self.assert_one_line("a.h5: one: need an array that the file holds; got one of 42949"):
             containers.load(self.folder / "a.h5", ["one"])
 
-    def test_several_of_one_name(self):
+    def test_repeated_names(self):
         path = self.folder / "a.npz"
         np.savez(path, one=np.ones(3))
         with self.assertWarns(UserWarning), zipfile.ZipFile(path, "a") as archive:
@@ -339,7 +339,7 @@ class NotAFormatTest(Case):
                 containers.load(self.folder / "a.h5", [name])
 
     def test_types_that_hdf5_would_convert(self):
-        """A damaged description of floats: reading it has crashed the whole process."""
+        """Reading a damaged float type crashes the process."""
         odd = h5py.h5t.IEEE_F64LE.copy()
         odd.set_fields(63, 52, 10, 0, 52)
         with h5py.File(self.folder / "a.h5", "w") as file:

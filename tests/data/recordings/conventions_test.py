@@ -1,4 +1,4 @@
-"""Names and units of testbeds, read as those of the format, and contradictions refused."""
+"""Names and units of testbeds are converted; contradictions are refused."""
 
 import contextlib
 
@@ -34,7 +34,7 @@ def _arrays(antennas=M):
 
 
 def _with(changes, antennas=M):
-    """The arrays with some replaced, and those left out that are None."""
+    """Return the arrays with replacements; None removes an array."""
     changed = {**_arrays(antennas), **changes}
     return {key: np.asarray(value) for key, value in changed.items() if value is not None}
 
@@ -93,7 +93,7 @@ def test_same_recordings(name):
 
 @pytest.mark.parametrize("ending", ["npz", "h5", "mat", "v7.mat"])
 def test_a_testbed_file_of_every_format(tmp_path, ending):
-    """Half precision, parts, states and frequency at once."""
+    """The file has half precision, parts, states and a frequency."""
     given = _with(
         SAME["codes as states"] | SAME["frequency"]
         | {f"snapshots_{part}": getattr(_gaussian(B, L, M), part).astype("f2")
@@ -118,7 +118,7 @@ def test_a_testbed_file_of_every_format(tmp_path, ending):
 
 
 class TestOneAntenna:
-    """S21 of one antenna over many patterns."""
+    """Measurements of S21 with one antenna and many codes."""
 
     @pytest.mark.parametrize("channel", [_gaussian(N), _gaussian(1, N)])
     def test_without_the_axis(self, channel):
@@ -128,13 +128,13 @@ class TestOneAntenna:
         (note,) = found.notes
         assert "[4, 3] are read as 4 scenes of one antenna" in note
 
-    def test_matlab_drops_the_axis_by_itself(self, tmp_path):
+    def test_matlab_drops_the_axis(self, tmp_path):
         scipy.io.savemat(tmp_path / "a.mat", _with({"snapshots": _gaussian(B, L)}, antennas=1))
         found = reader.read(tmp_path / "a.mat")
         _assert_same(found, reader.from_arrays(_arrays(antennas=1)))
         assert found.notes == ()
 
-    def test_several_antennas_and_one_scene_is_not_guessed(self):
+    def test_several_antennas_and_one_scene_are_ambiguous(self):
         with _one_line("snapshots", "one scene is [1, L, M]"):
             reader.from_arrays(_with({"snapshots": _gaussian(L, M)}))
 
@@ -189,7 +189,7 @@ def test_contradictions(changes, parts):
         reader.from_arrays(_with(changes))
 
 
-def test_phases_that_are_not_finite_leave_out_their_scene():
+def test_non_finite_phases_exclude_their_scene():
     phases = np.tile(_states() * np.pi / 2, (B, 1, 1))
     phases[1, 0, 0], phases[2, 0, 0] = np.nan, np.inf
     found = reader.from_arrays(_with({"codes": None, "phases_rad": phases}))

@@ -1,4 +1,4 @@
-"""The NumPy steering vectors are those of `ris_jax.physics.arrays`."""
+"""NumPy steering vectors equal those of `ris_jax.physics.arrays`."""
 
 from typing import get_args
 

@@ -1,4 +1,4 @@
-"""From recordings to a measurement: the noise follows from the SNR."""
+"""Measurement from recordings: the noise follows from the SNR."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def make_recordings(**more):
 
 class MeasurementTest(absltest.TestCase):
     def test_noise_variance(self):
-        """Received power P is signal and noise: sigma^2 = P / (1 + SNR), 1/2 at 0 dB."""
+        """Received power P includes the noise: sigma^2 = P / (1 + SNR), 1/2 at 0 dB."""
         found = make_recordings(snr_db=np.array([0.0, 10.0]))
         measurement = reader.measurement_of(found)
         power = np.mean(np.abs(found.snapshots) ** 2, axis=(1, 2))

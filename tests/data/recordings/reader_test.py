@@ -1,4 +1,4 @@
-"""Recordings from file to memory and back; what is left out, and what no file may do."""
+"""Reading and writing recordings: skipped scenes, shards, and damage."""
 
 import contextlib
 import dataclasses
@@ -41,7 +41,7 @@ def make_arrays(antennas=ANTENNAS, shared=False, truth=True):
 
 
 def write_matlab(path, arrays):
-    """As MATLAB writes -v7.3: reversed axes, compound complex, header in a user block."""
+    """Write as MATLAB -v7.3: reversed axes, compound complex, header in a user block."""
     with h5py.File(path, "w", userblock_size=512) as file:
         for name, array in arrays.items():
             array = np.atleast_2d(array)
@@ -152,7 +152,7 @@ class ReadTest(Case):
         ):
             reader.read(self.folder / name)
 
-    def test_parts_on_an_axis_of_their_own(self):
+    def test_parts_on_a_separate_axis(self):
         snapshots = make_arrays()["snapshots"].view("f4").reshape(SCENES, SNAPSHOTS, ANTENNAS, 2)
         containers.save(self.folder / "a.h5", {**make_arrays(), "snapshots": snapshots})
         with self.assert_one_line("a.h5: snapshots: need complex numbers; got real numbers"):
@@ -164,7 +164,7 @@ class ReadTest(Case):
 
 
 class PlainArrayTest(Case):
-    """Antennas that are the elements: neither channel nor codes."""
+    """Arrays without a surface: neither channel nor codes."""
 
     def _arrays(self):
         arrays = make_arrays(antennas=ELEMENTS)
@@ -197,7 +197,7 @@ class PlainArrayTest(Case):
 
 
 class SkippedScenesTest(Case):
-    def test_left_out_and_listed(self):
+    def test_skipped_and_listed(self):
         arrays = make_arrays()
         arrays["snapshots"][0] = 0
         arrays["codes"][2, 0, 0] = np.nan
@@ -233,7 +233,7 @@ class SkippedScenesTest(Case):
             reader.from_arrays(arrays)
 
     def test_signalling_nan(self):
-        """NumPy warns of one, and pytest turns warnings into errors."""
+        """NumPy warns of a signalling NaN, and pytest turns warnings into errors."""
         arrays = make_arrays()
         arrays["snapshots"].view("u4")[2, 0, 0] = 0x7F800001
         found = reader.from_arrays(arrays)
@@ -398,10 +398,10 @@ class ShardsTest(Case):
 
 
 class DamageTest(Case):
-    """Whatever happened to a file, there are recordings or one line."""
+    """A damaged file gives recordings or a one-line error."""
 
     def read_all(self, name, contents):
-        """How many of the damaged files could still be read."""
+        """Return the number of damaged files that are readable."""
         path, usable = self.folder / name, 0
         for content in contents:
             path.write_bytes(content)
@@ -448,7 +448,7 @@ class DamageTest(Case):
         print(f"{name}: {self.read_all(name, (damaged() for _ in range(60)))} of 60 still read")
 
     def test_read_only_folder_is_an_os_error(self):
-        """What the command line prints as one line, too."""
+        """The command line prints it as one line."""
         (self.folder / "file").write_text("")
         with self.assertRaises(OSError):
             reader.write(self.folder / "file" / "a.npz", reader.from_arrays(make_arrays()))

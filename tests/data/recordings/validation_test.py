@@ -1,4 +1,4 @@
-"""Every check of the fields of a recordings file: what passes, and what the one line says."""
+"""Checks of the fields of a recordings file: valid values, and error messages."""
 
 import contextlib
 
@@ -81,7 +81,7 @@ class NumbersTest(Case):
         with self.assert_error(f"snapshots: need complex numbers; got {got}"):
             validation.complex_array("f.npz", "snapshots", array)
 
-    def test_real_channel_is_one_of_zeros_and_ones(self):
+    def test_real_channel_of_zeros_and_ones(self):
         identity = validation.channel_array("f.npz", np.eye(3))
         self.assertEqual(identity.dtype, np.complex64)
         np.testing.assert_array_equal(identity, np.eye(3))
@@ -123,11 +123,11 @@ class NumbersTest(Case):
         self.assertEqual(codes.dtype, np.complex64)
         np.testing.assert_array_equal(codes, [[1, -1], [0, 1]])
 
-    def test_broken_real_codes_are_left_to_their_scene(self):
+    def test_invalid_real_codes_exclude_their_scene(self):
         self.assertTrue(np.isnan(validation.code_array("f.npz", np.array([1.0, np.nan]))[1]))
 
     @parameterized.parameters((np.array([0, 7, 3]), "7"), (np.array([1.0, 0.5]), "0.5"))
-    def test_codes_that_are_states_or_phases(self, codes, got):
+    def test_codes_given_as_states_or_phases(self, codes, got):
         with self.assert_error(
             "codes: need complex exp(j phase), or real numbers that are all -1, 0 or 1; "
             f"got real {got} - phases or states?"
@@ -137,7 +137,7 @@ class NumbersTest(Case):
     @parameterized.parameters(
         (np.ones(2, bool), "truth values (dtype bool)"), (np.array(["1"]), "no numbers (dtype <U1)")
     )
-    def test_codes_that_are_no_numbers(self, codes, got):
+    def test_codes_without_numbers(self, codes, got):
         with self.assert_error(f"codes: need complex numbers; got {got}"):
             validation.code_array("f.npz", codes)
 
@@ -225,7 +225,7 @@ class AxesTest(Case):
             self.check(element_positions=(9, 3))
 
     def test_all_axes_reversed(self):
-        """What `h5write` of MATLAB leaves, or a reader that forgot to turn them back."""
+        """MATLAB's `h5write`, or a wrong reader, reverses all axes."""
         with self.assertRaisesRegex(errors.RunError, "axes of all arrays reversed"):
             self.check(**{field: shape[::-1] for field, shape in SHAPES.items()})
 
@@ -257,7 +257,7 @@ class ScenesTest(Case):
             ],
         )
 
-    def test_zeros_in_places_are_fine(self):
+    def test_some_zeros_are_valid(self):
         arrays = self.arrays()
         for array in arrays.values():
             array[:, 0] = 0
@@ -291,7 +291,7 @@ class SnrTest(Case):
         with self.assert_error("snr_db: need [B] = [3]; got [2]"):
             validation.snr("f.npz", np.arange(2), 3, np.arange(3))
 
-    def test_only_usable_scenes_are_looked_at(self):
+    def test_only_usable_scenes_are_checked(self):
         values = np.array([1.0, np.nan, 3.0])
         np.testing.assert_array_equal(
             validation.snr("f.npz", values, 3, np.array([0, 2])), [1.0, 3.0]
@@ -306,7 +306,7 @@ class SnrTest(Case):
 
 
 class TruthTest(Case):
-    """Three scenes with 1, 2 and 0 sources in two places."""
+    """Three scenes with 1, 2 and 0 sources in two slots."""
 
     def arrays(self):
         return {
@@ -338,7 +338,7 @@ class TruthTest(Case):
         arrays["num_sources"] = arrays["num_sources"].astype(float).reshape(shape)
         np.testing.assert_array_equal(self.check(arrays).num_sources, [1, 2, 0])
 
-    def test_scenes_that_are_skipped_are_not_looked_at(self):
+    def test_skipped_scenes_are_not_checked(self):
         arrays = self.arrays()
         arrays["num_sources"] = np.array([1, np.nan, 0])
         arrays["azimuth"][1] = np.nan
@@ -367,7 +367,7 @@ class TruthTest(Case):
         arrays[field] = arrays[field].astype(float)
         arrays[field][1, ...] = value
         with self.assert_error(f"{field}: need {expected}"):
-            # The scene's number in the file is told, not its number among the usable ones.
+            # The message has the scene's number in the file, not among the usable ones.
             self.check(arrays, [1, 2])
 
     @parameterized.parameters(

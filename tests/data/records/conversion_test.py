@@ -1,4 +1,4 @@
-"""Recordings and the reference's shards become records: every scene once, in one split."""
+"""Conversion of recordings and reference shards to records: each scene once, in one split."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ CONFIG = config_lib.Config()
 
 
 def _reference(path, seed, scenes=8):
-    """A shard in the layout of the reference."""
+    """Write a shard in the layout of the reference."""
     random = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -33,7 +33,7 @@ def _reference(path, seed, scenes=8):
 
 
 def _recordings(path, seed=0, scenes=6, **changes):
-    """A recordings file of 5 elements."""
+    """Write a recordings file of 5 elements."""
     random = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -88,7 +88,7 @@ def test_shards_of_the_reference(tmp_path):
         np.testing.assert_allclose(scene["noise_variance"] * (1 + ratio), power, rtol=1e-5)
 
 
-def test_codes_go_with_their_scenes(tmp_path):
+def test_codes_belong_to_their_scenes(tmp_path):
     _reference(tmp_path / "a.npz", 0)
     conversion.convert(tmp_path / "a.npz", tmp_path / "out", CONFIG, HALF)
     expected = reader.read(tmp_path / "a.npz")
@@ -99,8 +99,8 @@ def test_codes_go_with_their_scenes(tmp_path):
             np.testing.assert_array_equal(code, codes[scene["snapshots"].tobytes()])
 
 
-def test_a_scene_that_is_there_twice_is_left_out_and_counted(tmp_path):
-    """The trap of the reference: a test scene that was a training scene."""
+def test_duplicate_scenes_are_skipped_and_counted(tmp_path):
+    """A test scene of the reference was also a training scene."""
     shards = tmp_path / "shards"
     shards.mkdir()
     for name, seed in (("a", 0), ("b", 1), ("c", 0)):
@@ -111,7 +111,7 @@ def test_a_scene_that_is_there_twice_is_left_out_and_counted(tmp_path):
     assert len(np.unique(digests, axis=0)) == len(digests) == 16
 
 
-def test_a_files_scenes_stay_in_their_splits_whatever_else_is_there(tmp_path):
+def test_splits_of_a_file_do_not_depend_on_other_files(tmp_path):
     def test_scenes(source, out):
         conversion.convert(source, out, CONFIG, HALF)
         split = record_dataset.open_dataset(out).split("test")
@@ -144,9 +144,9 @@ def test_stopped_and_started_again(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         conversion.convert(tmp_path / "shards", tmp_path / "out", CONFIG, HALF)
     monkeypatch.undo()
-    told = []
-    conversion.convert(tmp_path / "shards", tmp_path / "out", CONFIG, HALF, progress=told.append)
-    assert told == [1] * 4
+    counts = []
+    conversion.convert(tmp_path / "shards", tmp_path / "out", CONFIG, HALF, progress=counts.append)
+    assert counts == [1] * 4
     ours, theirs = (record_format.require_index(tmp_path / name) for name in ("out", "whole"))
     assert ours == theirs
 
@@ -165,7 +165,7 @@ def test_recordings(tmp_path):
     config = config_lib.override(CONFIG, {"scene.path_loss": "none", "system.wavefront": "planar"})
     index = conversion.convert(path, tmp_path / "out", config, conversion.Fractions(0, 0))
     (unit,) = index.units
-    assert (unit.scenes, unit.unusable) == (4, 2)  # one without a source, one of NaN
+    assert (unit.scenes, unit.unusable) == (4, 2)  # one without a source, one with NaN
     stored = record_format.configuration(index)
     assert (stored.system.wavelength, stored.system.wavefront) == (0.2, "planar")
     assert stored.system.element_positions[1] == (3.0, 4.0, 5.0)
@@ -182,7 +182,7 @@ def test_recordings(tmp_path):
         ({"snr_db": None}, "snr_db"),
     ],
 )
-def test_recordings_that_cannot_be_trained_on(tmp_path, changes, named):
+def test_recordings_unusable_for_training(tmp_path, changes, named):
     path = _recordings(tmp_path / "mine.npz", **changes)
     with pytest.raises(errors.RunError, match=rf"{path}: {named}: need it to train or score"):
         conversion.convert(path, tmp_path / "out", CONFIG, HALF)
@@ -195,7 +195,7 @@ def test_fractions_out_of_their_domain(tmp_path, fractions):
         conversion.convert(tmp_path, tmp_path / "out", CONFIG, conversion.Fractions(*fractions))
 
 
-def test_damaged_and_unlike_files_are_named_or_skipped(tmp_path):
+def test_damaged_and_different_files_are_named_or_skipped(tmp_path):
     source = tmp_path / "shards"
     source.mkdir()
     for number in (0, 1, 2, 3):

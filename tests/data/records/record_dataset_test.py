@@ -1,4 +1,4 @@
-"""Every scene once a pass, resumed bit for bit; whatever is not as written is named."""
+"""Data set: each scene once per pass, bit-identical resume, detection of damage."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ TOTAL = sum(SIZES)
 
 @pytest.fixture(name="write", scope="module")
 def _write(small_config, make_scenes):
-    """A function that writes a folder; codes of one, or of every scene."""
+    """Return a function that writes a directory, with shared or separate codes."""
 
     def write(folder, shared_codes=True):
         with record_writer.writing(folder, small_config, {"command": "test"}) as writer:
@@ -45,7 +45,7 @@ def _digests(batch):
 
 class TestGather:
     @pytest.mark.parametrize("shared", [True, False])
-    def test_gives_the_scenes_that_were_written(self, write, make_scenes, tmp_path, shared):
+    def test_returns_the_written_scenes(self, write, make_scenes, tmp_path, shared):
         split = record_dataset.open_dataset(write(tmp_path, shared)).split("train")
         written = [make_scenes(size, seed, shared) for seed, size in enumerate(SIZES)]
         scenes = np.concatenate([part.scenes for part in written])
@@ -69,16 +69,16 @@ class TestGather:
         np.testing.assert_array_equal(batch.codes, expected)
 
     @pytest.mark.parametrize("index", [-1, TOTAL])
-    def test_refuses_what_is_not_there(self, split, index):
+    def test_refuses_missing_scenes(self, split, index):
         with pytest.raises(IndexError, match=f"0 <= index < {TOTAL}"):
             split.gather(np.array([0, index]))
 
 
 class TestBatches:
-    def test_every_pass_has_every_scene_once_in_an_order_of_its_own(self, split):
+    def test_every_pass_has_every_scene_once_in_a_new_order(self, split):
         batches, size = record_dataset.batches(split, 4, seed=3), 4
-        seen = [d for _ in range(3 * TOTAL // size + 1) for d in _digests(next(batches))]
-        passes = [seen[start : start + TOTAL] for start in range(0, 3 * TOTAL, TOTAL)]
+        digests = [d for _ in range(3 * TOTAL // size + 1) for d in _digests(next(batches))]
+        passes = [digests[start : start + TOTAL] for start in range(0, 3 * TOTAL, TOTAL)]
         everything = set(_digests(split.gather(np.arange(TOTAL))))
         for one in passes:
             assert set(one) == everything
@@ -170,7 +170,7 @@ class TestDamage:
         assert dataset.identity != whole.identity
 
     @pytest.mark.parametrize("seed", range(40))
-    def test_any_flipped_bit_of_any_file_is_noticed(self, folder, seed):
+    def test_any_flipped_bit_of_any_file_is_detected(self, folder, seed):
         random = np.random.default_rng(seed)
         paths = sorted(folder.glob("*/*.npy"))
         path = paths[random.integers(len(paths))]
@@ -198,8 +198,8 @@ class TestDamage:
         with pytest.raises(errors.RunError, match=r"need at least one whole shard; .*00003"):
             record_dataset.open_dataset(folder, skip_damaged=True)
 
-    def test_layouts_that_are_not_the_configurations(self, folder, small_config):
-        """An index that is whole and lists what it should not."""
+    def test_layouts_of_another_configuration(self, folder, small_config):
+        """The index is valid but lists wrong layouts."""
         shard = record_format.require_index(folder).shards[0]
         sizes = record_format.sizes_of(small_config)
         wide = record_format.scene_dtype(sizes._replace(max_sources=4))
@@ -208,7 +208,7 @@ class TestDamage:
         content = path.read_bytes()
         for other, complaint in (
             (b"hello", "not an array: "),
-            (b"PK\x03\x04" + content, "not an array: "),  # NumPy would look for an archive
+            (b"PK\x03\x04" + content, "not an array: "),  # NumPy would open an archive
             (content.replace(b"}", b"("), "not an array: its header is damaged"),
             (content.replace(b"(1,", b"(-1"), "not an array: "),
             (content.replace(b"\x01\x00", b"\x03\x00", 1), "not an array: need npy format 1.0"),
@@ -233,7 +233,7 @@ def test_a_split_without_scenes(folder):
         dataset.split("validation")
 
 
-def test_progress_is_told_every_byte(folder):
-    told = []
-    record_dataset.open_dataset(folder, progress=told.append)
-    assert sum(told) == record_format.require_index(folder).num_bytes
+def test_progress_counts_every_byte(folder):
+    sizes = []
+    record_dataset.open_dataset(folder, progress=sizes.append)
+    assert sum(sizes) == record_format.require_index(folder).num_bytes

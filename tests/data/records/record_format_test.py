@@ -1,4 +1,4 @@
-"""The index says what is there, and a spoiled one says so."""
+"""Index of records: content, and detection of damage."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ def _folder(small_config, make_scenes, tmp_path):
 
 
 def _rewrite(folder, **changes):
-    """An index with other values and the checksum that belongs to them."""
+    """Rewrite the index with other values and their checksum."""
     path = folder / "index.json"
     values = json.loads(path.read_text()) | changes
     del values["sha256"]
@@ -38,13 +38,13 @@ def test_round_trip(folder, small_config):
 
 
 def test_records_of_version_1_keep_their_meaning(folder, small_config):
-    """Their spherical waves have the same modulus on all elements."""
+    """Their spherical waves have equal modulus on all elements."""
     new = record_format.require_index(folder)
     assert new.config["system"]["wavefront"] == "spherical"
     _rewrite(folder, version=1)
     old = record_format.require_index(folder)
     assert record_format.configuration(old).system.wavefront == "spherical_phase"
-    # Runs that use them can be resumed: their identity is what version 1 computed.
+    # Runs that use them can resume: the identity is that of version 1.
     assert record_format.identity(old, old.shards) == record_format.identity(new, new.shards)
     with (
         pytest.raises(
@@ -86,7 +86,7 @@ def test_path_without_records(tmp_path, name, written, got):
         record_format.require_index(tmp_path / name)
 
 
-def test_every_flipped_bit_of_the_index_is_noticed(folder):
+def test_every_flipped_bit_of_the_index_is_detected(folder):
     path = folder / "index.json"
     content, index = path.read_bytes(), record_format.read_index(folder)
     random = np.random.default_rng(0)
@@ -95,7 +95,7 @@ def test_every_flipped_bit_of_the_index_is_noticed(folder):
         spoiled[place] ^= 1 << random.integers(8)
         path.write_bytes(spoiled)
         with contextlib.suppress(errors.RunError):
-            # White space and the case of an exponent may change; the content may not.
+            # Only white space and the case of an exponent may change.
             assert record_format.read_index(folder) == index
 
 
@@ -146,7 +146,7 @@ def test_incomplete_records(folder):
             record_format.require_index(nothing)
 
 
-def test_identity_is_of_scenes_and_configuration(folder):
+def test_identity_depends_on_scenes_and_configuration(folder):
     index = record_format.require_index(folder)
     before = record_format.identity(index, list(index.shards))
     assert record_format.identity(index, []) != before
@@ -158,7 +158,7 @@ def test_identity_is_of_scenes_and_configuration(folder):
     assert record_format.identity(other, list(other.shards)) != before
 
 
-def test_digests_are_of_what_was_measured(make_scenes):
+def test_digests_depend_on_the_measurement(make_scenes):
     scenes = make_scenes(4, 0).scenes
     before = record_format.digests_of(scenes)
     assert len(np.unique(before, axis=0)) == 4
@@ -169,7 +169,7 @@ def test_digests_are_of_what_was_measured(make_scenes):
     np.testing.assert_array_equal(changed, [False, False, True, False])
 
 
-def test_pack_keeps_codes_once_where_they_are_shared(make_scenes):
+def test_pack_stores_shared_codes_once(make_scenes):
     made = make_scenes(3, 0)
     fields = {name: made.scenes[name] for name in made.scenes.dtype.names}
     same = np.repeat(made.codes, 3, axis=0)

@@ -1,4 +1,4 @@
-"""However writing is stopped, no scene is lost and none is there twice."""
+"""Interrupted writing: no scene is lost or duplicated."""
 
 import os
 import pathlib
@@ -19,11 +19,11 @@ UNITS, EACH = 4, 3
 
 
 class _Killed(BaseException):
-    """As little can be done about it as about a kill."""
+    """Simulated kill that no code handles."""
 
 
 def _write(folder, config, make_scenes):
-    """All units that are not done; two splits each."""
+    """Write all unfinished units, with two splits each."""
     with record_writer.writing(folder, config, REQUEST) as writer:
         for number in range(UNITS):
             unit = record_format.Unit(f"unit {number}", 0)
@@ -48,7 +48,7 @@ def _contents(folder):
 
 @pytest.fixture(scope="module")
 def whole(small_config, make_scenes, tmp_path_factory):
-    """What an uninterrupted writer leaves."""
+    """Return the files of an uninterrupted writer."""
     folder = tmp_path_factory.mktemp("whole")
     _write(folder, small_config, make_scenes)
     return _contents(folder)
@@ -73,7 +73,7 @@ def test_round_trip_by_hash(small_config, make_scenes, tmp_path):
 def test_killed_at_any_rename_and_started_again(
     small_config, make_scenes, whole, tmp_path, monkeypatch, moment, before
 ):
-    """A rename is where anything becomes visible: killed before and after each."""
+    """A rename makes files visible, so the writer is killed before and after each one."""
     replace, renames = os.replace, []
 
     def killing(source, target):
@@ -120,14 +120,14 @@ with record_writer.writing(pathlib.Path(sys.argv[1]), config, {"command": "soak"
 
 @pytest.mark.full
 def test_sigkill(tmp_path):
-    """A process that is really killed, three times, at moments nobody chose."""
+    """A real process is killed three times at random moments."""
     folder = tmp_path / "records"
     command = [sys.executable, "-c", _PROGRAM, str(folder)]
     for kills in range(1, 4):
         process = subprocess.Popen(command)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
-            index = record_format.read_index(folder)  # whole at any moment
+            index = record_format.read_index(folder)  # complete at any moment
             if index is not None and len(index.units) >= 30 * kills:
                 break
             time.sleep(0.001)
@@ -141,7 +141,7 @@ def test_sigkill(tmp_path):
     assert not list(folder.rglob(".*.partial"))
 
 
-def test_scenes_that_are_there_already_are_left_out(small_config, make_scenes, tmp_path):
+def test_existing_scenes_are_skipped(small_config, make_scenes, tmp_path):
     scenes = make_scenes(4, 0)
     with record_writer.writing(tmp_path, small_config, REQUEST) as writer:
         first = writer.add(record_format.Unit("a", 0), {"train": scenes.at(np.array([0, 1, 1]))})
@@ -185,7 +185,7 @@ def test_another_request_is_refused_and_named(small_config, make_scenes, tmp_pat
     assert _contents(tmp_path) == before
 
 
-def test_a_folder_of_something_else_is_refused(small_config, tmp_path):
+def test_a_foreign_directory_is_refused(small_config, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with (
         pytest.raises(errors.RunError, match=r"an empty directory, or one of records; got 'thesis"),
@@ -207,7 +207,7 @@ def test_a_second_writer_is_refused(small_config, tmp_path):
     ("spoil", "named"),
     [("flip", "sha256: need .* cannot be continued from it"), ("lose", "cannot be read")],
 )
-def test_going_on_from_damage_is_refused(small_config, make_scenes, tmp_path, spoil, named):
+def test_resuming_from_damage_is_refused(small_config, make_scenes, tmp_path, spoil, named):
     _write(tmp_path, small_config, make_scenes)
     path = tmp_path / "train" / "00001.digests.npy"
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The reference's shards: a small one made here, and a real one where there is one."""
+"""Reference shards: a simulated one, and a real one if available."""
 
 import os
 import pathlib
@@ -15,7 +15,7 @@ SCENES, SNAPSHOTS, ANTENNAS, ELEMENTS, MOST_SOURCES = 4, 3, 2, 144, 5
 
 
 def make_shard(scenes=SCENES):
-    """Random numbers in the layout of the reference; scene b has b + 1 sources."""
+    """Draw random arrays in the layout of the reference; scene b has b + 1 sources."""
     random = np.random.default_rng(0)
 
     def normal(*shape):
@@ -104,7 +104,7 @@ class TranslationTest(parameterized.TestCase):
 
 
 class RealShardTest(absltest.TestCase):
-    def test_snapshots_are_what_the_model_predicts(self):
+    def test_snapshots_match_the_model(self):
         """Amplitudes fitted at the truth explain the snapshots of the scenes with little noise.
 
         The elements' unrecorded shifts of up to 7.5 mm, 0.16 rad, leave a few per cent of the
@@ -126,7 +126,7 @@ class RealShardTest(absltest.TestCase):
         self.assertGreater(np.median(unexplained[1]), 0.5)
 
     def unexplained(self, found, scene, other):
-        """Share of the power of a scene's snapshots outside the span of other's sources."""
+        """Return the fraction of snapshot power outside the span of another scene's sources."""
         sources = found.truth.num_sources[other]
         azimuth, elevation, source_range = (field[other, :sources] for field in found.truth[:3])
         vectors = np.asarray(

@@ -1,4 +1,4 @@
-"""Simulated records: the streams' own scenes, no two alike, however often writing was stopped."""
+"""Simulated records: scenes of the streams, all different, also after interruptions."""
 
 import chex
 import jax
@@ -20,7 +20,7 @@ def _folder(small_config, tmp_path_factory):
     return folder
 
 
-def test_the_scenes_of_the_streams(small_config, folder):
+def test_scenes_of_the_streams(small_config, folder):
     dataset = record_dataset.open_dataset(folder)
     assert {name: len(split) for name, split in dataset.splits.items()} == COUNTS
     for name in record_format.SPLITS:
@@ -39,11 +39,11 @@ def test_splits_are_disjoint(folder):
     assert len(np.unique(digests, axis=0)) == sum(COUNTS.values())
 
 
-def test_stopped_and_started_again_it_writes_the_same(small_config, folder, tmp_path, monkeypatch):
-    told, add = [], record_writer.Writer.add
+def test_interruptions_do_not_change_the_files(small_config, folder, tmp_path, monkeypatch):
+    counts, add = [], record_writer.Writer.add
 
     def stopping(self, unit, parts):
-        if len(self.index.units) == len(told) + 1:
+        if len(self.index.units) == len(counts) + 1:
             raise KeyboardInterrupt
         return add(self, unit, parts)
 
@@ -51,10 +51,10 @@ def test_stopped_and_started_again_it_writes_the_same(small_config, folder, tmp_
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             simulation.simulate(small_config, tmp_path, COUNTS, shard_scenes=128)
-        told.append(len(record_format.read_index(tmp_path).units))
+        counts.append(len(record_format.read_index(tmp_path).units))
     monkeypatch.undo()
     simulation.simulate(small_config, tmp_path, COUNTS, shard_scenes=128)
-    assert told == [1, 2, 3]
+    assert counts == [1, 2, 3]
     for path in folder.rglob("*.*"):
         if path.is_file():
             assert (tmp_path / path.relative_to(folder)).read_bytes() == path.read_bytes()
@@ -75,7 +75,7 @@ def test_counts_out_of_their_domain(small_config, tmp_path, counts, shard_scenes
     assert not list(tmp_path.iterdir())
 
 
-def test_a_scene_that_was_drawn_before(small_config, tmp_path, monkeypatch):
+def test_a_repeated_scene(small_config, tmp_path, monkeypatch):
     key = scenes.stream_key(0, "train")
     monkeypatch.setattr(scenes, "stream_key", lambda *_: key)
     with pytest.raises(errors.RunError, match="a scene of test from 0 was drawn before"):

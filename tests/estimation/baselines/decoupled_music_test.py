@@ -13,7 +13,7 @@ from ris_jax.estimation.baselines import decoupled_music, subspace, symmetric_ar
 from ris_jax.physics import arrays
 from ris_jax.physics import covariance as cov
 
-# Half a wavelength: directions repeat themselves, and the range search has to tell them.
+# Half a wavelength: directions are ambiguous, and the range search resolves them.
 WAVELENGTH, SPACING = 0.3, 0.15
 SHAPE, SOURCES, BATCH = (8, 9), 3, 4
 REGION = search_grid.SearchRegion(0.9, 0.54, 0.0, 1.0)
@@ -46,7 +46,7 @@ def locate(factor, num_sources, method, sub_surface=None):
 
 
 def draw(seed=0):
-    """Sources [B, K] a beam or more apart: azimuth, elevation, range, power."""
+    """Draw sources [B, K] at least a beam apart: azimuth, elevation, range, power."""
     random = np.random.default_rng(seed)
     third = np.argsort(random.random((BATCH, SOURCES)), axis=1)
     u = random.uniform(-0.12, 0.12, (BATCH, SOURCES)) + 0.53 * (third - 1)
@@ -67,13 +67,13 @@ def steering(truth):
 
 
 def factor_of(truth):
-    """Of the covariance of uncorrelated sources, [B, N, K]."""
+    """Return the factor of the covariance of uncorrelated sources, [B, N, K]."""
     return jnp.swapaxes(steering(truth) * np.sqrt(truth[3])[..., None], 1, 2)
 
 
 class ExactCovarianceTest(parameterized.TestCase):
-    def test_anti_diagonal_is_of_plane_waves(self):
-        """v_n = 1/N sum_k P_k exp(2 j k u_k q_n), whatever the ranges."""
+    def test_anti_diagonal_is_independent_of_the_range(self):
+        """v_n = 1/N sum_k P_k exp(2 j k u_k q_n) for any ranges."""
         truth = draw()
         found = decoupled_music.anti_diagonal(factor_of(truth))
         azimuth, elevation, _, power = truth
@@ -88,7 +88,7 @@ class ExactCovarianceTest(parameterized.TestCase):
         truth = draw()
         found = locate(factor_of(truth), jnp.full(BATCH, SOURCES), method)
         np.testing.assert_array_equal(found.num_sources, SOURCES)
-        # Strongest first, as they were drawn.
+        # Sources are in order of power.
         np.testing.assert_allclose(found.azimuth, truth[0], atol=2e-3)
         np.testing.assert_allclose(found.elevation, truth[1], atol=2e-3)
         np.testing.assert_allclose(found.source_range, truth[2], rtol=0.05)
@@ -96,7 +96,7 @@ class ExactCovarianceTest(parameterized.TestCase):
 
     @parameterized.parameters(*METHODS)
     def test_invariants(self, method):
-        """A scale of the covariance; the array upside down; the number that is wanted."""
+        """Scale of the covariance, reversed array, number of sources."""
         factor, count = factor_of(draw(1)), jnp.arange(BATCH) % (SOURCES + 1)
         found = locate(factor, count, method)
         np.testing.assert_array_equal(found.num_sources, count)
@@ -110,8 +110,8 @@ class ExactCovarianceTest(parameterized.TestCase):
         np.testing.assert_allclose(turned.elevation, -upright.elevation, atol=2e-3)
         np.testing.assert_allclose(turned.source_range, upright.source_range, rtol=0.05)
 
-    def test_sub_surfaces_tell_coherent_sources_apart(self):
-        """Of rank one, only the strongest of three would be found; smoothed, all nearly are."""
+    def test_sub_surfaces_resolve_coherent_sources(self):
+        """Rank one gives only the strongest of three sources; smoothing gives nearly all."""
         truth = draw(2)
         phases = np.exp(2j * np.pi * np.random.default_rng(0).random((BATCH, SOURCES)))
         amplitudes = (np.sqrt(truth[3]) * phases).astype("c8")
@@ -123,7 +123,7 @@ class ExactCovarianceTest(parameterized.TestCase):
 
 class LayoutTest(parameterized.TestCase):
     @parameterized.parameters((3, 4), (1, 5), (5, 1))
-    def test_is_read_from_positions(self, rows, columns):
+    def test_layout_from_positions(self, rows, columns):
         positions = np.asarray(arrays.planar_array(rows, columns, 0.1))
         layout = symmetric_arrays.layout_of(positions)
         self.assertEqual(layout.shape, (rows, columns))
@@ -144,7 +144,7 @@ class LayoutTest(parameterized.TestCase):
             symmetric_arrays.layout_of(positions)
 
     @parameterized.parameters((0.075, 0.9, 0), (0.15, 0.4, 0), (0.15, 0.9, 1), (0.3, 0.9, 2))
-    def test_aliases_reach_all_of_the_region(self, spacing, u_max, steps):
+    def test_aliases_cover_the_region(self, spacing, u_max, steps):
         region = search_grid.SearchRegion(u_max, 0.2)
         layout = symmetric_arrays.GridLayout(8, 8, spacing)
         found = symmetric_arrays.aliases(region, layout, WAVELENGTH)
@@ -174,7 +174,7 @@ class RefusesTest(parameterized.TestCase):
 
 class SignalBasisTest(parameterized.TestCase):
     @parameterized.parameters(4, 12)
-    def test_spans_what_the_projector_does(self, columns):
+    def test_spans_the_signal_subspace(self, columns):
         random = np.random.default_rng(0)
         factor = random.normal(size=(2, 8, columns)) + 1j * random.normal(size=(2, 8, columns))
         basis = cov.signal_basis(jnp.asarray(factor, "c8"), jnp.array([2, 3]), 3)
@@ -185,8 +185,8 @@ class SignalBasisTest(parameterized.TestCase):
 
 
 class AgainstMusicTest(absltest.TestCase):
-    def test_range_is_that_of_music(self):
-        """At the right direction, both look at one spectrum."""
+    def test_range_equals_that_of_music(self):
+        """At the true direction both spectra are equal."""
         truth = draw(3)
         factor = factor_of(truth)
         found = locate(factor, jnp.full(BATCH, SOURCES), "modified")

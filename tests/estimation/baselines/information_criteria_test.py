@@ -1,4 +1,4 @@
-"""Information criteria on simulated Gaussian covariances, and on eigenvalues without noise."""
+"""Information criteria on simulated covariances, and on eigenvalues without noise."""
 
 import functools
 
@@ -23,7 +23,7 @@ def count(eigenvalues, *, criterion, num_samples, max_sources=None):
 
 
 def eigenvalues(sources, num_samples, power=10.0, elements=ELEMENTS, seed=0):
-    """Of sample covariances in white noise of unit power, [SCENES, elements], float32."""
+    """Return eigenvalues of sample covariances in unit white noise, [SCENES, elements]."""
     random = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -38,7 +38,7 @@ def eigenvalues(sources, num_samples, power=10.0, elements=ELEMENTS, seed=0):
 
 
 def oracle(values, num_samples, penalty):
-    """Wax & Kailath's Eqs. (17), (19), term by term, float64, for num_samples >= N."""
+    """Compute Eqs. (17), (19) of Wax & Kailath in float64, for num_samples >= N."""
     values = np.sort(values.astype(float))[::-1]
     size = len(values)
     costs = []
@@ -52,7 +52,7 @@ def oracle(values, num_samples, penalty):
 class CriteriaTest(parameterized.TestCase):
     @parameterized.product(criterion=("mdl", "aic"), num_samples=(15, 100))
     def test_formula(self, criterion, num_samples):
-        """Weak sources, so that the answers differ from scene to scene."""
+        """Sources are weak, so that results differ between scenes."""
         values = eigenvalues(2, num_samples, power=0.8)
         penalty = 0.5 * np.log(num_samples) if criterion == "mdl" else 1.0
         expected = [oracle(row, num_samples, penalty) for row in values]
@@ -70,7 +70,7 @@ class CriteriaTest(parameterized.TestCase):
         self.assertGreaterEqual(int(akaike.min()), sources)
 
     def test_consistency(self):
-        """MDL errs less and less as snapshots grow; AIC keeps inventing sources."""
+        """Errors of MDL vanish with more snapshots; AIC has a constant false-alarm rate."""
         share = {}
         for criterion in CRITERIA:
             for num_samples in (20, 2000):
@@ -83,7 +83,7 @@ class CriteriaTest(parameterized.TestCase):
 
     @parameterized.product(criterion=("mdl", "aic"), sources=(0, 1, 3))
     def test_fewer_snapshots_than_elements(self, criterion, sources):
-        """12 snapshots of 48 elements, with the eigenvalues of either matrix."""
+        """12 snapshots of 48 elements, with the eigenvalues of both matrices."""
         values = eigenvalues(sources, 12, power=40.0, elements=48)
         found = count(values, criterion=criterion, num_samples=12)
         right = float(jnp.mean(found == sources))
@@ -94,7 +94,7 @@ class CriteriaTest(parameterized.TestCase):
 
     @parameterized.product(criterion=("mdl", "aic"), num_samples=(4, 10, 1000))
     def test_no_noise(self, criterion, num_samples):
-        """Zeros, ties, rounding below zero, no power, infinitely many snapshots' eigenvalues."""
+        """Zeros, ties, negative rounding, no power, exact eigenvalues."""
         values = np.zeros((6, ELEMENTS), "f4")
         values[0, :2] = 3.0, 1e-3
         values[1] = [2.0, 2.0, *[1e-9] * 8]

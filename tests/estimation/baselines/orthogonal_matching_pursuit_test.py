@@ -1,4 +1,4 @@
-"""Orthogonal matching pursuit: the paper's table, sources on and off the grid, invariants."""
+"""Orthogonal matching pursuit: published table, sources on the grid, invariants."""
 
 import functools
 
@@ -31,7 +31,7 @@ def complex_normal(random, *shape):
 
 
 def on_the_grid(signal, wavefront="spherical", seed=0):
-    """Noiseless scenes of one to three sources at grid points that are not neighbours."""
+    """Simulate noiseless scenes of one to three sources at separate grid points."""
     random = np.random.default_rng(seed)
     atoms = grid_dictionary.atoms_of(POSITIONS, REGION, GRID, wavelength=0.3, wavefront=wavefront)
     points = np.asarray(atoms.points)
@@ -41,7 +41,7 @@ def on_the_grid(signal, wavefront="spherical", seed=0):
     channel = complex_normal(random, BATCH, antennas, elements)
     codes = np.exp(2j * np.pi * random.random((BATCH, snapshots, elements))).astype("c8")
     count = 1 + np.arange(BATCH) % SOURCES
-    # Far apart in u, one after the other weaker.
+    # Far apart in u, with decreasing power.
     indices = np.stack(
         [cube[[1, 6, 10], random.integers(0, 8, 3), random.integers(0, cube.shape[2], 3)]
          for _ in range(BATCH)]
@@ -59,7 +59,7 @@ def on_the_grid(signal, wavefront="spherical", seed=0):
 
 class PaperTest(absltest.TestCase):
     def test_random_measurements(self):
-        """Tropp & Gilbert (2007), Table I: 56 Gaussian measurements suffice for 4 of 256, 99 %."""
+        """56 Gaussian measurements recover 4 of 256 with 99 %, Tropp & Gilbert (2007), Table I."""
         random = np.random.default_rng(0)
         trials = 400
 
@@ -101,14 +101,14 @@ class LocateTest(parameterized.TestCase):
             np.testing.assert_allclose(getattr(found, name), true, rtol=2e-3, atol=1e-5)
         self.assertTrue(np.isinf(np.diagonal(found.covariance, axis1=2, axis2=3)).all())
 
-    def test_scale_and_phase_mean_nothing(self):
+    def test_scale_and_phase_do_not_matter(self):
         measurement, count, _, _ = on_the_grid("constant")
         found = locate(measurement, count)
         turned = locate(measurement._replace(snapshots=measurement.snapshots * 3j), count)
         np.testing.assert_array_equal(found.azimuth, turned.azimuth)
         np.testing.assert_allclose(9 * found.power, turned.power, rtol=1e-5)
 
-    def test_none_wanted(self):
+    def test_zero_sources(self):
         measurement, count, _, _ = on_the_grid("constant")
         found = locate(measurement, 0 * count)
         np.testing.assert_array_equal(found.num_sources, 0)

@@ -1,4 +1,4 @@
-"""Spatial smoothing against a plain mean over sub-arrays, and what it does to coherent sources."""
+"""Spatial smoothing against a mean over sub-arrays, and with coherent sources."""
 
 import functools
 
@@ -26,7 +26,7 @@ def complex_normal(*shape, seed=0):
 
 
 def coherent():
-    """Two plane waves, a beam apart, with one signal: field [1, N, 1], azimuths, elevations."""
+    """Return two coherent plane waves a beam apart: field [1, N, 1], azimuths, elevations."""
     azimuth, elevation = np.array([0.2, 0.0], "f4"), np.array([0.1, 0.1], "f4")
     vectors = arrays.steering_vector(
         azimuth, elevation, np.full(2, np.inf, "f4"), POSITIONS, wavelength=WAVELENGTH
@@ -49,7 +49,7 @@ def music(factor, positions):
 
 
 def rank(factor):
-    """Singular values above rounding."""
+    """Return the number of singular values above rounding."""
     values = np.linalg.svd(np.asarray(factor[0]), compute_uv=False)
     return int(np.sum(values > 1e-4 * values[0]))
 
@@ -57,7 +57,7 @@ def rank(factor):
 class SmoothTest(parameterized.TestCase):
     @parameterized.parameters((SHAPE, WINDOW), (SHAPE, SHAPE), (SHAPE, (1, 1)), ((4, 3), (2, 3)))
     def test_mean_over_shifts(self, shape, window):
-        """Against masks on the dense covariance."""
+        """Smoothing equals a mean of masked dense covariances."""
         factor = complex_normal(2, shape[0] * shape[1], 3)
         dense = factor @ factor.swapaxes(1, 2).conj()
         number = np.arange(shape[0] * shape[1]).reshape(shape)
@@ -73,7 +73,7 @@ class SmoothTest(parameterized.TestCase):
 
     @pytest.mark.full
     def test_coherent_sources(self):
-        """MUSIC resolves them with smoothing, and does not without."""
+        """MUSIC resolves them only with smoothing."""
         factor, azimuth, elevation = coherent()
         self.assertEqual(rank(factor), 1)
         smoothed = smooth(factor, SHAPE, WINDOW)
@@ -90,7 +90,7 @@ class SmoothTest(parameterized.TestCase):
         self.assertGreater(np.rad2deg(error.max()), 1.0)
 
     def test_forward_backward_doubles_the_phases(self):
-        """Two shifts along one axis part two sources, both ways four."""
+        """Two shifts along one axis separate two sources, forward and backward four."""
         field = complex_normal(1, 24, 1)
         once = smooth(field, (1, 24), (1, 23))
         twice = smooth(cov.forward_backward(field), (1, 24), (1, 23))
@@ -118,7 +118,7 @@ class CentredWindowTest(parameterized.TestCase):
             atol=1e-6,
         )
 
-    def test_stays_where_the_array_is(self):
+    def test_keeps_the_centre_of_the_array(self):
         away = np.array([1.0, -2.0, 3.0], "f4")
         chex.assert_trees_all_close(
             centred_window(POSITIONS + away, SHAPE, WINDOW),

@@ -1,4 +1,4 @@
-"""Sparse Bayesian learning: the paper's three sources, its stationary point, our scenes."""
+"""Sparse Bayesian learning: published case, stationary point, scenes of the package."""
 
 import functools
 
@@ -22,7 +22,7 @@ def complex_normal(random, *shape):
 
 
 def paper_scene(random, snapshots=50, noise_variance=1.0, sensors=20):
-    """Gerstoft et al. (2016): sources at -3, 2 and 75 degrees of 12, 22 and 20 dB."""
+    """Simulate Gerstoft et al. (2016): sources at -3, 2, 75 degrees with 12, 22, 20 dB."""
     angles = np.arange(-90, 90.5, 0.5)
     phases = np.pi * np.outer(np.sin(np.deg2rad(angles)), np.arange(sensors))
     atoms = np.exp(-1j * phases).astype("c8")
@@ -36,17 +36,17 @@ def paper_scene(random, snapshots=50, noise_variance=1.0, sensors=20):
 
 class PaperTest(parameterized.TestCase):
     def test_three_sources(self):
-        """Angles on the grid are found, the powers are those that were sent."""
+        """Angles on the grid and their powers are found."""
         angles, atoms, data, places = paper_scene(np.random.default_rng(0))
         power = np.asarray(learn_powers(atoms, data, jnp.asarray(1.0)))
         found = np.sort(np.argsort(-power)[:3])
         np.testing.assert_array_equal(angles[found], [-3, 2, 75])
         np.testing.assert_allclose(10 * np.log10(power[places]), [12, 22, 20], atol=1.0)
-        # What is left is no source.
+        # The residual contains no source.
         self.assertLess(np.sort(power)[-4], 0.05 * power[places[0]])
 
     def test_stationary_point_of_the_likelihood(self):
-        """Where a power is not zero the evidence has no slope: sum |b C^-1 y|^2 = sum b C^-1 b."""
+        """The evidence is stationary for nonzero powers: sum |b C^-1 y|^2 = sum b C^-1 b."""
         _, atoms, data, _ = paper_scene(np.random.default_rng(1), snapshots=8)
         steps = sparse_bayesian.Steps(whole=300, kept=64, pruned=600)
         power = np.asarray(learn_powers(atoms, data, jnp.asarray(1.0), steps=steps), float)
@@ -68,7 +68,7 @@ class PaperTest(parameterized.TestCase):
         np.testing.assert_allclose(shared, copies, rtol=1e-2, atol=1e-3 * np.max(shared))
 
     def test_forms_for_small_and_large_matrices_agree(self):
-        """Gauss-Jordan up to 32 rows, Cholesky beyond: zeros for rows change nothing."""
+        """Gauss-Jordan up to 32 rows and Cholesky beyond agree; zero rows change nothing."""
         _, atoms, data, _ = paper_scene(np.random.default_rng(2), snapshots=4)
         steps = sparse_bayesian.Steps(whole=4, kept=64, pruned=4)
         small = learn_powers(atoms, data, jnp.asarray(1.0), steps=steps)
@@ -87,7 +87,7 @@ def locate(measurement, num_sources, signal, wavefront="spherical"):
 
 
 def on_the_grid(signal, snapshots, antennas):
-    """Scenes of one to three sources on the grid, nearly without noise."""
+    """Simulate scenes of one to three sources on the grid, at high SNR."""
     random = np.random.default_rng(0)
     atoms = grid_dictionary.atoms_of(
         POSITIONS, search_grid.SearchRegion(), GRID, wavelength=0.3, wavefront="spherical"

@@ -1,4 +1,4 @@
-"""MUSIC and MVDR: spectra against dense NumPy algebra, peaks at the truth without noise."""
+"""MUSIC and MVDR: spectra against dense NumPy algebra, and peaks at the truth."""
 
 import functools
 from unittest import mock
@@ -42,7 +42,7 @@ def _localize(covariance, num_sources, positions, method, wavefront):
 
 
 def localize(covariance, num_sources, positions=POSITIONS, *, method, wavefront="spherical"):
-    """Without default arguments of a jitted function: with them it compiles once more."""
+    """Localize without default arguments, which would compile once more."""
     return _localize(covariance, num_sources, positions, method=method, wavefront=wavefront)
 
 
@@ -57,11 +57,11 @@ def steering_matrix(truth, wavefront="spherical"):
 
 
 def truths(seed=0, **fields):
-    """One source in half of the scenes and three in the others, a beam or more apart."""
+    """Draw one source in half of the scenes and three in the others, at least a beam apart."""
     random = np.random.default_rng(seed)
     count = np.tile([1, SOURCES], BATCH // 2)
     active = np.arange(SOURCES) < count[:, None]
-    # A third of the field of view for each, in an order that differs.
+    # A third of the field of view for each, in varying order.
     third = np.argsort(random.random((BATCH, SOURCES)), axis=1)
     azimuth = np.deg2rad(random.uniform(-15, 15, (BATCH, SOURCES)) + 40 * (third - 1))
     source_range = random.uniform(0.6, 4.0, (BATCH, SOURCES))
@@ -81,7 +81,7 @@ def true_covariance(truth, wavefront="spherical", loading=0.0):
 
 
 def strongest_first(truth):
-    """The truth in the order and with the padding of an estimate, [B, K] each."""
+    """Sort and pad the truth as an estimate, [B, K] each."""
     truth = jax.tree.map(np.asarray, truth)
     order = np.argsort(-truth.amplitude, axis=1)
     active = np.arange(SOURCES) < truth.num_sources[:, None]
@@ -98,7 +98,7 @@ def complex_normal(*shape, seed=0):
 
 
 def steering_grid():
-    """Unit-norm steering vectors of a grid, and its points."""
+    """Return unit-norm steering vectors of a grid, and its points."""
     points = search_grid.grid_points(REGION, (9, 5, 3))
     points = points[np.sum(points[:, :2] ** 2, axis=1) < 1]
     return np.asarray(arrays.normalized(jax.jit(jets)(points)[:, 0])), points
@@ -111,7 +111,7 @@ def jets(points):
 class SpectrumTest(parameterized.TestCase):
     @parameterized.parameters((3, 1e-2), (3, 10.0), (70, 1.0))
     def test_mvdr_is_the_full_inverse(self, rank, loading):
-        """More columns than elements, too."""
+        """MVDR equals the dense inverse, also with more columns than elements."""
         vectors, _ = steering_grid()
         factor = complex_normal(2, ELEMENTS, rank)
         covariance = cov.LowRankCovariance(jnp.asarray(factor), jnp.full(2, loading, "f4"))
@@ -135,7 +135,7 @@ class SpectrumTest(parameterized.TestCase):
 
     @parameterized.parameters("music", "mvdr")
     def test_peak_on_the_grid(self, method):
-        """The highest point is a corner of the cell that holds the source."""
+        """The highest point is a corner of the source's cell."""
         truth = truths()
         points = search_grid.grid_points(REGION, GRID)
         visible = np.sum(points[:, :2] ** 2, axis=1) < 1
@@ -154,7 +154,7 @@ class SpectrumTest(parameterized.TestCase):
         self.assertLess(nearest.max(), 1.0)
 
     def test_loading_is_raised(self):
-        """Of R without noise, 1e-5 of the mean power."""
+        """Without noise the loading is 1e-5 of the mean power."""
         vectors, _ = steering_grid()
         factor = jnp.asarray(complex_normal(ELEMENTS, 2))
         mean = float(jnp.sum(jnp.abs(factor) ** 2)) / ELEMENTS
@@ -171,7 +171,7 @@ class SpectrumTest(parameterized.TestCase):
         chex.assert_tree_all_finite(mvdr_spectrum(nothing, vectors))
 
     def test_gradients_are_finite(self):
-        """Sources of equal power, whose eigenvalues tie, included."""
+        """Gradients are finite even for equal eigenvalues."""
         vectors, _ = steering_grid()
         factor = np.eye(ELEMENTS, 3, dtype="c8")
 
@@ -185,8 +185,8 @@ class SpectrumTest(parameterized.TestCase):
 
 class CompressTest(parameterized.TestCase):
     @parameterized.parameters((2, 5), (5, 5), (7, 5), (20, 5), (20, 12), (20, 15))
-    def test_keeps_what_is_strong(self, rank, columns):
-        """Of 12 elements: eigenvalues kept, the others their mean, the trace what it was."""
+    def test_keeps_the_largest_eigenvalues(self, rank, columns):
+        """The largest eigenvalues are kept, the others averaged; the trace is constant."""
         factor = complex_normal(12, rank)
         covariance = cov.LowRankCovariance(jnp.asarray(factor), jnp.asarray(0.5))
         compressed = jax.jit(subspace.compress, static_argnums=1)(covariance, columns)
@@ -238,7 +238,7 @@ class SourcesTest(parameterized.TestCase):
 
     @parameterized.parameters("music", "mvdr")
     def test_within_a_beam(self, method):
-        """Two sources that share a peak of the grid: steering vectors correlated by 0.6."""
+        """Two sources share a peak of the grid; their steering vectors correlate by 0.6."""
         azimuth = np.tile([0.1, 0.24, -0.6], (BATCH, 1))
         truth = truths(
             azimuth=azimuth,
@@ -277,7 +277,7 @@ class SourcesTest(parameterized.TestCase):
 
     @parameterized.parameters("music", "mvdr")
     def test_degenerate(self, method):
-        """No power, nothing asked for, one place for all sources, more asked for than there is."""
+        """No power, zero sources, coinciding sources, too many sources."""
         truth = truths(azimuth=0.3, elevation=0.1, source_range=2.0, amplitude=1.0)
         covariance = true_covariance(truth)
         count = jnp.array([1, 0, 2, 3, 3, 3, 9, -1])
@@ -290,7 +290,7 @@ class SourcesTest(parameterized.TestCase):
         chex.assert_tree_all_finite((found.azimuth, found.elevation, found.power))
         self.assertTrue(bool(jnp.all(found.source_range > 0)))
         self.assertLessEqual(int(found.num_sources.max()), SOURCES)
-        # The one place is found, once.
+        # The common position is found once.
         # MVDR of one noise-free source is flat at its peak: a twentieth of the beamwidth.
         near = jnp.hypot(found.azimuth - 0.3, found.elevation - 0.1) < 5e-3
         some = np.setdiff1d(np.arange(BATCH), none)
@@ -298,7 +298,7 @@ class SourcesTest(parameterized.TestCase):
 
     @parameterized.parameters("music", "mvdr")
     def test_snapshots(self, method):
-        """Covariances of 40 noisy snapshots, 30 dB: more columns than either takes as they are."""
+        """Covariances of 40 noisy snapshots at 30 dB have more columns than used directly."""
         truth = truths(amplitude=1.0)
         signals = complex_normal(BATCH, SOURCES, 40, seed=2) / 2**0.5
         clean = np.asarray(steering_matrix(truth)) @ signals
@@ -319,7 +319,7 @@ class SourcesTest(parameterized.TestCase):
             )
 
     def test_beyond_the_horizon(self):
-        """Cells there are drawn in to it, where this wave comes from; still they are no peaks."""
+        """Cells beyond the horizon are moved to it, but are not peaks."""
         factor = jax.jit(jets)(np.array([[0.9, 0.56, 0.0]], "f4"))[:, :1].swapaxes(1, 2)
         ridge = spectral_search.Ridge(factor, jnp.ones((1, 1, 1), "c8"), jnp.zeros(1))
         with mock.patch.object(spectral_search, "_ITERATIONS", 0):  # peaks stay on the grid

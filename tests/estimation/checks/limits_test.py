@@ -1,4 +1,4 @@
-"""Limits in reported coordinates, and coordinates that an array leaves open."""
+"""Limits of reported coordinates, and undetermined coordinates."""
 
 import math
 
@@ -13,7 +13,7 @@ from ris_jax.estimation.estimate import Estimate
 
 
 def estimate(azimuth_deg=0.0, elevation_deg=0.0, source_range=3.0, deviations=(0.1, 0.1, 0.01)):
-    """One scene with one source and one place of padding; deviations in degrees and metres."""
+    """Return one scene with one source and one padding slot; deviations in degrees and metres."""
     spread = np.array(deviations) * [math.pi / 180, math.pi / 180, 1]
     return Estimate(
         azimuth=np.float32([[np.radians(azimuth_deg), 0]]),
@@ -38,7 +38,7 @@ class LimitsTest(parameterized.TestCase):
         with self.assertRaisesRegex(config_lib.ConfigError, "limits"):
             limits.Limits(**changes)
 
-    def test_region_is_that_of_a_configuration(self):
+    def test_region_of_a_configuration(self):
         region = limits.Limits(math.radians(60), math.radians(30), 0.5).region()
         expected = search_grid.region_of(config_lib.SceneConfig())
         np.testing.assert_allclose(region.lower, expected.lower, rtol=1e-6)

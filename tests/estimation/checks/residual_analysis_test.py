@@ -1,4 +1,4 @@
-"""Tests of a residual: designed false-alarm rates on white noise, power against misfits."""
+"""Residual tests: false-alarm rates on white noise, and power against misfits."""
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -19,12 +19,12 @@ def surface(random, length=8, antennas=8, side=6):
 
 def fit_of(snapshots, positions, channel, codes, *, constant, sources=SOURCES):
     vectors = simulator.spherical(positions, sources, simulator.WAVELENGTH)
-    seen = residual_analysis.images(vectors, channel, codes)
-    return residual_analysis.fit(snapshots, seen, constant=constant)
+    basis = residual_analysis.images(vectors, channel, codes)
+    return residual_analysis.fit(snapshots, basis, constant=constant)
 
 
 def scene(random, positions, channel, codes, *, constant, snr_db=20.0, extra=0.0):
-    """Snapshots of `SOURCES`, and of an aperture field that no source causes."""
+    """Simulate snapshots of `SOURCES` and of an additional aperture field."""
     signals = simulator.gaussian(random, len(codes), len(SOURCES))
     if constant:
         signals = np.repeat(np.exp(2j * np.pi * random.random((1, len(SOURCES)))), len(codes), 0)
@@ -35,7 +35,7 @@ def scene(random, positions, channel, codes, *, constant, snr_db=20.0, extra=0.0
 
 class FitTest(parameterized.TestCase):
     @parameterized.parameters(True, False)
-    def test_without_noise_nothing_is_left(self, constant):
+    def test_residual_is_zero_without_noise(self, constant):
         random = np.random.default_rng(0)
         positions, channel, codes = surface(random)
         snapshots = scene(random, positions, channel, codes, constant=constant, snr_db=400.0)
@@ -62,7 +62,7 @@ class WhitenessTest(parameterized.TestCase):
         ("independent", False, (24, 8, 6)),
     )
     def test_false_alarms_are_rare(self, constant, sizes):
-        """Designed: below 1e-3 a scene; with 400 scenes, more than three is a chance of 1 %."""
+        """The designed rate is below 1e-3 per scene; over three of 400 have probability 1 %."""
         random = np.random.default_rng(1)
         alarms = 0
         for _ in range(SCENES):
@@ -102,7 +102,7 @@ class WhitenessTest(parameterized.TestCase):
         below = np.mean(np.array(chances) < 0.05, axis=0)
         np.testing.assert_array_less(below, 0.05 + 4 * np.sqrt(0.05 / SCENES))
 
-    def test_field_that_no_source_causes(self):
+    def test_field_without_a_source(self):
         random = np.random.default_rng(4)
         positions, channel, codes = surface(random)
         snapshots = scene(random, positions, channel, codes, constant=True, extra=0.5)
@@ -121,8 +121,8 @@ class WhitenessTest(parameterized.TestCase):
         found = fit_of(snapshots, positions, channel, codes, constant=True)
         self.assertLess(residual_analysis.energy_chances(found)[axis], 1e-4)
 
-    def test_signal_through_a_channel_that_was_not_found(self):
-        """Codes are wrong, so no source is found; the antennas still see the channel."""
+    def test_signal_with_wrong_codes(self):
+        """Wrong codes give no source, but the antennas still receive the channel."""
         random = np.random.default_rng(6)
         positions, channel, codes = surface(random, 16, 16, 12)
         snapshots = scene(random, positions, channel, codes[::-1], constant=True, snr_db=40.0)

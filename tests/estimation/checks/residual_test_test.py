@@ -1,4 +1,4 @@
-"""The residual's energy in standard deviations: Monte Carlo, and what is called inconsistent."""
+"""Residual energy in standard deviations: Monte Carlo, and limits."""
 
 import functools
 
@@ -29,7 +29,7 @@ def complex_normal(random, *shape):
 
 
 def estimate_of(noise_variance, num_sources):
-    """An estimate of which only the number of sources and the noise variance are told."""
+    """Return an estimate with only the number of sources and the noise variance."""
     batch = len(noise_variance)
     nothing = np.zeros((batch, 1), "f4")
     return estimate_lib.Estimate(
@@ -44,7 +44,7 @@ def estimate_of(noise_variance, num_sources):
 
 
 def measurement_of(noise_variance, length=LENGTH):
-    """A measurement of which only the shapes and the noise variance are told."""
+    """Return a measurement with only shapes and noise variance."""
     batch = len(noise_variance)
     return scenes.Measurement(
         snapshots=np.zeros((batch, length, ANTENNAS), "c8"),
@@ -60,7 +60,7 @@ def amplitudes_of(source_signal):
 
 @functools.partial(jax.jit, static_argnames="source_signal")
 def residual_energies(measurement, source_signal):
-    """What a refined source near the truth leaves of each scene."""
+    """Return the residual energy of each scene after refinement near the truth."""
     jet = functools.partial(
         arrays.steering_jet, positions=jnp.asarray(POSITIONS), wavelength=WAVELENGTH
     )
@@ -76,7 +76,7 @@ def residual_energies(measurement, source_signal):
 
 class DeviationsTest(parameterized.TestCase):
     def assert_standard(self, found, left):
-        """Mean 0 and standard deviation 1, each within four of its standard errors."""
+        """Check mean 0 and standard deviation 1, within four standard errors."""
         count = len(found)
         # The energy of n complex samples is a sum of 2 n squares: its excess kurtosis is 6 / n.
         spread_error = np.sqrt((2 + 6 / left) / (4 * count))
@@ -85,7 +85,7 @@ class DeviationsTest(parameterized.TestCase):
 
     @parameterized.product(num_sources=(0, 1, 2), amplitudes=(1, LENGTH))
     def test_white_noise(self, num_sources, amplitudes):
-        """A fit of K sources takes 2 (amplitudes + 1.5) K real numbers out of white noise."""
+        """A fit of K sources removes 2 (amplitudes + 1.5) K degrees of freedom."""
         random, batch, variance = np.random.default_rng(num_sources), 8000, 2.5
         taken = int(2 * num_sources * (amplitudes + 1.5))
         left = SAMPLES - taken / 2
@@ -97,7 +97,7 @@ class DeviationsTest(parameterized.TestCase):
 
     @parameterized.parameters("constant", "independent")
     def test_of_a_fit(self, source_signal):
-        """What the refined likelihood of a strong source leaves is as free as it is said to be."""
+        """The residual of a refined strong source has the expected degrees of freedom."""
         random, batch, variance = np.random.default_rng(0), 3000, 0.01
         channel = complex_normal(random, batch, ANTENNAS, ELEMENTS)
         codes = np.exp(0.25j * np.pi * random.integers(0, 8, (batch, LENGTH, ELEMENTS)))
@@ -122,7 +122,7 @@ class DeviationsTest(parameterized.TestCase):
         np.testing.assert_allclose(found, 0.3 * np.sqrt(SAMPLES - 2.5), rtol=1e-5)
 
     def test_more_unknowns_than_samples(self):
-        """Nothing is left to judge by: one sample is taken."""
+        """Without degrees of freedom, one sample is assumed."""
         variance = np.ones(1)
         found = deviations(estimate_of(1.5 * variance, 4), measurement_of(variance), LENGTH)
         np.testing.assert_allclose(found, 0.5, rtol=1e-6)
@@ -130,7 +130,7 @@ class DeviationsTest(parameterized.TestCase):
 
 class InconsistentTest(absltest.TestCase):
     def test_half_as_much_again(self):
-        """With 400 samples, 1.5 times the noise is 10 standard deviations too much."""
+        """With 400 samples, 1.5 times the noise is an excess of 10 standard deviations."""
         variance = np.full(4, 0.1)
         factors = np.array([0.5, 1.0, 1.1, 1.5])
         found = inconsistent(
@@ -140,14 +140,14 @@ class InconsistentTest(absltest.TestCase):
         np.testing.assert_array_equal(found, [False, False, False, True])
 
     def test_limit(self):
-        """Of 400 samples, four standard deviations are a fifth."""
+        """With 400 samples, four standard deviations are a fifth of the noise."""
         variance = np.ones(2)
         estimate = estimate_of(np.array([1.19, 1.21]), 0)
         found = inconsistent(estimate, measurement_of(variance, length=100), 1)
         np.testing.assert_array_equal(found, [False, True])
 
     def test_unknown_noise(self):
-        """Whoever does not know the noise cannot say that there is more."""
+        """With unknown noise there is no excess."""
         variance = np.array([np.nan, 1.0])
         estimate = estimate_of(np.array([100.0, np.nan]), 1)
         found = inconsistent(estimate, measurement_of(variance), 1)

@@ -1,4 +1,4 @@
-"""A page holds what it is given, and nothing that it is given can be more than text."""
+"""Pages contain the given content, with all text escaped."""
 
 import base64
 import html.parser
@@ -9,7 +9,7 @@ HOSTILE = "<script>alert('x')</script>&\"'><img src=http://x/y.png onerror=z>"
 
 
 class _Reader(html.parser.HTMLParser):
-    """Collects tags, attributes and text; complains where tags do not close in order."""
+    """Parser that collects tags, attributes and text, and checks the nesting of tags."""
 
     def __init__(self, source):
         super().__init__()
@@ -51,7 +51,7 @@ def test_all_text_is_escaped():
     assert not [name for name, _ in read.attributes if name in ("onerror", "href")]
 
 
-def test_pictures_are_within_and_nothing_is_fetched():
+def test_images_are_embedded_and_nothing_is_fetched():
     read = _Reader(html_page.render("a", [("b", html_page.image(b"\x89PNG\x00\xff", "c"))]))
     (source,) = [value for name, value in read.attributes if name == "src"]
     kind, _, data = source.partition(",")
@@ -61,6 +61,6 @@ def test_pictures_are_within_and_nothing_is_fetched():
     assert policy.startswith("default-src 'none'; img-src data:;")
 
 
-def test_numbers_are_those_of_other_tables():
+def test_numbers_are_formatted_as_in_other_tables():
     read = _Reader(html_page.table(["x"], [(0.123456,), (float("nan"),), (None,), (7,)]))
     assert read.texts == ["x", "0.1235", "-", "-", "7"]

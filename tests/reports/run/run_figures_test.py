@@ -1,4 +1,4 @@
-"""Figures of a run show where the sources are, and how often the count is right."""
+"""Figures of a run: positions, spectra and calibration."""
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def target(config):
-    """Of two scenes: one source, then two."""
+    """Return the target of two scenes, with one and two sources."""
     places = np.stack([PLACES, PLACES]).astype(np.float32)
     truth = scenes.Truth(
         *np.moveaxis(places, -1, 0),
@@ -36,7 +36,7 @@ def target(config):
 
 
 def _prediction(target):
-    """What a network says that knows the truth; the sources in another order, one doubtful."""
+    """Return a true prediction; sources in another order, one with low probability."""
     return losses.Prediction(
         factor=target.factor,
         count_logits=np.eye(2)[target.num_sources - 1],
@@ -46,8 +46,8 @@ def _prediction(target):
     )
 
 
-def test_music_peaks_where_the_sources_are(config, target):
-    """To a cell of the grid, and the snapshots' covariance of rank one is seen as such."""
+def test_music_peaks_at_the_sources(config, target):
+    """Peaks are within a cell of the grid; the snapshot covariance has rank one."""
     factors = np.stack([target.factor[1], target.factor[0]])
     found = spectra.spectra(factors, np.array([2, 1]), config)
     assert found.level_db.shape == (2, len(found.elevation), len(found.azimuth))
@@ -60,7 +60,7 @@ def test_music_peaks_where_the_sources_are(config, target):
         highest = np.unravel_index(level.argmax(), level.shape)
         peak = np.array([found.azimuth[highest[1]], found.elevation[highest[0]]])
         assert np.min(np.abs(places[:, :2] - peak).max(axis=1)) < step
-    # Where no source is, nothing is explained: far from both.
+    # The spectrum is low far from both sources.
     far = found.level_db[:, np.abs(found.elevation + 0.45) < 0.02][..., found.azimuth < -0.9]
     assert far.max() < 3.0
 
@@ -68,7 +68,7 @@ def test_music_peaks_where_the_sources_are(config, target):
 def test_scene_figures(config, target):
     figures = run_figures.scene_figures(config, _prediction(target), run_figures.Shown(1, target))
     above, front = figures["map"].axes
-    # Truth and estimates are at the same places.
+    # Truth and estimates coincide.
     for axes in (above, front):
         true, found = (np.asarray(c.get_offsets()) for c in axes.collections[:2])
         np.testing.assert_allclose(np.sort(true, axis=0), np.sort(found, axis=0), atol=1e-4)
@@ -102,8 +102,8 @@ def test_a_doubtful_source_is_not_on_the_map(config, target):
     np.testing.assert_allclose(found, np.rad2deg(PLACES[:1, :2]), atol=1e-3)
 
 
-def test_the_scene_in_the_middle_is_shown(config, target):
-    """Two sources are the middle of one to two, rounded up, whatever the SNR."""
+def test_the_median_scene_is_shown(config, target):
+    """The median of one to two sources is two, for any SNR."""
     heldout = evaluation.Heldout([(None, jax.device_put(target))], 2)
     assert run_figures.shown(config, heldout).index == 1
 
@@ -116,7 +116,7 @@ def test_plane_waves_have_no_range(config, target):
 
 
 def test_calibration():
-    """Nine of ten right at 0.9, one of two at 0.2: off by nothing, and by 0.3 in a sixth."""
+    """Nine of ten correct at 0.9, one of two at 0.2: errors of 0, and 0.3 in a sixth."""
     confidence = np.repeat([0.9, 0.2], [10, 2])
     right = np.array([True] * 9 + [False] + [True, False])
     upper, lower = run_figures.calibration(confidence, right).axes
@@ -131,11 +131,11 @@ def test_calibration():
     ("epochs", "drawn"),
     [(1, [1]), (4, [1, 2, 3, 4]), (25, [*range(2, 25, 2), 25])],
 )
-def test_watcher_draws_some_ten_times(config, monkeypatch, epochs, drawn):
-    seen = []
+def test_callback_draws_about_ten_times(config, monkeypatch, epochs, drawn):
+    drawn_epochs = []
     monkeypatch.setattr(run_figures, "shown", lambda *_: None)
-    monkeypatch.setattr(run_figures, "draw", lambda *_: seen.append(epoch) or {})
+    monkeypatch.setattr(run_figures, "draw", lambda *_: drawn_epochs.append(epoch) or {})
     watch = run_figures.watcher(config_lib.override(config, {"training.epochs": epochs}))
     for epoch in range(1, epochs + 1):
         assert watch(callbacks.CallbackData(epoch, None, None)) == {}
-    assert seen == drawn
+    assert drawn_epochs == drawn

@@ -1,4 +1,4 @@
-"""Figures show what the rows say."""
+"""Figures of a run's rows."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def test_loss_curves_before_the_first_epoch():
     assert all(not len(line.get_xdata()) for line in loss.lines)
 
 
-def test_loss_curves_of_rows_that_lack_something():
+def test_loss_curves_of_incomplete_rows():
     rows = [
         {"kind": "epoch", "epoch": 1, "val_nmse": 0.5},
         {"kind": "microbatch", "epoch": 1, "microbatch": 4, "window_loss": 1.0},

@@ -1,4 +1,4 @@
-"""A device that has no room: what would need less, and what is kept."""
+"""Out of memory: advice, and intact checkpoints."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def _config(**values):
 
 
 def allocate_too_much():
-    """Asks a device for 32 TB."""
+    """Allocate 32 TB on a device."""
     return jnp.ones(1 << 43, jnp.float32).block_until_ready()
 
 
@@ -23,7 +23,7 @@ def allocate_too_much():
     ("size", "num_devices", "smaller"),
     [(64, 1, 32), (9, 1, 3), (64, 8, 32), (24, 8, 8), (7, 1, 1), (8, 8, None), (1, 1, None)],
 )
-def test_fewer_scenes_a_microbatch_and_as_many_an_update(size, num_devices, smaller):
+def test_smaller_microbatches_with_as_many_scenes_per_update(size, num_devices, smaller):
     config = _config(batch_size=size, accumulation=3)
     changes = memory.smaller(config, num_devices)
     assert changes.get("training.batch_size") == smaller
@@ -39,7 +39,7 @@ def test_fewer_scenes_a_microbatch_and_as_many_an_update(size, num_devices, smal
     ("size", "advice"),
     [(8, "--batch_size=4 --accumulation=2 --steps_per_epoch="), (1, "use a smaller model or more")],
 )
-def test_a_real_one_is_one_line_of_advice(size, advice):
+def test_a_real_error_becomes_one_line_of_advice(size, advice):
     with (
         pytest.raises(errors.OutOfMemoryError) as caught,
         memory.advised(_config(batch_size=size), devices.one_device()),
@@ -51,7 +51,7 @@ def test_a_real_one_is_one_line_of_advice(size, advice):
     assert text.endswith("RESOURCE_EXHAUSTED: Out of memory allocating 35184372088832 bytes.")
 
 
-def test_the_hosts_memory_counts():
+def test_host_memory():
     with (
         pytest.raises(errors.OutOfMemoryError, match=r"intact.*; MemoryError$"),
         memory.advised(_config(), devices.one_device()),
@@ -59,7 +59,7 @@ def test_the_hosts_memory_counts():
         raise MemoryError
 
 
-def test_other_errors_are_told_as_they_are():
+def test_other_errors_are_raised_unchanged():
     with (
         pytest.raises(jax.errors.JaxRuntimeError, match=r"^INTERNAL: boom$"),
         memory.advised(_config(), devices.one_device()),

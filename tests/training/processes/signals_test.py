@@ -1,4 +1,4 @@
-"""Signals are taken, told on, and handlers put back."""
+"""Signal handlers: stop requests, exit status, and restored handlers."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("ctrl_c")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_an_answer_and_a_status(number):
+def test_a_signal_requests_a_stop_and_sets_the_status(number):
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     with signals.StopSignal() as stop:
         assert not stop.asked()
@@ -30,14 +30,14 @@ def test_a_signal_is_an_answer_and_a_status(number):
 def test_a_second_ctrl_c_ends_at_once():
     with signals.StopSignal():
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)  # schedulers repeat themselves
+        os.kill(os.getpid(), signal.SIGTERM)  # schedulers repeat the signal
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_signal_that_is_ignored_stays_so():
-    """As SIGINT is in a program that a shell starts in the background."""
+def test_an_ignored_signal_stays_ignored():
+    """A shell starts background programs with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with signals.StopSignal() as stop:
@@ -47,7 +47,7 @@ def test_a_signal_that_is_ignored_stays_so():
         signal.signal(signal.SIGINT, before)
 
 
-def test_outside_the_main_thread_nothing_is_taken():
+def test_no_handlers_outside_the_main_thread():
     answers = []
 
     def train():

@@ -1,4 +1,4 @@
-"""Checkpoints under every fault that a disk, a kill or a user can bring about."""
+"""Checkpoints under faults of disks, kills and users."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ from ris_jax.training.saving import checkpoint, manifest
 
 @pytest.fixture(scope="module")
 def config(tiny_config) -> config_lib.Config:
-    """With everything that a state can hold: dropout's step, a half-filled window."""
+    """Return a configuration with dropout and a window of two microbatches."""
     return config_lib.override(tiny_config, {"model.dropout": 0.1, "optimizer.accumulation": 2})
 
 
@@ -32,7 +32,7 @@ def _copy(state: state_lib.TrainState) -> state_lib.TrainState:
 
 @pytest.fixture(scope="module")
 def trained(config) -> state_lib.TrainState:
-    """The state after three microbatches, one into a window of two. Copy it before a step."""
+    """Return the state after three microbatches, one into a window. Copy it before a step."""
     state = state_lib.create_train_state(config)
     for _ in range(3):
         state, _ = step_lib.train_step(state, step_lib.draw_batch(config, state.step))
@@ -41,7 +41,7 @@ def trained(config) -> state_lib.TrainState:
 
 @pytest.fixture(scope="module")
 def saved(trained, tmp_path_factory) -> pathlib.Path:
-    """A folder with checkpoints of epochs 1 (the better one) and 2. Copy it before damage."""
+    """Return a directory with checkpoints of epochs 1 (the better) and 2. Copy it before damage."""
     workdir = tmp_path_factory.mktemp("saved")
     checkpoints = checkpoint.Checkpoints(workdir, keep=2)
     checkpoints.save(trained, 1, {"epoch": 1}, 0.25)
@@ -51,7 +51,7 @@ def saved(trained, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def workdir(saved, tmp_path) -> pathlib.Path:
-    """A copy of `saved` for one test."""
+    """Return a copy of `saved` for one test."""
     return shutil.copytree(saved, tmp_path / "run")
 
 
@@ -60,21 +60,21 @@ def _files(workdir: pathlib.Path, epoch: int) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-def _metadata_of_no_use(workdir: pathlib.Path) -> None:
-    """Damages what orbax reads of epoch 2 when it opens the folder."""
+def _damage_metadata(workdir: pathlib.Path) -> None:
+    """Damage the metadata of epoch 2 that orbax reads when it opens the directory."""
     path = workdir / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
     values = json.loads(path.read_text()) | {"commit_timestamp_nsecs": [[]]}
     path.write_text(json.dumps(values))
 
 
 def _epochs(workdir: pathlib.Path) -> list[int]:
-    """Epochs of which anything is left."""
+    """Return the epochs with any file."""
     names = {path.name.split(".")[0] for path in (workdir / "checkpoints").iterdir()}
     return sorted(int(name) for name in names)
 
 
 def _assert_identical(ours, theirs):
-    """Bit for bit, dtype for dtype."""
+    """Compare bit for bit, with dtypes."""
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for (path, here), there in zip(
         jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True
@@ -96,7 +96,7 @@ class TestRoundTrip:
             step_lib.train_step(_copy(restored.state), batch),
         )
 
-    def test_restored_state_compiles_nothing_again(self, config, trained, saved):
+    def test_a_restored_state_compiles_nothing(self, config, trained, saved):
         batch = step_lib.draw_batch(config, trained.step)
         step_lib.train_step(_copy(trained), batch)
         template = state_lib.create_train_state(config)
@@ -132,7 +132,7 @@ class TestDamage:
         ],
         ids=["flipped", "truncated", "missing"],
     )
-    def test_of_any_file_is_named_and_the_one_before_is_used(
+    def test_any_file_is_named_and_the_previous_checkpoint_is_used(
         self, trained, saved, tmp_path, damage, every, problem
     ):
         names = _files(saved, 2)[::every]
@@ -147,11 +147,11 @@ class TestDamage:
             assert restored.epoch == 1
             assert _epochs(workdir) == [1]
         _assert_identical(trained, restored.state)
-        # The run goes on from there and writes that epoch again.
+        # The run resumes there and writes that epoch again.
         checkpoints.save(trained, 2, {"epoch": 2}, 0.5)
         assert checkpoints.restore_newest(trained)[0].epoch == 2
 
-    def test_a_save_that_was_cut_short_is_not_used(self, trained, workdir):
+    def test_an_interrupted_save_is_not_used(self, trained, workdir):
         (workdir / "checkpoints" / "2.sha256.json").unlink()
         restored, (warning,) = checkpoint.Checkpoints(workdir, 2).restore_newest(trained)
         assert restored.epoch == 1
@@ -160,7 +160,7 @@ class TestDamage:
     @pytest.mark.parametrize(
         "content", [b"", b"\xff\x00", b"{", b"[]", b"null", b"{}", b'{"files": 3}', b"[" * 100_000]
     )
-    def test_of_the_manifest_is_named(self, trained, workdir, content):
+    def test_manifest_is_named(self, trained, workdir, content):
         (workdir / "checkpoints" / "2.sha256.json").write_bytes(content)
         read_only = checkpoint.Checkpoints(workdir, 2, read_only=True)
         assert read_only.restore_best(trained)[0].epoch == 1
@@ -168,12 +168,12 @@ class TestDamage:
         assert restored.epoch == 1
         assert warnings == ["checkpoint of epoch 2 is not used: 2.sha256.json cannot be read"]
 
-    def test_of_all_of_them_starts_from_nothing(self, trained, workdir):
+    def test_all_checkpoints_starts_a_new_run(self, trained, workdir):
         for epoch in (1, 2):
             _flip(max((workdir / "checkpoints" / str(epoch)).rglob("d/*")))
         with pytest.raises(errors.RunError, match=r"no usable .*epoch 1 is not.*epoch 2 is not"):
             checkpoint.Checkpoints(workdir, 2, read_only=True).restore_best(trained)
-        assert _epochs(workdir) == [1, 2]  # to look is not to remove
+        assert _epochs(workdir) == [1, 2]  # reading removes nothing
         restored, warnings = checkpoint.Checkpoints(workdir, 2).restore_newest(trained)
         assert restored is None
         assert [warning.split(" is not used")[0] for warning in warnings] == [
@@ -182,15 +182,15 @@ class TestDamage:
         ]
         assert _epochs(workdir) == []
 
-    def test_of_the_best_falls_back_to_the_next_best(self, trained, workdir):
+    def test_best_checkpoint_falls_back_to_the_next_best(self, trained, workdir):
         _truncate(workdir / "checkpoints" / "1" / "_CHECKPOINT_METADATA")
         checkpoints = checkpoint.Checkpoints(workdir, 2, read_only=True)
         restored, (warning,) = checkpoints.restore_best(trained)
         assert restored.epoch == 2
         assert "epoch 1 is not used: file _CHECKPOINT_METADATA" in warning
 
-    def test_of_what_orbax_reads_first_is_named(self, trained, workdir):
-        _metadata_of_no_use(workdir)
+    def test_metadata_is_named(self, trained, workdir):
+        _damage_metadata(workdir)
         with pytest.raises(errors.RunError, match="the metadata of a checkpoint cannot be read"):
             checkpoint.Checkpoints(workdir, 2, read_only=True)
         assert _epochs(workdir) == [1, 2]
@@ -199,7 +199,7 @@ class TestDamage:
         assert "epoch 2 is not used: file _CHECKPOINT_METADATA has changed since" in warning
         assert _epochs(workdir) == [1]
 
-    def test_what_killed_saves_left_is_swept_away(self, trained, workdir):
+    def test_leftovers_of_killed_saves_are_removed(self, trained, workdir):
         root = workdir / "checkpoints"
         shutil.copytree(root / "2", root / "3.orbax-checkpoint-tmp")
         (root / "4.sha256.tmp").write_text("{")
@@ -210,10 +210,10 @@ class TestDamage:
         assert _epochs(workdir) == [1, 2]
 
 
-class TestOthersAreNotTouched:
-    """A checkpoint that is whole is never removed because it could not be read today."""
+class TestIntactCheckpointsAreKept:
+    """An intact checkpoint is never removed because reading it failed."""
 
-    def test_when_memory_runs_out(self, trained, workdir, monkeypatch):
+    def test_out_of_memory(self, trained, workdir, monkeypatch):
         def restore(*_, **__):
             raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nand more")
 
@@ -224,7 +224,7 @@ class TestOthersAreNotTouched:
                 read(trained)
         assert _epochs(workdir) == [1, 2]
 
-    def test_when_the_configuration_is_another(self, config, workdir):
+    def test_another_configuration(self, config, workdir):
         other = config_lib.override(config, {"model.width": 24, "training.seed": 3})
         template = jax.eval_shape(lambda: state_lib.create_train_state(other))
         named = r"model\.width=24 \(there 16\), training\.seed=3 \(there 0\)"
@@ -232,8 +232,8 @@ class TestOthersAreNotTouched:
             checkpoint.Checkpoints(workdir, 2).restore_newest(template)
         assert _epochs(workdir) == [1, 2]
 
-    def test_when_its_metadata_was_written_in_a_way_we_cannot_read(self, workdir):
-        _metadata_of_no_use(workdir)
+    def test_unreadable_metadata(self, workdir):
+        _damage_metadata(workdir)
         manifest.write(workdir / "checkpoints", 2, 0.5)
         for read_only in (True, False):
             with pytest.raises(errors.RunError, match="the metadata of a checkpoint cannot be"):
@@ -241,7 +241,7 @@ class TestOthersAreNotTouched:
         assert _epochs(workdir) == [1, 2]
 
     @pytest.mark.parametrize("error", [Exception("from tensorstore"), AttributeError("x")])
-    def test_when_restoring_fails_in_any_way(self, trained, workdir, monkeypatch, error):
+    def test_any_failure_of_restoring(self, trained, workdir, monkeypatch, error):
         def restore(*_, **__):
             raise error
 
@@ -250,8 +250,8 @@ class TestOthersAreNotTouched:
         with pytest.raises(errors.RunError, match="intact but cannot be restored"):
             checkpoints.restore_newest(trained)
 
-    def test_when_the_configuration_is_none(self, trained, workdir):
-        """Its hash says it is what was written, by another version say."""
+    def test_invalid_configuration(self, trained, workdir):
+        """The hash is correct; another version may have written it."""
         path = workdir / "checkpoints" / "2" / "config" / "metadata"
         path.write_text(path.read_text().replace('"depth": 1', '"depth": "1"'))
         manifest.write(workdir / "checkpoints", 2, 0.5)
@@ -260,14 +260,14 @@ class TestOthersAreNotTouched:
         assert _epochs(workdir) == [1, 2]
 
     @pytest.mark.parametrize("epoch", [1, 2])
-    def test_when_an_epoch_is_saved_again(self, trained, workdir, epoch):
+    def test_an_epoch_saved_again(self, trained, workdir, epoch):
         checkpoints = checkpoint.Checkpoints(workdir, 2)
         with pytest.raises(errors.RunError, match=rf"epoch {epoch} is not written.* epoch 2"):
             checkpoints.save(trained, epoch, {"epoch": epoch}, 0.1)
         restored, warnings = checkpoints.restore_newest(trained)
         assert (restored.epoch, warnings) == (2, [])
 
-    def test_when_there_are_none(self, tmp_path):
+    def test_no_checkpoints(self, tmp_path):
         with pytest.raises(errors.RunError, match="no checkpoints in"):
             checkpoint.Checkpoints(tmp_path, 2, read_only=True)
         assert not list(tmp_path.iterdir())
@@ -276,7 +276,7 @@ class TestOthersAreNotTouched:
 class TestRetention:
     def _save(self, workdir, state, scores, first=1):
         for epoch, score in enumerate(scores, first):
-            # Each epoch in a process of its own, as far as the checkpoints can tell.
+            # Open the checkpoints anew for each epoch, as separate processes do.
             checkpoint.Checkpoints(workdir, 2).save(state, epoch, {}, score)
 
     def test_keeps_the_newest_and_the_best(self, trained, tmp_path):
@@ -288,17 +288,17 @@ class TestRetention:
         assert checkpoint.Checkpoints(tmp_path, 2).restore_best(trained)[0].epoch == 6
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
-    def test_what_is_not_finite_is_never_the_best(self, trained, tmp_path, bad):
+    def test_a_non_finite_score_is_never_the_best(self, trained, tmp_path, bad):
         self._save(tmp_path, trained, [bad, bad, bad])
         assert _epochs(tmp_path) == [2, 3]
         self._save(tmp_path, trained, [7.0, bad, bad], first=4)
         assert _epochs(tmp_path) == [4, 5, 6]
         assert checkpoint.Checkpoints(tmp_path, 2).restore_best(trained)[0].epoch == 4
 
-    def test_the_older_one_goes_only_after_the_newer_one_counts(
+    def test_the_older_checkpoint_is_removed_after_the_newer_is_complete(
         self, trained, tmp_path, monkeypatch
     ):
-        """With keep=1 a kill between the files and the hashes once left nothing at all."""
+        """With keep=1, a kill between files and hashes must leave a checkpoint."""
         checkpoint.Checkpoints(tmp_path, 1).save(trained, 1, {}, 0.5)
         killed = checkpoint.Checkpoints(tmp_path, 1)
 
@@ -329,8 +329,8 @@ class TestFullDisk:
         return text
 
     @pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 0.6, 0.8])
-    def test_a_real_one(self, trained, saved, small_disk, share):
-        """With room for a share of a checkpoint, so that the disk fills up at different moments."""
+    def test_a_real_full_disk(self, trained, saved, small_disk, share):
+        """The disk holds a fraction of a checkpoint and fills up at different moments."""
         with small_disk("disk", 32 << 20) as disk:
             empty = shutil.disk_usage(disk.path).free
             workdir = disk.path / "run"
@@ -348,7 +348,7 @@ class TestFullDisk:
             assert checkpoints.restore_best(trained)[0].epoch == 3
 
     def test_a_limit_on_the_size_of_files(self, trained, workdir):
-        """Stands in for a full disk where nothing can be mounted: the same path, EFBIG."""
+        """A file size limit (EFBIG) replaces a full disk if nothing can be mounted."""
         checkpoints = checkpoint.Checkpoints(workdir, 2)
         _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
@@ -374,7 +374,7 @@ class TestConfigFile:
         assert checkpoint.load_config(tmp_path) == config
         assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
-    def test_a_run_of_format_version_1_keeps_its_waves(self, config, tmp_path):
+    def test_a_run_of_format_version_1_keeps_its_wavefront(self, config, tmp_path):
         values = config_lib.to_dict(config)
         assert values["system"]["wavefront"] == "spherical"
         (tmp_path / "config.json").write_text(json.dumps(values))
@@ -401,6 +401,6 @@ class TestConfigFile:
         with pytest.raises(config_lib.ConfigError, match=rf"config\.json: .*{problem}"):
             checkpoint.load_config(tmp_path)
 
-    def test_every_field_survives_json(self, config):
+    def test_every_field_round_trips(self, config):
         values = json.loads(json.dumps(config_lib.to_dict(config)))
         assert config_lib.from_dict(values) == config

@@ -1,4 +1,4 @@
-"""One run at a time in a folder, of one configuration."""
+"""Work directory: one run at a time, one configuration."""
 
 import pytest
 
@@ -28,10 +28,8 @@ def test_a_second_run_is_refused(tiny_config, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "interrupted"])
-def test_another_configuration_only_where_nothing_has_come_to_a_checkpoint(
-    tiny_config, tmp_path, name
-):
-    """As after want of memory, with the advice taken."""
+def test_another_configuration_is_allowed_without_a_checkpoint(tiny_config, tmp_path, name):
+    """After an out-of-memory error the user follows the advice."""
     _opened(tiny_config, tmp_path)
     _opened(_changed(tiny_config), tmp_path)
     assert checkpoint.load_config(tmp_path) == _changed(tiny_config)
@@ -42,7 +40,7 @@ def test_another_configuration_only_where_nothing_has_come_to_a_checkpoint(
         _opened(tiny_config, tmp_path)
 
 
-def test_a_configuration_that_cannot_be_read_stays(tiny_config, tmp_path):
+def test_an_unreadable_configuration_is_kept(tiny_config, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(config_lib.ConfigError, match=r"config\.json: not JSON"):
         _opened(tiny_config, tmp_path)
@@ -55,9 +53,9 @@ def test_processes_with_different_folders(tiny_config, tmp_path, monkeypatch):
         _opened(tiny_config, tmp_path)
 
 
-def test_what_killed_writers_left_goes(tiny_config, tmp_path):
+def test_leftovers_of_killed_writers_are_removed(tiny_config, tmp_path):
     for name in (".config.json.7.partial", ".metrics.jsonl.7.partial", ".evaluation.csv.7.partial"):
         (tmp_path / name).write_text("x")
     _opened(tiny_config, tmp_path)
     left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == [".evaluation.csv.7.partial", ".lock", "config.json"]  # that writer may live
+    assert left == [".evaluation.csv.7.partial", ".lock", "config.json"]  # its writer may still run
