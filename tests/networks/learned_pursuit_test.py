@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from cases import small
+from cases.small import jit, with_values
 from flax import nnx
 
-from ris_jax import config as config_lib
 from ris_jax.estimation import likelihood, refinement
 from ris_jax.networks import learned_pursuit, losses, pursuit_features, scorer
 from ris_jax.physics import arrays, scenes
@@ -18,31 +19,17 @@ from ris_jax.training import state as state_lib
 
 BATCH = 40  # more than two rounds of the queue
 SOURCES, CANDIDATES = 2, 4
-SMALL = config_lib.override(
-    config_lib.Config(),
-    {
-        "system.rows": 4,
-        "system.columns": 4,
-        "system.num_antennas": 4,
-        "system.num_snapshots": 6,
-        "scene.max_sources": SOURCES,
-        # The whole search region is in front of the array.
-        "scene.azimuth_max_deg": 30.0,
-        "scene.elevation_max_deg": 15.0,
-        "model.candidates": CANDIDATES,
-        "model.width": 16,
-        "model.depth": 1,
-        "model.num_heads": 2,
-    },
+SMALL = small.configuration(
+    small.SYSTEM,
+    scene__max_sources=SOURCES,
+    # The whole search region is in front of the array.
+    scene__azimuth_max_deg=30.0,
+    scene__elevation_max_deg=15.0,
+    model__candidates=CANDIDATES,
+    model__width=16,
+    model__depth=1,
+    model__num_heads=2,
 )
-# Compiling takes most of the time.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def with_values(config=SMALL, **values):
-    """Override fields given as `section__name=value`."""
-    names = {name.replace("__", "."): value for name, value in values.items()}
-    return config_lib.override(config, names)
 
 
 @functools.cache
@@ -72,7 +59,7 @@ class PredictionTest(parameterized.TestCase):
         {"system__source_signal": "independent", "model__rounds": 1, "scene__max_sources": 3},
     )
     def test_shapes_and_dtypes(self, **values):
-        config = with_values(**values)
+        config = with_values(SMALL, **values)
         sources = config.scene.max_sources
         prediction = predict(config, drawn(config).measurement)
         chex.assert_shape(prediction.factor, (4, 16, sources))
@@ -172,7 +159,7 @@ class UpdateTest(parameterized.TestCase):
     """One scene with three slots for sources and four candidates."""
 
     CONFIG = with_values(
-        scene__max_sources=3, scene__azimuth_max_deg=60.0, scene__elevation_max_deg=30.0
+        SMALL, scene__max_sources=3, scene__azimuth_max_deg=60.0, scene__elevation_max_deg=30.0
     )
     SOURCES = np.array([[-0.6, 0.0, 0.1], [0.0, 0.3, 0.2], [0.6, -0.3, 0.3]], "f4")
     CANDIDATES = np.array(
@@ -294,6 +281,7 @@ class Oracle(nnx.Module):
 
 # Pairs are more than a beam apart; after four iterations a fit still moves slightly.
 PAIRS = with_values(
+    SMALL,
     model__iterations=4, scene__min_sources=2, scene__azimuth_max_deg=60.0,
     scene__elevation_max_deg=30.0)  # fmt: skip
 

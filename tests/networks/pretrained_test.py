@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
+from cases import small
 
 from ris_jax import config as config_lib
 from ris_jax import localization
@@ -24,19 +25,6 @@ WEIGHTS = pathlib.Path(pretrained.__file__).parent / "weights"
 CONFIG = config_lib.Config()
 POSITIONS = np.asarray(arrays.element_positions(CONFIG.system))
 SCENES = 64
-# Compiles in seconds.
-_SMALL = {
-    "system.rows": 4,
-    "system.columns": 4,
-    "system.num_antennas": 4,
-    "system.num_snapshots": 6,
-    "model.rounds": 1,
-    "model.candidates": 4,
-    "model.iterations": 1,
-    "model.width": 16,
-    "model.depth": 1,
-    "model.num_heads": 2,
-}
 
 
 def draw(**changes):
@@ -249,7 +237,7 @@ class EstimatorTest(parameterized.TestCase):
         """The grid search replaces the network, and every scene is flagged."""
         config = config_lib.override(
             CONFIG,
-            {"system.source_signal": trained, "scene.max_sources": 3} | _SMALL,
+            {"system.source_signal": trained, "scene.max_sources": 3} | small.NETWORK,
         )
         network = pretrained.Network(config, state_lib.create_train_state(config).params)
         drawn = config_lib.override(config, {"system.source_signal": signal})

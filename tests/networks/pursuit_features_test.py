@@ -7,37 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from cases import small
+from cases.small import jit
 
-from ris_jax import config as config_lib
 from ris_jax.estimation import likelihood, refinement
 from ris_jax.networks import pursuit_features
 from ris_jax.physics import scenes
 
 SIGNALS = ("constant", "independent")
 SOURCES, CANDIDATES, BATCH = 3, 4, 5
-# 16 elements, 4 antennas, 6 codes: 24 samples.
-SMALL = config_lib.override(
-    config_lib.Config(),
-    {
-        "system.rows": 4,
-        "system.columns": 4,
-        "system.num_antennas": 4,
-        "system.num_snapshots": 6,
-        "scene.max_sources": SOURCES,
-        "scene.min_sources": SOURCES,
-        "model.candidates": CANDIDATES,
-    },
+SMALL = small.configuration(
+    small.SYSTEM,
+    scene__max_sources=SOURCES,
+    scene__min_sources=SOURCES,
+    model__candidates=CANDIDATES,
 )
 POINTS = np.array([[-0.6, 0.1, 0.9], [0.1, -0.3, 1.6], [0.6, 0.3, 0.4]], "f4")
 LINE = tuple((0.15 * i, 0.0, 0.0) for i in range(16))
-# Compiling takes most of the time.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def with_values(**values):
-    """Override fields given as `section__name=value`."""
-    names = {name.replace("__", "."): value for name, value in values.items()}
-    return config_lib.override(SMALL, names)
+with_values = functools.partial(small.with_values, SMALL)
 
 
 @functools.partial(jit, static_argnames="config")

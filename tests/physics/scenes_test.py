@@ -9,22 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from cases import small
+from cases.small import jit, with_values
 
 from ris_jax import config as config_lib
 from ris_jax.physics import arrays, codebooks, scenes
 
 WAVELENGTH = 0.3
-# 16 elements, 4 antennas, 6 codes: 24 samples at the base station.
-SMALL = config_lib.override(
-    config_lib.Config(),
-    {
-        "system.rows": 4,
-        "system.columns": 4,
-        "system.num_antennas": 4,
-        "system.num_snapshots": 6,
-        "scene.max_sources": 3,
-    },
-)
+SMALL = small.configuration(small.SYSTEM, scene__max_sources=3)
 # A separated pair, so that the signals are identifiable, and one padded source.
 PAIR = scenes.Truth(
     azimuth=jnp.array([-0.6, 0.4, 0.0]),
@@ -36,14 +28,6 @@ PAIR = scenes.Truth(
 )
 NOISELESS = 200.0  # [dB]
 DRAWS = 200
-# Optimised, the simulator takes three times as long to compile, and each test runs it once.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def with_values(config, **values):
-    """Override fields given as `section__name=value`."""
-    names = {name.replace("__", "."): value for name, value in values.items()}
-    return config_lib.override(config, names)
 
 
 @functools.partial(jit, static_argnames="config")

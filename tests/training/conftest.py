@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+from cases import small
 
 from ris_jax import config as config_lib
 
@@ -12,18 +13,9 @@ def tiny_config() -> config_lib.Config:
     """Return 4 x 4 elements, 4 antennas, 6 snapshots, up to 2 sources, one round, one block."""
     return config_lib.override(
         config_lib.Config(),
-        {
-            "system.rows": 4,
-            "system.columns": 4,
-            "system.num_antennas": 4,
-            "system.num_snapshots": 6,
+        small.NETWORK
+        | {
             "scene.max_sources": 2,
-            "model.rounds": 1,
-            "model.candidates": 4,
-            "model.iterations": 1,
-            "model.width": 16,
-            "model.depth": 1,
-            "model.num_heads": 2,
             "optimizer.max_consecutive_nonfinite": 3,
             "training.epochs": 2,
             "training.steps_per_epoch": 6,

@@ -16,6 +16,7 @@ import time
 
 import optuna
 import pytest
+from cases import small
 
 from ris_jax.cli import main
 from ris_jax.cli.commands import tune
@@ -158,11 +159,9 @@ def test_workers_killed_at_random(url, tmp_path):
         assert place.last.value == min(scores.values())
 
 
-TINY = {
-    "system.rows": 4, "system.columns": 4, "system.num_antennas": 4, "system.num_snapshots": 6,
-    "scene.max_sources": 2, "model.rounds": 1, "model.candidates": 4, "model.iterations": 1,
-    "model.width": 16, "model.depth": 1, "model.num_heads": 2, "training.epochs": 3,
-    "training.steps_per_epoch": 3, "training.batch_size": 8, "training.validation_scenes": 12,
+TINY = small.NETWORK | {
+    "scene.max_sources": 2, "training.epochs": 3, "training.steps_per_epoch": 3,
+    "training.batch_size": 8, "training.validation_scenes": 12,
     "training.log_every": 2,
 }  # fmt: skip
 
