@@ -1,9 +1,9 @@
 r"""MUSIC with differentiable peaks, for training networks that estimate the covariance.
 
 Peaks are found on a grid. The coordinates of each are the mean over a window around it, weighted by
-the spectrum, so gradients reach the covariance (the maskpeak of Gast, Le Magoarou & Shlezinger,
-*Near-field localization via AI-aided subspace methods*, 2025, arXiv:2504.00599). The signal
-subspace enters by its projector, whose derivative is finite
+the spectrum. Gradients therefore reach the covariance. This is the maskpeak of Gast, Le Magoarou &
+Shlezinger, *Near-field localization via AI-aided subspace methods*, 2025 (arXiv:2504.00599). The
+signal subspace enters by its projector, whose derivative is finite
 (`ris_jax.physics.covariance.gram_pseudo_inverse`). The choice of the peaks is not differentiated.
 """
 

@@ -188,7 +188,7 @@ def load_pretrained(name: str) -> Network:
 
 
 def read(folder: pathlib.Path) -> Network:
-    """A network as `write` left it."""
+    """Read a network that `write` stored."""
     config = config_lib.from_stored(json.loads((folder / _CONFIG).read_text()))
     card = (folder / _CARD).read_text()
     template = architectures.parameter_shapes(config)

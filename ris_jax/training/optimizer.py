@@ -95,7 +95,7 @@ def layout(params: Any, method: config_lib.OptimizerMethod) -> packing.PackedLay
 def learning_rate(
     hyper: OptimizerHyperparameters, group: Group, updates: Int[Array, ""]
 ) -> Float[Array, ""]:
-    """Learning rate after `updates` updates: warmup from above zero, then cosine decay."""
+    """Return the learning rate after `updates` updates: warmup from above zero, cosine decay."""
     peak = hyper.learning_rate * (hyper.head_multiplier if group == "head" else 1.0)
     rise = (updates + 1.0) / hyper.warmup_updates
     falling = jnp.maximum(hyper.total_updates - hyper.warmup_updates, 1)
@@ -145,7 +145,7 @@ def _descend(group: Group) -> optax.GradientTransformationExtraArgs:
 def _of_parts(
     transforms: dict[str, optax.GradientTransformationExtraArgs],
 ) -> optax.GradientTransformationExtraArgs:
-    """One transformation per entry of a dictionary, like `optax.partition` without masks."""
+    """Apply one transformation per entry of a dictionary, like `optax.partition` without masks."""
 
     def init(params):
         return {name: transform.init(params[name]) for name, transform in transforms.items()}
@@ -244,7 +244,7 @@ def largest_gradients(opt_state: optax.OptState, packed: packing.PackedLayout) -
 
 
 def _by_part(moment: Any) -> dict[str, Any]:
-    """First moments under the names of the parts of a packed group."""
+    """Return first moments under the names of the parts of a packed group."""
     if not isinstance(moment, dict):
         return {packing.VECTOR: moment}
     return moment if packing.VECTOR in moment else {packing.MATRICES: moment}
@@ -263,14 +263,14 @@ def gradients_finite(grads: Any) -> Bool[Array, ""]:
 
 
 def group_norms(packed: packing.Packed) -> dict[str, Float[Array, ""]]:
-    """Euclidean norm of each parameter group's part of a packed tree."""
+    """Return the Euclidean norm of each parameter group."""
     return {group: optax.tree.norm(packed[group]) for group in GROUPS}
 
 
 def clip_ratio(
     opt_state: optax.OptState, grads: packing.Packed, hyper: OptimizerHyperparameters
 ) -> Float[Array, ""]:
-    """Factor by which clipping scales the window's mean gradient, this microbatch included."""
+    """Return the factor by which clipping scales the window's mean gradient so far."""
     multi: Any = opt_state.inner_state  # pyright: ignore[reportAttributeAccessIssue]
     count = multi.mini_step.astype(jnp.float32)
     mean = jax.tree.map(lambda acc, g: acc + (g - acc) / (count + 1.0), multi.acc_grads, grads)

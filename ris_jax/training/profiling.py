@@ -67,7 +67,7 @@ class _Moment(NamedTuple):
 
 
 class Profile:
-    """Timer and tracer of a run; `source` and `timed` are for `observers.Observers`."""
+    """Timer and tracer of a run; `source` and `timed` are for `callbacks.Callbacks`."""
 
     def __init__(self, workdir: pathlib.Path, log_every: int):
         """Create a profile without measurements.

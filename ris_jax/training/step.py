@@ -146,7 +146,7 @@ def train_step(
 def train_step_in_place(
     state: state_lib.TrainState, batch: scenes.Scene
 ) -> tuple[state_lib.TrainState, Metrics]:
-    """`train_step` for loops: the given state is donated and its memory reused."""
+    """Run `train_step` in a loop: the given state is donated and its memory reused."""
     next_state, metrics = donating_step(for_program(state), batch)
     return next_state.replace(config=state.config), metrics
 
@@ -275,7 +275,7 @@ def _draw_scenes(config, sharding, key, indices):
 def prepared(
     batch: scenes.Scene, config: config_lib.Config
 ) -> tuple[scenes.Measurement, losses.Target]:
-    """`prepare` as a compiled program, on the devices of the batch."""
+    """Run `prepare` as a compiled program, on the devices of the batch."""
     return _prepared(batch, architectures.program_config(config))
 
 
@@ -321,7 +321,7 @@ def eval_step(
 def scoring_step(
     state: state_lib.TrainState, features: scenes.Measurement, target: losses.Target
 ) -> Evaluated:
-    """The program of `eval_step`."""
+    """Compiled program of `eval_step`."""
     config = state.config
     prediction = state_lib.predict(state.graphdef, state.ema_params, features)
     count = 1 + jnp.argmax(prediction.count_logits, axis=-1)

@@ -103,14 +103,14 @@ def _run_one(
     except optuna.TrialPruned:
         _tell(study, trial.number, TrialState.PRUNED)
     except trials_lib.Failed as error:
-        trials_lib.fail(trial, str(error))
+        trial.set_user_attr(ledger.FAILURE, str(error))
         _tell(study, trial.number, TrialState.FAIL)
     except UpdateFinishedTrialError:
         print(f"trial {number} was taken over by another worker", flush=True)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             with contextlib.suppress(UpdateFinishedTrialError):
-                trials_lib.leave(trial)
+                trial.set_user_attr(ledger.LEFT, True)
         _tell(study, trial.number, TrialState.FAIL)  # no recorded reason: it is tried again
         raise
 

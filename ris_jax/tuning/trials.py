@@ -11,7 +11,6 @@ from ris_jax import errors
 from ris_jax.networks import architectures
 from ris_jax.training import loop
 from ris_jax.training.saving import metrics_log
-from ris_jax.tuning import ledger
 from ris_jax.tuning import search_plan as search_plan_lib
 from ris_jax.tuning import space as space_lib
 
@@ -24,12 +23,12 @@ class Failed(Exception):
 
 
 def folder(workdir: pathlib.Path, number: int) -> pathlib.Path:
-    """Directory of the run of a place."""
+    """Return the directory of the run of a place."""
     return workdir / FOLDER / f"{number:04d}"
 
 
 def _program(config: config_lib.Config) -> tuple[config_lib.Config, int]:
-    """Key of the compiled programs of a trial; trials with equal keys compile once."""
+    """Return the key of a trial's compiled programs; trials with equal keys compile once."""
     return architectures.program_config(config), config.training.batch_size
 
 
@@ -119,13 +118,3 @@ def run(
         raise Failed(str(error)) from error
     report()
     return _value(plan, metrics_log.epoch_rows(path))
-
-
-def fail(trial: optuna.Trial, reason: str) -> None:
-    """Mark a trial as failed for a reason, so that it is not tried again."""
-    trial.set_user_attr(ledger.FAILURE, reason)
-
-
-def leave(trial: optuna.Trial) -> None:
-    """Mark a trial whose worker stops on request, so that its next attempt is no retry."""
-    trial.set_user_attr(ledger.LEFT, True)
