@@ -26,13 +26,12 @@ FILES = sorted(
     if str(path.relative_to(ROOT)) not in EXCLUDED
 )
 
-REPOSITORY = ROOT.parent
 PAGES = [
-    REPOSITORY / "README.md",
-    REPOSITORY / "CHANGELOG.md",
-    REPOSITORY / "CONTRIBUTING.md",
-    *sorted((REPOSITORY / "docs").rglob("*.md")),
-    *sorted((REPOSITORY / "docs").rglob("*.ipynb")),
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.ipynb")),
 ]
 
 
@@ -80,7 +79,7 @@ def former_names(text):
     return [found.group() for found in FORMER.finditer(LINK_TO_FORMER.sub("", text))]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_page(path):
     text = page_text(path)
     assert question_sentences(text) == []

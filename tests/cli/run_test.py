@@ -115,8 +115,8 @@ def test_report_opens_with_position_errors(workdir, calls, tmp_path):
     assert re.search(r"<td>[\d.]+ / [\d.]+</td>", opening)
 
 
-def test_report_of_a_run_that_has_troubles(workdir, tmp_path, capsys):
-    """Resumed, an epoch behind, a microbatch skipped, a damaged checkpoint, a rude name."""
+def test_report_of_a_run_with_problems(workdir, tmp_path, capsys):
+    """The run is resumed and unfinished, with a skipped microbatch, damage and an HTML name."""
     copy = shutil.copytree(workdir, tmp_path / "<b>&'run'")
     shutil.rmtree(copy / "profile")
     rows = (copy / "metrics.jsonl").read_text().splitlines()

@@ -133,7 +133,7 @@ class EstimatorTest(parameterized.TestCase):
 
     @parameterized.parameters("music", "mvdr")
     @pytest.mark.full  # below: `parameterized` drops marks above it
-    def test_spectra_of_its_covariance(self, estimator):
+    def test_spectral_estimators_on_the_covariance(self, estimator):
         scene = draw(**{"scene.snr_min_db": 10.0})
         counts = scene.truth.num_sources
         by_network = localize(scene.measurement, estimator=estimator, num_sources=counts)

@@ -96,7 +96,7 @@ def test_low_levels_of_a_spectrum_are_visible(config, target):
     assert weak - peak > 0.4
 
 
-def test_a_doubtful_source_is_not_on_the_map(config, target):
+def test_an_improbable_source_is_not_on_the_map(config, target):
     figures = run_figures.scene_figures(config, _prediction(target), run_figures.Shown(0, target))
     found = figures["map"].axes[1].collections[1].get_offsets()
     np.testing.assert_allclose(found, np.rad2deg(PLACES[:1, :2]), atol=1e-3)
