@@ -64,7 +64,7 @@ jitted_bound = jax.jit(bound_of, static_argnames=("wavefront", "source_signal", 
 
 
 def bound(scene, wavefront="spherical", source_signal="constant", static_path=False):
-    """The bound of one scene in the default precision, as NumPy arrays."""
+    """Return the bound of one scene in the default precision, as NumPy arrays."""
     scene = {name: jnp.asarray(value) for name, value in scene.items()}
     options = {"wavefront": wavefront, "source_signal": source_signal, "static_path": static_path}
     return jax.tree.map(np.asarray, jitted_bound(scene, **options))
@@ -86,10 +86,10 @@ def path_oracle(unit, source_range, positions, wavefront):
 
 
 def covariance_oracle(scene, wavefront, source_signal, static_path=False):
-    """Inverse of the Fisher matrix of positions and of real and imaginary parts of amplitudes.
+    """Invert the Fisher matrix of positions and of real and imaginary parts of amplitudes.
 
     The amplitudes are unknown factors of the signals, whose true value is one. Derivatives are
-    central differences, of which the rounding is 1e-10 and the remainder smaller. Range itself is
+    central differences with a rounding error of 1e-10 and a smaller remainder. Range itself is
     a parameter, unless waves are planar. A static path adds real and imaginary part of one value
     for each antenna.
     """

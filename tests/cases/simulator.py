@@ -99,7 +99,7 @@ def gaussian(random, *shape):
 
 
 def received(random, field, channel, codes, snr_db, static_db=None):
-    """Snapshots [L, M] of aperture fields [L, N] through a surface, with noise.
+    """Return snapshots [L, M] of aperture fields [L, N] through a surface, with noise.
 
     `static_db`: power of a path past the surface, the same for all codes, over the clean snapshots.
     """

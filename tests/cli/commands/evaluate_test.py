@@ -94,7 +94,7 @@ def test_bound_with_a_static_path():
     assert np.all(removed[azimuth] > plain[azimuth])
 
 
-def test_scenes_are_those_of_the_stream(capsys, calls, tmp_path):
+def test_scenes_of_the_stream(capsys, calls, tmp_path):
     flags = [f"--out={tmp_path}", "--num_scenes=2", "--seed=3", *SMALL]
     assert _run(capsys, "--estimator=music", *flags)[0] == 0
     draw = jax.jit(lambda key: scenes.sample_scenes(key, CONFIG, 2))

@@ -373,7 +373,7 @@ class TestBadFlags:
     def test_one_line_and_no_output_file(self, capsys, monkeypatch, data, tmp_path, flags, parts):
         real = {"--max_sources=36", "--estimator=network", "--source_signal=independent"}
         if real & set(flags):
-            monkeypatch.undo()  # what the estimators themselves refuse
+            monkeypatch.undo()  # errors of the estimators
         (tmp_path / "folder.csv").mkdir()
         before = sorted(tmp_path.iterdir())
         given = [f"--data={data}", f"--out={tmp_path / 'a.csv'}"]
