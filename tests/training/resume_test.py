@@ -427,7 +427,7 @@ _PIXEL = base64.b64decode(
 
 
 def _a_figure(data):
-    """Return one grey pixel at the start and after every second epoch."""
+    """Return one grey pixel after every second epoch."""
     return {"figures/pixel": _PIXEL} if data.epoch % 2 == 0 else {}
 
 
@@ -441,7 +441,7 @@ def test_events_of_epochs_that_run_again_are_hidden(config, tmp_path):
     assert second[1].session_log.status == second[1].session_log.START
     assert second[1].step == 3 * _STEPS + 1
     drawn = [e.step for e in first for value in e.summary.value if value.tag == "figures/pixel"]
-    assert drawn == [0, 2 * _STEPS, 4 * _STEPS]  # the last one is drawn again
+    assert drawn == [2 * _STEPS, 4 * _STEPS]  # the last one is drawn again
     visible = [e for e in first if e.step < second[1].step] + second
     tags = [(value.tag, e.step) for e in visible for value in e.summary.value]
     assert len(tags) == len(set(tags))
@@ -522,4 +522,9 @@ def test_killed_processes(config, whole, tmp_path):
     assert re.fullmatch(r"ris-jax: stopped by SIGTERM after .*from there\n", stderr)
     returncode, stderr = run_until(lambda: False)
     assert returncode == 0, stderr
-    assert metrics_log.read_rows(tmp_path / "run") == metrics_log.read_rows(whole[0])
+    # The other processes have the constant covariance of 2048 scenes, this one that of 64.
+    mine, theirs = (
+        [row | {"constant_nmse": None} for row in metrics_log.read_rows(folder)]
+        for folder in (tmp_path / "run", whole[0])
+    )
+    assert mine == theirs
