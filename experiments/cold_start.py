@@ -27,24 +27,26 @@ report of the problem, not from this script.
   second batch size                  28.3
   second wavelength                  28.3
 
-After (29 November 2026, quiet cores):
+After (29 November 2026, 15:15; no other work, but slower cores than in the morning: `import` took
+0.9 instead of 0.7 CPU seconds):
 
                           CPU s, no cache   CPU s, cache   first line
-  localize                            9.5            3.9        0.1 s
-  localize_network                   11.6            4.7        0.1 s
-  train                              37.2           20.4        0.1 s
-  doctor                             21.6            7.6        0.1 s
-  tune                               61.2           24.2        0.3 s
-  report                             20.2           11.5        0.1 s
-  simulate                            2.2            1.1        0.1 s
-  import                              0.7            0.7        0.1 s
+  localize                           12.5            5.3        0.1 s
+  localize_network                   16.3            5.6        0.1 s
+  train                              39.0           21.2        0.1 s
+  doctor                             28.7           11.0        0.1 s
+  tune                               77.1           29.3        0.4 s
+  report                             56.6           28.9        0.2 s
+  simulate                            2.5            1.3        0.1 s
+  import                              0.9            0.9        0.1 s
   benchmark                             -              -        0.1 s
-  evaluate                              -              -        0.1 s
-  first batch                         8.1
+  evaluate                              -              -        0.2 s
+  first batch                         9.4
   second batch size                   0.5
-  second wavelength                   7.2
+  second wavelength                   0.7
 
-The second wavelength changes the number of cells of the derived search grid, hence the program.
+`report` locates sources for its position errors. In the morning, without them, it took 20.2 and
+11.5.
 """
 
 import contextlib

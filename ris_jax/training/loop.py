@@ -139,12 +139,12 @@ def _run_epoch(
                 del row["param_delta_norm"]
         window, done = progress.window, progress.so_far.microbatches
         if done % training.log_every == 0 or done == training.steps_per_epoch:
-            told = {
+            place = {
                 "epoch": epoch,
                 "window_loss": window.mean_loss,
                 "window_microbatches": window.microbatches,
             }
-            recorder.row("microbatch", rows[-1]["microbatch"], told | rows[-1])
+            recorder.row("microbatch", rows[-1]["microbatch"], place | rows[-1])
             progress = dataclasses.replace(progress, window=progress_lib.Tally())
         for row in rows:
             _stop_if_lost(row, state.config.optimizer.max_consecutive_nonfinite)

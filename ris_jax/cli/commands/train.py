@@ -132,7 +132,7 @@ def _train(config: config_lib.Config, workdir: pathlib.Path, dataset: "Dataset |
     began = time.monotonic()
     placement = devices.all_devices(shard_optimizer=FLAGS.shard_optimizer)
     profile = _profile(config, workdir)
-    watching = _observers(config, profile)
+    watching = _callbacks(config, profile)
     loop.train(config, workdir, dataset, placement=placement, watching=watching)
     seconds = f"done in {time.monotonic() - began:.0f} s"
     if profile is not None:
@@ -159,7 +159,7 @@ def _profile(config: config_lib.Config, workdir: pathlib.Path) -> "Profile | Non
     return profiling.Profile(workdir, config.training.log_every)
 
 
-def _observers(config: config_lib.Config, profile: "Profile | None") -> "Callbacks":
+def _callbacks(config: config_lib.Config, profile: "Profile | None") -> "Callbacks":
     """Return the callbacks of the run."""
     from ris_jax.training import callbacks
 
