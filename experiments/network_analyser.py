@@ -18,7 +18,18 @@ a static path, for azimuth, elevation and range (0.674 if efficient); roots of t
 degrees and metres; sources found within 5 degrees; scenes with the right number; strength of the
 static path that was found [dB].
 
-RESULTS
+Results (29 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2), --num_scenes=50; the standard
+error of a ratio is 0.11 for one source and 0.08 for two:
+
+       sources  azimuth  elevation  range     deg     deg       m  found  right  path dB
+----------------------------------------------------------------------------------------
+      1 at 1 m     0.54       0.56   0.71  0.0108  0.0127  0.0031  1.000  1.000      9.5
+      1 at 2 m     0.57       0.76   0.63  0.0107  0.0127  0.0123  1.000  1.000      9.5
+      1 at 3 m     0.61       0.65   0.47  0.0113  0.0127  0.0288  1.000  1.000      9.5
+      1 at 5 m     0.75       0.57   0.73  0.0115  0.0126  0.0818  1.000  1.000      9.5
+      1 at 7 m     0.73       0.73   0.84  0.0111  0.0127  0.1544  1.000  1.000      9.5
+2 at 2 and 3 m     0.81       0.60   0.71  0.0164  0.0179  0.0296  1.000  1.000     10.0
+2 at 3 and 7 m     0.73       0.67   0.66  0.0160  0.0179  0.1218  1.000  1.000      9.5
 """
 
 import sys
