@@ -18,8 +18,8 @@ a static path, for azimuth, elevation and range (0.674 if efficient); roots of t
 degrees and metres; sources found within 5 degrees; scenes with the right number; strength of the
 static path that was found [dB].
 
-Results (29 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2), --num_scenes=50; the standard
-error of a ratio is 0.11 for one source and 0.08 for two:
+Results (29 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2) with --num_scenes=50; the
+standard error of a ratio is 0.11 for one source and 0.08 for two:
 
        sources  azimuth  elevation  range     deg     deg       m  found  right  path dB
 ----------------------------------------------------------------------------------------
