@@ -1,5 +1,6 @@
 """Records of a run: metrics.jsonl, run.log, TensorBoard events, a progress bar."""
 
+import contextlib
 import datetime
 import json
 import math
@@ -139,8 +140,18 @@ class _Events:
         self._writer.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._writer.close()
+        """Close the file, also if its last events cannot be written.
+
+        Raises:
+          OSError: they cannot be written.
+        """
+        try:
+            self._writer.close()
+        except OSError:
+            # `EventsWriter.close` then leaves its file open; closing that reports the same error.
+            with contextlib.suppress(OSError):
+                self._writer._py_recordio_writer.close()
+            raise
 
 
 def _is_behind(row: dict[str, Any], epochs_done: int, microbatches_done: int) -> bool:
