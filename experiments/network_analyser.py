@@ -101,7 +101,7 @@ def drawn(random, far, positions, channel, codes):
                      codes)
             for place in zip(azimuth, elevation, far, strict=True)
         ]  # fmt: skip
-        clean = sum(part for part, _ in parts)
+        clean = np.sum([part for part, _ in parts], axis=0)
         noise = random.standard_normal((2, *clean.shape)) * np.sqrt(
             0.5 * len(far) / 10 ** (_SNR_DB.value / 10)
         )
