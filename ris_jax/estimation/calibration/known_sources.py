@@ -64,7 +64,6 @@ class SurfaceFit(NamedTuple):
     residual_before: Float[np.ndarray, "B"]  #: residual power over noise power, nominal model
     residual_after: Float[np.ndarray, "B"]  #: the same with the factors; one if the model fits
     samples: Int[np.ndarray, "B"]  #: degrees of freedom of each residual
-    iterations: int
 
     def with_factors(self, factors: Complex[np.ndarray, "..."]) -> "SurfaceFit":
         """Return the fit with other factors."""
@@ -171,7 +170,15 @@ def known_scenes(
     Independent signals give one entry per snapshot. If the noise variances are known, snapshots are
     in units of the noise, so that weak and strong recordings have the right weights. A static path
     can be removed from constant signals, see `ris_jax.physics.static_path`.
+
+    Raises:
+      RunError: a static path with independent signals or with a single code.
     """
+    if static_path and (source_signal != "constant" or snapshots.shape[1] < 2):
+        raise errors.RunError(
+            "static_path: expected constant signals and two or more codes, found "
+            f"{source_signal} signals and {snapshots.shape[1]} codes; do not remove a path"
+        )
     if noise_variance is not None and np.isfinite(noise_variance).all():
         snapshots = snapshots / np.sqrt(noise_variance)[:, None, None]
     scenes, of_scene = [], []
@@ -339,8 +346,7 @@ def calibrate(
     nominal = np.ones(size, complex)
     before = np.array([fitted(sums, nominal).residual for sums in all_sums])
     matrix, gradient, residuals = _normal(all_sums, factors)
-    iterations = 0
-    for iterations in range(1, _ITERATIONS + 1):  # noqa: B007  (used after the loop)
+    for _ in range(_ITERATIONS):
         step = np.linalg.pinv(matrix, rcond=_SINGULAR, hermitian=True) @ gradient
         for _ in range(20):
             trial = _normal(all_sums, factors + step)
@@ -355,7 +361,7 @@ def calibrate(
         if gained <= _CONVERGED * residuals.sum():
             break
     factors = _normalised(factors)
-    return _result(all_sums, factors, before, of_scene, states, iterations)
+    return _result(all_sums, factors, before, of_scene, states)
 
 
 def _per_scene(
@@ -364,7 +370,7 @@ def _per_scene(
     return np.array([values[of_scene == scene].sum() for scene in np.unique(of_scene)])
 
 
-def _result(all_sums, factors, before, of_scene, states, iterations) -> SurfaceFit:
+def _result(all_sums, factors, before, of_scene, states) -> SurfaceFit:
     matrix, _, after = _normal(all_sums, factors)
     used = np.real(np.diagonal(matrix)) > _SINGULAR * np.real(np.diagonal(matrix)).max()
     values = np.linalg.eigvalsh(matrix)
@@ -398,5 +404,4 @@ def _result(all_sums, factors, before, of_scene, states, iterations) -> SurfaceF
         _per_scene(before, of_scene) / (free * noise),
         _per_scene(after, of_scene) / (free * noise),
         free.astype(int),
-        iterations,
     )

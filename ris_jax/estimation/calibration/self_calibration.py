@@ -142,7 +142,7 @@ def together(
         )
 
     def equations(factors, all_places):
-        """Return the information of each recording, and the scale of its coordinates."""
+        """Return the information of each recording."""
         found = []
         for places, group in zip(all_places, groups, strict=True):
             slopes = np.repeat(pose.steering_slopes(places, positions, **wave), repeat, axis=1)

@@ -130,6 +130,13 @@ def test_a_static_path_is_removed():
     assert errors_of[0] < 1.3 * errors_of[1] < errors_of[2]
 
 
+@pytest.mark.parametrize(("signal", "length"), [("independent", 12), ("constant", 1)])
+def test_a_static_path_needs_constant_signals_and_two_codes(signal, length):
+    found, _ = recording(2, length=length)
+    with pytest.raises(errors.RunError, match="static_path: expected constant signals and two"):
+        entries(found, source_signal=signal, static_path=True)
+
+
 def test_a_wrong_position_is_an_outlier():
     found, _ = recording(16)
     sources = [np.array(scene) for scene in found.sources]
