@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from ris_jax import config as config_lib
 from ris_jax.data.recordings import host_steering
-from ris_jax.estimation.calibration import known_sources
+from ris_jax.estimation.calibration import damped_steps, known_sources
 from ris_jax.estimation.calibration.known_sources import KnownScene, SurfaceFit
 
 _ITERATIONS = 60
@@ -111,13 +111,15 @@ def calibrate_with_pose(
             for scene in scenes
         ]
 
-    def residual(pose, factors):
+    def residual(point):
+        pose, factors = point
         return sum(
             known_sources.fitted(part.with_steering(scene.steering, repeat), factors).residual
             for part, scene in zip(sums, seen(pose), strict=True)
         )
 
-    def equations(pose, factors):
+    def equations(point):
+        pose, factors = point
         parts = []
         for part, scene in zip(sums, seen(pose), strict=True):
             found = known_sources.fitted(part.with_steering(scene.steering, repeat), factors)
@@ -131,32 +133,23 @@ def calibrate_with_pose(
         information = np.block([[whole.moves, whole.cross], [whole.cross.T, whole.factors]])
         return information, np.concatenate([whole.slope, whole.factor_slope])
 
-    pose = Pose(np.eye(3), np.zeros(3), np.full(3, np.inf), np.full(3, np.inf))
-    fit = known_sources.calibrate(scenes, of_scene, states=states)
-    factors = fit.calibration.factors.ravel()
-    before, damping = residual(pose, factors), 1e-3
-    for _ in range(_ITERATIONS):
-        information, gradient = equations(pose, factors)
+    def step(point, found, damping):
+        (pose, factors), (information, slope) = point, found
         scale = np.sqrt(np.maximum(np.diagonal(information), np.finfo(float).tiny))
-        matrix = information / np.outer(scale, scale)
-        while damping < 1e6:
-            step = np.linalg.solve(matrix + damping * np.eye(len(scale)), gradient / scale) / scale
-            elements = len(factors)
-            trial = factors + step[6 : 6 + elements] + 1j * step[6 + elements :]
-            moved = pose.moved(step[:3], step[3:6])
-            after = residual(moved, trial)
-            if after <= before:
-                break
-            damping *= 10
-        else:
-            break
-        gained, before = before - after, after
-        pose, factors, damping = moved, trial, max(damping / 10, 1e-12)
-        if gained <= _CONVERGED * before:
-            break
+        matrix = information / np.outer(scale, scale) + damping * np.eye(len(scale))
+        move = np.linalg.solve(matrix, slope / scale) / scale
+        real, imaginary = np.split(move[6:], 2)
+        return pose.moved(move[:3], move[3:6]), factors + real + 1j * imaginary
+
+    drawn = Pose(np.eye(3), np.zeros(3), np.full(3, np.inf), np.full(3, np.inf))
+    fit = known_sources.calibrate(scenes, of_scene, states=states)
+    start = drawn, fit.calibration.factors.ravel()
+    pose, factors = damped_steps.minimise(
+        start, equations, step, residual, most_steps=_ITERATIONS, converged=_CONVERGED
+    )
     entries = seen(pose)
     fit = known_sources.calibrate(entries, of_scene, states=states, start=factors)
-    information, _ = equations(pose, fit.calibration.factors.ravel())
+    information, _ = equations((pose, fit.calibration.factors.ravel()))
     covariance = 0.5 * fit.noise_variance * np.linalg.pinv(information, rcond=_SINGULAR,
                                                            hermitian=True)  # fmt: skip
     spread = np.sqrt(np.maximum(np.diagonal(covariance)[:6], 0.0))

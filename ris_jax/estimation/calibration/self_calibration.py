@@ -20,7 +20,7 @@ from ris_jax import config as config_lib
 from ris_jax import errors
 from ris_jax.data.recordings import host_steering
 from ris_jax.data.recordings.validation import SourceTruth
-from ris_jax.estimation.calibration import known_sources, pose
+from ris_jax.estimation.calibration import damped_steps, known_sources, pose
 from ris_jax.estimation.calibration.known_sources import KnownScene, SurfaceFit
 
 MOST_ROUNDS = 20
@@ -134,16 +134,19 @@ def together(
         steering = host_steering.steering_to(places, positions, **wave).T
         return [sums[index].with_steering(steering, repeat) for index in group]
 
-    def residual(factors, all_places):
+    def residual(point):
+        factors, all_places = point
+        if any((places[:, 2] < _LEAST_RANGE).any() for places in all_places):  # behind the array
+            return np.inf
         return sum(
             known_sources.fitted(part, factors).residual
             for places, group in zip(all_places, groups, strict=True)
             for part in steered(places, group)
         )
 
-    def equations(factors, all_places):
+    def equations(point):
         """Return the information of each recording."""
-        found = []
+        (factors, all_places), found = point, []
         for places, group in zip(all_places, groups, strict=True):
             slopes = np.repeat(pose.steering_slopes(places, positions, **wave), repeat, axis=1)
             parts = []
@@ -168,36 +171,26 @@ def together(
             inverses.append(inverse)
         return matrix, slope, inverses
 
-    factors = fit.calibration.factors.ravel()
-    all_places = [scenes[group[0]].places for group in groups]
-    before, damping = residual(factors, all_places), 1e-3
-    for _ in range(_STEPS):
-        found = equations(factors, all_places)
-        while damping < 1e6:
-            matrix, slope, inverses = reduced(found, damping)
-            matrix = matrix + damping * np.diag(np.diagonal(sum(part.factors for part in found)))
-            step = np.linalg.lstsq(matrix, slope, rcond=None)[0]
-            trial = factors + step[:elements] + 1j * step[elements:]
-            moved = [
-                places + (inverse @ (part.slope - part.cross @ step)).reshape(-1, 3)
-                for places, inverse, part in zip(all_places, inverses, found, strict=True)
-            ]
-            behind = any((places[:, 2] < _LEAST_RANGE).any() for places in moved)
-            after = np.inf if behind else residual(trial, moved)
-            if after <= before:
-                break
-            damping *= 10
-        else:
-            break
-        gained, before = before - after, after
-        factors, all_places, damping = trial, moved, max(damping / 10, 1e-9)
-        if gained <= _CONVERGED * before:
-            break
+    def step(point, found, damping):
+        factors, all_places = point
+        matrix, slope, inverses = reduced(found, damping)
+        matrix = matrix + damping * np.diag(np.diagonal(sum(part.factors for part in found)))
+        move = np.linalg.lstsq(matrix, slope, rcond=None)[0]
+        real, imaginary = np.split(move, 2)
+        return factors + real + 1j * imaginary, [
+            places + (inverse @ (part.slope - part.cross @ move)).reshape(-1, 3)
+            for places, inverse, part in zip(all_places, inverses, found, strict=True)
+        ]
+
+    start = fit.calibration.factors.ravel(), [scenes[group[0]].places for group in groups]
+    factors, all_places = damped_steps.minimise(
+        start, equations, step, residual, most_steps=_STEPS, converged=_CONVERGED
+    )
     moved = list(scenes)
     for places, group in zip(all_places, groups, strict=True):
         steering = host_steering.steering_to(places, positions, **wave).T
         for index in group.tolist():
             moved[index] = scenes[index]._replace(places=places, steering=steering)
     fit = known_sources.calibrate(moved, of_scene, states=states, start=factors)
-    matrix, _, _ = reduced(equations(fit.calibration.factors.ravel(), all_places), 0.0)
+    matrix, _, _ = reduced(equations((fit.calibration.factors.ravel(), all_places)), 0.0)
     return fit.with_information(matrix), (moved, of_scene)
