@@ -64,6 +64,37 @@ def path_with_suffix(values: flags.FlagValues, flag: str, endings: tuple[str, ..
     return path
 
 
+def define_waves(values: flags.FlagValues) -> None:
+    """Add --source_signal and --wavefront to the flags of a command that reads recordings."""
+    flags.DEFINE_enum(
+        "source_signal",
+        None,
+        get_args(config_lib.SourceSignal),
+        "constant: a source sends the same signal in all snapshots; default: as in the data, or "
+        "constant",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "wavefront",
+        None,
+        get_args(config_lib.Wavefront),
+        "shape of the waves; default: as in the data, or spherical",
+        flag_values=values,
+    )
+
+
+def define_binary_codes(values: flags.FlagValues) -> None:
+    """Add --binary_codes to the flags of a command that reads recordings."""
+    flags.DEFINE_enum(
+        "binary_codes",
+        None,
+        ("amplitudes", "states"),
+        "meaning of codes 0 and 1: reflection amplitudes (0 is off) or states (phases 0 and pi); "
+        "required for such codes",
+        flag_values=values,
+    )
+
+
 class _EstimatorParser(flags.ArgumentParser):
     """Parser for names of estimators in any case, with - or _ between words."""
 

@@ -26,7 +26,7 @@ sources at known positions. `localize --calibration` then reports positions in t
 import dataclasses
 import pathlib
 import sys
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
@@ -63,28 +63,8 @@ flags.DEFINE_bool(
     flag_values=FLAGS,
 )
 flags.DEFINE_bool("pose", False, "estimate rotation and offset of the surface", flag_values=FLAGS)
-flags.DEFINE_enum(
-    "source_signal",
-    None,
-    get_args(config_lib.SourceSignal),
-    "constant: a source sends the same signal in all snapshots; default: as in the data, or "
-    "constant",
-    flag_values=FLAGS,
-)
-flags.DEFINE_enum(
-    "wavefront",
-    None,
-    get_args(config_lib.Wavefront),
-    "shape of the waves; default: as in the data, or spherical",
-    flag_values=FLAGS,
-)
-flags.DEFINE_enum(
-    "binary_codes",
-    None,
-    ("amplitudes", "states"),
-    "meaning of codes 0 and 1: reflection amplitudes (0 is off) or states (phases 0 and pi)",
-    flag_values=FLAGS,
-)
+common_flags.define_waves(FLAGS)
+common_flags.define_binary_codes(FLAGS)
 flags.DEFINE_float(
     "loss_db", 0.5, "loss of position accuracy for which a calibration is enough", flag_values=FLAGS
 )

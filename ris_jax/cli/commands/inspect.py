@@ -14,16 +14,11 @@ import pathlib
 from absl import flags
 
 from ris_jax import config as config_lib
+from ris_jax.cli import common_flags
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("data", None, "recordings: a file or a directory", flag_values=FLAGS)
-flags.DEFINE_enum(
-    "binary_codes",
-    None,
-    ("amplitudes", "states"),
-    "meaning of codes 0 and 1: reflection amplitudes (0 is off) or states (phases 0 and pi)",
-    flag_values=FLAGS,
-)
+common_flags.define_binary_codes(FLAGS)
 
 
 def _line(topic: str, text: str) -> None:

@@ -31,7 +31,7 @@ import dataclasses
 import math
 import pathlib
 import sys
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -62,21 +62,7 @@ flags.DEFINE_integer(
     lower_bound=1,
     flag_values=FLAGS,
 )
-flags.DEFINE_enum(
-    "source_signal",
-    None,
-    get_args(config_lib.SourceSignal),
-    "constant: a source sends the same signal in all snapshots; default: as in the data, or "
-    "constant",
-    flag_values=FLAGS,
-)
-flags.DEFINE_enum(
-    "wavefront",
-    None,
-    get_args(config_lib.Wavefront),
-    "shape of the waves; default: as in the data, or spherical",
-    flag_values=FLAGS,
-)
+common_flags.define_waves(FLAGS)
 flags.DEFINE_float(
     "false_alarm_rate",
     config_lib.DEFAULT_FALSE_ALARM_RATE,
@@ -104,14 +90,7 @@ flags.DEFINE_enum(
     "effort of the search on a grid: cells, candidates and iterations",
     flag_values=FLAGS,
 )
-flags.DEFINE_enum(
-    "binary_codes",
-    None,
-    ("amplitudes", "states"),
-    "meaning of codes 0 and 1: reflection amplitudes (0 is off) or states (phases 0 and pi); "
-    "required for such codes",
-    flag_values=FLAGS,
-)
+common_flags.define_binary_codes(FLAGS)
 common_flags.define_static_path(FLAGS)
 flags.DEFINE_string(
     "calibration",
