@@ -3,9 +3,11 @@
   python experiments/good_scenes.py
   python experiments/good_scenes.py --each=100 --tested=12x12,ring
 
-Scenes of one to three sources at 5 to 25 dB, number of sources unknown. One row for each array of
-`experiments/any_array.py`: scenes, fraction with the right number of sources, and the number of
-scenes with each flag. A line does not determine the elevation, and has a note about it.
+Scenes of one to three sources at 5 to 25 dB, number of sources unknown. Two rows for each array of
+`experiments/any_array.py`: scenes whose sources are at least one resolution apart in direction or
+inverse range, and the others, for which a warning is right. A row has the number of scenes, the
+fraction with the right number of sources, and the number of scenes with each flag. A line does not
+determine the elevation, and has a note about it.
 
 Gave (29 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2):
 
@@ -21,6 +23,7 @@ import ris_jax  # noqa: F401  Before jax: it sets threads that JAX reads when it
 # isort: split
 import any_array
 import jax
+import known_truth
 import numpy as np
 from absl import app, flags
 
@@ -36,7 +39,7 @@ _TESTED = flags.DEFINE_list(
 _EACH = flags.DEFINE_integer("each", 256, "scenes per array", lower_bound=1)
 
 
-def row(name: str) -> str:
+def rows(name: str) -> list[str]:
     """Localise the scenes of one array, and count flags."""
     values = {f"system.{key}": value for key, value in any_array.ARRAYS[name].items()}
     values |= {"scene.max_sources": 3, "scene.snr_min_db": 5.0, "scene.snr_max_db": 25.0}
@@ -44,16 +47,25 @@ def row(name: str) -> str:
         values |= {"scene.elevation_max_deg": 1e-3}
     config = config_lib.override(config_lib.Config(), values)
     scene = jax.device_get(scenes.sample_scenes(scenes.stream_key(2, name), config, _EACH.value))
+    positions = np.asarray(arrays.element_positions(config.system))
     estimate = localization.localize_in_chunks(
-        scene.measurement, arrays.element_positions(config.system), chunk_size=64,
-        **localization.options_of(config),
-    )  # fmt: skip
-    counted = collections.Counter(
-        flag for value in np.asarray(estimate.flags) for flag in flags_lib.names(int(value))
+        scene.measurement, positions, chunk_size=64, **localization.options_of(config)
     )
-    right = np.mean(np.asarray(estimate.num_sources) == np.asarray(scene.truth.num_sources))
-    listed = ", ".join(f"{flag} {count}" for flag, count in counted.most_common()) or "no flag"
-    return f"{name}: {_EACH.value} scenes, number right {right:.3f}; {listed}"
+    right = np.asarray(estimate.num_sources) == np.asarray(scene.truth.num_sources)
+    apart = known_truth.closest(scene.truth, positions, config.system) >= 1
+    return [
+        f"{name}, {words}: {np.sum(chosen)} scenes, number right {np.mean(right[chosen]):.3f}; "
+        + _counted(np.asarray(estimate.flags)[chosen])
+        for words, chosen in (("one resolution apart", apart), ("closer", ~apart))
+        if chosen.any()
+    ]
+
+
+def _counted(flags_of_scenes: np.ndarray) -> str:
+    counted = collections.Counter(
+        flag for value in flags_of_scenes for flag in flags_lib.names(int(value))
+    )
+    return ", ".join(f"{flag} {count}" for flag, count in counted.most_common()) or "no flag"
 
 
 def main(argv) -> None:
@@ -62,7 +74,7 @@ def main(argv) -> None:
         raise app.UsageError(f"no arguments are expected; got {' '.join(argv[1:])}")
     print(provenance.machine(), flush=True)
     for name in _TESTED.value:
-        print(row(name), flush=True)
+        print(*rows(name), sep="\n", flush=True)
     print("done", file=sys.stderr)
 
 

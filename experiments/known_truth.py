@@ -4,9 +4,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ris_jax import config as config_lib
-from ris_jax.estimation import likelihood, refinement
+from ris_jax.estimation import likelihood, refinement, search_grid
 from ris_jax.physics import arrays, scenes
 
 _REFERENCE_STEPS = 25
@@ -30,6 +31,22 @@ def draw(key, sources, snr_db, *, config: config_lib.Config, count: int) -> scen
         return scenes.simulate(measurement_key, truth, config)
 
     return jax.vmap(one)(jax.random.split(key, count))
+
+
+def closest(truth: scenes.Truth, positions: np.ndarray, system) -> np.ndarray:
+    """Return the smallest distance of two sources of each scene, in units of resolution, [B]."""
+    unit = search_grid.resolution(
+        positions, wavelength=system.wavelength, wavefront=system.wavefront
+    )
+    azimuth, elevation, distance = (
+        np.asarray(part) for part in (truth.azimuth, truth.elevation, truth.source_range)
+    )
+    u, w = np.sin(azimuth) * np.cos(elevation), np.sin(elevation)
+    coordinates = np.stack([u, w, 1 / distance], axis=-1)
+    apart = np.abs(coordinates[:, :, None] - coordinates[:, None]) / unit
+    absent = np.arange(azimuth.shape[1]) >= np.asarray(truth.num_sources)[:, None]
+    alone = absent[:, :, None] | absent[:, None] | np.eye(azimuth.shape[1], dtype=bool)
+    return np.min(np.where(alone, np.inf, apart.max(axis=-1)), axis=(1, 2))
 
 
 @functools.partial(jax.jit, static_argnames=("system", "region"))

@@ -1,9 +1,11 @@
 """README and guide: Python runs as printed, commands accept their flags."""
 
 import importlib
+import inspect
 import pathlib
 import re
 import shlex
+import typing
 
 import jax
 import numpy as np
@@ -105,6 +107,7 @@ class TestPython:
         names = run(ROOT / "docs" / "guide" / "calibration.md")
         np.testing.assert_array_equal(names["codes"], np.ones((16, 144)))
 
+    @pytest.mark.full
     def test_plain_arrays(self):
         """Both sources are found."""
         names = run(ROOT / "docs" / "guide" / "plain_arrays.md", {})
@@ -161,6 +164,23 @@ def _assert_found(found, scene):
 
 def test_the_citation_has_the_version():
     assert f"\nversion: {ris_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def _classes(hint):
+    """Yield the names of the package's classes in a type; protocols are matched by structure."""
+    ours = isinstance(hint, type) and hint.__module__.startswith("ris_jax")
+    if ours and not getattr(hint, "_is_protocol", False):
+        yield hint.__name__
+    for part in typing.get_args(hint):
+        yield from _classes(part)
+
+
+def test_types_of_arguments_and_results_are_public():
+    for name in ris_jax.__all__:
+        function = inspect.unwrap(getattr(ris_jax, name))
+        if inspect.isfunction(function):
+            for hint in typing.get_type_hints(function).values():
+                assert set(_classes(hint)) <= set(ris_jax.__all__), name
 
 
 def test_public_names():

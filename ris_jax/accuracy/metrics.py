@@ -202,7 +202,7 @@ def _matched_sum(
     return np.bincount(scene, weights=powers, minlength=len(matches))
 
 
-class Gospa(NamedTuple):
+class GospaScores(NamedTuple):
     """The metric and its parts: ``total ** order = localisation + missed + false``."""
 
     total: Float[np.ndarray, "B"]  #: [m]
@@ -213,7 +213,7 @@ class Gospa(NamedTuple):
 
 def gospa(
     estimate: SourcesLike, truth: SourcesLike, cutoff: float = 2.0, order: float = 2.0
-) -> Gospa:
+) -> GospaScores:
     r"""Compute the generalised optimal sub-pattern assignment metric of every scene, alpha = 2.
 
     .. math::
@@ -256,7 +256,7 @@ def gospa(
     localisation = _matched_sum(distance, matches, order)
     missed = cutoff**order / 2 * (truth.num_sources - matched)
     false = cutoff**order / 2 * (estimate.num_sources - matched)
-    return Gospa((localisation + missed + false) ** (1 / order), localisation, missed, false)
+    return GospaScores((localisation + missed + false) ** (1 / order), localisation, missed, false)
 
 
 class Errors(NamedTuple):

@@ -26,6 +26,20 @@ class LowRankCovariance(NamedTuple):
     factor: Complex[Array, "... N r"]
     loading: Float[Array, "..."]
 
+    @classmethod
+    def from_matrix(cls, matrix: Complex[Array, "... N N"]) -> "LowRankCovariance":
+        """Return the covariance of a dense matrix, whose negative eigenvalues become zero."""
+        values, vectors = safe_eigh(jnp.asarray(matrix))
+        factor = vectors * jnp.sqrt(jnp.maximum(values, 0.0))[..., None, :]
+        return cls(factor, jnp.zeros(factor.shape[:-2], values.dtype))
+
+    @classmethod
+    def from_snapshots(cls, snapshots: Complex[Array, "... L N"]) -> "LowRankCovariance":
+        """Return the mean outer product of L snapshots of N antennas."""
+        snapshots = jnp.asarray(snapshots)
+        factor = jnp.swapaxes(snapshots, -1, -2) / snapshots.shape[-2] ** 0.5
+        return cls(factor, jnp.zeros(factor.shape[:-2], snapshots.real.dtype))
+
 
 def hermitize(matrix: Complex[Array, "... N N"]) -> Complex[Array, "... N N"]:
     """Return (R + R^H) / 2."""

@@ -60,7 +60,7 @@ class LocalizationScores(NamedTuple):
     num_estimated: Int[np.ndarray, "B"]
     snr_db: Float[np.ndarray, "B"]
     separation: Float[np.ndarray, "B"]  # smallest angle between two sources [rad]
-    gospa: metrics.Gospa
+    gospa: metrics.GospaScores
     detection: metrics.Detection
     errors: Float[np.ndarray, "B K 3"]  # of the sources found: azimuth, elevation [rad], range [m]
     claimed: Float[np.ndarray, "B K 3 3"]  # their covariance from the estimator

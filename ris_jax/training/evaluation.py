@@ -18,7 +18,7 @@ from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 from ris_jax.training.processes import devices
 
-CONSTANT_SCENES = 2048  # to compute the best constant covariance from
+CONSTANT_SCENES = 1024  # to compute the best constant covariance from
 YARDSTICKS = ("constant_nmse", "snapshots_nmse", "shrunk_truth_nmse")
 
 
@@ -27,6 +27,11 @@ class Heldout(NamedTuple):
 
     batches: list[tuple[scenes.Measurement, losses.Target]]
     num_scenes: int
+
+    def first_batch(self) -> "Heldout":
+        """Return the scenes of the first batch alone."""
+        size = len(self.batches[0][1].snr)
+        return Heldout(self.batches[:1], min(self.num_scenes, size))
 
 
 class Evaluation(NamedTuple):

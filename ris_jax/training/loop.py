@@ -180,17 +180,18 @@ def _start(
     for path in watching.timed(profiling.COMPILATION, dead_parameters, another, batch):
         recorder.line(f"warning: the gradient of {path} is identically zero")
     source.restore(before)  # draw the first microbatch again
-    result = evaluation.evaluate(state, heldout)
-    first = _validation_row(result)
+    some = heldout.first_batch()
+    first = _validation_row(evaluation.evaluate(state, some))
     recorder.row("start", 0, {"epoch": 0} | first)
     recorder.line(
-        f"before training: val_loss {first['val_loss']:.4f}, val_nmse {first['val_nmse']:.4f}"
+        f"before training: val_loss {first['val_loss']:.4f}, val_nmse {first['val_nmse']:.4f} "
+        f"({some.num_scenes} scenes)"
     )
 
 
 def train(
     config: config_lib.Config,
-    workdir: pathlib.Path,
+    workdir: str | pathlib.Path,
     dataset: record_dataset.Dataset | None = None,
     *,
     after_epoch: Callable[[], object] = lambda: None,
@@ -226,7 +227,7 @@ def train(
       OutOfMemoryError: a device is out of memory; the message proposes smaller microbatches.
       Interrupted: SIGTERM or Ctrl-C arrived between two microbatches; the progress is saved.
     """
-    placement = placement or devices.all_devices()
+    workdir, placement = pathlib.Path(workdir), placement or devices.all_devices()
     devices.require_shares(config, placement)
     source = (
         sources.Simulated(config, placement)

@@ -62,32 +62,45 @@ def _optimizer(program: config_lib.Config) -> optax.GradientTransformationExtraA
 
 
 def create_train_state(
-    config: config_lib.Config, placement: devices.DevicePlacement | None = None
+    config: config_lib.Config,
+    placement: devices.DevicePlacement | None = None,
+    *,
+    key: jax.Array | None = None,
 ) -> TrainState:
-    """Create the state before the first step, a function of the configuration alone.
+    """Create the state before the first step, a function of its arguments alone.
 
     Args:
       config: the run.
       placement: devices of the state and its steps; one device by default.
+      key: for the initial parameters; by default it is derived from `config.training.seed`, which
+        also determines the scenes and the dropout.
 
     Returns:
-      A `TrainState` with parameters from `config.training.seed`. It is committed to its devices,
-      like a restored state; otherwise the step would be compiled twice.
+      A `TrainState`. It is committed to its devices, like a restored state; otherwise the step
+      would be compiled twice.
     """
-    make = _maker(architectures.program_config(config), placement or devices.one_device())
-    return make(hyperparameters(config)).replace(config=config)
+    program, placement = architectures.program_config(config), placement or devices.one_device()
+    if key is None:
+        made = _maker(program, placement, None)(hyperparameters(config))
+    else:
+        key = jax.random.wrap_key_data(key) if key.dtype == jnp.uint32 else key
+        made = _maker(program, placement, key.dtype)(hyperparameters(config), key)
+    return made.replace(config=config)
 
 
 @functools.cache
 def _maker(
-    program: config_lib.Config, placement: devices.DevicePlacement
-) -> Callable[[Hyperparameters], TrainState]:
+    program: config_lib.Config, placement: devices.DevicePlacement, key_type: Any
+) -> Callable[..., TrainState]:
+    """Compile `_initial_state` for keys of a type; None: no key."""
     make = functools.partial(_initial_state, program, placement)
-    hyper = hyperparameters(program)
-    made = jax.jit(make, out_shardings=shardings(jax.eval_shape(make, hyper)))
+    arguments: tuple[Any, ...] = (hyperparameters(program),)
+    if key_type is not None:
+        arguments += (jax.ShapeDtypeStruct((), key_type),)
+    made = jax.jit(make, out_shardings=shardings(jax.eval_shape(make, *arguments)))
     # It runs once, so compile time dominates.
     options: Any = compilation.compiler_options() | {"xla_backend_optimization_level": 0}
-    return made.lower(hyper).compile(compiler_options=options)
+    return made.lower(*arguments).compile(compiler_options=options)
 
 
 def shardings(state: TrainState) -> TrainState:
@@ -100,9 +113,12 @@ def shardings(state: TrainState) -> TrainState:
 
 
 def _initial_state(
-    program: config_lib.Config, placement: devices.DevicePlacement, hyper: Hyperparameters
+    program: config_lib.Config,
+    placement: devices.DevicePlacement,
+    hyper: Hyperparameters,
+    key: jax.Array | None = None,
 ) -> TrainState:
-    key = jax.random.fold_in(jax.random.key(hyper.seed), 0)
+    key = jax.random.fold_in(jax.random.key(hyper.seed), 0) if key is None else key
     params = nnx.split(architectures.create(program, key), nnx.Param)[1]
     tx = _optimizer(program)
     return TrainState(

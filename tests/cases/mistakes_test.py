@@ -42,7 +42,7 @@ def assert_named(flags, flag, least=BATCH):
 def test_good_scenes_have_no_flags():
     """The designed false-alarm rate is below 0.1 % of scenes."""
     random = np.random.default_rng(3)
-    count = 48
+    count = 24
     sources = simulator.random_sources(random, count, 3)
     found = simulator.through_surface(sources, seed=3, snr_db=15.0)
     measurement = scenes.Measurement(
@@ -57,6 +57,7 @@ def test_good_scenes_have_no_flags():
     assert np.count_nonzero(estimate.flags) <= 1
 
 
+@pytest.mark.full
 def test_positions_in_wavelengths():
     """A narrow region: the grid of such an array has 37 times as many cells."""
     found, narrow = recording(), Limits(np.radians(30), np.radians(15), 1.0)
@@ -73,6 +74,7 @@ def test_positions_in_other_units(factor):
         localize(found, positions=factor * found.positions)
 
 
+@pytest.mark.full
 def test_wavelength_in_centimetres():
     assert_named(localize(recording(), wavelength=30.0)[1], Flag.UNITS)
 
@@ -115,6 +117,7 @@ def test_rows_and_columns_swapped():
     assert_named(localize(found, positions=swapped)[1], Flag.ELEMENT_ORDER)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("axes", [[0, 2, 1], [2, 0, 1]], ids=["x-z", "y-z"])
 def test_elements_in_another_plane(axes):
     found = recording()

@@ -61,6 +61,7 @@ def test_exact_waves(draw):
     np.testing.assert_allclose(found.power[:, :count], 1.0, rtol=0.15)
 
 
+@pytest.mark.full
 def test_equal_modulus_gives_false_sources():
     """The model without the amplitude is wrong for the same scenes, up to 8 m."""
     recording = simulator.through_surface(one_source(np.random.default_rng(0)), snr_db=20.0)

@@ -76,6 +76,7 @@ class TestSurface:
         assert_places(rows, recording.sources)
         assert flags_of(rows) == {scene: [] for scene in "0123"}
 
+    @pytest.mark.full
     def test_equal_modulus(self, capsys, tmp_path):
         """Data without the amplitude are flagged, and correct with the matching wavefront."""
         sources = [[[20, 10, source_range]] for source_range in (1, 1.2, 1.4, 1.6)]
@@ -116,6 +117,7 @@ class TestSurface:
         assert all(1e-6 < value < 1e-2 for value in deviations)
         assert "noise_floor, 4 of 4 scenes" in printed
 
+    @pytest.mark.full
     def test_grating_lobes(self, capsys, tmp_path):
         recording = simulator.through_surface(
             [[[-30, -5, 60]]] * 4, snr_db=10.0, positions=simulator.plane(12, 12, 0.3)
@@ -216,6 +218,7 @@ class TestPlainArray:
         assert all(0 < float(row["azimuth_std_deg"]) < 0.1 for row in rows)
         assert "undetermined, 8 of 8 scenes" in printed
 
+    @pytest.mark.full
     def test_long_recordings(self, capsys, tmp_path):
         """24 000 snapshots of five antennas cost as much as five, and give one source."""
         angle = 2 * np.pi * np.arange(5) / 5
@@ -227,6 +230,7 @@ class TestPlainArray:
         assert_places(rows, recording.sources)
         assert all(float(row["azimuth_std_deg"]) < 1 for row in rows)
 
+    @pytest.mark.full
     def test_two_equal_sources_in_one_snapshot(self, capsys, tmp_path):
         """The first source alone is not significant, so two are tested together."""
         random = np.random.default_rng(4)

@@ -65,6 +65,7 @@ def test_errors_match_the_error_bars():
     assert 0.2 < np.sqrt(np.mean((errors / deviations) ** 2)) < 2.0
 
 
+@pytest.mark.full
 def test_auto_removes_a_path_and_reports_it():
     found = localize(measurement(recording(static_db=0.0)))
     assert_same(found, removed())
@@ -101,6 +102,7 @@ def test_chunks_agree():
     assert_same(jax.tree.map(lambda part: part[BATCH:], chunks), removed())
 
 
+@pytest.mark.full
 def test_inside_jit():
     traced = jax.jit(lambda measured: localize(measured, static_path="on"))
     given = measurement(recording(static_db=10.0))

@@ -66,7 +66,7 @@ def test_train_ends_with_a_page(workdir):
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
     for part in (
         "Finished: all 2 epochs.",
-        "On 1024 simulated scenes of the stream &#x27;test&#x27;, the covariance NMSE is",
+        "On 512 simulated scenes of the stream &#x27;test&#x27;, the covariance NMSE is",
         f"ris-jax report --workdir={workdir} adds them",
         "<td>model.width</td><td>16</td><td>64</td>",  # here, and in the nearest preset
         "<td>K = 2</td>",

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from cases import small
 from cases.small import jit, with_values
@@ -348,6 +349,7 @@ class PursueTest(absltest.TestCase):
         error = np.abs(np.take_along_axis(coordinates, order, axis=1) - places)
         np.testing.assert_array_less(error.max(axis=(0, 1)), [1e-3, 1e-3, 1e-2])
 
+    @pytest.mark.full
     def test_a_scene_does_not_depend_on_its_batch(self):
         """Two sources need two steps per scene, so the queue takes three rounds."""
         measurement, _ = pairs(snr_db=20.0)

@@ -124,6 +124,7 @@ class EstimatorTest(parameterized.TestCase):
         found = localization.localize(measurement, POSITIONS, wavelength=0.3, network=network)
         jax.tree.map(np.testing.assert_array_equal, found, localize(measurement))
 
+    @pytest.mark.full
     def test_number_of_sources_known(self):
         """The number is exact, if necessary by the grid search."""
         scene = draw(**{"scene.snr_max_db": 0.0})
@@ -233,6 +234,7 @@ class EstimatorTest(parameterized.TestCase):
         ("auto", "constant", "independent", "auto"),
         ("music", "constant", "independent", "music"),
     )
+    @pytest.mark.full  # below: `parameterized` drops marks above it
     def test_other_source_signals(self, trained, signal, estimator):
         """The grid search replaces the network, and every scene is flagged."""
         config = config_lib.override(

@@ -44,6 +44,18 @@ class LowRankTest(parameterized.TestCase):
     def test_dense(self):
         self.assert_dense(*low_rank())
 
+    def test_from_matrix(self):
+        matrix = low_rank()[1]
+        self.assert_dense(cov.LowRankCovariance.from_matrix(matrix), matrix)
+        indefinite = np.diag([2.0, 1.0, -1.0]).astype("c8")
+        expected = np.diag([2.0, 1.0, 0.0])[None]
+        self.assert_dense(cov.LowRankCovariance.from_matrix(indefinite[None]), expected)
+
+    def test_from_snapshots(self):
+        snapshots = complex_normal(BATCH, 5, ELEMENTS)
+        expected = np.einsum("bln,blm->bnm", snapshots, snapshots.conj()) / 5
+        self.assert_dense(cov.LowRankCovariance.from_snapshots(snapshots), expected)
+
     def test_trace(self):
         covariance, matrix = low_rank()
         chex.assert_trees_all_close(

@@ -64,7 +64,7 @@ def test_with_learning_rate_zero_train_loss_is_validation_loss(
 
 def test_rows_drop_no_microbatch(tiny_config, tmp_path):
     """Windows of log_every = 4 over 6 microbatches: 4 + 2, in each of two epochs."""
-    loop.train(tiny_config, tmp_path)
+    loop.train(tiny_config, str(tmp_path))
     rows = [row for row in metrics_log.read_rows(tmp_path) if row["kind"] == "microbatch"]
     assert [row["window_microbatches"] for row in rows] == [4, 2, 4, 2]
     assert [row["microbatch"] for row in rows] == [4, 6, 10, 12]

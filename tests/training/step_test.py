@@ -50,6 +50,20 @@ def test_static_paths_are_refused(tiny_config):
         step_lib.prepare(_batch(config, 0), config)
 
 
+@pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey])
+def test_initial_parameters_of_a_key(tiny_config, make_key):
+    """Without a key, it is derived from the seed; the rest of the state has no randomness."""
+    default = state_lib.create_train_state(tiny_config)
+    same = jax.random.fold_in(make_key(tiny_config.training.seed), 0)
+    given, other = (
+        state_lib.create_train_state(tiny_config, key=key) for key in (same, make_key(7))
+    )
+    chex.assert_trees_all_equal(given, default)
+    kernels = [jax.tree.leaves(state.params) for state in (default, other)]
+    assert any(not np.array_equal(*pair) for pair in zip(*kernels, strict=True))
+    chex.assert_trees_all_equal(other.opt_state, default.opt_state)
+
+
 def test_step_traces_once(tiny_config):
     step_lib.keeping_step.clear_cache()
     state = state_lib.create_train_state(tiny_config)

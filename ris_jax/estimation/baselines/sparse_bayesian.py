@@ -42,8 +42,8 @@ _RIDGE = 1e-6
 _SMALL = 32
 
 
-class Steps(NamedTuple):
-    """Numbers of iterations."""
+class PowerIterations(NamedTuple):
+    """Numbers of iterations of sparse Bayesian learning, and of the points that it keeps."""
 
     whole: int = 10  # over all points
     kept: int = 256  # points kept after these
@@ -106,7 +106,7 @@ def learn_powers(
     atoms: Complex[Array, "T G D"],
     data: Complex[Array, "T S D"],
     noise_variance: Float[Array, ""],
-    steps: Steps | None = None,
+    steps: PowerIterations | None = None,
 ) -> Float[Array, "G"]:
     r"""Estimate the powers :math:`\gamma` of the columns of a dictionary, [G].
 
@@ -116,7 +116,7 @@ def learn_powers(
       noise_variance: [] of each data entry; the minimum is 1e-5 of the mean power.
       steps: numbers of iterations.
     """
-    steps = Steps() if steps is None else steps
+    steps = PowerIterations() if steps is None else steps
     mean_power = jnp.mean(jnp.abs(data) ** 2)
     noise = jnp.maximum(noise_variance, _LEAST_NOISE * mean_power)
     noise = jnp.maximum(noise, jnp.finfo(noise.dtype).tiny)
@@ -149,7 +149,7 @@ def sparse_bayesian_learning(
     max_sources: int = 5,
     region: search_grid.Box = _EVERYWHERE,
     grid: tuple[int, int, int] | None = None,
-    steps: Steps | None = None,
+    steps: PowerIterations | None = None,
 ) -> estimate.Estimate:
     """Estimate sources at the highest peaks of grid powers; source powers by least squares.
 

@@ -26,7 +26,7 @@ from ris_jax.training.saving import checkpoint, metrics_log
 
 NAME = "report.html"
 _TEST = "test"  # the stream or split that neither training nor validation uses
-_NUM_SCENES = 1024
+_NUM_SCENES = 512
 
 
 class HeldOut(NamedTuple):

@@ -93,6 +93,13 @@ def spectra(
     return Spectra(azimuth, elevation, level_db)
 
 
+def _edges(angles: Float[np.ndarray, "A"]) -> tuple[float, float]:
+    """Return the outer edges of equally spaced cells [deg]."""
+    first, last = np.rad2deg(angles[0]), np.rad2deg(angles[-1])
+    half = (last - first) / (len(angles) - 1) / 2
+    return float(first - half), float(last + half)
+
+
 def figure(
     found: Spectra, titles: list[str], azimuth: Float[np.ndarray, "K"],
     elevation: Float[np.ndarray, "K"], title: str = "",
@@ -110,10 +117,10 @@ def figure(
     panels = drawn.subplots(1, len(titles), sharey=True, squeeze=False)[0]
     image = None
     for axes, name, level in zip(panels, titles, found.level_db, strict=True):
-        image = axes.pcolormesh(
-            np.rad2deg(found.azimuth), np.rad2deg(found.elevation), level,
-            norm=PowerNorm(_GAMMA, 0.0, _HIGHEST_DB), cmap=_COLORS, shading="nearest",
-            rasterized=True,
+        image = axes.imshow(
+            level, norm=PowerNorm(_GAMMA, 0.0, _HIGHEST_DB), cmap=_COLORS,
+            extent=_edges(found.azimuth) + _edges(found.elevation), aspect="auto", origin="lower",
+            interpolation="nearest",
         )  # fmt: skip
         axes.scatter(
             np.rad2deg(azimuth), np.rad2deg(elevation), s=130, marker="o", facecolors="none",

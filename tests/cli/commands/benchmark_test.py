@@ -31,6 +31,7 @@ def rows(path):
     return comments, list(csv.DictReader(lines[len(comments) :]))
 
 
+@pytest.mark.full
 def test_a_tiny_suite_with_a_true_estimator(capsys, tmp_path):
     flags = ["--suite=two_sources", "--estimators=music", f"--out={tmp_path}", "--seed=5", *SMALL]
     status, printed, err = run(capsys, *flags)

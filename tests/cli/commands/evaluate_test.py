@@ -82,6 +82,7 @@ def test_static_path_reaches_the_estimator(capsys, calls, tmp_path):
     assert calls[0]["static_path"] == "on"
 
 
+@pytest.mark.full
 def test_bound_with_a_static_path():
     """The bound has the path as unknown if it is removed, or if the scenes have one."""
     path = config_lib.override(CONFIG, {"scene.static_path_db": 10})

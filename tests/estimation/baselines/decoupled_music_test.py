@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from ris_jax import config as config_lib
@@ -110,6 +111,7 @@ class ExactCovarianceTest(parameterized.TestCase):
         np.testing.assert_allclose(turned.elevation, -upright.elevation, atol=2e-3)
         np.testing.assert_allclose(turned.source_range, upright.source_range, rtol=0.05)
 
+    @pytest.mark.full
     def test_sub_surfaces_resolve_coherent_sources(self):
         """Rank one gives only the strongest of three sources; smoothing gives nearly all."""
         truth = draw(2)

@@ -48,7 +48,7 @@ class PaperTest(parameterized.TestCase):
     def test_stationary_point_of_the_likelihood(self):
         """The evidence is stationary for nonzero powers: sum |b C^-1 y|^2 = sum b C^-1 b."""
         _, atoms, data, _ = paper_scene(np.random.default_rng(1), snapshots=8)
-        steps = sparse_bayesian.Steps(whole=300, kept=64, pruned=600)
+        steps = sparse_bayesian.PowerIterations(whole=300, kept=64, pruned=600)
         power = np.asarray(learn_powers(atoms, data, jnp.asarray(1.0), steps=steps), float)
         atoms, data = np.asarray(atoms[0], complex), np.asarray(data[0], complex)
         covariance = np.eye(20) + np.einsum("g,gd,ge->de", power, atoms, atoms.conj())
@@ -61,7 +61,7 @@ class PaperTest(parameterized.TestCase):
 
     def test_a_shared_dictionary_is_one_for_each(self):
         _, atoms, data, _ = paper_scene(np.random.default_rng(2), snapshots=4)
-        steps = sparse_bayesian.Steps(whole=4, kept=64, pruned=4)
+        steps = sparse_bayesian.PowerIterations(whole=4, kept=64, pruned=4)
         shared = learn_powers(atoms, data, jnp.asarray(1.0), steps=steps)
         each = np.repeat(atoms, 4, axis=0), np.swapaxes(data, 0, 1)
         copies = learn_powers(*each, jnp.asarray(1.0), steps=steps)
@@ -70,7 +70,7 @@ class PaperTest(parameterized.TestCase):
     def test_forms_for_small_and_large_matrices_agree(self):
         """Gauss-Jordan up to 32 rows and Cholesky beyond agree; zero rows change nothing."""
         _, atoms, data, _ = paper_scene(np.random.default_rng(2), snapshots=4)
-        steps = sparse_bayesian.Steps(whole=4, kept=64, pruned=4)
+        steps = sparse_bayesian.PowerIterations(whole=4, kept=64, pruned=4)
         small = learn_powers(atoms, data, jnp.asarray(1.0), steps=steps)
         wide = [np.pad(part, ((0, 0), (0, 0), (0, 20))) for part in (atoms, data)]
         large = learn_powers(*wide, jnp.asarray(1.0), steps=steps)
@@ -82,7 +82,7 @@ def locate(measurement, num_sources, signal, wavefront="spherical"):
     return sparse_bayesian.sparse_bayesian_learning(
         measurement, num_sources, POSITIONS, wavelength=0.3, wavefront=wavefront,
         source_signal=signal, max_sources=SOURCES, grid=GRID,
-        steps=sparse_bayesian.Steps(8, 48, 30),
+        steps=sparse_bayesian.PowerIterations(8, 48, 30),
     )  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def test_scene_figures(config, target):
     assert [axes.get_title().split(",")[0] for axes in panels] == [
         "network (K = 2)", "truth", "snapshots"
     ]  # fmt: skip
-    marked = panels[0].collections[1].get_offsets()
+    marked = panels[0].collections[0].get_offsets()
     np.testing.assert_allclose(marked, np.rad2deg(PLACES[:, :2]), atol=1e-3)
     assert panels[0].get_xlabel() == "azimuth [deg]"
 
@@ -86,8 +86,8 @@ def test_scene_figures(config, target):
 def test_low_levels_of_a_spectrum_are_visible(config, target):
     """A level of 3 dB, the peak of a weak spectrum, differs from the background and from a peak."""
     figures = run_figures.scene_figures(config, _prediction(target), run_figures.Shown(1, target))
-    mesh = figures["spectra"].axes[0].collections[0]
-    background, weak, peak = mesh.cmap(mesh.norm([0.0, 3.0, 20.0]))[:, :3] @ [
+    drawn = figures["spectra"].axes[0].images[0]
+    background, weak, peak = drawn.cmap(drawn.norm([0.0, 3.0, 20.0]))[:, :3] @ [
         0.2126,
         0.7152,
         0.0722,

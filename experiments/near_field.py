@@ -1,0 +1,83 @@
+"""Number of sources and errors close to the surface, with the exact waves of the simulator.
+
+  python experiments/near_field.py
+  python experiments/near_field.py --each=100
+
+One source at 0.7 to 8 m, and two at 1 to 4 m that are at least one resolution apart, at 10 to 25
+dB, number of sources unknown. Columns: scenes, fraction with the right number of sources, fraction
+of the sources found within 5 degrees, and median |error| over the root of the Cramer-Rao bound
+(0.674 if efficient).
+"""
+
+import ris_jax  # noqa: F401  Before jax: it sets threads that JAX reads when it starts.
+
+# isort: split
+import any_array
+import jax
+import known_truth
+import numpy as np
+from absl import app, flags
+
+from ris_jax import config as config_lib
+from ris_jax import localization
+from ris_jax.accuracy import bounds, metrics, statistics
+from ris_jax.physics import arrays, scenes
+from ris_jax.reports import provenance, tables
+
+_ARRAYS = {"default": {}} | {name: any_array.ARRAYS[name] for name in ("32x8", "ring")}
+_CASES = ((1, 0.7, 8.0), (2, 1.0, 4.0))  # sources, least and greatest range [m]
+_SNR_DB = ((10.0, 15.0), (15.0, 20.0), (20.0, 25.0))
+_HEADER = (
+    "array", "K", "SNR [dB]", "scenes", "number right", "found", "azimuth", "elevation", "range",
+)  # fmt: skip
+_EACH = flags.DEFINE_integer("each", 400, "scenes per row", lower_bound=1)
+
+
+def row(name: str, case: tuple[int, float, float], snr_db: tuple[float, float]) -> tuple:
+    """Localise the scenes of one row."""
+    count, nearest, farthest = case
+    values = {f"system.{key}": value for key, value in _ARRAYS[name].items()}
+    values |= {"scene.min_sources": count, "scene.max_sources": count}
+    values |= {"scene.range_min": nearest, "scene.range_max": farthest}
+    values |= {"scene.snr_min_db": snr_db[0], "scene.snr_max_db": snr_db[1]}
+    config = config_lib.override(config_lib.Config(), values)
+    positions = np.asarray(arrays.element_positions(config.system))
+    key = scenes.stream_key(3, f"{name} {count} {snr_db}")
+    # Two sources are rarely closer than one resolution.
+    drawn = jax.device_get(scenes.sample_scenes(key, config, 2 * _EACH.value))
+    apart = known_truth.closest(drawn.truth, positions, config.system) >= 1
+    scene = jax.tree.map(lambda array: array[np.flatnonzero(apart)[: _EACH.value]], drawn)
+    options = localization.options_of(config) | {"max_sources": 5}
+    estimate = localization.localize_in_chunks(
+        scene.measurement, positions, chunk_size=64, check=False, **options
+    )
+    found = metrics.detection(estimate, scene.truth, np.deg2rad(5.0))
+    errors = metrics.matched_errors(estimate, scene.truth, found.matches)
+    bound = bounds.standard_deviations(bounds.scene_bound(scene, positions, config.system))
+    ratios = [
+        statistics.efficiency(error.ravel(), deviation.ravel() ** 2).median_ratio
+        for error, deviation in zip(errors[:3], np.moveaxis(np.asarray(bound), -1, 0), strict=True)
+    ]
+    right = np.asarray(estimate.num_sources) == count
+    return (
+        name,
+        count,
+        "{:.0f} to {:.0f}".format(*snr_db),
+        len(right),
+        f"{np.mean(right):.4f}",
+        f"{metrics.detection_rate(found):.4f}",
+        *(f"{ratio:.2f}" for ratio in ratios),
+    )
+
+
+def main(argv) -> None:
+    """Print the table."""
+    if len(argv) > 1:
+        raise app.UsageError(f"no arguments are expected; got {' '.join(argv[1:])}")
+    print(provenance.machine(), flush=True)
+    rows = [row(name, case, snr) for name in _ARRAYS for case in _CASES for snr in _SNR_DB]
+    print(tables.as_text(_HEADER, rows))
+
+
+if __name__ == "__main__":
+    app.run(main)
