@@ -15,10 +15,14 @@ import dacite
 
 from ris_jax import errors
 
+SPEED_OF_LIGHT = 299_792_458.0  # [m/s]
+LOWEST_FREQUENCY = 1e6  # [Hz]; lower values are in MHz or GHz
+
 # "spherical" is exact; "spherical_phase" has its phases and the same modulus on all elements.
 Wavefront = Literal["spherical", "spherical_phase", "fresnel", "parabolic", "planar"]
 SourceSignal = Literal["constant", "independent"]
 StaticPath = Literal["auto", "on", "off"]
+Coherence = Literal["incoherent", "coherent"]
 CodebookName = Literal["dft2d", "dft1d", "random", "hadamard", "mixed"]
 PathLoss = Literal["inverse_square", "none"]
 ComputeDtype = Literal["float32", "bfloat16"]

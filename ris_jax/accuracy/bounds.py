@@ -144,10 +144,10 @@ def conditional_bound(
     identifiable &= whitened.inflation.reshape(shape) < _PARAMETER_LIMIT / eps
     scale = (jnp.sqrt(noise_variance / 2.0) / strength).ravel()
     covariance = inverse * scale[:, None] * scale[None, :]
-    return _mark(covariance, identifiable.ravel()).reshape(*shape, *shape), identifiable
+    return mark(covariance, identifiable.ravel()).reshape(*shape, *shape), identifiable
 
 
-def _mark(
+def mark(
     covariance: Float[Array, "... n n"], identifiable: Bool[Array, "... n"]
 ) -> Float[Array, "... n n"]:
     """Set variance infinity and covariance zero for parameters that are not identifiable."""
@@ -273,7 +273,7 @@ def cramer_rao_bound(
     covariance = jnp.where(known[:, :, None] & known[:, None, :], full[index, :, index, :], 0.0)
     covariance = covariance * scale[:, :, None] * scale[:, None, :]
     known &= jnp.isfinite(jnp.diagonal(covariance, axis1=-2, axis2=-1))
-    return Bound(_mark(covariance, known), known)
+    return Bound(mark(covariance, known), known)
 
 
 @functools.partial(jax.jit, static_argnames=("system", "static_path"))

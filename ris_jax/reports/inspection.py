@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Complex, Float
 from scipy.spatial import KDTree
 
-from ris_jax.data.recordings import conventions, host_steering
+from ris_jax import config as config_lib
+from ris_jax.data.recordings import host_steering
 from ris_jax.data.recordings.reader import Recordings
 from ris_jax.estimation import search_grid
 from ris_jax.estimation.checks import alternatives
@@ -63,7 +64,7 @@ def inspect(recordings: Recordings) -> Inspection:
 
 def _geometry(recordings: Recordings, report: Inspection) -> None:
     positions, wavelength = recordings.positions, recordings.wavelength
-    frequency = conventions.SPEED_OF_LIGHT / wavelength
+    frequency = config_lib.SPEED_OF_LIGHT / wavelength
     report.lines.append(("wavelength", f"{wavelength:.4g} m, frequency {frequency / 1e9:.4g} GHz"))
     centre, extent = positions.mean(axis=0), np.ptp(positions, axis=0)
     size = float(np.linalg.norm(extent))

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from ris_jax import config as config_lib
 from ris_jax.data.recordings import containers, validation
 
-SPEED_OF_LIGHT = 299_792_458.0  # [m/s]
 _COMPLEX_FIELDS = ("snapshots", "channel", "codes", "coefficients")
 #: Fields that replace another one.
 _STANDS_FOR = {
@@ -30,7 +30,6 @@ _STANDS_FOR = {
 }
 _CODE_FIELDS = ("codes", "states", "phases_rad", "phases_deg")
 _SAME_WAVELENGTH = 2e-3  # relative; many files use 3e8 m/s
-_LOWEST_FREQUENCY = 1e6  # [Hz]; lower values are in MHz or GHz
 _MOST_RADIANS = 4 * math.pi  # larger phases are degrees, even if unwrapped
 _LEAST_DEGREES = 2 * math.pi + 1e-3  # if all phases are smaller, they are radians
 
@@ -103,10 +102,10 @@ def _replace_frequency(name: str, arrays: dict[str, np.ndarray]) -> None:
         got = f"an array {list(values.shape)}"
         validation.fail(name, "frequency", "one number [Hz], one file for each frequency", got)
     value = values.item()
-    if not (math.isfinite(value) and value >= _LOWEST_FREQUENCY):
-        hint = " - in MHz or GHz?" if 0 < value < _LOWEST_FREQUENCY else ""
+    if not (math.isfinite(value) and value >= config_lib.LOWEST_FREQUENCY):
+        hint = " - in MHz or GHz?" if 0 < value < config_lib.LOWEST_FREQUENCY else ""
         validation.fail(name, "frequency", "a frequency [Hz] of 1e6 or more", f"{value:g}{hint}")
-    implied = SPEED_OF_LIGHT / value
+    implied = config_lib.SPEED_OF_LIGHT / value
     if "wavelength" not in arrays:
         arrays["wavelength"] = np.array(implied)
         return
