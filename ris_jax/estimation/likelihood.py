@@ -11,6 +11,10 @@ when the signal is constant (a single group t, :math:`\Phi` of all snapshots), o
 snapshot when it is independent (groups of one snapshot). Constant signals need only
 :math:`\Phi^H\Phi` and :math:`\Phi^Hy`; these are used where they are smaller, N <= LM.
 
+At several frequencies, the operator has one entry per frequency, and aperture fields are stacked,
+[..., F N]. The frequencies are groups with amplitudes of their own (incoherent), or one group
+(coherent); see `estimation.wideband`. Only `images` and `matched_fields` depend on this.
+
 Functions here take one scene; map them over a batch with `jax.vmap`, or with `over_scenes` where
 all scenes have one channel and one set of codes.
 """
@@ -36,7 +40,7 @@ _AT_A_TIME = 8
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["operator", "data", "energy", "weights"],
-    meta_fields=["compressed"],
+    meta_fields=["compressed", "coherence"],
 )
 @dataclasses.dataclass(frozen=True)
 class Observation:
@@ -49,6 +53,9 @@ class Observation:
     energy: Float[Array, ""]  #: sum of ``|y|^2``
     weights: Float[Array, "T"]  #: snapshots that each group stands for; see `snapshot_groups`
     compressed: bool  #: whether the operator is a Gram matrix
+    #: Amplitudes of several frequencies; None: one frequency. T of the operator is F, and T of the
+    #: other fields is F if incoherent, 1 if coherent.
+    coherence: config_lib.Coherence | None = None
 
     def replace(self, **changes: Any) -> "Observation":
         """A copy with some fields changed."""
@@ -63,11 +70,11 @@ class Images(NamedTuple):
 
 
 class Concentrated(NamedTuple):
-    """Explained energy and its derivatives in K x 3 coordinates, coordinate-major."""
+    """Explained energy and its derivatives in K x D coordinates, coordinate-major."""
 
     value: Float[Array, ""]
-    gradient: Float[Array, "3K"]  #: half of the derivative
-    curvature: Float[Array, "3K 3K"]  #: Gauss-Newton, positive semidefinite, half of the second
+    gradient: Float[Array, "DK"]  #: half of the derivative
+    curvature: Float[Array, "DK DK"]  #: Gauss-Newton, positive semidefinite, half of the second
     amplitudes: Complex[Array, "T K"]
 
 
@@ -90,7 +97,7 @@ def observe(scene: scenes.Measurement, source_signal: config_lib.SourceSignal) -
     return _observation(operator, scene, source_signal)
 
 
-def _compresses(channel: Array, codes: Array, source_signal: config_lib.SourceSignal) -> bool:
+def compresses(channel: Array, codes: Array, source_signal: config_lib.SourceSignal) -> bool:
     """Return whether the Gram matrix [N, N] is no larger than Phi [LM, N]."""
     samples = codes.shape[-2] * channel.shape[-2]
     return source_signal == "constant" and channel.shape[-1] <= samples
@@ -102,7 +109,7 @@ def _operator(
     source_signal: config_lib.SourceSignal,
 ) -> Float[Array, "T N 2R"]:
     """`Observation.operator` of a channel and codes."""
-    if _compresses(channel, codes, source_signal):
+    if compresses(channel, codes, source_signal):
         return linear.parts(measurement.gram(channel, codes).conj())[None]
     each = codes[:, :, None] * channel.T[None, :, :]
     if source_signal == "constant":
@@ -116,7 +123,7 @@ def _observation(
     source_signal: config_lib.SourceSignal,
 ) -> Observation:
     energy = jnp.sum(jnp.abs(scene.snapshots) ** 2)
-    compressed = _compresses(scene.channel, scene.codes, source_signal)
+    compressed = compresses(scene.channel, scene.codes, source_signal)
     if compressed:
         data = measurement.adjoint(scene)[None]
     else:
@@ -190,17 +197,34 @@ def over_scenes(function: Callable[..., Any], observation: Observation, *argumen
 
 
 def images(observation: Observation, vectors: Complex[Array, "P N"]) -> Images:
-    """Images of P aperture fields at the receiver."""
+    """Images of P aperture fields at the receiver; of several frequencies, stacked, [P, F N]."""
+    if observation.coherence is not None:
+        return _stacked_images(observation, vectors)
     right = linear.product(vectors, observation.operator)
     if observation.compressed:
         return Images(vectors[None], right)
     return Images(right, right)
 
 
+def _stacked_images(observation: Observation, vectors: Complex[Array, "P FN"]) -> Images:
+    frequencies, elements = observation.operator.shape[:2]
+    left = jnp.swapaxes(vectors.reshape(-1, frequencies, elements), 0, 1)
+    right = linear.product(left, observation.operator)
+    if observation.coherence == "coherent":
+        right = jnp.swapaxes(right, 0, 1).reshape(1, len(vectors), -1)
+        left = vectors[None]
+    return Images(left if observation.compressed else right, right)
+
+
 def matched_fields(
     observation: Observation, residual: Complex[Array, "T R"]
 ) -> Complex[Array, "T N"]:
-    r""":math:`\Phi_t^H r_t` of a residual in the coordinates of `Observation.data`."""
+    r""":math:`\Phi_t^H r_t` of a residual in the coordinates of `Observation.data`.
+
+    At several frequencies, T is F.
+    """
+    if observation.coherence == "coherent":
+        residual = residual.reshape(observation.operator.shape[0], -1)
     if observation.compressed:
         return residual
     real, imaginary = jnp.split(observation.operator, 2, axis=-1)
@@ -230,8 +254,8 @@ def regular_gram(
 
 
 def concentrate(
-    gram: Complex[Array, "T 4K 4K"],
-    matched: Complex[Array, "T 4K"],
+    gram: Complex[Array, "T CK CK"],
+    matched: Complex[Array, "T CK"],
     active: Float[Array, "K"],
     prior: Prior | None = None,
 ) -> Concentrated:
@@ -254,9 +278,10 @@ def concentrate(
     efficient where an amplitude for every snapshot is too much to fit.
 
     Args:
-      gram: [T, 4K, 4K] inner products of K images followed by those of their derivatives in u, of
-        all K, in w, and in 1/r. Rows and columns of absent sources are zero.
-      matched: [T, 4K] inner products of the same with the data.
+      gram: [T, CK, CK] inner products of K images followed by those of their derivatives in u, of
+        all K, in w, in 1/r and in any further coordinate: C = 1 + D for D coordinates. Rows and
+        columns of absent sources are zero.
+      matched: [T, CK] inner products of the same with the data.
       active: [K] 1 or 0.
       prior: of the amplitudes; None fits them.
     """
@@ -272,7 +297,8 @@ def concentrate(
     amplitudes = solved[..., -1]
     back = jnp.swapaxes(cross.conj(), -1, -2)
     projected = gram[:, slopes, slopes] - linear.matmul(back, solved[..., :-1])
-    weights = jnp.tile(amplitudes, (1, 3))
+    coordinates = gram.shape[-1] // sources - 1
+    weights = jnp.tile(amplitudes, (1, coordinates))
     slope = matched[:, slopes] - linear.einsum("tij,tj->ti", back, amplitudes)
     # Energy that these amplitudes explain, without the loading of the Gram matrix.
     norms = jnp.diagonal(gram[:, values, values], axis1=1, axis2=2).real
@@ -282,7 +308,7 @@ def concentrate(
     if prior is not None:
         noise = prior.noise_variance * prior.weights
         value -= jnp.sum(noise * linear.log_determinant_positive(alone))
-        own = jnp.tile(jnp.eye(sources, dtype=cross.real.dtype), (1, 3))
+        own = jnp.tile(jnp.eye(sources, dtype=cross.real.dtype), (1, coordinates))
         own = noise[:, None, None] * own
         gradient -= jnp.sum((solved[..., :-1] * own).real, axis=(0, 1))
     return Concentrated(

@@ -137,11 +137,16 @@ class Search:
 
     setting: refinement.RefinementProblem
     grid: candidate_search.Grid
-    volumes: Float[Array, "4"]
+    volumes: Float[Array, "D+1"]
     false_alarm_rate: Float[Array, ""]
     samples: int
     amplitudes: int  #: free complex amplitudes of a source
     options: SearchOptions
+
+    @property
+    def dimensions(self) -> int:
+        """Coordinates of a source."""
+        return self.setting.lower.shape[0]
 
     def significant(
         self,
@@ -166,6 +171,7 @@ class Search:
             count,
             samples=self.samples,
             amplitudes=self.amplitudes,
+            coordinates=self.dimensions,
             added=added,
         )
         chance = source_number.false_alarm_probability(
@@ -176,7 +182,8 @@ class Search:
     def noise_variance(
         self, observation: likelihood.Observation, fit: SourceFit
     ) -> Float[Array, ""]:
-        left = self.samples - jnp.sum(fit.active) * (self.amplitudes + 1.5)
+        parameters = self.amplitudes + 0.5 * self.dimensions
+        left = self.samples - jnp.sum(fit.active) * parameters
         residual = observation.energy - fit.local.value
         return jnp.maximum(residual, 0.0) / jnp.maximum(left, 1.0)
 
@@ -186,9 +193,10 @@ def begin(
     least: Int[Array, ""],
     most: Int[Array, ""],
     max_sources: int,
+    dimensions: int = 3,
 ) -> Task:
     """Initial state of a scene: no sources; done if none are wanted or nothing was received."""
-    fit = refinement.no_sources(observation, max_sources)
+    fit = refinement.no_sources(observation, max_sources, dimensions)
     # Non-finite data make the noise variance NaN.
     size = jnp.sum(jnp.abs(observation.operator)) + jnp.sum(jnp.abs(observation.data))
     energy = jnp.where(jnp.isfinite(size), observation.energy, jnp.nan)
@@ -342,7 +350,7 @@ def find_places(search: Search, operator: Float[Array, "S T N 2R"], tasks: Task)
 class Change(NamedTuple):
     """Three alternatives to a fit, A = 3, with a price that their energy must exceed."""
 
-    coordinates: Float[Array, "A K 3"]
+    coordinates: Float[Array, "A K D"]
     active: Float[Array, "A K"]
     price: Float[Array, "A"]
     wanted: Bool[Array, "A"]

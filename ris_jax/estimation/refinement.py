@@ -19,15 +19,16 @@ _LEAST_POWER_SHARE = 0.1
 class RefinementProblem:
     """Steering vectors and limits that all scenes of a call share."""
 
-    jet: Callable[[Float[Array, "... 3"]], Complex[Array, "... 4 N"]]  #: see arrays.steering_jet
-    lower: Float[Array, "3"]  #: limits of (u, w, 1/r)
-    upper: Float[Array, "3"]
+    #: See arrays.steering_jet, and wideband.stacked_jet for several frequencies: D = 4 with a delay.
+    jet: Callable[[Float[Array, "... D"]], Complex[Array, "... D+1 N"]]
+    lower: Float[Array, "D"]  #: limits of (u, w, 1/r) or (u, w, 1/r, delay distance)
+    upper: Float[Array, "D"]
 
 
 class SourceFit(NamedTuple):
     """Sources of one scene with their concentrated likelihood; absent ones have no effect."""
 
-    coordinates: Float[Array, "K 3"]
+    coordinates: Float[Array, "K D"]
     active: Float[Array, "K"]
     local: likelihood.Concentrated
     images: likelihood.Images  #: of the steering vectors, [T, K, R]
@@ -46,7 +47,7 @@ class Background(NamedTuple):
 def refine(
     setting: RefinementProblem,
     observation: likelihood.Observation,
-    coordinates: Float[Array, "K 3"],
+    coordinates: Float[Array, "K D"],
     active: Float[Array, "K"],
     iterations: int | Int[Array, ""],
     prior: likelihood.Prior | None = None,
@@ -57,18 +58,18 @@ def refine(
     Args:
       setting: of the call.
       observation: one scene.
-      coordinates: [K, 3] starts, within the limits.
+      coordinates: [K, D] starts, within the limits.
       active: [K] 1 or 0.
       iterations: steps to try; 0 evaluates the starts.
       prior: of independent signals; None fits their amplitudes.
       most: maximum steps of this scene, if it shares `iterations` with others; see
         `levenberg_marquardt.ascend`.
     """
-    sources = active.shape[0]
+    sources, dimensions = active.shape[0], setting.lower.shape[0]
 
     def evaluate(flat):
-        jets = setting.jet(flat.reshape(3, sources).T) * active[:, None, None]
-        vectors = jnp.swapaxes(jets, 0, 1).reshape(4 * sources, -1)
+        jets = setting.jet(flat.reshape(dimensions, sources).T) * active[:, None, None]
+        vectors = jnp.swapaxes(jets, 0, 1).reshape((1 + dimensions) * sources, -1)
         seen = likelihood.images(observation, vectors)
         gram = likelihood.inner_products(seen.left, seen.right)
         matched = likelihood.against(seen.left, observation.data)
@@ -84,22 +85,24 @@ def refine(
         most,
     )
     explained = linear.einsum("tk,tkr->tr", local.amplitudes, seen.right)
-    return SourceFit(flat.reshape(3, sources).T, active, local, seen, observation.data - explained)
+    return SourceFit(flat.reshape(dimensions, sources).T, active, local, seen, observation.data - explained)
 
 
-def no_sources(observation: likelihood.Observation, sources: int) -> SourceFit:
-    """Return a fit with room for `sources` sources, all absent."""
+def no_sources(
+    observation: likelihood.Observation, sources: int, dimensions: int = 3
+) -> SourceFit:
+    """Return a fit with room for `sources` sources of D coordinates, all absent."""
     groups, rows = observation.data.shape
     nothing = jnp.zeros((groups, sources, rows), observation.data.dtype)
     zeros = functools.partial(jnp.zeros, dtype=observation.energy.dtype)
     local = likelihood.Concentrated(
         value=zeros(()),
-        gradient=zeros(3 * sources),
-        curvature=zeros((3 * sources, 3 * sources)),
+        gradient=zeros(dimensions * sources),
+        curvature=zeros((dimensions * sources, dimensions * sources)),
         amplitudes=nothing[:, :, 0],
     )
     images = likelihood.Images(nothing, nothing)
-    return SourceFit(zeros((sources, 3)), zeros(sources), local, images, observation.data)
+    return SourceFit(zeros((sources, dimensions)), zeros(sources), local, images, observation.data)
 
 
 def background(

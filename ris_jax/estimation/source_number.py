@@ -55,10 +55,23 @@ def intrinsic_volumes(
     return jnp.stack([jnp.ones(()), jnp.sum(edges), area, volume])
 
 
+def times_interval(
+    volumes: Float[Array, "D+1"], length: Float[Array, ""] | float
+) -> Float[Array, "D+2"]:
+    """Return the intrinsic volumes of the product of a region and an interval.
+
+    Args:
+      volumes: of the region.
+      length: metric length of the interval, along which the rest of the metric is constant.
+    """
+    longer = jnp.append(volumes, 0.0)
+    return longer + length * jnp.roll(longer, 1)
+
+
 def false_alarm_probability(
     statistic: Float[Array, "..."],
     amplitudes: int,
-    volumes: Float[Array, "4"],
+    volumes: Float[Array, "D+1"],
     added: Int[Array, ""] | int = 1,
 ) -> Float[Array, "..."]:
     r"""Probability that noise alone exceeds a statistic somewhere in the region, at most 1.
@@ -70,7 +83,7 @@ def false_alarm_probability(
     Args:
       statistic: [...] log-likelihood ratio, half a chi-squared variable at each fixed position.
       amplitudes: free complex amplitudes of a source: 1, or one for each snapshot.
-      volumes: [4] `intrinsic_volumes` of the region.
+      volumes: [4] `intrinsic_volumes` of the region, or [5] with `times_interval`.
       added: d, sources that are tested together.
     """
     added = jnp.asarray(added, statistic.dtype)
@@ -89,7 +102,7 @@ def _one_source(
     statistic: Float[Array, "..."],
     fixed: Float[Array, "..."],
     amplitudes: int,
-    volumes: Float[Array, "4"],
+    volumes: Float[Array, "D+1"],
 ) -> Float[Array, "..."]:
     """`false_alarm_probability` of one source, given that at a fixed place."""
     degrees = 2.0 * amplitudes  # a float: its square overflows int32 for long recordings
@@ -98,17 +111,19 @@ def _one_source(
     log_scale = (degrees / 2 - 1) * np.log(2.0) + jax.scipy.special.gammaln(degrees / 2)
     density = jnp.exp(0.5 * (degrees - 3) * jnp.log(level) - 0.5 * level - log_scale)
     root = jnp.sqrt(level)
-    densities = jnp.stack(
-        [
-            fixed,
-            density * level / np.sqrt(2 * np.pi),
-            density * root * (level - (degrees - 1)) / (2 * np.pi),
-            density
-            * (level**2 - (2 * degrees - 1) * level + (degrees - 1) * (degrees - 2))
-            / (2 * np.pi) ** 1.5,
-        ]
-    )
-    expected = linear.tensordot(volumes, densities, axes=1)
+    densities = [
+        fixed,
+        density * level / np.sqrt(2 * np.pi),
+        density * root * (level - (degrees - 1)) / (2 * np.pi),
+        density
+        * (level**2 - (2 * degrees - 1) * level + (degrees - 1) * (degrees - 2))
+        / (2 * np.pi) ** 1.5,
+    ]
+    if volumes.shape[0] == 5:
+        cubic = level**3 - 3 * degrees * level**2 + 3 * (degrees - 1) ** 2 * level
+        cubic = cubic - (degrees - 1) * (degrees - 2) * (degrees - 3)
+        densities.append(density / root * cubic / (2 * np.pi) ** 2)
+    expected = linear.tensordot(volumes, jnp.stack(densities), axes=1)
     # At low levels the excursion set has holes, and the characteristic is not informative.
     return jnp.where(level > 2 * degrees + 4, jnp.clip(expected, 0.0, 1.0), 1.0)
 
@@ -120,14 +135,15 @@ def statistic(
     *,
     samples: int,
     amplitudes: int,
+    coordinates: int = 3,
     added: Int[Array, ""] | int = 1,
 ) -> Float[Array, "..."]:
     r"""Log-likelihood ratio of d further sources, corrected for the remaining samples.
 
     .. math:: (n - \tfrac{dT+1}{2}) \log\frac{\text{residual energy before}}{\text{after}},\quad
-              n = LM - K(T + \tfrac32)
+              n = LM - K(T + \tfrac D2)
 
-    with K sources held, of T amplitudes and three coordinates each. For dT = 1 and a fixed place
+    with K sources held, of T amplitudes and D coordinates each. For dT = 1 and a fixed place
     its distribution without a new source is exactly exponential; for more, Bartlett's correction.
 
     Args:
@@ -136,9 +152,10 @@ def statistic(
       held: [...] K.
       samples: LM, complex samples of a scene.
       amplitudes: T.
+      coordinates: D.
       added: d.
     """
-    left = samples - held * (amplitudes + 1.5) - 0.5 * (amplitudes * added + 1)
+    left = samples - held * (amplitudes + 0.5 * coordinates) - 0.5 * (amplitudes * added + 1)
     floor = jnp.finfo(before.dtype).tiny
     share = jnp.maximum(after, 1e-7 * before + floor) / jnp.maximum(before, floor)
     return jnp.maximum(left, 1.0) * -jnp.log(jnp.minimum(share, 1.0))

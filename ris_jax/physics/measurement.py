@@ -22,7 +22,7 @@ def operator(measurement: scenes.Measurement) -> Complex[Array, "LM N"]:
     return (codes[:, None, :] * channel[None, :, :]).reshape(-1, channel.shape[-1])
 
 
-def _column_products(rows: Complex[Array, "R N"]) -> Complex[Array, "N N"]:
+def column_products(rows: Complex[Array, "R N"]) -> Complex[Array, "N N"]:
     """Compute ``rows^H rows``, exactly Hermitian, by real products.
 
     XLA's batched complex product is slow on a CPU. Times per scene of default sizes on two cores:
@@ -38,7 +38,7 @@ def _column_products(rows: Complex[Array, "R N"]) -> Complex[Array, "N N"]:
 
 def gram(channel: Complex[Array, "M N"], codes: Complex[Array, "L N"]) -> Complex[Array, "N N"]:
     r"""Return :math:`\Phi^H\Phi = (H^H H) \circ (C^H C)`, without forming Phi."""
-    return _column_products(channel) * _column_products(codes)
+    return column_products(channel) * column_products(codes)
 
 
 def adjoint(measurement: scenes.Measurement) -> Complex[Array, "N"]:
