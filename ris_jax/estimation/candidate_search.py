@@ -39,7 +39,7 @@ class Grid:
     """
 
     space: search_grid.SearchSpace
-    unit: Float[Array, "3"]  #: distance of metric length one along each coordinate: half a beam
+    unit: Float[Array, "D"]  #: distance of metric length one along each coordinate: half a beam
     positions: Float[Array, "N 3"]  #: [m]
     wavelength: float | Float[Array, ""]  #: [m]
     wavefront: config_lib.Wavefront
@@ -85,6 +85,13 @@ class Grid:
         """Inner products of the steering vectors with fields."""
         return self._by_blocks(lambda parts: linear.product(fields, parts), len(fields))
 
+    def complete(
+        self, points: Float[Array, "C 3"], fields: Complex[Array, "T N"]
+    ) -> Float[Array, "C D"]:
+        """Return points (u, w, 1/r) with all coordinates of a source; here there are no others."""
+        del fields
+        return points
+
     def spectrum(self, fields: Complex[Array, "T N"]) -> Float[Array, "G"]:
         """Matched filter: squared inner products, summed over the fields."""
 
@@ -110,10 +117,18 @@ def grid_of(
     return dataclasses.replace(grid, stored=grid.parts(space.points))
 
 
+def _offsets(dimensions: int) -> Float[np.ndarray, "P D"]:
+    """Return half differences of two halves of a source; those along a delay are separate."""
+    if dimensions == 3:
+        return _OFFSETS
+    in_delay = np.array([[0.0, 0.0, 0.0, _HALF_DISTANCE]])
+    return np.concatenate([np.pad(_OFFSETS, [(0, 0), (0, 1)]), in_delay])
+
+
 class Proposal(NamedTuple):
     """Coordinates of a possible source, and the energy it would add to the explained energy."""
 
-    coordinates: Float[Array, "... 3"]
+    coordinates: Float[Array, "... D"]
     gain: Float[Array, "..."]
 
 
@@ -141,7 +156,7 @@ def peaks(
 
 def find_peaks(
     grid: Grid, fields: Complex[Array, "J T N"], count: int
-) -> Float[Array, "J count 3"]:
+) -> Float[Array, "J count D"]:
     """Highest peaks of the matched filter of each of J sets of fields.
 
     The steering vectors serve all sets at once; the spectra of a large grid are then scanned few at
@@ -150,11 +165,12 @@ def find_peaks(
     spectra = jax.vmap(grid.spectrum)(fields)
     some = max(1, min(len(spectra), _BLOCK // spectra.shape[1]))
     find = functools.partial(peaks, grid.space, count=min(count, spectra.shape[1]))
-    return (
+    found = (
         jax.lax.map(find, spectra, batch_size=some)
         if some < len(spectra)
         else jax.vmap(find)(spectra)
     )
+    return jax.vmap(grid.complete)(found, fields)
 
 
 def propose_source(
@@ -162,8 +178,8 @@ def propose_source(
     grid: Grid,
     observation: likelihood.Observation,
     held: Background,
-    away_from: Float[Array, "3"],
-    points: Float[Array, "C 3"],
+    away_from: Float[Array, "D"],
+    points: Float[Array, "C D"],
 ) -> Proposal:
     """Find the best position for another source, with the others held.
 
@@ -175,7 +191,7 @@ def propose_source(
       grid: of the call.
       observation: one scene.
       held: its other sources.
-      away_from: (u, w, 1/r) of a source that was just removed and is not proposed there again;
+      away_from: coordinates of a source that was just removed and is not proposed there again;
         infinity excludes nothing.
       points: candidates, see `find_peaks`.
     """
@@ -203,7 +219,7 @@ def _gain(
     setting: RefinementProblem,
     observation: likelihood.Observation,
     held: Background,
-    place: Float[Array, "3"],
+    place: Float[Array, "D"],
 ) -> Float[Array, ""]:
     """Return the energy that a source at a position adds, with the others held."""
     vector = setting.jet(place)[:1]
@@ -218,14 +234,14 @@ def propose_pair(
     grid: Grid,
     observation: likelihood.Observation,
     held: Background,
-    place: Float[Array, "3"],
+    place: Float[Array, "D"],
 ) -> Proposal:
-    """Find the best pair of sources around the position of a removed source, [2, 3].
+    """Find the best pair of sources around the position of a removed source, [2, D].
 
     Two sources within a beamwidth are first fitted as one between them; no other single source then
     explains the energy of both.
     """
-    offset = _OFFSETS.astype(place.dtype) * grid.unit
+    offset = _offsets(place.shape[0]).astype(place.dtype) * grid.unit
     pairs = jnp.clip(jnp.stack([place + offset, place - offset]), setting.lower, setting.upper)
     vectors = setting.jet(pairs)[:, :, 0]
     count = offset.shape[0]

@@ -6,13 +6,13 @@ is sufficient for all sources that it can separate.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ris_jax.estimation import refinement
 from ris_jax.physics import arrays, linear
 
 # Variance, relative to all else known, beyond which float32 is not accurate.
-_MOST_INFLATION = 1e4
+MOST_INFLATION = 1e4
 
 
 def covariance(
@@ -32,24 +32,47 @@ def covariance(
     Returns:
       [K, 3, 3]; infinite on the diagonal for undetermined parameters.
     """
-    sources = fit.active.shape[0]
     fitted = jnp.abs(fit.local.amplitudes[0]) ** 2
-    weight = jnp.tile(jnp.sqrt(power / jnp.maximum(fitted, jnp.finfo(power.dtype).tiny)), 3)
+    alone = jnp.sum((fit.images.left[0].conj() * fit.images.right[0]).real, axis=-1)
+    distinct = (fit.active > 0) & (inverse_gram * alone < MOST_INFLATION)
+    return from_curvature(fit, power, fitted, distinct, noise_variance)
+
+
+def from_curvature(
+    fit: refinement.SourceFit,
+    power: Float[Array, "K"],
+    fitted: Float[Array, "K"],
+    distinct: Bool[Array, "K"],
+    noise_variance: Float[Array, ""],
+) -> Float[Array, "K D D"]:
+    """Return the covariance of azimuth, elevation, range and any further coordinate.
+
+    Args:
+      fit: of constant signals.
+      power: [K] of the sources.
+      fitted: [K] power of the fitted amplitudes, with noise.
+      distinct: [K] whether the amplitude of a source can be separated from those of the others.
+      noise_variance: [].
+
+    Returns:
+      [K, D, D]; infinite on the diagonal for undetermined parameters.
+    """
+    sources, dimensions = fit.coordinates.shape
+    weight = jnp.sqrt(power / jnp.maximum(fitted, jnp.finfo(power.dtype).tiny))
+    weight = jnp.tile(weight, dimensions)
     information = fit.local.curvature * weight[:, None] * weight  # without the factor 2 / sigma^2
     diagonal = jnp.diagonal(information)
     felt = diagonal > 0
     scale = jnp.where(felt, jnp.sqrt(jnp.where(felt, diagonal, 1.0)), 1.0)
     unit = information / scale[:, None] / scale
-    unit = jnp.where(felt[:, None] & felt, unit, jnp.eye(3 * sources, dtype=unit.dtype))
+    unit = jnp.where(felt[:, None] & felt, unit, jnp.eye(dimensions * sources, dtype=unit.dtype))
     inverse = linear.inverse_positive(unit)
     spread = jnp.diagonal(inverse)
     full = 0.5 * noise_variance * (inverse / scale[:, None] / scale)
-    full = full.reshape(3, sources, 3, sources)
+    full = full.reshape(dimensions, sources, dimensions, sources)
     index = jnp.arange(sources)
     own = full[:, index, :, index]
-    alone = jnp.sum((fit.images.left[0].conj() * fit.images.right[0]).real, axis=-1)
-    distinct = (fit.active > 0) & (inverse_gram * alone < _MOST_INFLATION)
-    known = (felt & (spread > 0) & (spread < _MOST_INFLATION)).reshape(3, sources).T
+    known = (felt & (spread > 0) & (spread < MOST_INFLATION)).reshape(dimensions, sources).T
     known &= distinct[:, None]
 
     azimuth, elevation, source_range = arrays.from_coordinates(fit.coordinates)
@@ -66,7 +89,12 @@ def covariance(
         axis=-2,
     )  # fmt: skip
     # Azimuth also depends on w.
-    known = jnp.stack([known[:, 0] & known[:, 1], known[:, 1], known[:, 2] & ~far], axis=-1)
+    position = [known[:, 0] & known[:, 1], known[:, 1], known[:, 2] & ~far]
+    if dimensions > 3:
+        turn = jnp.pad(turn, [(0, 0), (0, dimensions - 3), (0, dimensions - 3)])
+        turn = turn + jnp.diag(jnp.arange(dimensions) > 2).astype(turn.dtype)
+        position += list(known[:, 3:].T)
+    known = jnp.stack(position, axis=-1)
     moved = linear.einsum("kij,kjl,kml->kim", turn, own, turn)
     both = known[:, :, None] & known[:, None, :]
-    return jnp.where(both, moved, jnp.where(jnp.eye(3, dtype=bool), jnp.inf, 0.0))
+    return jnp.where(both, moved, jnp.where(jnp.eye(dimensions, dtype=bool), jnp.inf, 0.0))

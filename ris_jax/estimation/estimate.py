@@ -31,6 +31,10 @@ class Estimate(NamedTuple):
     #: Increase of the variances by its removal, the mean over sources and parameters [dB]; NaN if
     #: unknown.
     static_path_loss_db: Float[Array, "..."] | None = None
+    #: Delay [s] and its variance [s^2] of sources with coherent amplitudes at several frequencies,
+    #: see `localize_wideband`; padding 0 and infinity.
+    delay: Float[Array, "... K"] | None = None
+    delay_variance: Float[Array, "... K"] | None = None
 
     @property
     def has_static_path(self) -> bool:

@@ -96,12 +96,38 @@ def as_estimate(
         covariance = _bound(
             fit, measurement._replace(noise_variance=noise_variance), positions, wave
         )
+    return strongest_first(fit, power, covariance, noise_variance)
+
+
+def strongest_first(
+    fit: refinement.SourceFit,
+    power: Float[Array, "K"],
+    covariance: Float[Array, "K D D"],
+    noise_variance: Float[Array, ""],
+) -> Estimate:
+    """Return a fit in physical coordinates, strongest source first; a fourth one is a delay.
+
+    Args:
+      fit: its coordinates are (u, w, 1/r), or (u, w, 1/r, delay distance [m]).
+      power: [K].
+      covariance: [K, D, D] of azimuth, elevation, range and delay distance.
+      noise_variance: [].
+    """
     present = (fit.active > 0) & jnp.isfinite(noise_variance)
     power = jnp.where(present, power, 0.0)
     order = jnp.argsort(-power, stable=True)
     present, power, covariance = present[order], power[order], covariance[order]
     azimuth, elevation, source_range = arrays.from_coordinates(fit.coordinates[order])
     unknown = jnp.where(jnp.eye(3, dtype=bool), jnp.inf, 0.0)
+    delays = {}
+    if fit.coordinates.shape[-1] > 3:
+        speed = config_lib.SPEED_OF_LIGHT
+        delay, variance = fit.coordinates[order, 3] / speed, covariance[:, 3, 3] / speed / speed
+        delays = {
+            "delay": jnp.where(present, delay, 0.0),
+            "delay_variance": jnp.where(present, variance, jnp.inf),
+        }
+        covariance = covariance[:, :3, :3]
     return Estimate(
         azimuth=jnp.where(present, azimuth, 0.0),
         elevation=jnp.where(present, elevation, 0.0),
@@ -110,6 +136,7 @@ def as_estimate(
         num_sources=jnp.sum(present).astype(jnp.int32),
         covariance=jnp.where(present[:, None, None], covariance, unknown),
         noise_variance=noise_variance,
+        **delays,
     )
 
 

@@ -19,7 +19,7 @@ _LEAST_POWER_SHARE = 0.1
 class RefinementProblem:
     """Steering vectors and limits that all scenes of a call share."""
 
-    #: See arrays.steering_jet, and wideband.stacked_jet for several frequencies: D = 4 with a delay.
+    #: `arrays.steering_jet`, or `wideband.stacked_jet` of several frequencies; D = 4 with a delay.
     jet: Callable[[Float[Array, "... D"]], Complex[Array, "... D+1 N"]]
     lower: Float[Array, "D"]  #: limits of (u, w, 1/r) or (u, w, 1/r, delay distance)
     upper: Float[Array, "D"]
@@ -85,12 +85,12 @@ def refine(
         most,
     )
     explained = linear.einsum("tk,tkr->tr", local.amplitudes, seen.right)
-    return SourceFit(flat.reshape(dimensions, sources).T, active, local, seen, observation.data - explained)
+    return SourceFit(
+        flat.reshape(dimensions, sources).T, active, local, seen, observation.data - explained
+    )
 
 
-def no_sources(
-    observation: likelihood.Observation, sources: int, dimensions: int = 3
-) -> SourceFit:
+def no_sources(observation: likelihood.Observation, sources: int, dimensions: int = 3) -> SourceFit:
     """Return a fit with room for `sources` sources of D coordinates, all absent."""
     groups, rows = observation.data.shape
     nothing = jnp.zeros((groups, sources, rows), observation.data.dtype)
