@@ -84,7 +84,8 @@ def _padded(
         lambda leaf: leaf if len(leaf) < count else leaf[jnp.minimum(number, count - 1)],
         (measurement, counts),
     )
-    silent = jnp.where(there[:, None, None], padded.snapshots, 0.0)
+    there_or_not = jnp.expand_dims(there, range(1, padded.snapshots.ndim))
+    silent = jnp.where(there_or_not, padded.snapshots, 0.0)
     counts = None if counts is None else jnp.where(there, counts, 0)
     return padded._replace(snapshots=silent), counts
 

@@ -69,21 +69,30 @@ class Grid:
         parts = self.parts(self.points) if self.stored is None else self.stored
         return jax.lax.complex(*jnp.split(parts, 2, axis=1)).T
 
-    def _by_blocks(self, function: Callable[[Float[Array, "N 2P"]], Array], rows: int) -> Array:
+    def _of_parts(self, function: Callable[[Float[Array, "N 2P"]], Array], rows: int) -> Array:
         """A function of `parts`, [..., P], over all points, [..., G]; `rows` of it per point."""
         if self.stored is not None:
             return function(self.stored)
+        return self.by_blocks(lambda p: function(self.parts(p)), len(self.positions) + rows)
+
+    def by_blocks(self, function: Callable[[Float[Array, "P 3"]], Array], numbers: int) -> Array:
+        """A function of points, [..., P], over all points, [..., G], block by block.
+
+        Args:
+          function: of points [P, 3].
+          numbers: that it needs in memory for each point.
+        """
         total = len(self.points)
-        size = max(_BLOCK // (len(self.positions) + rows), 16)
+        size = max(_BLOCK // numbers, 16)
         count = -(-total // size)
         points = jnp.pad(self.points, [(0, count * size - total), (0, 0)], mode="edge")
-        blocks = jax.lax.map(lambda p: function(self.parts(p)), points.reshape(count, size, 3))
+        blocks = jax.lax.map(function, points.reshape(count, size, 3))
         whole = jnp.moveaxis(blocks, 0, -2)
         return whole.reshape(*whole.shape[:-2], count * size)[..., :total]
 
     def matched(self, fields: Complex[Array, "T N"]) -> Complex[Array, "T G"]:
         """Inner products of the steering vectors with fields."""
-        return self._by_blocks(lambda parts: linear.product(fields, parts), len(fields))
+        return self._of_parts(lambda parts: linear.product(fields, parts), len(fields))
 
     def complete(
         self, points: Float[Array, "C 3"], fields: Complex[Array, "T N"]
@@ -99,7 +108,7 @@ class Grid:
             filtered = linear.product(fields, parts)
             return jnp.sum(filtered.real**2 + filtered.imag**2, axis=0)
 
-        return self._by_blocks(power, len(fields))
+        return self._of_parts(power, len(fields))
 
 
 def grid_of(

@@ -93,7 +93,7 @@ def observe(scene: scenes.Measurement, source_signal: config_lib.SourceSignal) -
       scene: one scene, without batch axis.
       source_signal: "constant" has one group of all snapshots, "independent" L groups.
     """
-    operator = _operator(scene.channel, scene.codes, source_signal)
+    operator = operator_of(scene.channel, scene.codes, source_signal)
     return _observation(operator, scene, source_signal)
 
 
@@ -103,7 +103,7 @@ def compresses(channel: Array, codes: Array, source_signal: config_lib.SourceSig
     return source_signal == "constant" and channel.shape[-1] <= samples
 
 
-def _operator(
+def operator_of(
     channel: Complex[Array, "M N"],
     codes: Complex[Array, "L N"],
     source_signal: config_lib.SourceSignal,
@@ -151,7 +151,7 @@ def observe_batch(
     snapshots, channel, codes, _ = measurement
     some = max(_AT_A_TIME, len(snapshots) // 16)
     if len(channel) == len(codes) == 1:
-        operator = _operator(channel[0], codes[0], source_signal)
+        operator = operator_of(channel[0], codes[0], source_signal)
 
         def received(snapshots):
             scene = measurement._replace(snapshots=snapshots, channel=channel[0], codes=codes[0])

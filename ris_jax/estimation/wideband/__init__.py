@@ -1,0 +1,1 @@
+"""Maximum likelihood for sources received at several frequencies."""
