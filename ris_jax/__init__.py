@@ -64,6 +64,7 @@ _EXPORTS = {
     "SearchRegion": "estimation.search_grid",
     "Flag": "estimation.flags",
     "localize": "localization",
+    "localize_wideband": "wideband_localization",
     "load_pretrained": "networks.pretrained",
     "Network": "networks.pretrained",
     "Prediction": "networks.losses",
@@ -136,6 +137,7 @@ if TYPE_CHECKING:
     from ris_jax.training.saving.checkpoint import load_run
     from ris_jax.training.state import TrainState, create_train_state, predict
     from ris_jax.training.step import Evaluated, eval_step, train_step
+    from ris_jax.wideband_localization import localize_wideband
 
 __all__ = [
     "Bound",
@@ -182,6 +184,7 @@ __all__ = [
     "load_pretrained",
     "load_run",
     "localize",
+    "localize_wideband",
     "maximum_likelihood",
     "minimum_description_length",
     "modified_music",

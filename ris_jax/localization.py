@@ -169,7 +169,7 @@ def localize(
     noise_unknown = isinstance(noise, Tracer) or bool(np.any(np.isnan(noise)))
 
     def run(measurement, counts, network):
-        scaled, scale = _scaled(jax.tree.map(inputs.as_canonical, measurement))
+        scaled, scale = near_one(jax.tree.map(inputs.as_canonical, measurement))
         estimate = _localize_scaled(
             scaled,
             positions,
@@ -185,7 +185,7 @@ def localize(
             effort=effort,
             noise_unknown=noise_unknown,
         )
-        return _unscaled(estimate, scale)
+        return unscaled(estimate, scale)
 
     def fit(without_path: bool) -> Estimate:
         given = measurement if traced else jax.tree.map(np.asarray, measurement)
@@ -225,7 +225,7 @@ def localize(
     return jax.tree.map(jnp.asarray, found)
 
 
-class _Scale(NamedTuple):
+class MeasurementScale(NamedTuple):
     """Divisors of a measurement: powers of two, so that scaling is exact."""
 
     snapshots: Float[Array, "B"]
@@ -233,17 +233,20 @@ class _Scale(NamedTuple):
 
 
 @jax.jit
-def _scaled(measurement: scenes.Measurement) -> tuple[scenes.Measurement, _Scale]:
+def near_one(measurement: scenes.Measurement) -> tuple[scenes.Measurement, MeasurementScale]:
     """Scale snapshots and channels to near one: squared microvolts underflow in float32."""
 
     def power_of_two(values):
-        largest = jnp.max(jnp.abs(values), axis=(1, 2))
+        largest = jnp.max(jnp.abs(values), axis=tuple(range(1, values.ndim)))
         return jnp.ldexp(jnp.ones(()), jnp.frexp(jnp.where(largest > 0, largest, 1.0))[1])
 
-    scale = _Scale(power_of_two(measurement.snapshots), power_of_two(measurement.channel))
+    def spread(scale, values):
+        return jnp.expand_dims(scale, range(1, values.ndim))
+
+    scale = MeasurementScale(power_of_two(measurement.snapshots), power_of_two(measurement.channel))
     scaled = measurement._replace(
-        snapshots=measurement.snapshots / scale.snapshots[:, None, None],
-        channel=measurement.channel / scale.channel[:, None, None],
+        snapshots=measurement.snapshots / spread(scale.snapshots, measurement.snapshots),
+        channel=measurement.channel / spread(scale.channel, measurement.channel),
         # Two divisions: the square of a small scale underflows.
         noise_variance=measurement.noise_variance / scale.snapshots / scale.snapshots,
     )
@@ -251,7 +254,7 @@ def _scaled(measurement: scenes.Measurement) -> tuple[scenes.Measurement, _Scale
 
 
 @jax.jit
-def _unscaled(estimate: Estimate, scale: _Scale) -> Estimate:
+def unscaled(estimate: Estimate, scale: MeasurementScale) -> Estimate:
     """Return an estimate in the units of the measurement."""
     return estimate._replace(
         power=estimate.power * (scale.snapshots / scale.channel)[:, None] ** 2,

@@ -19,7 +19,7 @@ LAYERS = (
     ("data",),
     ("estimation",),
     ("networks",),
-    ("localization",),
+    ("localization", "wideband_localization"),
     ("training",),
     ("reports", "tuning"),
     ("benchmarks",),

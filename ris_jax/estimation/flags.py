@@ -43,6 +43,7 @@ class Flag(enum.IntFlag):
     NETWORK_NOT_USED = 1 << 26
     STATIC_PATH = 1 << 27
     CODE_MEAN = 1 << 28
+    WIDEBAND = 1 << 29
 
     @property
     def sentence(self) -> str:
@@ -53,7 +54,8 @@ class Flag(enum.IntFlag):
 #: Notes: the estimate is valid.
 NOTES = (
     Flag.NOT_CHECKED | Flag.CENTRED | Flag.UNDETERMINED | Flag.NETWORK_NOT_USED | Flag.STATIC_PATH
-)
+    | Flag.WIDEBAND
+)  # fmt: skip
 
 _SENTENCES = {
     Flag.NOT_CHECKED: "the model check needs values and does not run inside jax.jit",
@@ -104,6 +106,7 @@ _SENTENCES = {
     Flag.STATIC_PATH: "a path that is the same under all codes was removed",
     Flag.CODE_MEAN: "the codes have a large mean, which a static path hides: its removal costs "
     "more than 3 dB; use codes whose mean is near zero",
+    Flag.WIDEBAND: "several frequencies: limits and given noise are checked, the model is not",
 }
 
 

@@ -19,13 +19,14 @@ from ris_jax.physics import scenes
 _FAR = 100.0
 
 
-def _refuse(field: str, expected: str, found: object, advice: str = "") -> None:
+def refuse(field: str, expected: str, found: object, advice: str = "") -> None:
+    """Raise a `ConfigError` of one line."""
     raise config_lib.ConfigError(
         f"{field}: expected {expected}; found {found}" + (f"; {advice}" if advice else "")
     )
 
 
-def _array(field: str, value: Any) -> Any:
+def array_of(field: str, value: Any) -> Any:
     """Return a JAX or NumPy array unchanged; convert a list or number to a NumPy array."""
     if isinstance(value, (np.ndarray, jax.Array, Tracer)):
         return value
@@ -34,7 +35,7 @@ def _array(field: str, value: Any) -> Any:
     except ValueError:
         array = np.asarray(None)
     if array.dtype.kind not in "fiubc":
-        _refuse(field, "an array of numbers", type(value).__name__)
+        refuse(field, "an array of numbers", type(value).__name__)
     return array
 
 
@@ -64,6 +65,23 @@ def real_channel_accepted(channel: np.ndarray) -> bool:
     return bool(np.isin(channel, (0, 1)).all())
 
 
+def prepared_positions(positions: Any) -> Any:
+    """Return finite positions [N, 3] as an array.
+
+    Raises:
+      ConfigError: they are not.
+    """
+    positions = array_of("positions", positions)
+    if positions.ndim != 2 or positions.shape[1] != 3:
+        advice = "transpose it" if positions.ndim == 2 and positions.shape[0] == 3 else ""
+        refuse("positions", "[N, 3]", list(positions.shape), advice)
+    if positions.dtype.kind not in "fiu":
+        refuse("positions", "real metres", positions.dtype)
+    if not isinstance(positions, Tracer) and not np.isfinite(np.asarray(positions)).all():
+        refuse("positions", "finite metres", "NaN or infinity")
+    return positions
+
+
 def prepared(measurement: scenes.Measurement, positions: Any) -> tuple[scenes.Measurement, Any]:
     """Return a complete measurement, and positions as arrays.
 
@@ -82,37 +100,33 @@ def prepared(measurement: scenes.Measurement, positions: Any) -> tuple[scenes.Me
     Raises:
       ConfigError: one line that names the field.
     """
-    positions = _array("positions", positions)
-    if positions.ndim != 2 or positions.shape[1] != 3:
-        advice = "transpose it" if positions.ndim == 2 and positions.shape[0] == 3 else ""
-        _refuse("positions", "[N, 3]", list(positions.shape), advice)
-    if positions.dtype.kind not in "fiu":
-        _refuse("positions", "real metres", positions.dtype)
-    if not isinstance(positions, Tracer) and not np.isfinite(np.asarray(positions)).all():
-        _refuse("positions", "finite metres", "NaN or infinity")
-    snapshots = _array("snapshots", measurement.snapshots)
+    positions = prepared_positions(positions)
+    snapshots = array_of("snapshots", measurement.snapshots)
     if snapshots.ndim != 3:
-        advice = "one scene is snapshots[None]" if snapshots.ndim == 2 else ""
-        _refuse("snapshots", "[B, L, M]", list(snapshots.shape), advice)
+        advice = {2: "one scene is snapshots[None]", 4: "for F frequencies use localize_wideband"}
+        advice = advice.get(snapshots.ndim, "")
+        refuse("snapshots", "[B, L, M]", list(snapshots.shape), advice)
     if snapshots.dtype.kind != "c":
-        _refuse("snapshots", "complex numbers", snapshots.dtype)
+        refuse("snapshots", "complex numbers", snapshots.dtype)
     batch, length, antennas = snapshots.shape
     elements = positions.shape[0]
     channel = measurement.channel
     if channel is None:
         if antennas != elements:
-            _refuse("channel", f"[M, N] = [{antennas}, {elements}]", "none",
+            refuse("channel", f"[M, N] = [{antennas}, {elements}]", "none",
                     "only an array whose antennas are its elements, M = N, needs none")  # fmt: skip
         channel = np.eye(antennas, dtype=np.complex64)
-    channel = _complex_channel(_array("channel", channel))
+    channel = complex_channel(array_of("channel", channel))
     codes = measurement.codes
     if codes is None:
         codes = np.ones((length, elements), np.complex64)
-    codes = _complex_codes(_array("codes", codes))
+    codes = complex_codes(array_of("codes", codes))
     noise = measurement.noise_variance
-    noise = np.full(batch, np.nan, np.float32) if noise is None else _array("noise_variance", noise)
+    noise = (
+        np.full(batch, np.nan, np.float32) if noise is None else array_of("noise_variance", noise)
+    )
     if noise.shape not in ((), (batch,)):
-        _refuse("noise_variance", f"one number or [B] = [{batch}]", list(noise.shape))
+        refuse("noise_variance", f"one number or [B] = [{batch}]", list(noise.shape))
     spread = jax.numpy if isinstance(noise, Tracer) else np
     shared = {"channel": channel, "codes": codes}
     shared = {field: _one_if_alike(array) for field, array in shared.items()}
@@ -160,24 +174,26 @@ def as_canonical(array: Any) -> jax.Array:
     return jax.numpy.asarray(array, jax.dtypes.canonicalize_dtype(kind))
 
 
-def _complex_channel(channel: Any) -> Any:
+def complex_channel(channel: Any) -> Any:
+    """Return a channel as complex numbers; a real one must be an identity matrix."""
     if channel.dtype.kind == "c":
         return channel
     if isinstance(channel, Tracer) or not real_channel_accepted(np.asarray(channel)):
-        _refuse("channel", "complex numbers", channel.dtype,
+        refuse("channel", "complex numbers", channel.dtype,
                 "if it is real, use channel.astype(complex)")  # fmt: skip
     return np.asarray(channel, np.complex64)
 
 
-def _complex_codes(codes: Any) -> Any:
+def complex_codes(codes: Any) -> Any:
+    """Return codes as complex numbers; real ones must be valid coefficients."""
     if codes.dtype.kind == "c":
         return codes
     expected = "complex reflection coefficients"
     if isinstance(codes, Tracer) or codes.dtype.kind == "b":
-        _refuse("codes", expected, codes.dtype)
+        refuse("codes", expected, codes.dtype)
     problem = code_problem(np.asarray(codes))
     if problem is not None:
-        _refuse("codes", expected, *problem)
+        refuse("codes", expected, *problem)
     return np.asarray(codes, np.complex64)
 
 
@@ -212,7 +228,7 @@ def check_determined(
         return
     if num_sources is None:
         if antennas <= max_sources:
-            _refuse(
+            refuse(
                 "max_sources",
                 f"less than M={antennas} antennas for independent signals",
                 max_sources,
@@ -221,7 +237,7 @@ def check_determined(
             )  # fmt: skip
     elif np.size(num_sources) and np.max(np.asarray(num_sources)) >= antennas:
         most = np.max(np.asarray(num_sources)).item()
-        _refuse("num_sources", f"less than M={antennas} antennas for independent signals", most)
+        refuse("num_sources", f"less than M={antennas} antennas for independent signals", most)
 
 
 def check_static_path(
@@ -246,10 +262,10 @@ def check_static_path(
     """
     choices = get_args(config_lib.StaticPath)
     if choice not in choices:
-        _refuse("static_path", f"one of {', '.join(choices)}", repr(choice))
+        refuse("static_path", f"one of {', '.join(choices)}", repr(choice))
     problem = _static_path_problem(measurement, source_signal, max_sources)
     if problem is not None and choice == "on":
-        _refuse("static_path", f"off or auto with {problem[0]}", "on", problem[1])
+        refuse("static_path", f"off or auto with {problem[0]}", "on", problem[1])
     return problem is None
 
 

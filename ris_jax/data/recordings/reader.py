@@ -193,6 +193,11 @@ def _read_file(
             wavefront=reference_shards.WAVEFRONT,
             source_signal=reference_shards.SOURCE_SIGNAL,
         )
+    if "frequencies" in keys:
+        validation.fail(
+            name, "frequencies", "one frequency for this command",
+            "recordings at several frequencies, which localize and bound read",
+        )  # fmt: skip
     validation.check_keys(name, conventions.canonical(keys))
     arrays = containers.load(path, keys)
     matlab = path.suffix.lower() == ".mat"

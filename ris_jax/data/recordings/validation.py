@@ -27,7 +27,7 @@ _IN_PLACE_OF = {
 
 # Axes that a field may have: B scenes, L snapshots, M antennas, N elements. An error names the
 # first field that does not fit: snapshots define B, L and M, positions define N.
-_LAYOUTS = {
+LAYOUTS = {
     "snapshots": ("BLM",),
     "element_positions": ("N3",),
     "channel": ("BMN", "MN"),
@@ -233,55 +233,65 @@ def check_positions(name: str, positions: Float[np.ndarray, "N 3"]) -> None:
         )
 
 
-def check_axes(name: str, arrays: Mapping[str, np.ndarray]) -> None:
+def check_axes(
+    name: str, arrays: Mapping[str, np.ndarray], layouts: Mapping[str, tuple[str, ...]] = LAYOUTS
+) -> None:
     """Check that axes exist, are not empty, and agree; detect swapped ones.
 
     Args:
       name: the file.
-      arrays: snapshots [B, L, M], element_positions [N, 3], channel [B, M, N] or [M, N], codes
-        [B, L, N] or [L, N].
+      arrays: the fields of `layouts`.
+      layouts: axes that a field may have, the first field being snapshots with all axes but N.
     """
-    shapes = {field: arrays[field].shape for field in _LAYOUTS}
-    for field, layouts in _LAYOUTS.items():
+    shapes = {field: arrays[field].shape for field in layouts}
+    for field, possible in layouts.items():
         shape = shapes[field]
-        if len(shape) not in map(len, layouts):
-            hint = " - one scene is [1, L, M]" if field == "snapshots" and len(shape) == 2 else ""
-            fail(name, field, " or ".join(map(_letters, layouts)), f"{list(shape)}{hint}")
+        if len(shape) not in map(len, possible):
+            one = _letters(possible[0]).replace("B", "1")
+            missing = field == "snapshots" and len(shape) == len(possible[0]) - 1
+            hint = f" - one scene is {one}" if missing else ""
+            fail(name, field, " or ".join(map(_letters, possible)), f"{list(shape)}{hint}")
         if 0 in shape:
             fail(name, field, "no empty axis", list(shape))
-    misfit = _misfit(shapes)
+    misfit = _misfit(shapes, layouts)
     if misfit is None:
         return
     backwards = {field: shape[::-1] for field, shape in shapes.items()}
-    for field in _LAYOUTS:
+    for field in layouts:
         for shape in itertools.permutations(shapes[field]):
             fitting = {**shapes, field: shape}
-            if _misfit(fitting) is None:
+            if _misfit(fitting, layouts) is None:
                 got = f"{list(shapes[field])} - are the axes swapped?"
-                fail(name, field, _needed(field, fitting), got)
-    hint = " - are the axes of all arrays reversed?" if _misfit(backwards) is None else ""
-    fail(name, misfit, _needed(misfit, shapes), f"{list(shapes[misfit])}{hint}")
+                fail(name, field, _needed(field, fitting, layouts), got)
+    reversed_axes = _misfit(backwards, layouts) is None
+    hint = " - are the axes of all arrays reversed?" if reversed_axes else ""
+    fail(name, misfit, _needed(misfit, shapes, layouts), f"{list(shapes[misfit])}{hint}")
 
 
-def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    scenes, snapshots, antennas = shapes["snapshots"]
-    elements = shapes["element_positions"][0]
-    return {"B": scenes, "L": snapshots, "M": antennas, "N": elements, "3": 3}
+def _sizes(
+    shapes: Mapping[str, tuple[int, ...]], layouts: Mapping[str, tuple[str, ...]]
+) -> dict[str, int]:
+    received = zip(layouts["snapshots"][0], shapes["snapshots"], strict=True)
+    return {**dict(received), "N": shapes["element_positions"][0], "3": 3}
 
 
-def _misfit(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+def _misfit(
+    shapes: Mapping[str, tuple[int, ...]], layouts: Mapping[str, tuple[str, ...]]
+) -> str | None:
     """Return the first field whose axes disagree with snapshots and positions."""
-    sizes = _sizes(shapes)
-    for field, layouts in _LAYOUTS.items():
-        if shapes[field] not in [tuple(sizes[axis] for axis in layout) for layout in layouts]:
+    sizes = _sizes(shapes, layouts)
+    for field, possible in layouts.items():
+        if shapes[field] not in [tuple(sizes[axis] for axis in layout) for layout in possible]:
             return field
     return None
 
 
-def _needed(field: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _needed(
+    field: str, shapes: Mapping[str, tuple[int, ...]], layouts: Mapping[str, tuple[str, ...]]
+) -> str:
     """Return ``[B, M, N] = [32, 16, 144]``, for the layout with the field's number of axes."""
-    sizes = _sizes(shapes)
-    layout = next(layout for layout in _LAYOUTS[field] if len(layout) == len(shapes[field]))
+    sizes = _sizes(shapes, layouts)
+    layout = next(layout for layout in layouts[field] if len(layout) == len(shapes[field]))
     if field == "element_positions":
         return "[N, 3], x y z of every element"
     return f"{_letters(layout)} = {[sizes[axis] for axis in layout]}"

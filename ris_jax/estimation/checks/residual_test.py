@@ -1,5 +1,7 @@
 """Test of the residual against the noise; a larger residual indicates a hardware mismatch."""
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -24,7 +26,7 @@ def deviations(
       measurement: the same batch; the result is NaN where its noise variance is NaN.
       amplitudes: free complex amplitudes of a source: 1, or one for each snapshot.
     """
-    samples = measurement.snapshots.shape[-1] * measurement.snapshots.shape[-2]
+    samples = math.prod(measurement.snapshots.shape[1:])
     left = jnp.maximum(samples - jnp.asarray(estimate.num_sources) * (amplitudes + 1.5), 1.0)
     excess = jnp.asarray(estimate.noise_variance) / jnp.asarray(measurement.noise_variance) - 1.0
     return excess * jnp.sqrt(left)

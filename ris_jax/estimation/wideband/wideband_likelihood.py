@@ -221,7 +221,7 @@ def wideband_maximum_likelihood(
     """Number of sources and their positions at the maximum of the likelihood of all frequencies.
 
     Args:
-      measurement: a batch after `inputs.prepared_band`: snapshots [B, F, L, M], channel
+      measurement: a batch after `stacked_inputs.prepared_band`: snapshots [B, F, L, M], channel
         [S, F, M, N] and codes [S, C, L, N], S = B or 1, C = F or 1. The noise variance is not used;
         it is estimated, and the same at all frequencies.
       positions: [N, 3] elements [m].
