@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from ris_jax.accuracy import counts, metrics, statistics
 from ris_jax.estimation import flags as flags_lib
@@ -24,6 +25,7 @@ HEADER = (
     "power_db",
     "flags",
 )
+_DELAY_HEADER = ("delay_ns", "delay_std_ns")  # further columns of coherent frequencies
 _FILE_HEADER = ("file", "scene_of_file")  # further columns for a directory of files
 _SLACK = 1e-6  # tolerance of the search limits, which the truth may touch
 _FEW_SCENES = 4  # with fewer scenes, a constant error of the number may be chance
@@ -38,8 +40,13 @@ def _finite(value: float) -> float | None:
     return _number(value) if np.isfinite(value) else None
 
 
+def header(estimate: Estimate) -> tuple[str, ...]:
+    """Return the names of the columns of `source_rows`."""
+    return HEADER if estimate.delay is None else (*HEADER, *_DELAY_HEADER)
+
+
 def source_rows(estimate: Estimate, scene_numbers: np.ndarray) -> list[tuple]:
-    """Return rows of `HEADER`, one per source.
+    """Return rows of `header`, one per source.
 
     Args:
       estimate: [B, ...] NumPy arrays.
@@ -68,9 +75,18 @@ def source_rows(estimate: Estimate, scene_numbers: np.ndarray) -> list[tuple]:
                     *(_finite(value) for value in deviations[at]),
                     _finite(power_db[at]),
                     flags,
+                    *_delay(estimate, at),
                 )
             )
     return rows
+
+
+def _delay(estimate: Estimate, at: tuple[int, int]) -> tuple[float | None, ...]:
+    """Return delay and standard deviation [ns] of a source with coherent frequencies."""
+    if estimate.delay is None or estimate.delay_variance is None:
+        return ()
+    deviation = np.sqrt(float(estimate.delay_variance[at]))
+    return tuple(_finite(1e9 * value) for value in (float(estimate.delay[at]), deviation))
 
 
 def _flag_names(estimate: Estimate, scene: int) -> list[str]:
@@ -107,18 +123,23 @@ def scene_name(number: int, files: Sequence[tuple[str, int]] = ()) -> str:
     return f"scene {number} ({name}, scene {number_there})"
 
 
-def as_csv(rows: list[tuple], files: Sequence[tuple[str, int]] = ()) -> str:
+def as_csv(
+    rows: list[tuple],
+    files: Sequence[tuple[str, int]] = (),
+    columns: tuple[str, ...] = HEADER,
+) -> str:
     """Return the rows with their header as CSV; unknown values are empty cells.
 
     Args:
       rows: from `source_rows`.
       files: name and number of the first scene of every file of a directory. With them, each row
         ends with the file and the number of the scene in it.
+      columns: names of the columns, see `header`.
     """
     if not files:
-        return tables.as_csv(HEADER, rows)
+        return tables.as_csv(columns, rows)
     return tables.as_csv(
-        (*HEADER, *_FILE_HEADER), [(*row, *_in_file(row[0], files)) for row in rows]
+        (*columns, *_FILE_HEADER), [(*row, *_in_file(row[0], files)) for row in rows]
     )
 
 
@@ -143,7 +164,8 @@ def as_json(
     """
     listed: dict[int, list[dict[str, Any]]] = {number: [] for number in scene_numbers.tolist()}
     for row in rows:
-        fields: dict[str, Any] = dict(zip(HEADER[1:-1], row[1:-1], strict=True))
+        fields: dict[str, Any] = dict(zip(header(estimate), row, strict=True))
+        del fields["scene"], fields["flags"]
         fields["range_m"] = _finite(fields["range_m"])
         listed[row[0]].append(fields)
     found = [
@@ -194,6 +216,18 @@ def truth_summary(estimate: metrics.SourcesLike, truth: metrics.SourcesLike) -> 
         f"against the truth: {detected}, {found.false_alarms.sum()} false; number correct in "
         f"{right:.1%} of scenes; GOSPA {distance.total.mean():.3f} m\n{_median_errors(medians)}"
     )
+
+
+def delay_summary(
+    estimate: Estimate, truth: metrics.SourcesLike, delay: Float[np.ndarray, "B K"]
+) -> str:
+    """Summarise the errors of delays [s] of the sources found, in one line."""
+    matches = metrics.detection(estimate, truth).matches
+    found = np.take_along_axis(np.asarray(estimate.delay), np.maximum(matches, 0), axis=1)
+    errors = np.abs(found - delay)[matches >= 0]
+    if not errors.size:
+        return "median delay error: none; no source was found within 5 degrees"
+    return f"median delay error of those found: {1e9 * np.median(errors):.4f} ns"
 
 
 def _median_errors(medians: list[float]) -> str:

@@ -5,6 +5,7 @@ Example:
   ris-jax localize --data=recordings.npz --out=positions.json --num_sources=2 --figure=map.png
   ris-jax localize --data=recordings.npz --out=positions.csv --pretrained=robust
   ris-jax localize --data=recordings.npz --out=positions.csv --calibration=surface.npz
+  ris-jax localize --data=wideband.npz --out=positions.csv --coherence=coherent
 
 Reads a recordings file (.npz, .h5 or .mat), a PyTorch shard, a directory of .npz files of either
 kind, or a directory written by `simulate` (its split `test`). Writes one row per
@@ -25,6 +26,10 @@ first fit, which is faster.
 With --pretrained (or --workdir, a run of `train`) a network finds the sources and the likelihood
 refines them. This is several times faster than the search alone. The network "robust" is trained
 for hardware mismatch. All but `subspace_network` work for other arrays without retraining.
+
+A file with `frequencies` [F] has recordings at several frequencies. The likelihood is then that of
+all frequencies, with the waves of each one. With --coherence=coherent each source has a delay, in
+two more columns: delay_ns and delay_std_ns.
 """
 
 import dataclasses
@@ -36,9 +41,10 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from ris_jax import config as config_lib
-from ris_jax.cli import common_flags
+from ris_jax.cli import common_flags, frequency_flags
 
 if TYPE_CHECKING:
+    from ris_jax.data.recordings.frequency_recordings import FrequencyRecordings
     from ris_jax.data.recordings.reader import Recordings
     from ris_jax.estimation.checks.limits import Limits
     from ris_jax.estimation.estimate import Estimate
@@ -63,6 +69,13 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 common_flags.define_waves(FLAGS)
+frequency_flags.define_coherence(FLAGS)
+flags.DEFINE_float(
+    "delay_max_ns",
+    None,
+    "largest delay of a coherent source; default: the inverse of the frequency spacing",
+    flag_values=FLAGS,
+)
 flags.DEFINE_float(
     "false_alarm_rate",
     config_lib.DEFAULT_FALSE_ALARM_RATE,
@@ -136,13 +149,17 @@ def _limit_arguments() -> dict[str, float]:
     return {**angles, "range_min": least, "range_max": most}
 
 
+def _search_limits() -> "Limits":
+    from ris_jax.estimation.checks import limits
+
+    return limits.Limits(**_limit_arguments())
+
+
 def _options(recordings: "Recordings") -> dict[str, Any]:
     """Return the options of `localize`; a flag takes precedence over the data."""
     # The search limits of a network are those of its training.
-    from ris_jax.estimation.checks import limits
-
     searched = FLAGS.pretrained is None and FLAGS.workdir is None
-    within = limits.Limits(**_limit_arguments()) if searched else None
+    within = _search_limits() if searched else None
     return {
         "wavelength": recordings.wavelength,
         "wavefront": FLAGS.wavefront or recordings.wavefront or "spherical",
@@ -157,7 +174,7 @@ def _options(recordings: "Recordings") -> dict[str, Any]:
     }
 
 
-def _figure_index(recordings: "Recordings") -> int:
+def _figure_index(recordings: "Recordings | FrequencyRecordings") -> int:
     """Return the index of the scene to draw."""
     number = FLAGS.figure_scene
     if number is None:
@@ -171,7 +188,9 @@ def _figure_index(recordings: "Recordings") -> int:
     return numbers.index(number)
 
 
-def _draw(recordings: "Recordings", estimate: "Estimate", index: int, ending: str) -> bytes:
+def _draw(
+    recordings: "Recordings | FrequencyRecordings", estimate: "Estimate", index: int, ending: str
+) -> bytes:
     from ris_jax.reports import localization_figures, source_table
 
     name = source_table.scene_name(int(recordings.scene_numbers[index]), recordings.files)
@@ -181,7 +200,9 @@ def _draw(recordings: "Recordings", estimate: "Estimate", index: int, ending: st
     return localization_figures.image(figure, ending)
 
 
-def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
+def _about(
+    recordings: "Recordings | FrequencyRecordings", options: dict[str, Any]
+) -> dict[str, Any]:
     """Return the further entries of a JSON file."""
     from ris_jax.reports import provenance, source_table
 
@@ -208,6 +229,19 @@ def _listed(within: "Limits | None") -> dict[str, float | None] | None:
     return {name: value if math.isfinite(value) else None for name, value in listed.items()}
 
 
+def _localize_frequencies(recordings: "FrequencyRecordings", options: dict[str, Any]) -> "Estimate":
+    from ris_jax import wideband_localization
+
+    with common_flags.progress(len(recordings.scene_numbers), "localising") as progress:
+        return wideband_localization.localize_wideband_in_chunks(
+            recordings.measurement,
+            recordings.positions,
+            chunk_size=FLAGS.batch_size,
+            progress=progress,
+            **options,
+        )
+
+
 def _localize(recordings: "Recordings", options: dict[str, Any]) -> "Estimate":
     from ris_jax import localization
     from ris_jax.data.recordings import reader
@@ -228,7 +262,9 @@ def _localize(recordings: "Recordings", options: dict[str, Any]) -> "Estimate":
     return localize("on") if found and recordings.snr_db is not None else estimate
 
 
-def _summary(recordings: "Recordings", estimate: "Estimate", within: "Limits | None") -> str:
+def _summary(
+    recordings: "Recordings | FrequencyRecordings", estimate: "Estimate", within: "Limits | None"
+) -> str:
     from ris_jax.estimation import flags as flags_lib
     from ris_jax.reports import source_table
 
@@ -241,6 +277,9 @@ def _summary(recordings: "Recordings", estimate: "Estimate", within: "Limits | N
     lines += flags_lib.summary(estimate.flags) + source_table.static_path_summary(estimate)
     if recordings.truth is not None:
         lines.append(source_table.truth_summary(estimate, recordings.truth))
+        delay = getattr(recordings, "delay", None)
+        if delay is not None and estimate.delay is not None:
+            lines.append(source_table.delay_summary(estimate, recordings.truth, delay))
         lines += source_table.truth_doubts(estimate, recordings.truth, within)
     return "\n".join(lines)
 
@@ -273,8 +312,8 @@ def run() -> int:
     """Run the command; return the exit status."""
     out, figure = _out(), _figure()
     from ris_jax import localization
+    from ris_jax.data.recordings import frequency_recordings, surface_calibration
     from ris_jax.data.recordings import reader as reader_lib
-    from ris_jax.data.recordings import surface_calibration
     from ris_jax.reports import provenance, source_table
 
     localization.check_options(
@@ -283,8 +322,20 @@ def run() -> int:
         max_sources=FLAGS.max_sources,
         false_alarm_rate=FLAGS.false_alarm_rate,
     )
-    network = common_flags.network(FLAGS)
-    recordings = reader_lib.read(FLAGS.data, binary_codes=FLAGS.binary_codes)
+    several = frequency_recordings.has_frequencies(FLAGS.data)
+    if several:
+        recordings = frequency_recordings.read_frequencies(
+            FLAGS.data, binary_codes=FLAGS.binary_codes
+        )
+        options: dict[str, Any] = frequency_flags.options_of(FLAGS, recordings)
+        options["limits"] = _search_limits()
+    else:
+        frequency_flags.refuse(
+            FLAGS, ("coherence", "delay_max_ns"), "needs recordings with `frequencies` [F]"
+        )
+        network = common_flags.network(FLAGS)
+        recordings = reader_lib.read(FLAGS.data, binary_codes=FLAGS.binary_codes)
+        options = _options(recordings) | {"network": network}
     for note in recordings.notes:
         print(f"note: {note}", file=sys.stderr)
     for number, reason in recordings.skipped:
@@ -294,12 +345,11 @@ def run() -> int:
         recordings = reader_lib.calibrated(
             recordings, surface_calibration.load_calibration(FLAGS.calibration)
         )
-    options: dict[str, Any] = _options(recordings) | {"network": network}
     drawn = _figure_index(recordings)
-    estimate = _localize(recordings, options)
+    estimate = (_localize_frequencies if several else _localize)(recordings, options)
     rows = source_table.source_rows(estimate, recordings.scene_numbers)
     if out.suffix.lower() == ".csv":
-        content = source_table.as_csv(rows, recordings.files)
+        content = source_table.as_csv(rows, recordings.files, source_table.header(estimate))
     else:
         about = _about(recordings, options)
         content = source_table.as_json(

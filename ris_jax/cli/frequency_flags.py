@@ -1,0 +1,124 @@
+"""Flags for recordings at several frequencies, shared by `localize`, `simulate` and `bound`."""
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+from absl import flags
+from jaxtyping import Float
+
+from ris_jax import config as config_lib
+
+if TYPE_CHECKING:
+    from ris_jax.data.recordings.frequency_recordings import FrequencyRecordings
+
+_MOST_FREQUENCIES = 10_000
+
+
+def define_coherence(values: flags.FlagValues) -> None:
+    """Add --coherence to the flags of a command."""
+    flags.DEFINE_enum(
+        "coherence",
+        None,
+        get_args(config_lib.Coherence),
+        "with several frequencies: amplitudes of a source are free at each frequency (incoherent, "
+        "the default), or one amplitude and one delay (coherent)",
+        flag_values=values,
+    )
+
+
+def define_frequencies(values: flags.FlagValues) -> None:
+    """Add --frequencies to the flags of a command."""
+    flags.DEFINE_string(
+        "frequencies", None, "frequencies [Hz], START:STOP:COUNT or VALUE,VALUE,...",
+        flag_values=values,
+    )  # fmt: skip
+
+
+def parsed(text: str) -> Float[np.ndarray, "F"]:
+    """Parse a --frequencies flag.
+
+    Raises:
+      ConfigError: the text has no different frequencies in hertz.
+    """
+    wrong = config_lib.ConfigError(
+        f"--frequencies: expected START:STOP:COUNT or VALUE,VALUE,... [Hz], all different and "
+        f"{config_lib.LOWEST_FREQUENCY:g} or more; found {text!r}"
+    )
+    try:
+        if ":" in text:
+            start, stop, count = text.split(":")
+            number = int(count)
+            if not 1 <= number <= _MOST_FREQUENCIES:
+                raise wrong
+            values = np.linspace(float(start), float(stop), number)
+        else:
+            values = np.array([float(part) for part in text.split(",")])
+    except ValueError as error:
+        if error is wrong:
+            raise
+        raise wrong from error
+    good = np.isfinite(values).all() and (values >= config_lib.LOWEST_FREQUENCY).all()
+    if not good or len(np.unique(values)) < len(values):
+        raise wrong
+    return values
+
+
+def refuse(values: flags.FlagValues, names: Iterable[str], why: str) -> None:
+    """Reject flags that do not apply.
+
+    Raises:
+      ConfigError: one of them is given.
+    """
+    for name in names:
+        if values[name].present:
+            raise config_lib.ConfigError(f"--{name}: {why}")
+
+
+def options_of(values: flags.FlagValues, recordings: "FrequencyRecordings") -> dict[str, Any]:
+    """Return the options of `localize_wideband` from the flags of `localize`.
+
+    Raises:
+      ConfigError: a flag that needs a single frequency.
+    """
+    count = len(recordings.frequencies)
+    for name in ("pretrained", "workdir"):
+        if values[name].value:
+            raise config_lib.ConfigError(
+                f"--{name}: expected no network, because networks are narrowband; found "
+                f"{values[name].value!r} and recordings at {count} frequencies"
+            )
+    allowed = ("auto", "maximum_likelihood")
+    if values.estimator not in allowed:
+        raise config_lib.ConfigError(
+            f"--estimator: expected {' or '.join(allowed)} for recordings at {count} frequencies; "
+            f"found {values.estimator}"
+        )
+    for name, needed in (("static_path", ("auto", "off")), ("source_signal", (None, "constant"))):
+        if values[name].value not in needed:
+            raise config_lib.ConfigError(
+                f"--{name}: expected {needed[-1]} for recordings at {count} frequencies; found "
+                f"{values[name].value}"
+            )
+    refuse(values, ("calibration",), "expected none for recordings at several frequencies, because "
+           "a calibration holds at one frequency")  # fmt: skip
+    coherence = values.coherence or "incoherent"
+    delays = None
+    if values.delay_max_ns is not None:
+        if not (math.isfinite(values.delay_max_ns) and values.delay_max_ns > 0):
+            raise config_lib.ConfigError(
+                f"--delay_max_ns: expected finite nanoseconds above zero; found "
+                f"{values.delay_max_ns}"
+            )
+        delays = (0.0, 1e-9 * values.delay_max_ns)
+    return {
+        "frequencies": recordings.frequencies.tolist(),
+        "coherence": coherence,
+        "delay_limits": delays,
+        "wavefront": values.wavefront or "spherical",
+        "num_sources": values.num_sources,
+        "max_sources": values.max_sources,
+        "false_alarm_rate": values.false_alarm_rate,
+        "search": values.search,
+    }
