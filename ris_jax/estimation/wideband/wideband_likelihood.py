@@ -209,6 +209,7 @@ def wideband_maximum_likelihood(
     positions: Float[Array, "N 3"],
     *,
     frequencies: Float[np.ndarray, "F"],
+    band: wideband.Band | None = None,
     coherence: config_lib.Coherence = "incoherent",
     wavefront: config_lib.Wavefront = "spherical",
     num_sources: Int[Array, "B"] | int | None = None,
@@ -226,6 +227,7 @@ def wideband_maximum_likelihood(
         it is estimated, and the same at all frequencies.
       positions: [N, 3] elements [m].
       frequencies: [F] [Hz].
+      band: wavelengths of the steering vectors, if they are not those of the frequencies.
       coherence: incoherent, a free amplitude for each frequency; or coherent, one amplitude and one
         delay a source.
       wavefront: as for `maximum_likelihood`.
@@ -246,7 +248,7 @@ def wideband_maximum_likelihood(
     inputs.require(coherence in choices, "coherence", "one of " + ", ".join(choices), coherence)
     options, region = options or SearchOptions(), region or search_grid.SearchRegion()
     values = np.asarray(frequencies, np.float64)
-    band = wideband.band_of(values)
+    band = wideband.band_of(values) if band is None else band
     shape = options.grid or search_grid.search_shape(
         positions, region, cell=options.cell, wavefront=wavefront,
         wavelength=config_lib.SPEED_OF_LIGHT / float(np.sqrt(np.mean(values**2))),
