@@ -109,7 +109,7 @@ def matched(found, scene, sources):
     truth = scene.truth
     distance = metrics.direction_distance(found, truth)
     if found.delay is not None:  # two sources may have one direction
-        apart = np.abs(found.delay[:, None, :] - scene.delay[:, :, None]) * 1e9
+        apart = np.abs(found.delay[:, :, None] - scene.delay[:, None, :]) * 1e9
         distance = distance + 1e-3 * apart
     matches = metrics.assign(
         distance, np.asarray(found.num_sources), np.asarray(truth.num_sources)

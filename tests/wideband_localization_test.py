@@ -13,6 +13,7 @@ from cases import small
 
 from ris_jax import config as config_lib
 from ris_jax import wideband_localization
+from ris_jax.accuracy import wideband_bound
 from ris_jax.cli import main
 from ris_jax.data.recordings import frequency_recordings, frequency_simulation
 from ris_jax.estimation import source_number
@@ -276,3 +277,40 @@ def test_volumes_of_a_product():
     """A box times an interval: elementary symmetric polynomials of the edges."""
     found = source_number.times_interval(jnp.array([1.0, 9.0, 26.0, 24.0]), 5.0)
     np.testing.assert_allclose(found, [1.0, 14.0, 71.0, 154.0, 120.0])
+
+
+def test_bound_command(wideband_file, tmp_path, capsys):
+    out = tmp_path / "bound"
+    command = ["ris-jax", "bound", f"--out={out}", f"--data={wideband_file}", "--at=20,10,2"]
+    assert main.main([*command, "--coherence=coherent", "--snr_db=20"]) == 0
+    (row,) = csv.DictReader((out / "positions.csv").read_text().splitlines())
+    recordings = frequency_recordings.read_frequencies(wideband_file)
+    place = np.deg2rad([20.0, 10.0]).tolist() + [2.0]
+    azimuth, elevation, source_range = jnp.array(place, jnp.float32)[:, None]
+    band, positions = wideband.band_of(FREQUENCIES), arrays.element_positions(CONFIG.system)
+    signals = jnp.ones((len(FREQUENCIES), 1), jnp.complex64)
+    clean = wideband.received_clean(
+        signals, arrays.to_coordinates(azimuth, elevation, source_range), recordings.channel[0],
+        recordings.codes[0, 0], positions, band=band, wavefront="spherical",
+    )  # fmt: skip
+    measurement = scenes.Measurement(
+        jnp.zeros(()), jnp.asarray(recordings.channel[0]), jnp.asarray(recordings.codes[0, 0]),
+        0.01 * jnp.mean(jnp.abs(clean) ** 2),
+    )  # fmt: skip
+    bound = wideband_bound.wideband_bound(
+        measurement, azimuth, elevation, source_range, None, signals, positions, band=band,
+        coherence="coherent",
+    )  # fmt: skip
+    expected = np.asarray(wideband_bound.wideband_deviations(bound))[0]
+    expected = expected * [180 / np.pi, 180 / np.pi, 1.0, 1e9]
+    names = ("azimuth_std_deg", "elevation_std_deg", "range_std_m", "delay_std_ns")
+    np.testing.assert_allclose([float(row[name]) for name in names], expected, rtol=1e-3)
+    capsys.readouterr()
+    assert main.main([*command, "--sweep=antennas:1,2"]) == 2
+    assert "--sweep: expected none at several frequencies" in capsys.readouterr().err
+    assert main.main([*command, "--static_path=on"]) == 2
+    assert main.main([*command, "--frequencies=1e9,2e9"]) == 2
+    assert main.main([*command, "--scene=99"]) == 2
+    alone = ["ris-jax", "bound", f"--out={out}", "--coherence=coherent"]
+    assert main.main(alone) == 2
+    assert "--coherence: needs several frequencies" in capsys.readouterr().err

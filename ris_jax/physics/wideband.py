@@ -209,7 +209,7 @@ def received_clean(
     signals: Complex[Array, "F K"],
     coordinates: Float[Array, "K 3"],
     channels: Complex[Array, "F M N"],
-    codes: Complex[Array, "L N"],
+    codes: Complex[Array, "F L N"] | Complex[Array, "L N"],
     positions: Float[Array, "N 3"],
     *,
     band: Band,
@@ -218,7 +218,39 @@ def received_clean(
     """Return the snapshots without noise of sources at (u, w, 1/r); signals as in the module."""
     vectors = steering_at_frequencies(coordinates, positions, band=band, wavefront=wavefront)
     fields = jnp.einsum("fk,kfn->fn", signals, vectors, precision="highest")
-    return jnp.einsum("ln,fn,fmn->flm", codes, fields, channels, precision="highest")
+    axes = "fln" if codes.ndim == 3 else "ln"
+    return jnp.einsum(f"{axes},fn,fmn->flm", codes, fields, channels, precision="highest")
+
+
+def received_power(
+    signals: Complex[Array, "F K"],
+    place: Float[Array, "K 3"],
+    measurement: scenes.Measurement,
+    positions: Float[Array, "N 3"],
+    *,
+    band: Band,
+    wavefront: config_lib.Wavefront,
+) -> Float[Array, ""]:
+    """Return the mean power of the snapshots without noise, of sources at given positions.
+
+    Args:
+      signals: [F, K].
+      place: [K, 3] azimuth [rad], elevation [rad], range [m].
+      measurement: channel [F, M, N] and codes [F, L, N] or [L, N].
+      positions: [N, 3] elements [m].
+      band: frequencies.
+      wavefront: as for `arrays.steering`.
+    """
+    clean = received_clean(
+        signals,
+        arrays.to_coordinates(place[:, 0], place[:, 1], place[:, 2]),
+        measurement.channel,
+        measurement.codes,
+        positions,
+        band=band,
+        wavefront=wavefront,
+    )
+    return jnp.mean(jnp.abs(clean) ** 2)
 
 
 def simulate_wideband(

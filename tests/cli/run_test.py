@@ -412,6 +412,12 @@ _SMALLER = {
 _NETWORK_ALONE = ["--num_scenes=50"]  # of `evaluate`, without other size flags
 # Examples that need more than this process, and the tests that run them.
 _ELSEWHERE = {
+    "simulate --out=wideband.npz --num_test=8 --frequencies=0.9e9:1.1e9:9":
+        "tests/wideband_localization_test.py",
+    "localize --data=wideband.npz --out=positions.csv --coherence=coherent":
+        "tests/wideband_localization_test.py",
+    "bound --out=bound --frequencies=0.9e9:1.1e9:21 --coherence=coherent --at=20,10,5":
+        "tests/wideband_localization_test.py",
     "train --workdir=runs/wide --distributed": "tests/training/processes/devices_test.py",
     "train --workdir=runs/wide --coordinator=host0:5000 --num_processes=2 --process_id=0":
         "tests/training/processes/devices_test.py",

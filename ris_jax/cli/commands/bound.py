@@ -6,6 +6,7 @@ Example:
   ris-jax bound --out=bound --data=recordings.npz --second=10,0,4 --resolution
   ris-jax bound --out=bound --transmit_power_dbm=0 --bandwidth_hz=1e5 --sweep=antennas:1,2,4,8,16
   ris-jax bound --out=bound --nomaps --impairments=all
+  ris-jax bound --out=bound --frequencies=0.9e9:1.1e9:21 --coherence=coherent --at=20,10,5
 
 Writes into the directory --out: `from_above` (the plane of --elevation_deg) and `front` (direction
 cosines at --front_range), each as .csv, .png and .pdf, and `positions.csv` with the bounds at each
@@ -19,6 +20,9 @@ transmit power, the loss on both hops and the receiver noise instead.
 
 With --static_path=on, the direct path and reflections that are the same under all codes are a
 further unknown of each antenna. The command prints the cost of this unknown.
+
+With --frequencies, or --data with several frequencies, the command writes only `positions.csv`; the
+bound of coherent sources includes that of their delay.
 
 --impairments ranks hardware errors and wrong wavefronts by the error of an estimator that assumes
 the nominal model: bias, standard deviation and both (the misspecified bound) at each --at, root
@@ -38,7 +42,7 @@ from absl import flags
 from jaxtyping import Float
 
 from ris_jax import config as config_lib
-from ris_jax.cli import common_flags, surface_flags
+from ris_jax.cli import common_flags, frequency_bound, frequency_flags, surface_flags
 
 if TYPE_CHECKING:
     from ris_jax.accuracy.bound_maps import Surface, UnitBound
@@ -58,6 +62,8 @@ _DIRECTIONS_DEG = (0.0, 30.0, 60.0)  # azimuths of the table of range limits
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("out", None, "output directory", flag_values=FLAGS)
 surface_flags.define(FLAGS)
+frequency_flags.define_frequencies(FLAGS)
+frequency_flags.define_coherence(FLAGS)
 flags.DEFINE_integer(
     "num_channels", 1, "channel draws of a configuration", lower_bound=1, flag_values=FLAGS
 )
@@ -436,6 +442,9 @@ def announcement() -> str:
         for text in texts:
             surface_flags.place(flag, text)
     _impairments()
+    if FLAGS.frequencies:
+        count = len(frequency_flags.parsed(FLAGS.frequencies))
+        return f"bound at {count} frequencies; {surface_flags.snr_db(FLAGS):g} dB SNR"
     maps = f"; 2 maps of {FLAGS.grid} x {FLAGS.grid} positions" if FLAGS.maps else ""
     return f"bound: {surface_flags.announced(FLAGS, FLAGS.num_channels)}{maps}"
 
@@ -443,6 +452,8 @@ def announcement() -> str:
 def run() -> int:
     """Run the command; return the exit status."""
     began = time.monotonic()
+    if frequency_bound.requested(FLAGS):
+        return frequency_bound.run(FLAGS, _places(common_flags.configuration(FLAGS, {}).scene))
     budget = surface_flags.link_budget(FLAGS)
     source = surface_flags.source(FLAGS, FLAGS.num_channels)
     if FLAGS.impairments and source.config.system.source_signal != "constant":
