@@ -94,7 +94,7 @@ class TestPython:
         names = {page.stem for page in PAGES if python_blocks(page)}
         assert names == {
             "README", "recordings", "arrays", "calibration", "estimators", "networks",
-            "plain_arrays", "start_up",
+            "plain_arrays", "start_up", "wideband",
         }  # fmt: skip
 
     def test_start_up(self):
@@ -150,6 +150,20 @@ class TestPython:
         _assert_found(names["likely"], names["scene"])
         _assert_found(names["quick"], names["scene"])
         assert names["peaks"].num_sources.shape == (2,)
+
+    @pytest.mark.full
+    def test_wideband(self, tmp_path):
+        """The sources of a smaller file than that of the page are counted."""
+        fields = ("rows=8", "columns=8", "num_antennas=4", "num_snapshots=12")
+        settings = [f"--set=system.{field}" for field in fields]
+        settings += ["--set=scene.max_sources=2", "--set=scene.snr_min_db=19"]
+        command = ["ris-jax", "simulate", "--out=wideband.npz", "--num_test=8", *settings]
+        command += ["--frequencies=0.9e9:1.1e9:4", "--coherence=coherent"]
+        assert main.main(command) == 0
+        names = run(ROOT / "docs" / "guide" / "wideband.md")
+        with np.load(tmp_path / "wideband.npz") as arrays:
+            counts = arrays["num_sources"]
+        assert np.mean(names["found"].num_sources == counts) >= 0.75
 
     @pytest.mark.full
     def test_networks(self, capsys):

@@ -285,7 +285,7 @@ def test_bound_command(wideband_file, tmp_path, capsys):
     assert main.main([*command, "--coherence=coherent", "--snr_db=20"]) == 0
     (row,) = csv.DictReader((out / "positions.csv").read_text().splitlines())
     recordings = frequency_recordings.read_frequencies(wideband_file)
-    place = np.deg2rad([20.0, 10.0]).tolist() + [2.0]
+    place = [*np.deg2rad([20.0, 10.0]).tolist(), 2.0]
     azimuth, elevation, source_range = jnp.array(place, jnp.float32)[:, None]
     band, positions = wideband.band_of(FREQUENCIES), arrays.element_positions(CONFIG.system)
     signals = jnp.ones((len(FREQUENCIES), 1), jnp.complex64)
