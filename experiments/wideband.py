@@ -218,8 +218,8 @@ def squint_rows(count):
     for coherence in ("incoherent", "coherent"):
         scene = draw(config, frequencies, coherence, count, stream=f"squint-{coherence}")
         deviations = bound_of(scene, positions, config, frequencies, coherence)
-        for name, used in (("each", band), ("mean", band._replace(wavelengths=mean))):
-            for known in (1, None):
+        for known in (1, None):
+            for name, used in (("each", band), ("mean", band._replace(wavelengths=mean))):
                 found, speed = estimate(
                     scene, positions, frequencies, coherence=coherence, band=used, region=region,
                     num_sources=known,
