@@ -16,6 +16,36 @@ Parts:
   frequency against those of the mean frequency at all frequencies.
 * memory: 201 frequencies, 1 antenna, 1000 codes, 16 x 16 elements, two sources; time of the second
   call and peak memory of the process.
+
+Results (29 November 2026; x86_64, 2 cores shared with seven other programs, Python 3.11.7, jax
+0.10.2). The times are those of a busy machine.
+
+--parts=bound --num_scenes=400 (standard error of a ratio 0.039, 0.028, 0.023 for K = 1, 2, 3):
+
+amplitudes  K  azimuth  elevation  range  delay  right number  bound [deg]  bound [m]
+incoherent  1    0.669      0.684  0.709      -         1.000        0.051      0.067
+incoherent  2    0.704      0.676  0.663      -         1.000        0.072      0.106
+incoherent  3    0.665      0.645  0.671      -         1.000        0.091      0.118
+
+--parts=delays --num_scenes=100 (standard error of a ratio 0.056):
+
+delays apart / 5 ns  two found  azimuth  elevation  range  delay
+                0.5       1.00    0.671      0.680  0.717  0.669
+                1.0       0.99    0.779      0.742  0.717  0.674
+                2.0       1.00    0.622      0.710  0.624  0.690
+                4.0       1.00    0.669      0.604  0.684  0.690
+
+--parts=squint --num_scenes=16, incoherent, K known (standard error of an efficient ratio 0.2):
+
+vectors  azimuth  elevation  range
+   each      1.0        0.7    0.5
+   mean     24.5        2.0   25.4
+
+--parts=memory, one scene:
+
+amplitudes  found  seconds  peak [GiB]
+incoherent      2       53        1.09
+  coherent      2       73        1.22
 """
 
 import functools
@@ -226,8 +256,8 @@ def squint_rows(count):
                 )  # fmt: skip
                 errors = matched(found, scene, 1)
                 row = ratios(errors, deviations)[:3]
-                degrees = float(np.rad2deg(np.median(errors[..., 0])))
-                metres = float(np.median(errors[..., 2]))
+                degrees = float(np.rad2deg(np.median(np.abs(errors[..., 0]))))
+                metres = float(np.median(np.abs(errors[..., 2])))
                 counted = float(np.mean(found.num_sources)) if known is None else float("nan")
                 yield [
                     coherence, name, "yes" if known else "no", *row, degrees, metres, counted,

@@ -71,7 +71,7 @@ def localize_wideband(
     Raises:
       ConfigError: an invalid option, or mismatched shapes.
     """
-    measurement, positions, frequencies = stacked_inputs.prepared_band(
+    measurement, elements, frequencies = stacked_inputs.prepared_band(
         measurement, positions, frequencies
     )
     if source_signal != "constant":
@@ -86,9 +86,9 @@ def localize_wideband(
         batch=batch,
     )
     samples = length * antennas * (count if coherence == "coherent" else 1)
-    limit = min(len(positions), samples)
+    limit = min(len(elements), samples)
     inputs.require(max_sources < limit, "max_sources", f"less than {limit}", max_sources)
-    centre, moved = inputs.centred(positions)
+    centre, moved = inputs.centred(elements)
     undetermined = limits_lib.undetermined_coordinate(centre)
     if region is None:
         region = search_grid.SearchRegion() if limits is None else limits.region()

@@ -106,18 +106,18 @@ def table(
         codes=jnp.asarray(codes[0] if len(codes) == 1 else codes, jnp.complex64),
         noise_variance=jnp.ones(()),
     )
-    positions = jnp.asarray(positions, jnp.float32)
+    elements = jnp.asarray(positions, jnp.float32)
     signals = jnp.ones((len(frequencies), 1), jnp.complex64)
 
     @jax.jit
     def one(place):
         power = wideband.received_power(
-            signals, place[None], measurement, positions, band=band, wavefront=wavefront
+            signals, place[None], measurement, elements, band=band, wavefront=wavefront
         )
         noise = power / 10.0 ** (snr_db / 10.0)
         found = wideband_bound.wideband_bound(
             measurement._replace(noise_variance=noise), place[:1], place[1:2], place[2:], None,
-            signals, positions, band=band, coherence=coherence, wavefront=wavefront,
+            signals, elements, band=band, coherence=coherence, wavefront=wavefront,
         )  # fmt: skip
         error = bounds.position_error_bound(found.position, place[:1], place[1:2], place[2:])
         return wideband_bound.wideband_deviations(found)[0], error[0]

@@ -33,6 +33,7 @@ two more columns: delay_ns and delay_std_ns.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import sys
@@ -322,13 +323,14 @@ def run() -> int:
         max_sources=FLAGS.max_sources,
         false_alarm_rate=FLAGS.false_alarm_rate,
     )
-    several = frequency_recordings.has_frequencies(FLAGS.data)
-    if several:
+    options: dict[str, Any]
+    if frequency_recordings.has_frequencies(FLAGS.data):
         recordings = frequency_recordings.read_frequencies(
             FLAGS.data, binary_codes=FLAGS.binary_codes
         )
-        options: dict[str, Any] = frequency_flags.options_of(FLAGS, recordings)
+        options = frequency_flags.options_of(FLAGS, recordings)
         options["limits"] = _search_limits()
+        compute = functools.partial(_localize_frequencies, recordings, options)
     else:
         frequency_flags.refuse(
             FLAGS, ("coherence", "delay_max_ns"), "needs recordings with `frequencies` [F]"
@@ -336,17 +338,18 @@ def run() -> int:
         network = common_flags.network(FLAGS)
         recordings = reader_lib.read(FLAGS.data, binary_codes=FLAGS.binary_codes)
         options = _options(recordings) | {"network": network}
+        if FLAGS.calibration:
+            recordings = reader_lib.calibrated(
+                recordings, surface_calibration.load_calibration(FLAGS.calibration)
+            )
+        compute = functools.partial(_localize, recordings, options)
     for note in recordings.notes:
         print(f"note: {note}", file=sys.stderr)
     for number, reason in recordings.skipped:
         name = source_table.scene_name(number, recordings.files)
         print(f"skipped: {name}: {reason}", file=sys.stderr)
-    if FLAGS.calibration:
-        recordings = reader_lib.calibrated(
-            recordings, surface_calibration.load_calibration(FLAGS.calibration)
-        )
     drawn = _figure_index(recordings)
-    estimate = (_localize_frequencies if several else _localize)(recordings, options)
+    estimate = compute()
     rows = source_table.source_rows(estimate, recordings.scene_numbers)
     if out.suffix.lower() == ".csv":
         content = source_table.as_csv(rows, recordings.files, source_table.header(estimate))

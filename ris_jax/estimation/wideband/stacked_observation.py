@@ -4,6 +4,8 @@ Each frequency has its own operator: a Gram matrix [N, N] where N <= LM, else Ph
 Incoherent frequencies are the groups of the observation; coherent ones form one group.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
@@ -60,7 +62,8 @@ def observe_frequencies(
         if coherence == "coherent":
             data = data.reshape(1, -1)
         weights = jnp.ones(len(data), energy.dtype)
-        return likelihood.Observation(None, data, energy, weights, compressed, coherence)
+        nothing: Any = None  # the operator follows
+        return likelihood.Observation(nothing, data, energy, weights, compressed, coherence)
 
     shared = len(channel) == 1
     rest = (channel[0], codes[0]) if shared else (channel, codes)
