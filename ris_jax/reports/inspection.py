@@ -79,6 +79,8 @@ def _geometry(recordings: Recordings, report: Inspection) -> None:
             f"element_positions: the centre {_vector(centre)} is {np.linalg.norm(centre):.4g} m "
             "from the origin: map coordinates? expected the origin on the surface"
         )
+    if recordings.response is not None:
+        report.lines.append(("element response", recordings.response.description()))
     normal = _normal(positions, size)
     if normal is not None and abs(normal[2]) < _FACES:
         report.doubts.append(
@@ -297,7 +299,7 @@ def _fit(recordings: Recordings, static: bool, report: Inspection) -> bool:
         return constant
     if report.doubts:  # a wrong unit explains a bad fit
         return constant
-    steering = _steering(recordings.wavelength, cells.points, scenes[0].positions)
+    steering = _steering(recordings, cells.points, scenes[0].positions)
     counts = [_FITTED_SOURCES] * len(scenes)
     found = [alternatives.pursue(scene, cells, steering, _FITTED_SOURCES) for scene in scenes]
     fractions = [one.fraction for one in found]
@@ -316,7 +318,7 @@ def _fit(recordings: Recordings, static: bool, report: Inspection) -> bool:
     return constant
 
 
-def _steering(wavelength: float, grid: np.ndarray, array: np.ndarray) -> alternatives.Steering:
+def _steering(recordings: Recordings, grid: np.ndarray, array: np.ndarray) -> alternatives.Steering:
     """Return a steering function that caches the vectors of the whole grid."""
     kept: dict[str, np.ndarray] = {}
 
@@ -325,8 +327,9 @@ def _steering(wavelength: float, grid: np.ndarray, array: np.ndarray) -> alterna
         if whole and wavefront in kept:
             return kept[wavefront]
         found = host_steering.steering(
-            points, positions, wavelength=wavelength, wavefront=wavefront
-        )
+            points, positions, wavelength=recordings.wavelength, wavefront=wavefront,
+            response=recordings.response,
+        )  # fmt: skip
         if whole:
             kept[wavefront] = found
         return found
