@@ -360,6 +360,8 @@ def element_response(
     if problem is not None:
         fail(name, f"response_{problem[0]}", *problem[1:])
     normals = given.get("response_normals")
+    if normals is not None and normals.size == 3:  # MATLAB has no vectors, only rows and columns
+        normals = normals.reshape(3)
     try:
         if angles is None or amplitudes is None:
             found = ElementResponse.cosine(exponent, normals=normals)

@@ -28,7 +28,8 @@ class KeysTest(Case):
     LISTS = (
         "needed: snapshots, wavelength (or frequency), element_positions; optional: channel, "
         "codes (or states with coefficients or phases_rad or phases_deg), snr_db, num_sources, "
-        "azimuth, elevation, source_range"
+        "azimuth, elevation, source_range, response_exponent, response_angles, "
+        "response_amplitudes, response_normals"
     )
 
     @parameterized.parameters((), ("snr_db",), validation.TRUTH_KEYS, validation.OPTIONAL_KEYS)
