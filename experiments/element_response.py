@@ -23,7 +23,7 @@ import jax
 from ris_jax import config as config_lib
 from ris_jax import localization
 from ris_jax.accuracy import bounds, metrics
-from ris_jax.estimation.flags import NOTES
+from ris_jax.estimation.flags import NOTES, Flag
 from ris_jax.physics import arrays, scenes
 from ris_jax.reports import localization_scores, provenance, tables
 
@@ -95,7 +95,8 @@ def cell(side: int, response: str, count: int, given: bool) -> list:
             estimate, metrics.sources(drawn.truth), bound_covariance=covariance
         )
     )[0]
-    warned = np.mean(np.asarray(estimate.flags) & ~int(NOTES) != 0)
+    # Two sources are the maximum here; whether there is a third is not the question.
+    warned = np.mean(np.asarray(estimate.flags) & ~int(NOTES | Flag.MAX_SOURCES) != 0)
     return [
         f"{side} x {side}", response, count, "yes" if given else "no",
         f"{row['count_right']:.3f}", f"{warned:.3f}",

@@ -65,9 +65,13 @@ def prepare(
     }  # fmt: skip
     jet = functools.partial(arrays.steering_jet, positions=positions, **wave)
     space = search_grid.search_space(region, shape, wavefront)
-    # The metric changes slowly: a few points suffice.
+    # The metric changes slowly: a few points suffice. Element responses change it little, and
+    # elements that face away have none.
     places = search_grid.search_space(region, _METRIC_GRID, wavefront).points
-    metric = source_number.metric_tensor(jet(places))
+    alike = functools.partial(
+        arrays.steering_jet, positions=positions, wavelength=wavelength, wavefront=wavefront
+    )
+    metric = source_number.metric_tensor(alike(places))
     scale = jnp.mean(jnp.diagonal(metric, axis1=1, axis2=2), axis=0)
     unit = jax.lax.rsqrt(jnp.maximum(scale, jnp.finfo(scale.dtype).tiny))
     return Search(
