@@ -27,6 +27,7 @@ _EXPORTS = {
     "sample_scenes": "physics.scenes",
     "simulate": "physics.scenes",
     "remove_static_path": "physics.static_path",
+    "ElementResponse": "physics.element_response",
     "stream_key": "physics.scenes",
     "aperture_field": "physics.measurement",
     "effective_covariance": "physics.covariance",
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from ris_jax.physics.channel import rician_channel
     from ris_jax.physics.codebooks import codebook
     from ris_jax.physics.covariance import effective_covariance
+    from ris_jax.physics.element_response import ElementResponse
     from ris_jax.physics.measurement import aperture_field
     from ris_jax.physics.scenes import (
         Measurement,
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Config",
+    "ElementResponse",
     "Estimate",
     "Measurement",
     "Scene",
