@@ -5,6 +5,7 @@ to two scenes. `estimators.alternatives` then tries other readings of the same s
 opposite sign convention.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -307,7 +308,10 @@ def _fit(recordings: Recordings, static: bool, report: Inspection) -> bool:
     flags = alternatives.better(scenes, counts, fractions, cells, None, steering) & ~Flag.WAVEFRONT
     if flags & Flag.INDEPENDENT_SIGNALS:
         report.lines.append(("signals", Flag.INDEPENDENT_SIGNALS.sentence))
-        return False
+        # The mistakes that the data can have besides.
+        return _fit(
+            dataclasses.replace(recordings, source_signal="independent"), False, report
+        )
     report.lines.append(("fit", f"two sources explain {explained:.0%} of the received power"))
     report.doubts.extend(flag.sentence for flag in Flag if flags & flag)
     if not flags and not _beyond_chance(scenes, found, cells, steering):
