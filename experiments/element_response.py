@@ -9,7 +9,36 @@ correct count and with a warning; median error over the root of the bound with t
 is efficient; standard error 0.06 with 64 scenes and K = 1); median position error [m], and that of
 the bound.
 
-RESULTS
+Results (29 November 2026; x86_64, 2 cores shared with other processes, Python 3.11.7, jax 0.10.2);
+the column of warnings is left out, and of 24 x 24 elements only the first rows were run:
+
+  elements  response  K  given  count  azimuth  elevation  range   error   bound
+--------------------------------------------------------------------------------
+   12 x 12      none  1    yes  1.000    0.973      0.768  0.631  0.0156  0.0369
+   12 x 12      none  2    yes  1.000    0.739      0.701  0.552  0.0294  0.0564
+   12 x 12   cos^0.5  1    yes  1.000    0.976      0.768  0.575  0.0150  0.0367
+   12 x 12   cos^0.5  1     no  0.609    1.379      0.941  0.758  0.0260  0.0367
+   12 x 12   cos^0.5  2    yes  1.000    0.712      0.728  0.525  0.0274  0.0556
+   12 x 12   cos^0.5  2     no  1.000    1.021      0.675  0.699  0.0364  0.0556
+   12 x 12     cos^1  1    yes  1.000    0.994      0.730  0.577  0.0128  0.0364
+   12 x 12     cos^1  1     no  0.156    3.217      1.790  1.343  0.0587  0.0364
+   12 x 12     cos^1  2    yes  1.000    0.732      0.735  0.531  0.0242  0.0533
+   12 x 12     cos^1  2     no  1.000    1.209      0.930  1.049  0.0423  0.0527
+   12 x 12     cos^2  1    yes  1.000    0.996      0.740  0.585  0.0124  0.0358
+   12 x 12     cos^2  1     no  0.062    3.684      1.792  1.227  0.0504  0.0358
+   12 x 12     cos^2  2    yes  1.000    0.744      0.768  0.608  0.0219  0.0518
+   12 x 12     cos^2  2     no  1.000    1.729      1.383  2.013  0.0643  0.0485
+   12 x 12     table  1    yes  1.000    0.993      0.727  0.581  0.0137  0.0365
+   12 x 12     table  1     no  0.250    3.326      1.493  1.187  0.0481  0.0365
+   12 x 12     table  2    yes  1.000    0.728      0.728  0.536  0.0249  0.0535
+   12 x 12     table  2     no  1.000    1.231      0.853  0.976  0.0428  0.0530
+   24 x 24      none  1    yes  1.000    0.717      0.867  0.634  0.0059  0.0108
+   24 x 24      none  2    yes  1.000    0.676      0.759  0.654  0.0097  0.0147
+   24 x 24   cos^0.5  1    yes  1.000    0.703      0.868  0.600  0.0060  0.0108
+   24 x 24   cos^0.5  1     no  0.234    5.176      2.331  1.576  0.0207  0.0108
+   24 x 24   cos^0.5  2    yes  1.000    0.706      0.785  0.647  0.0098  0.0147
+   24 x 24   cos^0.5  2     no  1.000    1.004      0.861  0.920  0.0113  0.0147
+   24 x 24     cos^1  1    yes  1.000    0.653      0.815  0.590  0.0060  0.0108
 """
 
 import numpy as np

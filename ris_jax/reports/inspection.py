@@ -309,9 +309,7 @@ def _fit(recordings: Recordings, static: bool, report: Inspection) -> bool:
     if flags & Flag.INDEPENDENT_SIGNALS:
         report.lines.append(("signals", Flag.INDEPENDENT_SIGNALS.sentence))
         # The mistakes that the data can have besides.
-        return _fit(
-            dataclasses.replace(recordings, source_signal="independent"), False, report
-        )
+        return _fit(dataclasses.replace(recordings, source_signal="independent"), False, report)
     report.lines.append(("fit", f"two sources explain {explained:.0%} of the received power"))
     report.doubts.extend(flag.sentence for flag in Flag if flags & flag)
     if not flags and not _beyond_chance(scenes, found, cells, steering):
