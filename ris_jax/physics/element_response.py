@@ -96,7 +96,7 @@ class ElementResponse:
 
     @property
     def is_isotropic(self) -> bool:
-        """Whether all directions are equal; False for a traced exponent."""
+        """True if all directions are equal; False for a traced exponent."""
         traced = isinstance(self.exponent, jax.core.Tracer)
         return self.exponent is not None and not traced and float(self.exponent) == 0.0
 
