@@ -39,6 +39,7 @@ _EXPORTS = {
     "aperture_field": "physics.measurement",
     "effective_covariance": "physics.covariance",
     "LowRankCovariance": "physics.covariance",
+    "ElementResponse": "physics.element_response",
     "cramer_rao_bound": "accuracy.bounds",
     "position_error_bound": "accuracy.bounds",
     "Bound": "accuracy.bounds",
@@ -119,6 +120,7 @@ if TYPE_CHECKING:
     from ris_jax.physics.channel import rician_channel
     from ris_jax.physics.codebooks import codebook
     from ris_jax.physics.covariance import LowRankCovariance, effective_covariance
+    from ris_jax.physics.element_response import ElementResponse
     from ris_jax.physics.measurement import aperture_field
     from ris_jax.physics.scenes import (
         Measurement,
@@ -144,6 +146,7 @@ __all__ = [
     "CovarianceConfig",
     "Dataset",
     "DevicePlacement",
+    "ElementResponse",
     "Estimate",
     "Evaluated",
     "Flag",

@@ -32,6 +32,7 @@ from ris_jax.physics import covariance as cov
 from ris_jax.physics import measurement as measurement_lib
 from ris_jax.physics import scenes
 from ris_jax.physics import static_path as static_path_lib
+from ris_jax.physics.element_response import ElementResponse, directional, of_system
 
 ESTIMATORS = ("auto", *METHODS)
 _DEFAULT_CHUNK = 64
@@ -42,6 +43,7 @@ def options_of(config: config_lib.Config) -> dict[str, Any]:
     return {
         "wavelength": config.system.wavelength,
         "wavefront": config.system.wavefront,
+        "response": of_system(config.system),
         "source_signal": config.system.source_signal,
         "max_sources": config.scene.max_sources,
         "region": search_grid.region_of(config.scene),
@@ -72,6 +74,7 @@ def localize(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     source_signal: config_lib.SourceSignal = "constant",
     estimator: str = "auto",
     num_sources: int | Int[Array, "B"] | None = None,
@@ -102,6 +105,9 @@ def localize(
         relative to the centre of the array.
       wavelength: [m].
       wavefront: of the steering vectors.
+      response: amplitude of the elements over the angle to their normal, in the frame of the
+        positions; see `physics.element_response`. None: the same in all directions. The reported
+        power is that of the wave at the origin of the array in both cases.
       source_signal: "constant" if each source sends the same symbol in all snapshots, else
         "independent".
       estimator: one of `ESTIMATORS`; "auto" selects the estimator that the network was trained for,
@@ -112,8 +118,9 @@ def localize(
       network uses its training region. limits: limits of reported sources; they also set `region`
       by default. network: a trained network, from `ris_jax.load_pretrained` or `load_run`.
       A learned
-        pursuit trained on another `source_signal` is not used. Maximum likelihood then replaces
-        "network", snapshot covariances replace the network's, and `flags` has NETWORK_NOT_USED.
+        pursuit trained on another `source_signal` or another `response` is not used. Maximum
+        likelihood then replaces "network", snapshot covariances replace the network's, and
+        `flags` has NETWORK_NOT_USED.
       search: effort of the search on a grid: fast, normal, thorough, or `SearchOptions`.
       static_path: removal of a path that is the same under all codes, such as the direct path or
         reflections from the room; constant signals only. "on" removes it. "auto" fits without
@@ -143,6 +150,9 @@ def localize(
         batch=len(measurement.snapshots),
     )
     effort = matching_pursuit.effort(search)
+    response = directional(response)
+    if response is not None:
+        response.check_elements(len(positions))
     positions, moved = inputs.centred(positions)
     traced = any(isinstance(leaf, Tracer) for leaf in (*measurement, positions))
     undetermined = None
@@ -161,7 +171,7 @@ def localize(
         inputs.require(kind == needed, "network", f"a {needed} for this estimator", kind)
     if method.network == "unused" and method.search is not None:
         inputs.require(network is None, "network", "none for this estimator", "one")
-    estimator, serving = network_start.for_signal(estimator, network, source_signal)
+    estimator, serving = network_start.for_model(estimator, network, source_signal, response)
     network_not_used, network = serving is not network, serving
 
     noise = measurement.noise_variance
@@ -179,6 +189,7 @@ def localize(
             false_alarm_rate=false_alarm_rate,
             wavelength=wavelength,
             wavefront=wavefront,
+            response=response,
             max_sources=max_sources,
             region=region,
             network=network,
@@ -214,6 +225,7 @@ def localize(
         region=region if network is None else search_grid.region_of(network.config.scene),
         counted=num_sources is None,
         static_path=without_path,
+        response=response,
     )
     estimate, checked = model_check.examine(estimate, problem)
     tested = static_path == "auto" and separable

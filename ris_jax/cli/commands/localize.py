@@ -63,6 +63,7 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 common_flags.define_waves(FLAGS)
+common_flags.define_response(FLAGS)
 flags.DEFINE_float(
     "false_alarm_rate",
     config_lib.DEFAULT_FALSE_ALARM_RATE,
@@ -146,6 +147,7 @@ def _options(recordings: "Recordings") -> dict[str, Any]:
     return {
         "wavelength": recordings.wavelength,
         "wavefront": FLAGS.wavefront or recordings.wavefront or "spherical",
+        "response": common_flags.response(FLAGS, recordings.response),
         "source_signal": FLAGS.source_signal or recordings.source_signal or "constant",
         "estimator": FLAGS.estimator,
         "num_sources": FLAGS.num_sources,
@@ -185,12 +187,13 @@ def _about(recordings: "Recordings", options: dict[str, Any]) -> dict[str, Any]:
     """Return the further entries of a JSON file."""
     from ris_jax.reports import provenance, source_table
 
-    files = recordings.files
+    files, response = recordings.files, options["response"]
     return {
         "data": FLAGS.data,
         "network": FLAGS.pretrained or FLAGS.workdir,
         "calibration": FLAGS.calibration,
         **{name: value for name, value in options.items() if name not in ("limits", "network")},
+        "response": None if response is None else response.description(),
         "limits": _listed(options["limits"]),
         "versions": provenance.versions(),
         "skipped": [

@@ -58,6 +58,7 @@ from ris_jax.estimation.baselines import smoothing, spectral_search, subspace
 from ris_jax.estimation.baselines.symmetric_arrays import GridLayout, aliases, one_period
 from ris_jax.physics import arrays, linear
 from ris_jax.physics import covariance as cov
+from ris_jax.physics.element_response import ElementResponse
 
 _EVERYWHERE = search_grid.SearchRegion()
 LEAST_GRID = (48, 32, 48)  # cells in u, w (of one period) and 1/r
@@ -199,7 +200,7 @@ def _one_scene(
 
 
 def _setting_of(
-    positions, layout, wavelength, wavefront, max_sources, region, grid
+    positions, layout, wavelength, wavefront, response, max_sources, region, grid
 ) -> _DecoupledSearch:
     space = search_grid.search_space(region, grid, wavefront)
     period = search_grid.search_space(
@@ -209,7 +210,9 @@ def _setting_of(
     ranges = jnp.linspace(space.lower[2], space.upper[2], space.shape[2])
 
     def vectors(points):
-        found = arrays.steering_at(points, positions, wavelength=wavelength, wavefront=wavefront)
+        found = arrays.steering_at(
+            points, positions, wavelength=wavelength, wavefront=wavefront, response=response
+        )
         return arrays.normalized(found)
 
     return _DecoupledSearch(
@@ -248,7 +251,7 @@ def _aperture(covariance, most, positions, layout, sub_surface, max_sources) -> 
 
 def _search(
     spectra_of, covariance, num_sources, positions,
-    *, layout, wavelength, wavefront, max_sources, region, sub_surface, grid,
+    *, layout, wavelength, wavefront, response, max_sources, region, sub_surface, grid,
 ) -> estimate.Estimate:  # fmt: skip
     """Run the common steps of both methods, for a spectrum of directions.
 
@@ -260,7 +263,7 @@ def _search(
     most = jnp.clip(num_sources, 0, max_sources)
     aperture = _aperture(covariance, most, positions, layout, sub_surface, max_sources)
     setting = _setting_of(
-        aperture.positions, layout, wavelength, wavefront, max_sources, region, grid
+        aperture.positions, layout, wavelength, wavefront, response, max_sources, region, grid
     )
     seen, spectrum = spectra_of(aperture, most, wavelength, max_sources)
 
@@ -272,7 +275,9 @@ def _search(
     # A sub-surface receives the fraction n / N of the energy of a unit-norm steering vector.
     unit_power = unit * len(positions) / len(aperture.positions)
     power = subspace.least_squares_powers(peaks.vectors, peaks.active, aperture.factor)
-    power = power / arrays.squared_norm(peaks.coordinates, aperture.positions, wavefront=wavefront)
+    power = power / arrays.squared_norm(
+        peaks.coordinates, aperture.positions, wavefront=wavefront, response=response
+    )
     return estimate.without_error_bars(
         peaks.coordinates, unit_power[:, None] * power, peaks.active, unit * covariance.loading
     )
@@ -334,6 +339,7 @@ def modified_music(
     layout: GridLayout,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     max_sources: int = 5,
     region: search_grid.SearchRegion = _EVERYWHERE,
     sub_surface: tuple[int, int] | None = None,
@@ -348,6 +354,7 @@ def modified_music(
       layout: grid of the elements, `symmetric_arrays.layout_of`.
       wavelength: [m].
       wavefront: of the range search; planar ones have no range: infinity.
+      response: of the elements, in the range search; None: the same in all directions.
       max_sources: K, the width of the result.
       region: search region.
       sub_surface: rows and columns of the sub-surfaces for smoothing the covariance; None for
@@ -363,8 +370,8 @@ def modified_music(
     """
     return _search(
         _anti_diagonal_spectra, covariance, num_sources, positions,
-        layout=layout, wavelength=wavelength, wavefront=wavefront, max_sources=max_sources,
-        region=region, sub_surface=sub_surface, grid=grid,
+        layout=layout, wavelength=wavelength, wavefront=wavefront, response=response,
+        max_sources=max_sources, region=region, sub_surface=sub_surface, grid=grid,
     )  # fmt: skip
 
 
@@ -376,6 +383,7 @@ def reduced_dimension_music(
     layout: GridLayout,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     max_sources: int = 5,
     region: search_grid.SearchRegion = _EVERYWHERE,
     sub_surface: tuple[int, int] | None = None,
@@ -387,6 +395,6 @@ def reduced_dimension_music(
     """
     return _search(
         _rank_reduction_spectra, covariance, num_sources, positions,
-        layout=layout, wavelength=wavelength, wavefront=wavefront, max_sources=max_sources,
-        region=region, sub_surface=sub_surface, grid=grid,
+        layout=layout, wavelength=wavelength, wavefront=wavefront, response=response,
+        max_sources=max_sources, region=region, sub_surface=sub_surface, grid=grid,
     )  # fmt: skip

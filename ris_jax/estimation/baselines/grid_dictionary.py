@@ -15,6 +15,7 @@ from jaxtyping import Array, Complex, Float, Int
 from ris_jax import config as config_lib
 from ris_jax.estimation import estimate, likelihood, search_grid
 from ris_jax.physics import arrays, linear, scenes
+from ris_jax.physics.element_response import ElementResponse
 
 # Number of scenes whose dictionaries are in memory at a time.
 AT_A_TIME = 4
@@ -37,6 +38,7 @@ def atoms_of(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront,
+    response: ElementResponse | None = None,
 ) -> Atoms:
     """Compute unit-norm steering vectors at the grid points of a region.
 
@@ -47,6 +49,7 @@ def atoms_of(
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
         planar waves have the single value 1/r = 0.
+      response: of the elements; None: the same in all directions.
 
     Raises:
       ValueError: a grid without cells.
@@ -63,9 +66,9 @@ def atoms_of(
         )
     space = search_grid.search_space(region, grid, wavefront)
     vectors = arrays.steering_at(
-        space.points, positions, wavelength=wavelength, wavefront=wavefront
+        space.points, positions, wavelength=wavelength, wavefront=wavefront, response=response
     )
-    norms = arrays.squared_norm(space.points, positions, wavefront=wavefront)
+    norms = arrays.squared_norm(space.points, positions, wavefront=wavefront, response=response)
     vectors = arrays.normalized(vectors) * space.visible[:, None]
     return Atoms(space.points, vectors, norms, space.shape)
 

@@ -19,6 +19,7 @@ from ris_jax import config as config_lib
 from ris_jax.estimation import estimate, likelihood, search_grid
 from ris_jax.estimation.baselines import grid_dictionary
 from ris_jax.physics import scenes
+from ris_jax.physics.element_response import ElementResponse
 
 _EVERYWHERE = search_grid.SearchRegion()
 CELL = 0.53  # width of a cell in units of resolution: estimates are grid points
@@ -70,6 +71,7 @@ def orthogonal_matching_pursuit(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     source_signal: config_lib.SourceSignal = "constant",
     max_sources: int = 5,
     region: search_grid.Box = _EVERYWHERE,
@@ -84,6 +86,7 @@ def orthogonal_matching_pursuit(
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
         planar waves have infinite range.
+      response: of the elements; None: the same in all directions.
       source_signal: "constant" fits an amplitude for all snapshots, "independent" one for each.
       max_sources: K, the width of the result.
       region: search region.
@@ -100,7 +103,7 @@ def orthogonal_matching_pursuit(
         positions, region, wavelength=wavelength, wavefront=wavefront, cell=CELL
     )
     atoms = grid_dictionary.atoms_of(
-        positions, region, grid, wavelength=wavelength, wavefront=wavefront
+        positions, region, grid, wavelength=wavelength, wavefront=wavefront, response=response
     )
     count = jnp.clip(num_sources, 0, max_sources)
 

@@ -32,6 +32,7 @@ from ris_jax.estimation import estimate, likelihood, search_grid
 from ris_jax.estimation.baselines import grid_dictionary
 from ris_jax.physics import linear, scenes
 from ris_jax.physics import measurement as measurement_lib
+from ris_jax.physics.element_response import ElementResponse
 
 _EVERYWHERE = search_grid.SearchRegion()
 # Minimum noise, as a fraction of the mean data power, for inversion in float32.
@@ -145,6 +146,7 @@ def sparse_bayesian_learning(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     source_signal: config_lib.SourceSignal = "constant",
     max_sources: int = 5,
     region: search_grid.Box = _EVERYWHERE,
@@ -160,6 +162,7 @@ def sparse_bayesian_learning(
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
         planar waves have infinite range.
+      response: of the elements; None: the same in all directions.
       source_signal: "constant" has an amplitude for all snapshots, "independent" one for each.
       max_sources: K, the width of the result.
       region: search region.
@@ -178,7 +181,7 @@ def sparse_bayesian_learning(
         positions, region, wavelength=wavelength, wavefront=wavefront
     )
     atoms = grid_dictionary.atoms_of(
-        positions, region, grid, wavelength=wavelength, wavefront=wavefront
+        positions, region, grid, wavelength=wavelength, wavefront=wavefront, response=response
     )
 
     def one_scene(task):

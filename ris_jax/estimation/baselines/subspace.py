@@ -26,6 +26,7 @@ from ris_jax.estimation import estimate, search_grid
 from ris_jax.estimation.baselines import spectral_search
 from ris_jax.physics import arrays, linear
 from ris_jax.physics import covariance as cov
+from ris_jax.physics.element_response import ElementResponse
 
 _EVERYWHERE = search_grid.SearchRegion()
 # MVDR needs noise: the minimum loading, as a fraction of the mean power.
@@ -210,7 +211,9 @@ def _sources_at_peaks(
     peaks = spectral_search.search(
         ridge, num_sources, positions, max_sources=max_sources, grid=grid, **where
     )
-    norms = arrays.squared_norm(peaks.coordinates, positions, wavefront=where["wavefront"])
+    norms = arrays.squared_norm(
+        peaks.coordinates, positions, wavefront=where["wavefront"], response=where["response"]
+    )
     power = unit[:, None] * power_of(peaks, ridge) / norms
     return estimate.without_error_bars(
         peaks.coordinates, power, peaks.active, unit * covariance.loading
@@ -224,6 +227,7 @@ def music(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     max_sources: int = 5,
     region: search_grid.Box = _EVERYWHERE,
     grid: tuple[int, int, int] | None = None,
@@ -238,6 +242,7 @@ def music(
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
         planar waves have infinite range.
+      response: of the elements; None: the same in all directions.
       max_sources: K, the width of the result.
       region: search region.
       grid: cells in u, w and 1/r, with K + 3 or more in u and w; None derives them from the
@@ -253,7 +258,7 @@ def music(
     return _sources_at_peaks(
         lambda compressed: _music_ridge(compressed, num_sources), _least_squares_powers,
         max_sources, covariance, num_sources, positions, max_sources, grid,
-        wavelength=wavelength, wavefront=wavefront, region=region,
+        wavelength=wavelength, wavefront=wavefront, response=response, region=region,
     )  # fmt: skip
 
 
@@ -264,6 +269,7 @@ def mvdr(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     max_sources: int = 5,
     region: search_grid.Box = _EVERYWHERE,
     grid: tuple[int, int, int] | None = None,
@@ -277,5 +283,5 @@ def mvdr(
     return _sources_at_peaks(
         _mvdr_ridge, _excess_powers,
         _MOST_COLUMNS, covariance, num_sources, positions, max_sources, grid,
-        wavelength=wavelength, wavefront=wavefront, region=region,
+        wavelength=wavelength, wavefront=wavefront, response=response, region=region,
     )  # fmt: skip
