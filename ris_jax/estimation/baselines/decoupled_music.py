@@ -55,7 +55,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 from ris_jax import config as config_lib
 from ris_jax.estimation import estimate, search_grid
 from ris_jax.estimation.baselines import smoothing, spectral_search, subspace
-from ris_jax.estimation.baselines.symmetric_arrays import GridLayout, aliases, one_period
+from ris_jax.estimation.baselines.symmetric_arrays import GridLayout, aliases, layout_of, one_period
 from ris_jax.physics import arrays, linear
 from ris_jax.physics import covariance as cov
 from ris_jax.physics.element_response import ElementResponse
@@ -258,6 +258,9 @@ def _search(
     `spectra_of(aperture, most, wavelength, max_sources)` returns arrays with leading axis B, and a
     function of the arrays of one scene and of directions [..., 2].
     """
+    layout = layout or layout_of(np.asarray(positions))
+    batch = subspace.as_batch(covariance, num_sources, positions)
+    covariance, num_sources, positions, _ = batch
     _check(covariance, num_sources, positions, layout, sub_surface, max_sources, grid)
     unit, covariance = subspace.unit_power(covariance)
     most = jnp.clip(num_sources, 0, max_sources)
@@ -278,8 +281,10 @@ def _search(
     power = power / arrays.squared_norm(
         peaks.coordinates, aperture.positions, wavefront=wavefront, response=response
     )
-    return estimate.without_error_bars(
-        peaks.coordinates, unit_power[:, None] * power, peaks.active, unit * covariance.loading
+    return batch.result(
+        estimate.without_error_bars(
+            peaks.coordinates, unit_power[:, None] * power, peaks.active, unit * covariance.loading
+        )
     )
 
 
@@ -332,11 +337,11 @@ def _rank_reduction_spectra(aperture, most, wavelength, max_sources):
 
 
 def modified_music(
-    covariance: cov.LowRankCovariance,
-    num_sources: Int[Array, "B"],
+    covariance: cov.LowRankCovariance | Complex[Array, "... N N"],
+    num_sources: int | Int[Array, "B"],
     positions: Float[Array, "N 3"],
     *,
-    layout: GridLayout,
+    layout: GridLayout | None = None,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
     response: ElementResponse | None = None,
@@ -348,10 +353,11 @@ def modified_music(
     """Estimate directions from the smoothed anti-diagonal of the covariance, then ranges.
 
     Args:
-      covariance: factor [B, N, r], any scale.
-      num_sources: [B] int, dimension of the signal subspaces and number of peaks.
+      covariance: [B, N, N] or a factor [B, N, r], any scale; without the first axis for one scene.
+      num_sources: int or [B], dimension of the signal subspaces and number of peaks.
       positions: [N, 3] float [m].
-      layout: grid of the elements, `symmetric_arrays.layout_of`.
+      layout: grid of the elements; by default it is read from the positions, which are then
+        concrete.
       wavelength: [m].
       wavefront: of the range search; planar ones have no range: infinity.
       response: of the elements, in the range search; None: the same in all directions.
@@ -362,8 +368,8 @@ def modified_music(
       grid: cells in u, w (of one period) and 1/r.
 
     Returns:
-      An `Estimate` [B, K] with infinite error bars. If fewer distinct peaks than `num_sources`
-      are found, the `num_sources` of the estimate is their number.
+      An `Estimate` [B, K] with infinite error bars; [K] for one scene. If fewer distinct peaks than
+      `num_sources` are found, the `num_sources` of the estimate is their number.
 
     Raises:
       ValueError: mismatched shapes, `max_sources` below 1, or a grid of too few cells.
@@ -376,11 +382,11 @@ def modified_music(
 
 
 def reduced_dimension_music(
-    covariance: cov.LowRankCovariance,
-    num_sources: Int[Array, "B"],
+    covariance: cov.LowRankCovariance | Complex[Array, "... N N"],
+    num_sources: int | Int[Array, "B"],
     positions: Float[Array, "N 3"],
     *,
-    layout: GridLayout,
+    layout: GridLayout | None = None,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
     response: ElementResponse | None = None,

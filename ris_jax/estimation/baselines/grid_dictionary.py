@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import config as config_lib
-from ris_jax.estimation import estimate, likelihood, search_grid
+from ris_jax.estimation import estimate, inputs, likelihood, search_grid
 from ris_jax.physics import arrays, linear, scenes
 from ris_jax.physics.element_response import ElementResponse
 
@@ -73,18 +73,19 @@ def atoms_of(
     return Atoms(space.points, vectors, norms, space.shape)
 
 
-def check(
+def counts_and_positions(
     measurement: scenes.Measurement,
-    num_sources: Int[Array, "B"],
+    num_sources: int | Int[Array, "B"],
     positions: Float[Array, "N 3"],
     max_sources: int,
-) -> None:
-    """Check the shapes of a batch.
+) -> tuple[Int[Array, "B"], Float[Array, "N 3"]]:
+    """Return the number of sources of each scene, and positions as an array, after a check.
 
     Raises:
       ValueError: mismatched shapes, or `max_sources` below 1.
     """
     batch, elements = measurement.snapshots.shape[:1], measurement.channel.shape[-1]
+    num_sources, positions = inputs.counts_and_positions(num_sources, positions, *batch)
     if positions.shape != (elements, 3) or num_sources.shape != batch:
         raise ValueError(
             f"need positions [{elements}, 3] and num_sources {list(batch)}; "
@@ -92,6 +93,7 @@ def check(
         )
     if max_sources < 1:
         raise ValueError(f"need max_sources >= 1; got {max_sources}")
+    return num_sources, positions
 
 
 class GridFit(NamedTuple):

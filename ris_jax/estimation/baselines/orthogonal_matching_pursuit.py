@@ -66,7 +66,7 @@ def pursue(
 
 def orthogonal_matching_pursuit(
     measurement: scenes.Measurement,
-    num_sources: Int[Array, "B"],
+    num_sources: int | Int[Array, "B"],
     positions: Float[Array, "N 3"],
     *,
     wavelength: float,
@@ -81,7 +81,7 @@ def orthogonal_matching_pursuit(
 
     Args:
       measurement: a batch of scenes; the noise variance is copied to the result, not used.
-      num_sources: [B] int, columns to select.
+      num_sources: int or [B], columns to select.
       positions: [N, 3] float [m].
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
@@ -98,7 +98,9 @@ def orthogonal_matching_pursuit(
     Raises:
       ValueError: mismatched shapes, `max_sources` below 1, or a grid without cells.
     """
-    grid_dictionary.check(measurement, num_sources, positions, max_sources)
+    num_sources, positions = grid_dictionary.counts_and_positions(
+        measurement, num_sources, positions, max_sources
+    )
     grid = grid or search_grid.search_shape(
         positions, region, wavelength=wavelength, wavefront=wavefront, cell=CELL
     )

@@ -141,7 +141,7 @@ def learn_powers(
 
 def sparse_bayesian_learning(
     measurement: scenes.Measurement,
-    num_sources: Int[Array, "B"],
+    num_sources: int | Int[Array, "B"],
     positions: Float[Array, "N 3"],
     *,
     wavelength: float,
@@ -157,7 +157,7 @@ def sparse_bayesian_learning(
 
     Args:
       measurement: a batch of scenes with their noise variance.
-      num_sources: [B] int, number of peaks.
+      num_sources: int or [B], number of peaks.
       positions: [N, 3] float [m].
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
@@ -176,7 +176,9 @@ def sparse_bayesian_learning(
     Raises:
       ValueError: mismatched shapes, `max_sources` below 1, or a grid without cells.
     """
-    grid_dictionary.check(measurement, num_sources, positions, max_sources)
+    num_sources, positions = grid_dictionary.counts_and_positions(
+        measurement, num_sources, positions, max_sources
+    )
     grid = grid or search_grid.search_shape(
         positions, region, wavelength=wavelength, wavefront=wavefront
     )
