@@ -2,7 +2,8 @@
 
 import asyncio
 import collections
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any
 
 from ris_jax import errors
 
@@ -11,7 +12,8 @@ class OverloadError(errors.RunError):
     """A request that does not fit into the queue."""
 
 
-class QueuedJob(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays of the work have no single truth value
+class QueuedJob:
     """Work of a client, and its result to come."""
 
     client: str

@@ -103,7 +103,7 @@ def _json(body: bytes) -> dict[str, Any]:
         if parts[0].shape != parts[1].shape:
             _refuse("snapshots", "parts of one shape", [list(part.shape) for part in parts])
         found["snapshots"] = parts[0] + 1j * parts[1]
-    elif pair is not None:
+    elif "snapshots" in found:
         _refuse(
             "snapshots", f"an object with the parts {' and '.join(_PARTS)}", type(pair).__name__
         )

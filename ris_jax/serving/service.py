@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from aiohttp import WSCloseCode, WSMsgType, web
-from jaxtyping import Complex
 
 from ris_jax import errors
 from ris_jax.data.recordings import reader as reader_lib
@@ -316,7 +315,10 @@ async def _stream(request: web.Request) -> web.StreamResponse:
                 text = error.text or ""
             except Exception as error:
                 text = _as_http(error).text or ""
-            await asyncio.wait_for(socket.send_str(text), _SECONDS_TO_SEND)
+            try:
+                await asyncio.wait_for(socket.send_str(text), _SECONDS_TO_SEND)
+            except (TimeoutError, ConnectionError):  # the client is gone, or does not read
+                break
     return socket
 
 
@@ -390,8 +392,9 @@ async def run(
     """
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
-        loop.add_signal_handler(number, stopped.set)
+    with contextlib.suppress(NotImplementedError):  # on Windows, Ctrl-C interrupts
+        for number in signals:
+            loop.add_signal_handler(number, stopped.set)
     # The handler of a request ends with its client.
     runner = web.AppRunner(
         application(service), handler_cancellation=True, access_log=None, shutdown_timeout=5.0
@@ -417,20 +420,7 @@ async def run(
         service.close()
         if compiling is not None and not compiling.done():
             compiling.cancel()
-        for number in signals:
-            loop.remove_signal_handler(number)
+        with contextlib.suppress(NotImplementedError):
+            for number in signals:
+                loop.remove_signal_handler(number)
     announce(f"stopped; {service.answered} requests answered, {service.queue.refused} refused")
-
-
-def check_shape(channel: Complex[np.ndarray, "B M N"], codes: Complex[np.ndarray, "B L N"]) -> None:
-    """Check that all scenes of a file share one channel and one set of codes.
-
-    Raises:
-      RunError: they do not.
-    """
-    for name, array in (("channel", channel), ("codes", codes)):
-        if len(array) > 1 and not (array == array[:1]).all():
-            raise errors.RunError(
-                f"--channel: {name}: expected one for all scenes; found a different one in each; "
-                "give a file with the present one"
-            )

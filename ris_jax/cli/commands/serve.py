@@ -24,12 +24,16 @@ import asyncio
 import importlib.util
 import math
 import sys
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from ris_jax import config as config_lib
 from ris_jax import errors
 from ris_jax.cli import common_flags, estimator_flags
+
+if TYPE_CHECKING:
+    from ris_jax.data.recordings.reader import Recordings
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -52,6 +56,7 @@ flags.DEFINE_integer("max_scenes", 8, "scenes of a request", lower_bound=1, flag
 
 COMPILES = "about 20 s, once per array"
 _LARGEST_MB = 1024.0
+_SAME_LEVEL_DB = 1.0  # noise levels of one receiver, from the SNR of several scenes
 
 
 def announcement() -> str:
@@ -70,11 +75,44 @@ def announcement() -> str:
     return f"serving the surface of {FLAGS.channel}"
 
 
-def run() -> int:
-    """Run the command; return the exit status."""
+def _require_shared(recordings: "Recordings") -> None:
+    """Check that all scenes of a file share one channel and one set of codes.
+
+    Raises:
+      RunError: they do not.
+    """
+    for name in ("channel", "codes"):
+        array = getattr(recordings, name)
+        if len(array) > 1 and not (array == array[:1]).all():
+            raise errors.RunError(
+                f"{FLAGS.channel}: {name}: expected the same for all scenes; found different ones; "
+                "give a file with the present one, such as its last scene"
+            )
+
+
+def _noise_level(recordings: "Recordings", source_signal: str) -> tuple[float, str]:
+    """Return the noise variance of the receiver, NaN if unknown, and a line about it."""
     import numpy as np
 
     from ris_jax.data.recordings import reader
+
+    if recordings.snr_db is None:
+        return math.nan, "noise level: unknown, because the file has no snr_db"
+    # A recorded static path is no noise; independent signals have none.
+    several = recordings.codes.shape[1] > 1 and source_signal == "constant"
+    path = several and FLAGS.static_path != "off"
+    levels_db = 10.0 * np.log10(reader.measurement_of(recordings, static_path=path).noise_variance)
+    if (spread := float(np.ptp(levels_db))) > _SAME_LEVEL_DB:
+        return math.nan, (
+            f"noise level: unknown, because snr_db gives levels that differ by {spread:.1f} dB; "
+            "send snr_db with each request"
+        )
+    level = float(10.0 ** (np.median(levels_db) / 10.0))
+    return level, f"noise level: {level:.3g} per sample"
+
+
+def run() -> int:
+    """Run the command; return the exit status."""
     from ris_jax.serving import prepared, service
 
     estimator_flags.check_options(FLAGS)
@@ -82,27 +120,19 @@ def run() -> int:
     recordings = estimator_flags.recordings(FLAGS, FLAGS.channel)
     for note in recordings.notes:
         print(f"note: {note}", file=sys.stderr)
-    service.check_shape(recordings.channel, recordings.codes)
+    _require_shared(recordings)
     options = estimator_flags.options(FLAGS, recordings)
+    _, length, antennas = recordings.snapshots.shape
     localizer = prepared.PreparedLocalizer(
         recordings.channel[0],
         recordings.codes[0],
         recordings.positions,
-        shape=recordings.snapshots.shape[1:],
+        shape=(length, antennas),
         network=network,
         **options,
     )
-    # A recorded static path is no noise, and independent signals have none.
-    separable = FLAGS.static_path != "off" and options["source_signal"] == "constant"
-    measured = reader.measurement_of(
-        recordings, static_path=separable and recordings.codes.shape[1] > 1
-    )
-    noise = float(np.median(measured.noise_variance))
-    print(
-        "noise level: " + (f"{noise:.3g}" if math.isfinite(noise) else "unknown, no snr_db")
-        + f" per sample; {recordings.snapshots.shape[1]} codes, "
-        f"{recordings.snapshots.shape[2]} antennas, {len(recordings.positions)} elements"
-    )  # fmt: skip
+    noise, line = _noise_level(recordings, options["source_signal"])
+    print(f"{length} codes, {antennas} antennas, {len(recordings.positions)} elements; {line}")
     limits = service.ServiceLimits(int(FLAGS.max_body_mb * 1e6), FLAGS.max_queue, FLAGS.max_scenes)
     live = service.LiveService(localizer, noise_variance=noise, limits=limits)
     asyncio.run(service.run(live, FLAGS.host, FLAGS.port, lambda line: print(line, flush=True)))
