@@ -38,7 +38,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _SECONDS_TO_SEND = 10.0  # a request body, or to take an answer
-_SECONDS_BETWEEN_PINGS = 20.0
+_SECONDS_BETWEEN_PINGS = 60.0
 _LATENCIES = 256  # that the median of the page is of
 _SECONDS_OF_RATE = 10.0
 _READERS = 64
