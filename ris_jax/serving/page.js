@@ -2,7 +2,7 @@
 
 // Radius of the ellipse that holds 95 % of a normal distribution in the plane.
 const RADIUS = Math.sqrt(-2 * Math.log(0.05));
-const WIDTH = 480, HEIGHT = 400, MARGIN = 34, TRAIL = 60;
+const WIDTH = 480, HEIGHT = 400, MARGIN = 34, TRAIL = 240;
 const NAMESPACE = "http://www.w3.org/2000/svg";
 const DEGREES = 180 / Math.PI;
 
@@ -74,7 +74,7 @@ function lines(svg, low, high, place, vertical, unit) {
 function mark(svg, source, at, axes, center, project) {
   const group = add(svg, "g", { class: "source" });
   if (axes) add(group, "polygon", { class: "ellipse", points: outline(center, axes, project) });
-  add(group, "circle", { cx: at[0], cy: at[1], r: 4 });
+  add(group, "circle", { cx: at[0], cy: at[1], r: 3 });
   add(group, "text", { x: at[0] + 7, y: at[1] - 7 }, String(source.source));
 }
 

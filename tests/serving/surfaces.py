@@ -30,7 +30,7 @@ OPTIONS = {"wavelength": 0.3, "max_sources": 2}
 def simulated():
     """Draw scenes of one channel; return measurement (NumPy), truth and element positions."""
     config = config_lib.override(config_lib.Config(), SYSTEM)
-    batch = jax.device_get(scenes.sample_scenes(jax.random.key(3), config, SCENES))
+    batch = jax.device_get(scenes.sample_scenes(jax.random.key(1), config, SCENES))
     first, codes = batch.measurement.channel[0], batch.measurement.codes[0]
     positions = np.asarray(arrays.element_positions(config.system), float)
     random = np.random.default_rng(0)
