@@ -260,10 +260,15 @@ class PreparedLocalizer:
         return self._program(self.static_path == "on") if self.is_compiled else None
 
     def warm_up(self) -> None:
-        """Compile all programs of one scene, with and without a static path if it is tested."""
+        """Compile all programs that a scene may need, with and without a static path."""
         noise = np.random.default_rng(0).normal(size=(1, *self.shape, 2)).astype(np.float32)
         snapshots = noise.view(np.complex64)[..., 0]
         self(snapshots)
+        if not self.is_compiled:
+            self(snapshots, 1.0)  # some estimators have another program for a known noise variance
+        if self._network is not None:  # scenes of which it is unsure are searched
+            search = {"estimator": "maximum_likelihood", "network": None}
+            jax.block_until_ready(self._localize(snapshots, False, np.nan, **search))
         if self._tested:
             jax.block_until_ready(self._fit(snapshots, True))
             # The flag and the strength of the path have programs of their own.
@@ -311,18 +316,27 @@ class PreparedLocalizer:
         )
 
     def _fit(self, snapshots, without_path: bool, noise: Any = np.nan) -> Estimate:
-        """Return the estimate without the model check."""
-        if not self.is_compiled:
+        """Return the estimate without the model check, scene by scene."""
+        if self.is_compiled:
+            program = self._program(without_path)
+            if without_path:
+                snapshots = static_path_lib.without_mean(snapshots)
+            found = [program.compiled(program.constants, scene[None]) for scene in snapshots]
+        else:
             noise = np.broadcast_to(np.asarray(noise, np.float32), len(snapshots))
-            return localization.localize(
-                self._measurement._replace(snapshots=snapshots, noise_variance=noise),
-                self._positions,
-                static_path="on" if without_path else "off",
-                check=False,
-                **self._options,
-            )
-        program = self._program(without_path)
-        if without_path:
-            snapshots = static_path_lib.without_mean(snapshots)
-        found = [program.compiled(program.constants, scene[None]) for scene in snapshots]
+            found = [
+                self._localize(scene[None], without_path, each)
+                for scene, each in zip(snapshots, noise, strict=True)
+            ]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *jax.device_get(found))
+
+    def _localize(self, snapshots, without_path: bool, noise: Any, **changes: Any) -> Estimate:
+        """`localize` for one scene, without the model check."""
+        noise = np.full(1, noise, np.float32)
+        return localization.localize(
+            self._measurement._replace(snapshots=snapshots, noise_variance=noise),
+            self._positions,
+            static_path="on" if without_path else "off",
+            check=False,
+            **self._options | changes,
+        )

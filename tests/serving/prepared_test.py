@@ -10,6 +10,7 @@ from ris_jax import localization
 from ris_jax.estimation.checks import alternatives, model_check
 from ris_jax.estimation.checks.limits import Limits
 from ris_jax.estimation.flags import Flag
+from ris_jax.networks import pretrained
 from ris_jax.serving.prepared import PreparedLocalizer
 
 MEASUREMENT, TRUTH, POSITIONS = surfaces.simulated()
@@ -139,6 +140,25 @@ def test_other_options(options):
     assert localizer.is_compiled == ("static_path" in options and "estimator" not in options)
     found = localizer(MEASUREMENT.snapshots[:1])
     _assert_same(found, _localized(MEASUREMENT.snapshots[:1], limits=None, **options))
+
+
+@pytest.mark.full
+def test_a_network():
+    """Scenes of which the network is unsure compile nothing after the warm-up."""
+    network = pretrained.load_pretrained("default")
+    options = {"network": network, "max_sources": 5, "static_path": "off"}
+    localizer = _prepared(**options)
+    localizer.warm_up()
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event)
+    )
+    try:
+        found = localizer(MEASUREMENT.snapshots)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert not [event for event in compiled if "backend_compile" in event]
+    _assert_same(found, _localized(MEASUREMENT.snapshots, limits=None, **options))
 
 
 def test_an_array_without_a_surface():
