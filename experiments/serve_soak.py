@@ -83,7 +83,8 @@ class Soak:
 
     def _check(self, number: int, text: str) -> None:
         """Compare an answer with the first one for the same scene."""
-        scenes = json.loads(text)["scenes"]
+        scenes = json.loads(text).get("scenes")
+        assert scenes is not None, text
         assert self._answers.setdefault(number, scenes) == scenes, "another answer"
 
     async def _good(self, name: str) -> None:

@@ -42,6 +42,8 @@ _SECONDS_BETWEEN_PINGS = 60.0
 _LATENCIES = 256  # that the median of the page is of
 _SECONDS_OF_RATE = 10.0
 _READERS = 64
+# Open requests of a client and of all clients, over the size of the queue.
+_OPEN_OF_A_CLIENT, _OPEN = 2, 8
 _LONGEST_CLIENT = 64  # characters of the header X-Client
 
 
@@ -76,7 +78,7 @@ class LiveService:
         self.ready = False
         self.answered = 0
         self._noise = noise_variance
-        self._open = 0  # requests that are read or answered
+        self._open = collections.Counter[str]()  # requests of each client, read or answered
         self._latencies: collections.deque[float] = collections.deque(maxlen=_LATENCIES)
         self._times: collections.deque[float] = collections.deque(maxlen=4096)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="localizer")
@@ -158,23 +160,32 @@ class LiveService:
         }
 
     @contextlib.contextmanager
-    def admitted(self):
-        """Count a request while it is read and answered.
+    def admitted(self, client: str):
+        """Count a request of a client while it is read and answered.
 
         Raises:
           HTTPServiceUnavailable: the programs are not compiled yet, or too many requests are open.
+          HTTPTooManyRequests: too many requests of this client are open.
         """
         if not self.ready:
-            raise _unavailable("service: expected a ready service; found it compiling; wait, about "
-                               "20 s")  # fmt: skip
-        most = 4 * self.limits.max_queue
-        if self._open >= most:
-            raise _unavailable(f"service: expected at most {most} open requests; found more")
-        self._open += 1
+            raise _unavailable(
+                "service: expected a ready service; found it compiling; wait, about 20 s"
+            )
+        most = self.limits.max_queue
+        if self._open[client] >= _OPEN_OF_A_CLIENT * most:
+            message = f"expected at most {_OPEN_OF_A_CLIENT * most} open requests of this client"
+            raise _too_many(f"service: {message}; found more")
+        if self._open.total() >= _OPEN * most:
+            raise _unavailable(
+                f"service: expected at most {_OPEN * most} open requests; found more"
+            )
+        self._open[client] += 1
         try:
             yield
         finally:
-            self._open -= 1
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
 
     def close(self) -> None:
         """Refuse the waiting requests and stop the worker after its present one."""
@@ -196,13 +207,17 @@ def _unavailable(message: str) -> web.HTTPException:
     return web.HTTPServiceUnavailable(headers={"Retry-After": "1"}, **_problem(message))
 
 
+def _too_many(message: str) -> web.HTTPException:
+    return web.HTTPTooManyRequests(headers={"Retry-After": "1"}, **_problem(message))
+
+
 def _as_http(error: Exception) -> web.HTTPException:
     """Return the HTTP error of a failed request."""
     if isinstance(error, messages.RequestError):
         fields = {name: getattr(error, name) for name in ("field", "expected", "found")}
         return web.HTTPBadRequest(**_problem(str(error), **fields))
     if isinstance(error, fair_queue.OverloadError):
-        return web.HTTPTooManyRequests(headers={"Retry-After": "1"}, **_problem(str(error)))
+        return _too_many(str(error))
     print(f"ris-jax: request failed: {errors.brief(repr(error))}", file=sys.stderr)
     return web.HTTPInternalServerError(**_problem(f"internal error: {errors.first_line(error)}"))
 
@@ -258,8 +273,8 @@ async def _health(request: web.Request) -> web.Response:
 
 
 async def _localize(request: web.Request) -> web.Response:
-    service = request.app[_SERVICE]
-    with service.admitted():
+    service, client = request.app[_SERVICE], _client(request)
+    with service.admitted(client):
         try:
             body = await asyncio.wait_for(request.read(), _SECONDS_TO_SEND)
         except TimeoutError:
@@ -269,7 +284,7 @@ async def _localize(request: web.Request) -> web.Response:
         except web.HTTPRequestEntityTooLarge:
             raise _too_large(service.limits.max_body, request.content_length) from None
         try:
-            found = await service.localize(body, _client(request))
+            found = await service.localize(body, client)
         except Exception as error:
             raise _as_http(error) from error
     return web.Response(text=messages.as_text(found), content_type="application/json")
@@ -302,15 +317,15 @@ async def _socket(request: web.Request):
 
 async def _stream(request: web.Request) -> web.StreamResponse:
     """Answer the messages of a WebSocket in order: text is JSON, binary JSON or .npz."""
-    service = request.app[_SERVICE]
+    service, client = request.app[_SERVICE], _client(request)
     async with _socket(request) as socket:
         async for message in socket:
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 continue
             body = message.data.encode() if isinstance(message.data, str) else message.data
             try:
-                with service.admitted():
-                    text = messages.as_text(await service.localize(body, _client(request)))
+                with service.admitted(client):
+                    text = messages.as_text(await service.localize(body, client))
             except web.HTTPException as error:
                 text = error.text or ""
             except Exception as error:

@@ -59,8 +59,8 @@ def _assert_same_elsewhere(folder, wanted):
             one, other = found[name], getattr(wanted, name)
             known = np.isfinite(deviations[..., index])
             away = np.abs(one - other, where=known, out=np.zeros_like(one))
-            assert (away <= 0.02 * np.where(known, deviations[..., index], 0.0)).all(), name
-        np.testing.assert_allclose(found["covariance"], wanted.covariance, rtol=0.02, atol=1e-6)
+            assert (away <= 0.05 * np.where(known, deviations[..., index], 0.0)).all(), name
+        np.testing.assert_allclose(found["covariance"], wanted.covariance, rtol=0.05, atol=1e-6)
         np.testing.assert_allclose(found["noise_variance"], wanted.noise_variance, rtol=1e-3)
 
 
