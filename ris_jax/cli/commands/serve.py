@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from ris_jax import _environment, errors
 from ris_jax import config as config_lib
-from ris_jax import errors
 from ris_jax.cli import common_flags, estimator_flags
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ flags.DEFINE_integer("max_scenes", 8, "scenes of a request", lower_bound=1, flag
 
 COMPILES = "about 20 s, once per array"
 _LARGEST_MB = 1024.0
+_SMALL_ARRAY = 400  # elements; the operations of larger ones are worth several threads
 _SAME_LEVEL_DB = 1.0  # noise levels of one receiver, from the SNR of several scenes
 
 
@@ -123,6 +124,9 @@ def run() -> int:
     _require_shared(recordings)
     options = estimator_flags.options(FLAGS, recordings)
     _, length, antennas = recordings.snapshots.shape
+    searched = network is None and FLAGS.estimator in ("auto", "maximum_likelihood")
+    if searched and len(recordings.positions) <= _SMALL_ARRAY:
+        _environment.use_one_thread()
     localizer = prepared.PreparedLocalizer(
         recordings.channel[0],
         recordings.codes[0],

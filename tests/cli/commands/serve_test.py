@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from serving import surfaces
 
+from ris_jax import _environment
 from ris_jax.cli import main
 from ris_jax.cli.commands import serve
 from ris_jax.data.recordings import containers
@@ -36,6 +37,8 @@ def _write(path, **changes):
 def served(monkeypatch):
     """Replace the server; return the arguments of each start."""
     starts = []
+
+    monkeypatch.setattr(_environment, "use_one_thread", lambda: None)
 
     async def run(live, host, port, announce):
         starts.append((live, host, port))
@@ -89,6 +92,17 @@ def test_noise_level(tmp_path, served, capsys, snr_db, message):
     assert re.search(f"noise level: {message.format(level)}", capsys.readouterr().out)
     noise = served[0][0]._noise
     assert noise == pytest.approx(level, rel=1e-4) if snr_db == "same" else np.isnan(noise)
+
+
+@pytest.mark.parametrize(("elements", "flags", "calls"), [(36, [], 1), (35, [], 0),
+                                                          (36, ["--estimator=music"], 0)])  # fmt: skip
+def test_small_arrays_use_one_thread(tmp_path, served, monkeypatch, elements, flags, calls):
+    """The programs of other estimators have LAPACK calls, which need several."""
+    called = []
+    monkeypatch.setattr(_environment, "use_one_thread", lambda: called.append(1))
+    monkeypatch.setattr(serve, "_SMALL_ARRAY", elements)
+    assert _serve(_write(tmp_path / "surface.npz"), "--max_sources=2", *flags) == 0
+    assert len(called) == calls
 
 
 def test_calibration_is_applied(tmp_path, served):
