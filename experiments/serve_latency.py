@@ -8,8 +8,8 @@ codes; scenes of one to three sources at 15 dB) and measures the time from sendi
 complete answer, as a client on the same machine sees it. Columns: percentiles of this time, and the
 median of `elapsed_ms`, the part after the service has the complete request.
 
-Results (29 November 2026; x86_64, 2 cores with other work on them, client and service with real-time
-priority: chrt -r 1; Python 3.11.7, jax 0.10.2), 1000 requests a row, --static_path=auto:
+Results (29 November 2026; x86_64, 2 cores with other work on them, client and service with
+real-time priority: chrt -r 1; Python 3.11.7, jax 0.10.2), 1000 requests a row, --static_path=auto:
 
         request  median ms  90 % ms  99 % ms  max ms  in the service ms
 -----------------------------------------------------------------------

@@ -94,8 +94,10 @@ def test_noise_level(tmp_path, served, capsys, snr_db, message):
     assert noise == pytest.approx(level, rel=1e-4) if snr_db == "same" else np.isnan(noise)
 
 
-@pytest.mark.parametrize(("elements", "flags", "calls"), [(36, [], 1), (35, [], 0),
-                                                          (36, ["--estimator=music"], 0)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("elements", "flags", "calls"),
+    [(36, [], 1), (35, [], 0), (36, ["--estimator=music"], 0)],
+)
 def test_small_arrays_use_one_thread(tmp_path, served, monkeypatch, elements, flags, calls):
     """The programs of other estimators have LAPACK calls, which need several."""
     called = []
