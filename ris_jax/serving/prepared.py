@@ -30,6 +30,7 @@ from ris_jax.estimation.flags import Flag
 from ris_jax.networks import network_start
 from ris_jax.physics import scenes
 from ris_jax.physics import static_path as static_path_lib
+from ris_jax.physics.element_response import ElementResponse, directional
 
 
 class SearchConstants(NamedTuple):
@@ -50,6 +51,7 @@ class SceneProgram:
     positions: Float[np.ndarray, "N 3"]  #: [m]
     wavelength: float  #: [m]
     wavefront: config_lib.Wavefront
+    response: ElementResponse | None
     region: search_grid.SearchRegion
     effort: matching_pursuit.SearchOptions
     num_sources: int | None
@@ -101,6 +103,7 @@ class SceneProgram:
             source_signal="constant",
             wavelength=self.wavelength,
             wavefront=self.wavefront,
+            response=self.response,
         )
         return localization.unscaled(estimate, scale)
 
@@ -130,6 +133,7 @@ class SceneProgram:
             length * antennas,
             1,
             self.false_alarm_rate,
+            response=self.response,
             **wave,
         )
         return search, near_one, scale
@@ -152,6 +156,7 @@ class PreparedLocalizer:
         shape: tuple[int, int],
         wavelength: float,
         wavefront: config_lib.Wavefront = "spherical",
+        response: ElementResponse | None = None,
         source_signal: config_lib.SourceSignal = "constant",
         estimator: str = "auto",
         num_sources: int | None = None,
@@ -171,6 +176,7 @@ class PreparedLocalizer:
           shape: L and M of the snapshots.
           wavelength: [m].
           wavefront: as for `localize`, as the other options.
+          response: of the elements, if it depends on the angle.
           source_signal: constant or independent.
           estimator: name.
           num_sources: number of sources, if known.
@@ -199,6 +205,9 @@ class PreparedLocalizer:
             max_sources=max_sources,
             false_alarm_rate=false_alarm_rate,
         )
+        response = directional(response)
+        if response is not None:
+            response.check_elements(len(positions))
         self.static_path: config_lib.StaticPath = static_path
         self._tested = static_path == "auto" and separable
         effort = matching_pursuit.effort(search)
@@ -209,6 +218,7 @@ class PreparedLocalizer:
         self._options: dict[str, Any] = {
             "wavelength": wavelength,
             "wavefront": wavefront,
+            "response": response,
             "source_signal": source_signal,
             "estimator": estimator,
             "num_sources": num_sources,
@@ -224,6 +234,7 @@ class PreparedLocalizer:
             positions=np.asarray(centred),
             wavelength=wavelength,
             wavefront=wavefront,
+            response=response,
             signal=source_signal,
             region=region if network is None else search_grid.region_of(network.config.scene),
             counted=num_sources is None,
@@ -245,6 +256,7 @@ class PreparedLocalizer:
                 np.asarray(centred),
                 wavelength,
                 wavefront,
+                response,
                 region,
                 effort,
                 num_sources,

@@ -11,6 +11,7 @@ from ris_jax.estimation.checks import alternatives, model_check
 from ris_jax.estimation.checks.limits import Limits
 from ris_jax.estimation.flags import Flag
 from ris_jax.networks import pretrained
+from ris_jax.physics.element_response import ElementResponse
 from ris_jax.serving.prepared import PreparedLocalizer
 
 MEASUREMENT, TRUTH, POSITIONS = surfaces.simulated()
@@ -129,10 +130,11 @@ def test_causes_are_not_searched(prepared, monkeypatch):
     "options",
     [
         {"num_sources": 1, "static_path": "on"},
+        {"response": ElementResponse.cosine(0.5), "num_sources": 1, "static_path": "off"},
         {"source_signal": "independent"},
         {"estimator": "music", "static_path": "off", "num_sources": 1},
     ],
-    ids=lambda options: "-".join(map(str, options.values())),
+    ids=["static_path", "response", "independent", "music"],
 )
 def test_other_options(options):
     localizer = _prepared(**options)
