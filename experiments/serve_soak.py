@@ -11,7 +11,18 @@ second, and the median and greatest latency of a good client. The soak fails if 
 anything else than its answer, if a malformed body gets anything else than a status of 400 to 499,
 or if the memory grows.
 
-Results:
+Results (29 November 2026; x86_64, 2 cores with other work on them, Python 3.11.7, jax 0.10.2), some
+of the rows:
+
+requests  memory MB  per second  median ms   max ms  refused  malformed  dropped
+--------------------------------------------------------------------------------
+    5000      444.4          40     3041.8  10243.7       56        225     4507
+   20013      445.3          96      148.0   2325.5      658       2478    14330
+   40004      446.3          51      315.8   5556.0     1239       5019    28865
+   60005      446.4          62     1330.7   4071.8     2014       8161    41830
+  100000      446.4         116      145.5   1351.2     3560      14336    67882
+
+15009 requests were answered and 3565 refused.
 """
 
 import asyncio

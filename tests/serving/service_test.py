@@ -406,7 +406,7 @@ def test_a_signal_during_the_compilation():
     live.localizer.warm_up = lambda: gate.wait(30)
 
     async def act(*_):
-        asyncio.get_running_loop().call_later(0.2, gate.set)
+        threading.Timer(0.2, gate.set).start()  # the loop waits for the compilation
 
     assert _run(live, act)[1:] == ["stopping", "stopped; 0 requests answered, 0 refused"]
 
