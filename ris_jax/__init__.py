@@ -65,6 +65,8 @@ _EXPORTS = {
     "SearchRegion": "estimation.search_grid",
     "Flag": "estimation.flags",
     "localize": "localization",
+    "PreparedLocalizer": "serving.prepared",
+    "export_localizer": "serving.exported",
     "load_pretrained": "networks.pretrained",
     "Network": "networks.pretrained",
     "Prediction": "networks.losses",
@@ -132,6 +134,8 @@ if TYPE_CHECKING:
     )
     from ris_jax.physics.static_path import remove_static_path
     from ris_jax.presets import preset
+    from ris_jax.serving.exported import export_localizer
+    from ris_jax.serving.prepared import PreparedLocalizer
     from ris_jax.training.callbacks import Callbacks
     from ris_jax.training.loop import train
     from ris_jax.training.processes.devices import DevicePlacement
@@ -162,6 +166,7 @@ __all__ = [
     "OptimizerConfig",
     "PowerIterations",
     "Prediction",
+    "PreparedLocalizer",
     "Scene",
     "SceneConfig",
     "SearchOptions",
@@ -180,6 +185,7 @@ __all__ = [
     "effective_covariance",
     "enable_compilation_cache",
     "eval_step",
+    "export_localizer",
     "gospa",
     "load_calibration",
     "load_pretrained",

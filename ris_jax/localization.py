@@ -155,12 +155,7 @@ def localize(
         response.check_elements(len(positions))
     positions, moved = inputs.centred(positions)
     traced = any(isinstance(leaf, Tracer) for leaf in (*measurement, positions))
-    undetermined = None
-    if not isinstance(positions, Tracer):
-        undetermined = undetermined_coordinate(np.asarray(positions))
-    if region is None:
-        region = search_grid.SearchRegion() if limits is None else limits.region()
-    region = collapsed(region, undetermined)
+    region, undetermined = search_region(positions, region, limits)
     if estimator == "auto":
         estimator = "maximum_likelihood" if network is None else of_network(network.config)
     method = METHODS[estimator]
@@ -179,9 +174,9 @@ def localize(
     noise_unknown = isinstance(noise, Tracer) or bool(np.any(np.isnan(noise)))
 
     def run(measurement, counts, network):
-        scaled, scale = _scaled(jax.tree.map(inputs.as_canonical, measurement))
+        near_one, scale = scaled(jax.tree.map(inputs.as_canonical, measurement))
         estimate = _localize_scaled(
-            scaled,
+            near_one,
             positions,
             estimator=estimator,
             num_sources=counts,
@@ -196,7 +191,7 @@ def localize(
             effort=effort,
             noise_unknown=noise_unknown,
         )
-        return _unscaled(estimate, scale)
+        return unscaled(estimate, scale)
 
     def fit(without_path: bool) -> Estimate:
         given = measurement if traced else jax.tree.map(np.asarray, measurement)
@@ -227,14 +222,57 @@ def localize(
         static_path=without_path,
         response=response,
     )
-    estimate, checked = model_check.examine(estimate, problem)
     tested = static_path == "auto" and separable
-    if tested and model_check.has_static_path(estimate, checked, problem):
-        problem = problem._replace(static_path=True)
-        estimate, checked = model_check.examine(fit(True), problem)
-    found = model_check.finish(estimate, checked, problem, limits)
-    found = found._replace(flags=np.asarray(found.flags) | np.int32(notes))
+    found = checked(estimate, problem, limits, notes, fit_again=fit if tested else None)
     return jax.tree.map(jnp.asarray, found)
+
+
+def checked(
+    estimate: Estimate,
+    problem: model_check.CheckInput,
+    limits: Limits | None,
+    notes: Flag,
+    *,
+    fit_again: Callable[[bool], Estimate] | None,
+    causes: bool = True,
+) -> Estimate:
+    """Run the model check of `localize`; repeat the fit if the scenes have a static path.
+
+    Args:
+      estimate: [B, ...] sources found.
+      problem: arguments of the estimate.
+      limits: limits of reported sources, if any.
+      notes: flags of all scenes.
+      fit_again: called with True to fit without the static path; None does not test for one.
+      causes: name likely causes of warnings; see `model_check.finish`.
+
+    Returns:
+      The estimate of NumPy arrays, with `flags`.
+    """
+    estimate, found = model_check.examine(estimate, problem)
+    if fit_again is not None and model_check.has_static_path(estimate, found, problem):
+        problem = problem._replace(static_path=True)
+        estimate, found = model_check.examine(fit_again(True), problem)
+    estimate = model_check.finish(estimate, found, problem, limits, causes=causes)
+    return estimate._replace(flags=np.asarray(estimate.flags) | np.int32(notes))
+
+
+def search_region(
+    positions: Any, region: search_grid.SearchRegion | None, limits: Limits | None
+) -> tuple[search_grid.SearchRegion, int | None]:
+    """Return the search region of an array, and the coordinate that it does not determine.
+
+    Args:
+      positions: [N, 3] elements [m].
+      region: if given.
+      limits: of reported sources, which give the region otherwise.
+    """
+    undetermined = None
+    if not isinstance(positions, Tracer):
+        undetermined = undetermined_coordinate(np.asarray(positions))
+    if region is None:
+        region = search_grid.SearchRegion() if limits is None else limits.region()
+    return collapsed(region, undetermined), undetermined
 
 
 class _Scale(NamedTuple):
@@ -245,7 +283,7 @@ class _Scale(NamedTuple):
 
 
 @jax.jit
-def _scaled(measurement: scenes.Measurement) -> tuple[scenes.Measurement, _Scale]:
+def scaled(measurement: scenes.Measurement) -> tuple[scenes.Measurement, _Scale]:
     """Scale snapshots and channels to near one: squared microvolts underflow in float32."""
 
     def power_of_two(values):
@@ -253,17 +291,17 @@ def _scaled(measurement: scenes.Measurement) -> tuple[scenes.Measurement, _Scale
         return jnp.ldexp(jnp.ones(()), jnp.frexp(jnp.where(largest > 0, largest, 1.0))[1])
 
     scale = _Scale(power_of_two(measurement.snapshots), power_of_two(measurement.channel))
-    scaled = measurement._replace(
+    near_one = measurement._replace(
         snapshots=measurement.snapshots / scale.snapshots[:, None, None],
         channel=measurement.channel / scale.channel[:, None, None],
         # Two divisions: the square of a small scale underflows.
         noise_variance=measurement.noise_variance / scale.snapshots / scale.snapshots,
     )
-    return scaled, scale
+    return near_one, scale
 
 
 @jax.jit
-def _unscaled(estimate: Estimate, scale: _Scale) -> Estimate:
+def unscaled(estimate: Estimate, scale: _Scale) -> Estimate:
     """Return an estimate in the units of the measurement."""
     return estimate._replace(
         power=estimate.power * (scale.snapshots / scale.channel)[:, None] ** 2,

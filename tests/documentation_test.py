@@ -93,7 +93,7 @@ class TestPython:
         """Each page has a test below."""
         names = {page.stem for page in PAGES if python_blocks(page)}
         assert names == {
-            "README", "recordings", "arrays", "calibration", "estimators", "networks",
+            "README", "recordings", "arrays", "calibration", "estimators", "live", "networks",
             "plain_arrays", "start_up",
         }  # fmt: skip
 
@@ -150,6 +150,16 @@ class TestPython:
         _assert_found(names["likely"], names["scene"])
         _assert_found(names["quick"], names["scene"])
         assert names["peaks"].num_sources.shape == (2,)
+
+    @pytest.mark.full
+    def test_live(self):
+        """The exported file finds the sources of the prepared localiser."""
+        names = run(ROOT / "docs" / "guide" / "live.md")
+        np.testing.assert_array_equal(names["estimate"].num_sources, [3])
+        np.testing.assert_array_equal(names["sources"]["num_sources"], [3])
+        np.testing.assert_allclose(
+            names["sources"]["azimuth"], names["estimate"].azimuth, atol=1e-4
+        )
 
     @pytest.mark.full
     def test_networks(self, capsys):

@@ -155,6 +155,30 @@ def _maximum_likelihood(
     if weights is not None:
         weights = jnp.broadcast_to(weights, observations.weights.shape)
         observations = observations.replace(weights=weights)
+    return fit_scenes(
+        search, observations, measurement, positions, least, most,
+        max_sources=max_sources, source_signal=source_signal, **wave,
+    )  # fmt: skip
+
+
+def fit_scenes(
+    search: Search, observations: likelihood.Observation, measurement: scenes.Measurement,
+    positions: Float[Array, "N 3"], least: Int[Array, "B"], most: Int[Array, "B"],
+    *, max_sources: int, source_signal: config_lib.SourceSignal, **wave: Any,
+) -> Estimate:  # fmt: skip
+    """Search all scenes of a batch.
+
+    Args:
+      search: of the array, from `prepare`.
+      observations: [B, ...] of the measurement.
+      measurement: [B, ...]; channel and codes may be shared, [1, ...].
+      positions: [N, 3] elements [m].
+      least: [B] minimum number of sources.
+      most: [B] maximum number of sources.
+      max_sources: maximum number in any scene.
+      source_signal: constant or independent.
+      **wave: wavelength [m] and wavefront.
+    """
     start = functools.partial(begin, max_sources=max_sources)
     tasks = likelihood.over_scenes(start, observations, least, most)
     tasks = solve(search, observations.operator, tasks)

@@ -410,18 +410,34 @@ def measurement_of(recordings: Recordings, *, static_path: bool = False) -> scen
     Returns:
       `Measurement` [B, ...]; the noise variance follows from `snr_db`, and is NaN without it.
     """
-    snapshots = recordings.snapshots
-    snapshots = static_path_lib.without_mean(snapshots) if static_path else snapshots
-    power = np.mean(np.abs(snapshots) ** 2, axis=(1, 2))
-    if recordings.snr_db is None:
-        noise_variance = np.full_like(power, np.nan)
-    else:
-        # Received power is signal plus noise, and their ratio is the SNR.
-        noise_variance = power / (1.0 + 10.0 ** (recordings.snr_db / 10.0))
+    noise_variance = noise_variance_of(
+        recordings.snapshots, recordings.snr_db, static_path=static_path
+    )
     fields: dict[str, Any] = {  # NumPy arrays, which every estimator accepts
         "snapshots": recordings.snapshots,
         "channel": recordings.channel,
         "codes": recordings.codes,
-        "noise_variance": noise_variance.astype(np.float32),
+        "noise_variance": noise_variance,
     }
     return scenes.Measurement(**fields)
+
+
+def noise_variance_of(
+    snapshots: Complex[np.ndarray, "B L M"],
+    snr_db: Float[np.ndarray, "B"] | None,
+    *,
+    static_path: bool = False,
+) -> Float[np.ndarray, "B"]:
+    """Return the noise variance that an SNR implies, float32; NaN without one.
+
+    Args:
+      snapshots: received.
+      snr_db: of each scene [dB], without the static path.
+      static_path: whether the snapshots have a static path.
+    """
+    snapshots = static_path_lib.without_mean(snapshots) if static_path else snapshots
+    power = np.mean(np.abs(snapshots) ** 2, axis=(1, 2))
+    if snr_db is None:
+        return np.full(power.shape, np.nan, np.float32)
+    # Received power is signal plus noise, and their ratio is the SNR.
+    return (power / (1.0 + 10.0 ** (snr_db / 10.0))).astype(np.float32)
