@@ -93,8 +93,8 @@ class TestPython:
         """Each page has a test below."""
         names = {page.stem for page in PAGES if python_blocks(page)}
         assert names == {
-            "README", "recordings", "arrays", "calibration", "estimators", "live", "networks",
-            "plain_arrays", "start_up",
+            "README", "recordings", "arrays", "calibration", "element_response", "estimators",
+            "live", "networks", "plain_arrays", "start_up",
         }  # fmt: skip
 
     def test_start_up(self):
@@ -106,6 +106,11 @@ class TestPython:
     def test_calibration(self):
         names = run(ROOT / "docs" / "guide" / "calibration.md")
         np.testing.assert_array_equal(names["codes"], np.ones((16, 144)))
+
+    @pytest.mark.full
+    def test_element_response(self):
+        names = run(ROOT / "docs" / "guide" / "element_response.md")
+        _assert_found(names["found"], names["scene"])
 
     @pytest.mark.full
     def test_plain_arrays(self):

@@ -178,7 +178,7 @@ def _excess_powers(
     return ridge.loading[:, None] * jnp.maximum(1.0 / peaks.unexplained - 1.0, 0.0)
 
 
-class Batch(NamedTuple):
+class CovarianceBatch(NamedTuple):
     """Arguments of an estimator of covariances, as arrays with a scene axis."""
 
     covariance: cov.LowRankCovariance
@@ -193,7 +193,7 @@ class Batch(NamedTuple):
 
 def as_batch(
     covariance: cov.LowRankCovariance | Complex[Array, "... N N"], num_sources: Any, positions: Any
-) -> Batch:
+) -> CovarianceBatch:
     """Complete the arguments of an estimator.
 
     Args:
@@ -207,7 +207,7 @@ def as_batch(
     if single:
         covariance = jax.tree.map(lambda array: jnp.asarray(array)[None], covariance)
     given = inputs.counts_and_positions(num_sources, positions, len(covariance.factor))
-    return Batch(covariance, *given, single)
+    return CovarianceBatch(covariance, *given, single)
 
 
 def check(covariance, num_sources, positions, max_sources, grid) -> None:
