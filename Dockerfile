@@ -2,7 +2,7 @@
 # Everything that .ci/run checks: docker run --rm ris-jax .ci/run
 FROM python:3.11-slim
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends postgresql \
+    && apt-get install -y --no-install-recommends chromium chromium-driver postgresql \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /ris_jax
 COPY . .

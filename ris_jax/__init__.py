@@ -39,6 +39,7 @@ _EXPORTS = {
     "aperture_field": "physics.measurement",
     "effective_covariance": "physics.covariance",
     "LowRankCovariance": "physics.covariance",
+    "ElementResponse": "physics.element_response",
     "cramer_rao_bound": "accuracy.bounds",
     "position_error_bound": "accuracy.bounds",
     "Bound": "accuracy.bounds",
@@ -65,6 +66,8 @@ _EXPORTS = {
     "Flag": "estimation.flags",
     "localize": "localization",
     "localize_wideband": "wideband_localization",
+    "PreparedLocalizer": "serving.prepared",
+    "export_localizer": "serving.exported",
     "load_pretrained": "networks.pretrained",
     "Network": "networks.pretrained",
     "Prediction": "networks.losses",
@@ -120,6 +123,7 @@ if TYPE_CHECKING:
     from ris_jax.physics.channel import rician_channel
     from ris_jax.physics.codebooks import codebook
     from ris_jax.physics.covariance import LowRankCovariance, effective_covariance
+    from ris_jax.physics.element_response import ElementResponse
     from ris_jax.physics.measurement import aperture_field
     from ris_jax.physics.scenes import (
         Measurement,
@@ -131,6 +135,8 @@ if TYPE_CHECKING:
     )
     from ris_jax.physics.static_path import remove_static_path
     from ris_jax.presets import preset
+    from ris_jax.serving.exported import export_localizer
+    from ris_jax.serving.prepared import PreparedLocalizer
     from ris_jax.training.callbacks import Callbacks
     from ris_jax.training.loop import train
     from ris_jax.training.processes.devices import DevicePlacement
@@ -146,6 +152,7 @@ __all__ = [
     "CovarianceConfig",
     "Dataset",
     "DevicePlacement",
+    "ElementResponse",
     "Estimate",
     "Evaluated",
     "Flag",
@@ -161,6 +168,7 @@ __all__ = [
     "OptimizerConfig",
     "PowerIterations",
     "Prediction",
+    "PreparedLocalizer",
     "Scene",
     "SceneConfig",
     "SearchOptions",
@@ -179,6 +187,7 @@ __all__ = [
     "effective_covariance",
     "enable_compilation_cache",
     "eval_step",
+    "export_localizer",
     "gospa",
     "load_calibration",
     "load_pretrained",

@@ -16,6 +16,8 @@ _BLAS_THREADS = "1"
 _MIN_POOL_THREADS = 4
 # Devices that XLA emulates on one processor also wait for each other on threads of that pool.
 _THREADS_A_FAKE_DEVICE = 3
+# Variables that this module has set, not the user.
+_chosen: set[str] = set()
 _FAKE_DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 
 
@@ -31,8 +33,19 @@ def configure_environment() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", _BLAS_THREADS)
     fake = _FAKE_DEVICES.findall(os.environ.get("XLA_FLAGS", ""))
     threads = max([_MIN_POOL_THREADS, *(_THREADS_A_FAKE_DEVICE * int(number) for number in fake)])
-    if available_cores() < threads:
-        os.environ.setdefault("NPROC", str(threads))
+    if available_cores() < threads and "NPROC" not in os.environ:
+        os.environ["NPROC"] = str(threads)
+        _chosen.add("NPROC")
+
+
+def use_one_thread() -> None:
+    """Run programs on a CPU in one thread, if JAX has not used it yet and the user has set none.
+
+    For programs of many small operations without LAPACK calls: they wait for other threads longer
+    than these help. A LAPACK call that waits for a thread of the pool would wait for ever.
+    """
+    if "NPROC" not in os.environ or "NPROC" in _chosen:
+        os.environ["NPROC"] = "1"
 
 
 def silence_xla() -> None:

@@ -6,9 +6,10 @@ SI, radians or linear.
 
 import dataclasses
 import difflib
+import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 import dacite
@@ -68,6 +69,49 @@ def _require_fraction(section: str, config: Any, *names: str) -> None:
         _require(0 <= value < 1, f"{section}.{name}", "0 <= value < 1", value)
 
 
+def response_problem(
+    exponent: float, angles: Sequence[float] | None, amplitudes: Sequence[float] | None
+) -> tuple[str, str, str] | None:
+    """Return what is wrong with the response of elements: field, expected and found.
+
+    Args:
+      exponent: of the cosine, used without a table.
+      angles: [A] of a table [rad]; None without one.
+      amplitudes: [A] at these angles, linear.
+    """
+    if not (math.isfinite(exponent) and exponent >= 0):
+        return "exponent", "a finite number of 0 or more", f"{exponent}"
+    if angles is None and amplitudes is None:
+        return None
+    if angles is None or amplitudes is None:
+        absent = "angles" if angles is None else "amplitudes"
+        return absent, "angles and amplitudes, or neither", "none"
+    if exponent > 0:
+        return "exponent", "an exponent or a table of angles and amplitudes", "both"
+    if len(angles) != len(amplitudes) or len(angles) < 2:
+        lengths = f"{len(angles)} angles and {len(amplitudes)} amplitudes"
+        return "amplitudes", "two or more, one for each angle", lengths
+    if not all(map(math.isfinite, (*angles, *amplitudes))):
+        return "amplitudes", "finite angles and amplitudes", "NaN or infinity"
+    if angles[0] != 0 or any(b <= a for a, b in itertools.pairwise(angles)):
+        return "angles", "radians ascending from 0", f"{errors.brief(list(angles))}"
+    if angles[-1] > math.pi + 1e-6:
+        return "angles", "radians, at most pi", f"{angles[-1]:g}; degrees?"
+    if angles[-1] < math.pi / 2 - 1e-3:
+        return (
+            "angles",
+            "angles up to pi / 2 or more (append the amplitude in the plane of the elements)",
+            f"a last angle of {angles[-1]:g}",
+        )
+    if min(amplitudes) < 0 or amplitudes[0] == 0:
+        return (
+            "amplitudes",
+            "linear amplitudes of 0 or more, above 0 at the first angle",
+            f"{min(amplitudes):g}" + ("; decibels?" if min(amplitudes) < 0 else ""),
+        )
+    return None
+
+
 @dataclasses.dataclass(frozen=True)
 class SystemConfig:
     """The surface, the base station and the phase codes."""
@@ -87,6 +131,11 @@ class SystemConfig:
     phase_bits: int | None = 3  #: None: continuous phases
     wavefront: Wavefront = "spherical"
     source_signal: SourceSignal = "constant"
+    #: q of elements whose amplitude is cos(angle to the normal)^q; 0: the same in all directions.
+    response_exponent: float = 0.0
+    #: Angles [rad] of a table of amplitudes in place of the exponent, ascending from 0.
+    response_angles: tuple[float, ...] | None = None
+    response_amplitudes: tuple[float, ...] | None = None  #: linear, at these angles
 
     def __post_init__(self):
         _require_positive("system", self, "wavelength", "rows", "columns", "spacing")
@@ -94,6 +143,16 @@ class SystemConfig:
         _require_choice("system.codebook", CodebookName, self.codebook)
         _require_choice("system.wavefront", Wavefront, self.wavefront)
         _require_choice("system.source_signal", SourceSignal, self.source_signal)
+        for name in ("response_angles", "response_amplitudes"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+        problem = response_problem(
+            self.response_exponent, self.response_angles, self.response_amplitudes
+        )
+        if problem is not None:
+            raise ConfigError(
+                f"system.response_{problem[0]}: need {problem[1]}; got {errors.brief(problem[2])}"
+            )
         bits = self.phase_bits
         _require(bits is None or 1 <= bits <= 16, "system.phase_bits", "1 to 16, or null", bits)
         if self.element_positions is not None:

@@ -32,6 +32,7 @@ from ris_jax.physics import covariance as cov
 from ris_jax.physics import measurement as measurement_lib
 from ris_jax.physics import scenes
 from ris_jax.physics import static_path as static_path_lib
+from ris_jax.physics.element_response import ElementResponse, directional, of_system
 
 ESTIMATORS = ("auto", *METHODS)
 _DEFAULT_CHUNK = 64
@@ -42,6 +43,7 @@ def options_of(config: config_lib.Config) -> dict[str, Any]:
     return {
         "wavelength": config.system.wavelength,
         "wavefront": config.system.wavefront,
+        "response": of_system(config.system),
         "source_signal": config.system.source_signal,
         "max_sources": config.scene.max_sources,
         "region": search_grid.region_of(config.scene),
@@ -72,6 +74,7 @@ def localize(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     source_signal: config_lib.SourceSignal = "constant",
     estimator: str = "auto",
     num_sources: int | Int[Array, "B"] | None = None,
@@ -102,6 +105,9 @@ def localize(
         relative to the centre of the array.
       wavelength: [m].
       wavefront: of the steering vectors.
+      response: amplitude of the elements over the angle to their normal, in the frame of the
+        positions; see `physics.element_response`. None: the same in all directions. The reported
+        power is that of the wave at the origin of the array in both cases.
       source_signal: "constant" if each source sends the same symbol in all snapshots, else
         "independent".
       estimator: one of `ESTIMATORS`; "auto" selects the estimator that the network was trained for,
@@ -112,8 +118,9 @@ def localize(
       network uses its training region. limits: limits of reported sources; they also set `region`
       by default. network: a trained network, from `ris_jax.load_pretrained` or `load_run`.
       A learned
-        pursuit trained on another `source_signal` is not used. Maximum likelihood then replaces
-        "network", snapshot covariances replace the network's, and `flags` has NETWORK_NOT_USED.
+        pursuit trained on another `source_signal` or another `response` is not used. Maximum
+        likelihood then replaces "network", snapshot covariances replace the network's, and
+        `flags` has NETWORK_NOT_USED.
       search: effort of the search on a grid: fast, normal, thorough, or `SearchOptions`.
       static_path: removal of a path that is the same under all codes, such as the direct path or
         reflections from the room; constant signals only. "on" removes it. "auto" fits without
@@ -143,14 +150,12 @@ def localize(
         batch=len(measurement.snapshots),
     )
     effort = matching_pursuit.effort(search)
+    response = directional(response)
+    if response is not None:
+        response.check_elements(len(positions))
     positions, moved = inputs.centred(positions)
     traced = any(isinstance(leaf, Tracer) for leaf in (*measurement, positions))
-    undetermined = None
-    if not isinstance(positions, Tracer):
-        undetermined = undetermined_coordinate(np.asarray(positions))
-    if region is None:
-        region = search_grid.SearchRegion() if limits is None else limits.region()
-    region = collapsed(region, undetermined)
+    region, undetermined = search_region(positions, region, limits)
     if estimator == "auto":
         estimator = "maximum_likelihood" if network is None else of_network(network.config)
     method = METHODS[estimator]
@@ -161,7 +166,7 @@ def localize(
         inputs.require(kind == needed, "network", f"a {needed} for this estimator", kind)
     if method.network == "unused" and method.search is not None:
         inputs.require(network is None, "network", "none for this estimator", "one")
-    estimator, serving = network_start.for_signal(estimator, network, source_signal)
+    estimator, serving = network_start.for_model(estimator, network, source_signal, response)
     network_not_used, network = serving is not network, serving
 
     noise = measurement.noise_variance
@@ -169,9 +174,9 @@ def localize(
     noise_unknown = isinstance(noise, Tracer) or bool(np.any(np.isnan(noise)))
 
     def run(measurement, counts, network):
-        scaled, scale = near_one(jax.tree.map(inputs.as_canonical, measurement))
+        near_one, scale = scaled(jax.tree.map(inputs.as_canonical, measurement))
         estimate = _localize_scaled(
-            scaled,
+            near_one,
             positions,
             estimator=estimator,
             num_sources=counts,
@@ -179,6 +184,7 @@ def localize(
             false_alarm_rate=false_alarm_rate,
             wavelength=wavelength,
             wavefront=wavefront,
+            response=response,
             max_sources=max_sources,
             region=region,
             network=network,
@@ -214,18 +220,62 @@ def localize(
         region=region if network is None else search_grid.region_of(network.config.scene),
         counted=num_sources is None,
         static_path=without_path,
+        response=response,
     )
-    estimate, checked = model_check.examine(estimate, problem)
     tested = static_path == "auto" and separable
-    if tested and model_check.has_static_path(estimate, checked, problem):
-        problem = problem._replace(static_path=True)
-        estimate, checked = model_check.examine(fit(True), problem)
-    found = model_check.finish(estimate, checked, problem, limits)
-    found = found._replace(flags=np.asarray(found.flags) | np.int32(notes))
+    found = checked(estimate, problem, limits, notes, fit_again=fit if tested else None)
     return jax.tree.map(jnp.asarray, found)
 
 
-class MeasurementScale(NamedTuple):
+def checked(
+    estimate: Estimate,
+    problem: model_check.CheckInput,
+    limits: Limits | None,
+    notes: Flag,
+    *,
+    fit_again: Callable[[bool], Estimate] | None,
+    causes: bool = True,
+) -> Estimate:
+    """Run the model check of `localize`; repeat the fit if the scenes have a static path.
+
+    Args:
+      estimate: [B, ...] sources found.
+      problem: arguments of the estimate.
+      limits: limits of reported sources, if any.
+      notes: flags of all scenes.
+      fit_again: called with True to fit without the static path; None does not test for one.
+      causes: name likely causes of warnings; see `model_check.finish`.
+
+    Returns:
+      The estimate of NumPy arrays, with `flags`.
+    """
+    estimate, found = model_check.examine(estimate, problem)
+    if fit_again is not None and model_check.has_static_path(estimate, found, problem):
+        problem = problem._replace(static_path=True)
+        estimate, found = model_check.examine(fit_again(True), problem)
+    estimate = model_check.finish(estimate, found, problem, limits, causes=causes)
+    return estimate._replace(flags=np.asarray(estimate.flags) | np.int32(notes))
+
+
+def search_region(
+    positions: Any, region: search_grid.SearchRegion | None, limits: Limits | None
+) -> tuple[search_grid.SearchRegion, int | None]:
+    """Return the search region of an array, and the coordinate that it does not determine.
+
+    Args:
+      positions: [N, 3] elements [m].
+      region: if given.
+      limits: of reported sources, which give the region otherwise.
+    """
+    undetermined = None
+    if not isinstance(positions, Tracer):
+        undetermined = undetermined_coordinate(np.asarray(positions))
+    if region is None:
+        region = search_grid.SearchRegion() if limits is None else limits.region()
+    return collapsed(region, undetermined), undetermined
+
+
+class _Scale(NamedTuple):
     """Divisors of a measurement: powers of two, so that scaling is exact."""
 
     snapshots: Float[Array, "B"]
@@ -233,7 +283,7 @@ class MeasurementScale(NamedTuple):
 
 
 @jax.jit
-def near_one(measurement: scenes.Measurement) -> tuple[scenes.Measurement, MeasurementScale]:
+def scaled(measurement: scenes.Measurement) -> tuple[scenes.Measurement, _Scale]:
     """Scale snapshots and channels to near one: squared microvolts underflow in float32."""
 
     def power_of_two(values):
@@ -243,18 +293,18 @@ def near_one(measurement: scenes.Measurement) -> tuple[scenes.Measurement, Measu
     def spread(scale, values):
         return jnp.expand_dims(scale, range(1, values.ndim))
 
-    scale = MeasurementScale(power_of_two(measurement.snapshots), power_of_two(measurement.channel))
-    scaled = measurement._replace(
+    scale = _Scale(power_of_two(measurement.snapshots), power_of_two(measurement.channel))
+    near_one = measurement._replace(
         snapshots=measurement.snapshots / spread(scale.snapshots, measurement.snapshots),
         channel=measurement.channel / spread(scale.channel, measurement.channel),
         # Two divisions: the square of a small scale underflows.
         noise_variance=measurement.noise_variance / scale.snapshots / scale.snapshots,
     )
-    return scaled, scale
+    return near_one, scale
 
 
 @jax.jit
-def unscaled(estimate: Estimate, scale: MeasurementScale) -> Estimate:
+def unscaled(estimate: Estimate, scale: _Scale) -> Estimate:
     """Return an estimate in the units of the measurement."""
     return estimate._replace(
         power=estimate.power * (scale.snapshots / scale.channel)[:, None] ** 2,

@@ -93,7 +93,7 @@ def localize_wideband(
     if region is None:
         region = search_grid.SearchRegion() if limits is None else limits.region()
     region = limits_lib.collapsed(region, undetermined)
-    scaled, scale = localization.near_one(jax.tree.map(inputs.as_canonical, measurement))
+    scaled, scale = localization.scaled(jax.tree.map(inputs.as_canonical, measurement))
     found = wideband_likelihood.wideband_maximum_likelihood(
         scaled,
         centre,

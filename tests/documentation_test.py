@@ -93,8 +93,8 @@ class TestPython:
         """Each page has a test below."""
         names = {page.stem for page in PAGES if python_blocks(page)}
         assert names == {
-            "README", "recordings", "arrays", "calibration", "estimators", "networks",
-            "plain_arrays", "start_up", "wideband",
+            "README", "recordings", "arrays", "calibration", "element_response", "estimators",
+            "live", "networks", "plain_arrays", "start_up", "wideband",
         }  # fmt: skip
 
     def test_start_up(self):
@@ -106,6 +106,11 @@ class TestPython:
     def test_calibration(self):
         names = run(ROOT / "docs" / "guide" / "calibration.md")
         np.testing.assert_array_equal(names["codes"], np.ones((16, 144)))
+
+    @pytest.mark.full
+    def test_element_response(self):
+        names = run(ROOT / "docs" / "guide" / "element_response.md")
+        _assert_found(names["found"], names["scene"])
 
     @pytest.mark.full
     def test_plain_arrays(self):
@@ -164,6 +169,15 @@ class TestPython:
         with np.load(tmp_path / "wideband.npz") as arrays:
             counts = arrays["num_sources"]
         assert np.mean(names["found"].num_sources == counts) >= 0.75
+
+    def test_live(self):
+        """The exported file finds the sources of the prepared localiser."""
+        names = run(ROOT / "docs" / "guide" / "live.md")
+        np.testing.assert_array_equal(names["estimate"].num_sources, [3])
+        np.testing.assert_array_equal(names["sources"]["num_sources"], [3])
+        np.testing.assert_allclose(
+            names["sources"]["azimuth"], names["estimate"].azimuth, atol=1e-4
+        )
 
     @pytest.mark.full
     def test_networks(self, capsys):

@@ -44,6 +44,12 @@ class EnvironmentTest(parameterized.TestCase):
         few = _environment.available_cores() < 4
         self.assertEqual(_printed(f"{imports}; {_SHOW}"), ["1", "4" if few else "None"])
 
+    def test_one_thread(self):
+        """Only if the user has not set another number."""
+        one = f"from ris_jax import _environment; _environment.use_one_thread(); {_SHOW}"
+        self.assertEqual(_printed(one), ["1", "1"])
+        self.assertEqual(_printed(one, NPROC="7"), ["1", "7"])
+
     def test_variables_of_the_user_are_kept(self):
         shown = _printed(f"import ris_jax; {_SHOW}", OPENBLAS_NUM_THREADS="3", NPROC="7")
         self.assertEqual(shown, ["3", "7"])

@@ -11,7 +11,7 @@ turn, after which the bound repeats, and are one axis of the draws.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Complex, Float
 from ris_jax import config as config_lib
 from ris_jax.accuracy import bounds
 from ris_jax.physics import arrays, linear, scenes
+from ris_jax.physics.element_response import ElementResponse
 
 _PHASES = 4  # relative phases of two sources with constant signals
 _CHUNK_BYTES = 1 << 26  # size of codes times steering vectors and slopes in one call
@@ -36,6 +37,7 @@ class Surface(NamedTuple):
     codes: Complex[Array, "L N"]
     channel: Complex[Array, "C M N"]  #: draws of the channel
     wavelength: Float[Array, ""]  #: [m]
+    response: ElementResponse | None = None  #: None: the same in all directions
 
 
 class UnitBound(NamedTuple):
@@ -88,7 +90,9 @@ def _first_source(
 ) -> tuple[Float[Array, "3 3"], Bool[Array, "3"], Float[Array, ""]]:
     """Covariance, identifiability and gain of the first of K sources, at an SNR of one."""
     azimuth, elevation, source_range = places.T
-    waves = {"wavelength": surface.wavelength, "wavefront": wavefront}
+    waves: dict[str, Any] = {
+        "wavelength": surface.wavelength, "wavefront": wavefront, "response": surface.response
+    }  # fmt: skip
     vector = arrays.steering_vector(
         azimuth[0], elevation[0], source_range[0], surface.positions, **waves
     )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Inexact
 
 from ris_jax import config as config_lib
-from ris_jax.physics import arrays, linear, scenes
+from ris_jax.physics import arrays, element_response, linear, scenes
 from ris_jax.physics import static_path as static_path_lib
 
 # In units of eps, 1.2e-7 in float32. With these limits, 99 % of the float32 variances of pairs of
@@ -175,6 +175,7 @@ def cramer_rao_bound(
     wavefront: config_lib.Wavefront = "spherical",
     source_signal: config_lib.SourceSignal = "constant",
     static_path: bool = False,
+    response: element_response.ElementResponse | None = None,
 ) -> Bound:
     r"""Return the conditional Cramér-Rao bound of one scene; map a batch with `jax.vmap`.
 
@@ -199,6 +200,8 @@ def cramer_rao_bound(
       source_signal: constant or independent.
       static_path: whether an unknown path that is the same in all snapshots is a further unknown of
         each antenna, see `physics.static_path`; constant signals only.
+      response: amplitude of the elements over the angle, see `physics.element_response`; None: the
+        same in all directions.
 
     Returns:
       A `Bound`, [K, 3, 3] [rad^2, rad m, m^2] and [K, 3].
@@ -249,7 +252,9 @@ def cramer_rao_bound(
 
     def steering(point):
         unit, rho = arrays.direction(point[0], point[1]), point[2]
-        return arrays.steering(unit, rho, positions, wavelength=wavelength, wavefront=wavefront)
+        return arrays.steering(
+            unit, rho, positions, wavelength=wavelength, wavefront=wavefront, response=response
+        )
 
     def slope(axis):
         return jax.jvp(steering, (point,), (jnp.broadcast_to(axis[:, None], point.shape),))[1]
@@ -292,6 +297,7 @@ def scene_bound(
         wavefront=system.wavefront,
         source_signal=system.source_signal,
         static_path=static_path,
+        response=element_response.of_system(system),
     )
 
     def one(measurement, truth, signals):

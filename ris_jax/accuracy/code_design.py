@@ -25,6 +25,7 @@ from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax.physics import arrays, linear
+from ris_jax.physics.element_response import ElementResponse
 
 Goal = Literal["mean", "worst", "quantile"]
 
@@ -62,6 +63,7 @@ def make_problem(
     level: Float[Array, "P"],
     *,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
 ) -> DesignProblem:
     """Compute the responses of positions.
 
@@ -73,12 +75,14 @@ def make_problem(
       level: [P] power of the source over the noise variance, the steering vector being of norm 1
         in the far field.
       wavefront: see `arrays.path_difference`.
+      response: of the elements; None: the same in all directions.
     """
 
     def steering(place):
         return arrays.steering_vector(
-            place[0], place[1], place[2], positions, wavelength=wavelength, wavefront=wavefront
-        )
+            place[0], place[1], place[2], positions, wavelength=wavelength, wavefront=wavefront,
+            response=response,
+        )  # fmt: skip
 
     def vectors(place):
         arms = jnp.stack([place[2] * jnp.cos(place[1]), place[2], jnp.ones_like(place[2])])

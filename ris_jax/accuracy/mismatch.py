@@ -111,10 +111,13 @@ def draw_hardware(
     return jax.vmap(draw)(jax.random.split(key, num_draws))
 
 
-def _image(positions, codes, channel_matrix, place, wavelength, wavefront):
+def _image(surface, positions, codes, channel_matrix, place, wavefront):
     """Return the mean received at the antennas from (azimuth, elevation, inverse range), flat."""
     unit = arrays.direction(place[0], place[1])
-    vector = arrays.steering(unit, place[2], positions, wavelength=wavelength, wavefront=wavefront)
+    vector = arrays.steering(
+        unit, place[2], positions, wavelength=surface.wavelength, wavefront=wavefront,
+        response=surface.response,
+    )  # fmt: skip
     return linear.matmul(codes * vector, channel_matrix.T).reshape(-1)
 
 
@@ -139,9 +142,7 @@ def received(
     points = places.at[:, 2].set(1.0 / places[:, 2])
 
     def one(positions, codes, point):
-        return _image(
-            positions, codes, surface.channel[0], point, surface.wavelength, wavefront
-        )  # fmt: skip
+        return _image(surface, positions, codes, surface.channel[0], point, wavefront)
 
     over_places = jax.vmap(one, in_axes=(None, None, 0))
     return jax.vmap(over_places, in_axes=(0, 0, None))(hardware.positions, hardware.codes, points)
@@ -153,9 +154,7 @@ def _cartesian(point: Float[Array, "5"]) -> Float[Array, "3"]:
 
 def _model(surface, channel_matrix, wavefront):
     def mean(point):
-        image = _image(
-            surface.positions, surface.codes, channel_matrix, point, surface.wavelength, wavefront
-        )
+        image = _image(surface, surface.positions, surface.codes, channel_matrix, point, wavefront)
         return jax.lax.complex(point[3], point[4]) * image
 
     return mean

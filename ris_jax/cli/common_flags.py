@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ris_jax.data.records.record_dataset import Dataset
     from ris_jax.data.records.record_format import Index
     from ris_jax.networks.pretrained import Network
+    from ris_jax.physics.element_response import ElementResponse
 
 
 def define(values: flags.FlagValues) -> None:
@@ -80,6 +81,30 @@ def define_waves(values: flags.FlagValues) -> None:
         get_args(config_lib.Wavefront),
         "shape of the waves; default: as in the data, or spherical",
         flag_values=values,
+    )
+
+
+def define_response(values: flags.FlagValues) -> None:
+    """Add --response_exponent to the flags of a command that takes an array."""
+    flags.DEFINE_float(
+        "response_exponent",
+        None,
+        "q of elements whose amplitude is cos^q of the angle to their normal; 0: the same in all "
+        "directions; default: as in the data or configuration",
+        lower_bound=0.0,
+        flag_values=values,
+    )
+
+
+def response(values: flags.FlagValues, data: "ElementResponse | None") -> "ElementResponse | None":
+    """Return the element response of --response_exponent, or that of the data without the flag."""
+    from ris_jax.physics import element_response
+
+    if values.response_exponent is None:
+        return data
+    normals = None if data is None else data.normals
+    return element_response.directional(
+        element_response.ElementResponse.cosine(values.response_exponent, normals=normals)
     )
 
 

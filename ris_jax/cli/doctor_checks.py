@@ -13,7 +13,7 @@ import numpy as np
 from ris_jax import compilation_cache
 from ris_jax import config as config_lib
 from ris_jax.networks import losses, pursuit_features
-from ris_jax.physics import arrays, measurement, scenes
+from ris_jax.physics import arrays, element_response, measurement, scenes
 from ris_jax.training import evaluation, loop
 from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
@@ -154,6 +154,7 @@ def _share_of_peaks(batch: scenes.Scene, system: config_lib.SystemConfig) -> jax
         arrays.element_positions(system),
         wavelength=system.wavelength,
         wavefront=system.wavefront,
+        response=element_response.of_system(system),
     )
     steering = arrays.normalized(steering)
     spectrum = jnp.abs(jnp.einsum("cbgn,bn->cbg", steering.conj(), fields))

@@ -152,6 +152,7 @@ def recorded(
     from ris_jax import localization
     from ris_jax.data.recordings import reader
     from ris_jax.data.recordings import reader as reader_lib
+    from ris_jax.physics import element_response
 
     found = reader_lib.read(path)
     if found.truth is None:
@@ -170,6 +171,7 @@ def recorded(
         | {
             "wavelength": found.wavelength,
             "wavefront": found.wavefront or config.system.wavefront,
+            "response": found.response or element_response.of_system(config.system),
             "source_signal": found.source_signal or config.system.source_signal,
             "max_sources": max(config.scene.max_sources, found.truth.azimuth.shape[1]),
         },

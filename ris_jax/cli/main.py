@@ -11,6 +11,7 @@ Commands:
   evaluate   score an estimator against the bound, or a trained network
   calibrate  estimate the factors of a surface's elements, and its pose, from recordings
   localize   locate the sources in recordings, with error bars
+  serve      locate sources live, over HTTP and WebSocket, with a map in the browser
   report     write a report page of a run, finished or not
   tune       search for hyper-parameters, with any number of workers
   bound      compute the Cramér-Rao bound over the field of view: maps, sweeps, limits
@@ -32,7 +33,7 @@ from ris_jax import _environment
 
 _COMMANDS = (
     "example", "inspect", "train", "simulate", "import", "evaluate", "calibrate", "localize",
-    "report", "tune", "bound", "design", "benchmark", "doctor",
+    "serve", "report", "tune", "bound", "design", "benchmark", "doctor",
 )  # fmt: skip
 _MODULES = {"import": "import_records"}  # modules that cannot have their command's name
 # Resumable commands.

@@ -25,6 +25,7 @@ def define(values: flags.FlagValues) -> None:
     """Add the flags of a surface and of the power to a command's flags."""
     common_flags.define(values)
     common_flags.define_config(values)
+    common_flags.define_response(values)
     flags.DEFINE_string(
         "data", None, "recordings file: its array, codes and channel, in place of a configuration",
         flag_values=values,
@@ -147,9 +148,11 @@ class SurfaceSource:
         return f"elements: {elements}, antennas: {antennas}, codes: {codes}"
 
     def model(self) -> str:
-        """Return wavefront and source signal, for a first line."""
+        """Return wavefront, source signal and element response, for a first line."""
         system = self.config.system
-        return f"{system.wavefront} waves, {system.source_signal} signals"
+        response = f", elements cos^{system.response_exponent:g}" * (system.response_exponent > 0)
+        response = ", elements with a table" if system.response_angles else response
+        return f"{system.wavefront} waves, {system.source_signal} signals{response}"
 
     def surface(self, name: str | None = None, value: int = 0) -> "Surface":
         """Return the surface, or one with another number of antennas, codes, elements or bits.
@@ -174,7 +177,7 @@ class SurfaceSource:
         import jax.numpy as jnp
 
         from ris_jax.accuracy import bound_maps
-        from ris_jax.physics import arrays, channel, codebooks, scenes
+        from ris_jax.physics import arrays, channel, codebooks, element_response, scenes
 
         positions = arrays.element_positions(system)
         codes = codebooks.codebook(system) if self.codes is None else jnp.asarray(self.codes)
@@ -193,6 +196,7 @@ class SurfaceSource:
             _first("codes", codes, value) if name == "codes" else codes,
             jax.vmap(draw)(keys),
             jnp.asarray(system.wavelength),
+            element_response.of_system(system),
         )
 
     def _recorded(self, name: str | None, value: int) -> "Surface":
@@ -215,6 +219,7 @@ class SurfaceSource:
             jnp.asarray(codes),
             jnp.asarray(antennas)[None],
             jnp.asarray(found.wavelength),
+            found.response,
         )
 
 
@@ -248,7 +253,7 @@ def announced(values: flags.FlagValues, num_channels: int = 1) -> str:
     """
     power = described_power(values)
     if not values.data:
-        config = common_flags.configuration(values, {})
+        config = common_flags.configuration(values, _given(values))
         found = SurfaceSource(config, None, 0, None, values.seed, num_channels)
         codes = f" of {values.codes}" if values.codes else ""
         return f"{found.sizes()}{codes}, {found.model()}; {power}"
@@ -274,7 +279,7 @@ def source(values: flags.FlagValues, num_channels: int = 1) -> SurfaceSource:
       OSError: a file cannot be read.
     """
     if not values.data:
-        config = common_flags.configuration(values, {})
+        config = common_flags.configuration(values, _given(values))
         codes = None
         if values.codes:
             codes = read_codes(pathlib.Path(values.codes), config.system.num_elements)
@@ -292,8 +297,17 @@ def source(values: flags.FlagValues, num_channels: int = 1) -> SurfaceSource:
         values, {}, {k: v for k, v in said.items() if v is not None}
     )
     codes = read_codes(pathlib.Path(values.codes), len(found.positions)) if values.codes else None
+    found = dataclasses.replace(found, response=common_flags.response(values, found.response))
     index = int(np.flatnonzero(found.scene_numbers == values.scene)[0])
     return SurfaceSource(config, found, index, codes, values.seed, 1)
+
+
+def _given(values: flags.FlagValues) -> dict[str, Any]:
+    """Return the fields of a configuration that the flags define."""
+    if values.response_exponent is None:
+        return {}
+    table = dict.fromkeys(("system.response_angles", "system.response_amplitudes"))
+    return {"system.response_exponent": values.response_exponent, **table}
 
 
 def power(

@@ -15,6 +15,7 @@ from ris_jax import config as config_lib
 from ris_jax.estimation import levenberg_marquardt, likelihood, search_grid
 from ris_jax.estimation.refinement import Background, RefinementProblem, projected_products
 from ris_jax.physics import arrays, linear
+from ris_jax.physics.element_response import ElementResponse
 
 # Relative damping of the Gauss-Newton step from a peak.
 _DAMPING = 0.05
@@ -43,6 +44,7 @@ class Grid:
     positions: Float[Array, "N 3"]  #: [m]
     wavelength: float | Float[Array, ""]  #: [m]
     wavefront: config_lib.Wavefront
+    response: ElementResponse | None  #: of the elements
     stored: Float[Array, "N 2G"] | None  #: `parts` of all points, or None of a large grid
 
     @property
@@ -58,8 +60,9 @@ class Grid:
     def parts(self, points: Float[Array, "P 3"]) -> Float[Array, "N 2P"]:
         """`linear.parts` of the conjugate steering vectors, transposed; zero beyond the horizon."""
         vectors = arrays.steering_at(
-            points, self.positions, wavelength=self.wavelength, wavefront=self.wavefront
-        )
+            points, self.positions, wavelength=self.wavelength, wavefront=self.wavefront,
+            response=self.response,
+        )  # fmt: skip
         conjugates = arrays.normalized(vectors).conj() * search_grid.visible(points)[:, None]
         return linear.parts(conjugates.T)
 
@@ -118,9 +121,10 @@ def grid_of(
     *,
     wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront,
+    response: ElementResponse | None = None,
 ) -> Grid:
     """Steering vectors of a search space, for distances in units of a resolution."""
-    grid = Grid(space, unit, positions, wavelength, wavefront, None)
+    grid = Grid(space, unit, positions, wavelength, wavefront, response, None)
     if len(space.points) * len(positions) > _MOST_STORED:
         return grid
     return dataclasses.replace(grid, stored=grid.parts(space.points))

@@ -101,8 +101,8 @@ _SENTENCES = {
     "parabolic)",
     Flag.OUTSIDE_LIMITS: "a source outside the search limits explains the data better: widen the "
     "limits",
-    Flag.NETWORK_NOT_USED: "the network was trained on another source_signal than that of the "
-    "data: the search without a network took its place",
+    Flag.NETWORK_NOT_USED: "the network was trained on another source_signal or element response "
+    "than that of the data: the search without a network took its place",
     Flag.STATIC_PATH: "a path that is the same under all codes was removed",
     Flag.CODE_MEAN: "the codes have a large mean, which a static path hides: its removal costs "
     "more than 3 dB; use codes whose mean is near zero",

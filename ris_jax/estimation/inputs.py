@@ -300,6 +300,18 @@ def require(condition: Any, field: str, needed: str, got: Any) -> None:
         raise config_lib.ConfigError(f"{field}: need {needed}; got {got!r}")
 
 
+def counts_and_positions(num_sources: Any, positions: Any, batch: int) -> tuple[Any, Any]:
+    """Return the number of sources of each scene, [B], and positions as an array.
+
+    Args:
+      num_sources: one number for all scenes, or one for each.
+      positions: [N, 3], also a list.
+      batch: number of scenes B.
+    """
+    counts, positions = _array("num_sources", num_sources), _array("positions", positions)
+    return (jax.numpy.broadcast_to(counts, batch) if counts.ndim == 0 else counts), positions
+
+
 def check_counts(
     num_sources: int | Int[Any, "B"] | None,
     max_sources: int,

@@ -132,8 +132,19 @@ def _observation(
     return Observation(operator, data, energy, weights, compressed)
 
 
+def shared_operator(
+    channel: Complex[Array, "1 M N"],
+    codes: Complex[Array, "1 L N"],
+    source_signal: config_lib.SourceSignal,
+) -> Float[Array, "1 T N 2R"]:
+    """`Observation.operator` of scenes that share one channel and one set of codes."""
+    return operator_of(channel[0], codes[0], source_signal)[None]
+
+
 def observe_batch(
-    measurement: scenes.Measurement, source_signal: config_lib.SourceSignal
+    measurement: scenes.Measurement,
+    source_signal: config_lib.SourceSignal,
+    operator: Float[Array, "1 T N 2R"] | None = None,
 ) -> Observation:
     """`observe` for a batch, some scenes at a time.
 
@@ -144,6 +155,7 @@ def observe_batch(
       measurement: snapshots [B, L, M], and channel and codes [B, ...], or [1, ...] if all scenes
         share them.
       source_signal: as for `observe`.
+      operator: that all scenes share, if already computed; see `shared_operator`.
 
     Returns:
       [B, ...]; the operator [1, T, N, 2R] if all scenes share it, see `over_scenes`.
@@ -151,13 +163,13 @@ def observe_batch(
     snapshots, channel, codes, _ = measurement
     some = max(_AT_A_TIME, len(snapshots) // 16)
     if len(channel) == len(codes) == 1:
-        operator = operator_of(channel[0], codes[0], source_signal)
+        whole = shared_operator(channel, codes, source_signal) if operator is None else operator
 
         def received(snapshots):
             scene = measurement._replace(snapshots=snapshots, channel=channel[0], codes=codes[0])
-            return _observation(operator, scene, source_signal).replace(operator=None)
+            return _observation(whole[0], scene, source_signal).replace(operator=None)
 
-        return jax.lax.map(received, snapshots, batch_size=some).replace(operator=operator[None])
+        return jax.lax.map(received, snapshots, batch_size=some).replace(operator=whole)
     return jax.lax.map(lambda scene: observe(scene, source_signal), measurement, batch_size=some)
 
 

@@ -27,6 +27,7 @@ from ris_jax.estimation import (
 from ris_jax.estimation.estimate import Estimate
 from ris_jax.estimation.matching_pursuit import Search, SearchOptions, begin, solve
 from ris_jax.physics import arrays, scenes
+from ris_jax.physics.element_response import ElementResponse, directional
 
 # Points in u, w and 1/r at which the metric of the steering vectors is evaluated.
 _METRIC_GRID = (8, 6, 4)
@@ -43,6 +44,7 @@ def prepare(
     *,
     wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront,
+    response: ElementResponse | None = None,
 ) -> Search:
     """Constants of a search: grid, metric and limits.
 
@@ -56,13 +58,20 @@ def prepare(
       false_alarm_rate: of the test for another source.
       wavelength: [m].
       wavefront: of the steering vectors.
+      response: of the elements; None: the same in all directions.
     """
-    wave: dict[str, Any] = {"wavelength": wavelength, "wavefront": wavefront}
+    wave: dict[str, Any] = {
+        "wavelength": wavelength, "wavefront": wavefront, "response": response
+    }  # fmt: skip
     jet = functools.partial(arrays.steering_jet, positions=positions, **wave)
     space = search_grid.search_space(region, shape, wavefront)
-    # The metric changes slowly: a few points suffice.
+    # The metric changes slowly: a few points suffice. Element responses change it little, and
+    # elements that face away have none.
     places = search_grid.search_space(region, _METRIC_GRID, wavefront).points
-    metric = source_number.metric_tensor(jet(places))
+    alike = functools.partial(
+        arrays.steering_jet, positions=positions, wavelength=wavelength, wavefront=wavefront
+    )
+    metric = source_number.metric_tensor(alike(places))
     scale = jnp.mean(jnp.diagonal(metric, axis1=1, axis2=2), axis=0)
     unit = jax.lax.rsqrt(jnp.maximum(scale, jnp.finfo(scale.dtype).tiny))
     return Search(
@@ -154,11 +163,11 @@ def _bound(fit: refinement.SourceFit, measurement, positions, wave) -> Float[Arr
     static_argnames=("wavefront", "source_signal", "max_sources", "options", "shape", "snapshots")
 )
 def _maximum_likelihood(
-    measurement, weights, positions, least, most, false_alarm_rate, wavelength, limits,
+    measurement, weights, positions, least, most, false_alarm_rate, wavelength, limits, response,
     *, wavefront, source_signal, max_sources, options, shape, snapshots,
 ):  # fmt: skip
     """`maximum_likelihood` with limits on the number of sources instead of a number or None."""
-    wave = {"wavelength": wavelength, "wavefront": wavefront}
+    wave = {"wavelength": wavelength, "wavefront": wavefront, "response": response}
     search = prepare(
         positions,
         limits,
@@ -173,6 +182,30 @@ def _maximum_likelihood(
     if weights is not None:
         weights = jnp.broadcast_to(weights, observations.weights.shape)
         observations = observations.replace(weights=weights)
+    return fit_scenes(
+        search, observations, measurement, positions, least, most,
+        max_sources=max_sources, source_signal=source_signal, **wave,
+    )  # fmt: skip
+
+
+def fit_scenes(
+    search: Search, observations: likelihood.Observation, measurement: scenes.Measurement,
+    positions: Float[Array, "N 3"], least: Int[Array, "B"], most: Int[Array, "B"],
+    *, max_sources: int, source_signal: config_lib.SourceSignal, **wave: Any,
+) -> Estimate:  # fmt: skip
+    """Search all scenes of a batch.
+
+    Args:
+      search: of the array, from `prepare`.
+      observations: [B, ...] of the measurement.
+      measurement: [B, ...]; channel and codes may be shared, [1, ...].
+      positions: [N, 3] elements [m].
+      least: [B] minimum number of sources.
+      most: [B] maximum number of sources.
+      max_sources: maximum number in any scene.
+      source_signal: constant or independent.
+      **wave: wavelength [m] and wavefront.
+    """
     start = functools.partial(begin, max_sources=max_sources)
     tasks = likelihood.over_scenes(start, observations, least, most)
     tasks = solve(search, observations.operator, tasks)
@@ -195,6 +228,7 @@ def maximum_likelihood(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     source_signal: config_lib.SourceSignal = "constant",
     num_sources: Int[Array, "B"] | int | None = None,
     max_sources: int = 5,
@@ -216,6 +250,7 @@ def maximum_likelihood(
       wavelength: [m]; concrete, as the positions.
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar; planar ones have no
         range: infinity.
+      response: of the elements, see `physics.element_response`; None: the same in all directions.
       source_signal: constant, one amplitude a source for all snapshots; or independent. For
         independent signals, snapshots with the same code are replaced by as many as there are
         antennas, without loss: see `snapshot_groups`.
@@ -268,6 +303,7 @@ def maximum_likelihood(
             jnp.asarray(false_alarm_rate, real),
             jnp.asarray(wavelength, real),
             region.limits,
+            directional(response),
             wavefront=wavefront,
             source_signal=source_signal,
             max_sources=max_sources,

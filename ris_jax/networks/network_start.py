@@ -23,6 +23,7 @@ from ris_jax.estimation import (
 from ris_jax.estimation.checks import residual_test
 from ris_jax.estimation.estimate import Estimate
 from ris_jax.physics import scenes
+from ris_jax.physics.element_response import ElementResponse, of_system, same_response
 
 # Minimum probability of a reported source: a false source costs as much as a missed one, and below
 # it the position is mostly wrong as well.
@@ -66,19 +67,33 @@ class LocalizationNetwork(Protocol):
     ) -> "LocalizationNetwork": ...
 
 
-def for_signal(
-    estimator: str, network: LocalizationNetwork | None, source_signal: config_lib.SourceSignal
+def for_model(
+    estimator: str,
+    network: LocalizationNetwork | None,
+    source_signal: config_lib.SourceSignal,
+    response: ElementResponse | None = None,
 ) -> tuple[str, LocalizationNetwork | None]:
-    """Return the estimator and network to use for a kind of signals.
+    """Return the estimator and network to use for a kind of signals and a response of elements.
 
-    A learned pursuit trained on the other kind of signals miscounts without a warning.
-    Maximum likelihood then replaces the estimator "network"; other estimators run without network.
+    A learned pursuit trained on the other kind of signals, or on elements with another response,
+    miscounts without a warning. Maximum likelihood then replaces the estimator "network"; other
+    estimators run without network.
+
+    Raises:
+      ConfigError: a subspace network that was trained on elements with another response.
     """
-    if (
-        network is None
-        or network.config.model.architecture != "learned_pursuit"
-        or network.config.system.source_signal == source_signal
-    ):
+    if network is None:
+        return estimator, network
+    system = network.config.system
+    trained = same_response(of_system(system), response)
+    if network.config.model.architecture != "learned_pursuit":
+        if not trained:
+            raise config_lib.ConfigError(
+                "response: expected the element response with which the subspace network was "
+                "trained, found another; train one with it, or run without a network"
+            )
+        return estimator, network
+    if trained and system.source_signal == source_signal:
         return estimator, network
     return "maximum_likelihood" if estimator == "network" else estimator, None
 
@@ -114,6 +129,7 @@ def network_start(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront,
+    response: ElementResponse | None = None,
     source_signal: config_lib.SourceSignal,
     max_sources: int,
     region: search_grid.SearchRegion,
@@ -127,6 +143,7 @@ def network_start(
       num_sources: [B] if known; None takes sources with probability above `SURE`.
       wavelength: [m].
       wavefront: of the steering vectors.
+      response: of the elements; None: the same in all directions.
       source_signal: constant or independent.
       max_sources: maximum number of sources in the result.
       region: search region.
@@ -144,6 +161,7 @@ def network_start(
         unknown if num_sources is None else jnp.asarray(num_sources, jnp.int32),
         jnp.asarray(wavelength, jnp.float32),
         region.limits,
+        response,
         wavefront=wavefront,
         source_signal=source_signal,
         max_sources=max_sources,
@@ -152,11 +170,11 @@ def network_start(
 
 @compilation.program(static_argnames=("wavefront", "source_signal", "max_sources"))
 def _network_start(
-    measurement, positions, network, num_sources, wavelength, limits,
+    measurement, positions, network, num_sources, wavelength, limits, response,
     *, wavefront, source_signal, max_sources,
 ):  # fmt: skip
     """`network_start` with all numbers as arrays; a negative number of sources is unknown."""
-    wave = {"wavelength": wavelength, "wavefront": wavefront}
+    wave = {"wavelength": wavelength, "wavefront": wavefront, "response": response}
     snapshots, antennas = measurement.snapshots.shape[-2:]
     amplitudes = 1 if source_signal == "constant" else snapshots
     samples = snapshots * antennas

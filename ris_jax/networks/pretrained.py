@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from ris_jax import config as config_lib
 from ris_jax.estimation import likelihood
 from ris_jax.networks import architectures, network_start, subspace_network
-from ris_jax.physics import arrays, scenes
+from ris_jax.physics import arrays, element_response, scenes
 
 _CONFIG, _PARAMETERS, _CARD = "config.json", "parameters.npz", "card.json"
 
@@ -85,6 +85,11 @@ class Network:
         `spherical_phase` have the same phases and count as one.
         """
         own, given = self.config.system, config.system
+        if not element_response.same_response(*map(element_response.of_system, (own, given))):
+            return (
+                "response: need the element response with which the network was trained; "
+                "got another"
+            )
         if self.config.model.architecture != "subspace_network":
             if own.source_signal == given.source_signal:
                 return ""

@@ -7,7 +7,7 @@ coordinates relative to the resolution of the array.
 import dataclasses
 import functools
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import config as config_lib
 from ris_jax.estimation import candidate_search, likelihood, refinement, search_grid
-from ris_jax.physics import arrays, linear
+from ris_jax.physics import arrays, element_response, linear
 
 # Neighbours of a grid cell whose phases and heights locate a peak between cells.
 _OFFSETS = np.array([d for d in itertools.product((-1, 0, 1), repeat=3) if any(d)])
@@ -78,7 +78,11 @@ def search_context(config: config_lib.Config) -> SearchContext:
 def _search_context(config: config_lib.Config) -> SearchContext:
     system = config.system
     positions = arrays.element_positions(system)
-    wave = {"wavelength": system.wavelength, "wavefront": system.wavefront}
+    wave: dict[str, Any] = {
+        "wavelength": system.wavelength,
+        "wavefront": system.wavefront,
+        "response": element_response.of_system(system),
+    }
     region = search_grid.region_of(config.scene)
     unit = resolution(system)
     space = search_grid.search_space(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Complex, Float
 
 from ris_jax import config as config_lib
 from ris_jax.physics import linear, phasor
+from ris_jax.physics.element_response import ElementResponse
 
 # Least squared cosine to boresight: 0.06 degrees above the horizon.
 _HORIZON = 1e-6
@@ -156,14 +157,32 @@ def squared_norm(
     positions: Float[Array, "N 3"],
     *,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
 ) -> Float[Array, "..."]:
-    """Return the squared norm of the steering vectors at (u, w, 1/r), 1 in the far field.
+    """Return the squared norm of the steering vectors at (u, w, 1/r).
+
+    It is 1 in the far field, or the mean squared element response.
 
     A fitted amplitude of the unit-norm vector has the power of the source times this value.
     """
     unit = unit_from_cosines(coordinates[..., 0], coordinates[..., 1])
     amplitude = relative_amplitude(unit, coordinates[..., 2], positions, wavefront=wavefront)
+    if response is not None:
+        amplitude *= _gains(response, unit, coordinates[..., 2], positions, wavefront)
     return jnp.mean(amplitude**2, axis=-1)
+
+
+def _gains(
+    response: ElementResponse,
+    unit: Float[Array, "... 3"],
+    inverse_range: Float[Array, "..."],
+    positions: Float[Array, "N 3"],
+    wavefront: config_lib.Wavefront,
+) -> Float[Array, "... N"]:
+    """Return the response of the elements; for plane waves all have the same angle."""
+    if wavefront == "planar":
+        inverse_range = jnp.zeros_like(inverse_range)
+    return response.amplitudes(unit, inverse_range, positions)
 
 
 def normalized(vectors: Complex[Array, "... N"]) -> Complex[Array, "... N"]:
@@ -179,20 +198,24 @@ def steering(
     *,
     wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
 ) -> Complex[Array, "... N"]:
     """Return the steering vector of a direction and an inverse range; zero is a plane wave.
 
     `steering_vector`, `steering_at` and `steering_jet` take the source in other coordinates.
-    Arguments as for `path_difference`.
+    Arguments as for `steering_vector`.
 
     Returns:
-      [..., N] complex. The norm is 1, except for `spherical`, where it is 1 in the far field.
+      [..., N] complex. The norm is 1, except for `spherical`, where it is 1 in the far field; see
+      `squared_norm` for elements with a response.
     """
     unit, inverse_range, positions = map(jnp.asarray, (unit, inverse_range, positions))
     turns = path_difference(unit, inverse_range, positions, wavefront=wavefront) / wavelength
     modulus = 1.0 / jnp.sqrt(float(positions.shape[0]))
     if wavefront == "spherical":
         modulus *= relative_amplitude(unit, inverse_range, positions, wavefront=wavefront)
+    if response is not None:
+        modulus *= _gains(response, unit, inverse_range, positions, wavefront)
     cosine, sine = phasor.cosine_and_sine(turns)
     return jax.lax.complex(modulus * cosine, -modulus * sine)
 
@@ -205,6 +228,7 @@ def steering_vector(
     *,
     wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
 ) -> Complex[Array, "... N"]:
     r"""Return the steering vector; amplitude and phase are relative to the array's origin.
 
@@ -222,9 +246,12 @@ def steering_vector(
       wavelength: :math:`\lambda` [m].
       wavefront: spherical (exact), spherical_phase (exact in phase), fresnel, parabolic or
         planar; see `path_difference`.
+      response: amplitude of the elements over the angle, relative to boresight; it multiplies
+        the entries. None: the same in all directions.
 
     Returns:
-      [..., N] complex. The norm is 1, except for `spherical`, where it is 1 in the far field.
+      [..., N] complex. The norm is 1, except for `spherical`, where it is 1 in the far field; see
+      `squared_norm` for elements with a response.
 
     Raises:
       ValueError: an unknown wavefront, or a last axis of the positions that is not 3.
@@ -246,6 +273,7 @@ def steering_vector(
         positions,
         wavelength=wavelength,
         wavefront=wavefront,
+        response=response,
     )
 
 
@@ -278,12 +306,14 @@ def steering_at(
     *,
     wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
 ) -> Complex[Array, "... N"]:
     """Return steering vectors at (u, w, 1/r), [..., N]; arguments as for `steering_jet`."""
     unit = unit_from_cosines(coordinates[..., 0], coordinates[..., 1])
     return steering(
-        unit, coordinates[..., 2], positions, wavelength=wavelength, wavefront=wavefront
-    )
+        unit, coordinates[..., 2], positions, wavelength=wavelength, wavefront=wavefront,
+        response=response,
+    )  # fmt: skip
 
 
 def steering_jet(
@@ -292,6 +322,7 @@ def steering_jet(
     *,
     wavelength: float | Float[Array, ""],
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
 ) -> Complex[Array, "... 4 N"]:
     r"""Return steering vectors and their derivatives in the coordinates :math:`(u, w, 1/r)`.
 
@@ -303,6 +334,7 @@ def steering_jet(
       positions: [N, 3] element positions [m].
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar.
+      response: of the elements, as for `steering_vector`.
 
     Returns:
       [..., 4, N] complex: :math:`a, \partial a/\partial u, \partial a/\partial w,
@@ -334,7 +366,31 @@ def steering_jet(
         growth = slopes(*_amplitude_slopes(unit, rho[..., None], positions))
     vector = steering(unit, rho, positions, wavelength=wavelength, wavefront=wavefront)
     turning = jax.lax.complex(growth, -(2.0 * jnp.pi / wavelength) * path)
-    return jnp.concatenate([vector[..., None, :], turning * vector[..., None, :]], axis=-2)
+    jet = jnp.concatenate([vector[..., None, :], turning * vector[..., None, :]], axis=-2)
+    if response is None:
+        return jet
+    gains = _gain_jet(response, coordinates, positions, wavefront)
+    changes = gains.at[..., 0, :].set(0.0)
+    return gains[..., :1, :] * jet + changes * vector[..., None, :]
+
+
+def _gain_jet(
+    response: ElementResponse,
+    coordinates: Float[Array, "... 3"],
+    positions: Float[Array, "N 3"],
+    wavefront: config_lib.Wavefront,
+) -> Float[Array, "... 4 N"]:
+    """Return the response of the elements and its derivatives in (u, w, 1/r)."""
+
+    def gains(coordinates):
+        unit = unit_from_cosines(coordinates[..., 0], coordinates[..., 1])
+        return _gains(response, unit, coordinates[..., 2], positions, wavefront)
+
+    def slope(axis):
+        return jax.jvp(gains, (coordinates,), (jnp.broadcast_to(axis, coordinates.shape),))[1]
+
+    slopes = jax.vmap(slope, out_axes=-2)(jnp.eye(3, dtype=coordinates.dtype))
+    return jnp.concatenate([gains(coordinates)[..., None, :], slopes], axis=-2)
 
 
 def _path_slopes(

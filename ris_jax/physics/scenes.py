@@ -15,7 +15,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Int, UInt32
 
 from ris_jax import config as config_lib
-from ris_jax.physics import arrays, channel, codebooks, linear, random_draws
+from ris_jax.physics import (
+    arrays,
+    channel,
+    codebooks,
+    element_response,
+    linear,
+    random_draws,
+)
 
 
 class Measurement(NamedTuple):
@@ -80,6 +87,7 @@ def steering_matrix(
         positions,
         wavelength=system.wavelength,
         wavefront=system.wavefront,
+        response=element_response.of_system(system),
     )
     return jnp.swapaxes(columns * truth.amplitude[..., None], -1, -2)
 

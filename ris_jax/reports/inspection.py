@@ -5,6 +5,7 @@ to two scenes. `estimators.alternatives` then tries other readings of the same s
 opposite sign convention.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +81,8 @@ def _geometry(recordings: Recordings, report: Inspection) -> None:
             f"element_positions: the centre {_vector(centre)} is {np.linalg.norm(centre):.4g} m "
             "from the origin: map coordinates? expected the origin on the surface"
         )
+    if recordings.response is not None:
+        report.lines.append(("element response", recordings.response.description()))
     normal = _normal(positions, size)
     if normal is not None and abs(normal[2]) < _FACES:
         report.doubts.append(
@@ -298,7 +301,7 @@ def _fit(recordings: Recordings, static: bool, report: Inspection) -> bool:
         return constant
     if report.doubts:  # a wrong unit explains a bad fit
         return constant
-    steering = _steering(recordings.wavelength, cells.points, scenes[0].positions)
+    steering = _steering(recordings, cells.points, scenes[0].positions)
     counts = [_FITTED_SOURCES] * len(scenes)
     found = [alternatives.pursue(scene, cells, steering, _FITTED_SOURCES) for scene in scenes]
     fractions = [one.fraction for one in found]
@@ -306,7 +309,8 @@ def _fit(recordings: Recordings, static: bool, report: Inspection) -> bool:
     flags = alternatives.better(scenes, counts, fractions, cells, None, steering) & ~Flag.WAVEFRONT
     if flags & Flag.INDEPENDENT_SIGNALS:
         report.lines.append(("signals", Flag.INDEPENDENT_SIGNALS.sentence))
-        return False
+        # The mistakes that the data can have besides.
+        return _fit(dataclasses.replace(recordings, source_signal="independent"), False, report)
     report.lines.append(("fit", f"two sources explain {explained:.0%} of the received power"))
     report.doubts.extend(flag.sentence for flag in Flag if flags & flag)
     if not flags and not _beyond_chance(scenes, found, cells, steering):
@@ -317,7 +321,7 @@ def _fit(recordings: Recordings, static: bool, report: Inspection) -> bool:
     return constant
 
 
-def _steering(wavelength: float, grid: np.ndarray, array: np.ndarray) -> alternatives.Steering:
+def _steering(recordings: Recordings, grid: np.ndarray, array: np.ndarray) -> alternatives.Steering:
     """Return a steering function that caches the vectors of the whole grid."""
     kept: dict[str, np.ndarray] = {}
 
@@ -326,8 +330,9 @@ def _steering(wavelength: float, grid: np.ndarray, array: np.ndarray) -> alterna
         if whole and wavefront in kept:
             return kept[wavefront]
         found = host_steering.steering(
-            points, positions, wavelength=wavelength, wavefront=wavefront
-        )
+            points, positions, wavelength=recordings.wavelength, wavefront=wavefront,
+            response=recordings.response,
+        )  # fmt: skip
         if whole:
             kept[wavefront] = found
         return found

@@ -143,6 +143,42 @@ def as_csv(
     )
 
 
+def scene_entries(
+    rows: list[tuple],
+    estimate: Estimate,
+    scene_numbers: np.ndarray,
+    files: Sequence[tuple[str, int]] = (),
+) -> list[dict[str, Any]]:
+    """Return an object for JSON per scene, with a list of its sources.
+
+    Args:
+      rows: from `source_rows`.
+      estimate: [B, ...] source of the rows.
+      scene_numbers: [B] numbers of the scenes.
+      files: as for `as_csv`.
+    """
+    listed: dict[int, list[dict[str, Any]]] = {number: [] for number in scene_numbers.tolist()}
+    for row in rows:
+        fields: dict[str, Any] = dict(zip(header(estimate), row, strict=True))
+        del fields["scene"], fields["flags"]
+        fields["range_m"] = _finite(fields["range_m"])
+        listed[row[0]].append(fields)
+    return [
+        {
+            "scene": number,
+            **file_fields(number, files),
+            "num_sources": len(listed[number]),
+            "noise_variance": _finite(noise),
+            "static_path_db": _static_path(estimate, scene),
+            "flags": _flag_names(estimate, scene),
+            "sources": listed[number],
+        }
+        for scene, (number, noise) in enumerate(
+            zip(listed, np.asarray(estimate.noise_variance, float), strict=True)
+        )
+    ]
+
+
 def as_json(
     rows: list[tuple],
     estimate: Estimate,
@@ -162,26 +198,7 @@ def as_json(
     Returns:
       Text; non-finite values are null.
     """
-    listed: dict[int, list[dict[str, Any]]] = {number: [] for number in scene_numbers.tolist()}
-    for row in rows:
-        fields: dict[str, Any] = dict(zip(header(estimate), row, strict=True))
-        del fields["scene"], fields["flags"]
-        fields["range_m"] = _finite(fields["range_m"])
-        listed[row[0]].append(fields)
-    found = [
-        {
-            "scene": number,
-            **file_fields(number, files),
-            "num_sources": len(listed[number]),
-            "noise_variance": _finite(noise),
-            "static_path_db": _static_path(estimate, scene),
-            "flags": _flag_names(estimate, scene),
-            "sources": listed[number],
-        }
-        for scene, (number, noise) in enumerate(
-            zip(listed, np.asarray(estimate.noise_variance, float), strict=True)
-        )
-    ]
+    found = scene_entries(rows, estimate, scene_numbers, files)
     return json.dumps({**about, "scenes": found}, indent=1, allow_nan=False) + "\n"
 
 

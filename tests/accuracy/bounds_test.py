@@ -5,10 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from cases.small import SYSTEM as SMALL
+from cases.small import jit
+from scipy import interpolate
 
 from ris_jax import config as config_lib
 from ris_jax.accuracy import bounds
 from ris_jax.physics import arrays, scenes
+from ris_jax.physics.element_response import ElementResponse
 
 WAVELENGTH = 0.3
 WAVEFRONTS = ("spherical", "spherical_phase", "fresnel", "parabolic", "planar")
@@ -42,7 +46,7 @@ def small_scene(source_signal="constant", num_snapshots=5):
     }
 
 
-def bound_of(scene, wavefront, source_signal, static_path=False):
+def bound_of(scene, wavefront, source_signal, static_path=False, response=None):
     scene = dict(scene)
     measurement = scenes.Measurement(
         snapshots=jnp.zeros((len(scene["codes"]), len(scene["channel"])), scene["codes"].dtype),
@@ -57,17 +61,18 @@ def bound_of(scene, wavefront, source_signal, static_path=False):
         wavefront=wavefront,
         source_signal=source_signal,
         static_path=static_path,
+        response=response,
     )
 
 
 jitted_bound = jax.jit(bound_of, static_argnames=("wavefront", "source_signal", "static_path"))
 
 
-def bound(scene, wavefront="spherical", source_signal="constant", static_path=False):
+def bound(scene, wavefront="spherical", source_signal="constant", static_path=False, response=None):
     """Return the bound of one scene in the default precision, as NumPy arrays."""
     scene = {name: jnp.asarray(value) for name, value in scene.items()}
     options = {"wavefront": wavefront, "source_signal": source_signal, "static_path": static_path}
-    return jax.tree.map(np.asarray, jitted_bound(scene, **options))
+    return jax.tree.map(np.asarray, jitted_bound(scene, response=response, **options))
 
 
 def variances(result):
@@ -85,13 +90,13 @@ def path_oracle(unit, source_range, positions, wavefront):
     }[wavefront]
 
 
-def covariance_oracle(scene, wavefront, source_signal, static_path=False):
+def covariance_oracle(scene, wavefront, source_signal, static_path=False, gain=None):
     """Invert the Fisher matrix of positions and of real and imaginary parts of amplitudes.
 
     The amplitudes are unknown factors of the signals, whose true value is one. Derivatives are
     central differences with a rounding error of 1e-10 and a smaller remainder. Range itself is
     a parameter, unless waves are planar. A static path adds real and imaginary part of one value
-    for each antenna.
+    for each antenna. `gain` is the amplitude of an element over the cosine of its angle.
     """
     num_sources, num_snapshots = len(scene["azimuth"]), len(scene["codes"])
     groups = 1 if source_signal == "constant" else num_snapshots
@@ -120,6 +125,9 @@ def covariance_oracle(scene, wavefront, source_signal, static_path=False):
             vector = np.exp(-2j * np.pi / WAVELENGTH * path) / len(path) ** 0.5
             if wavefront == "spherical":
                 vector = vector * radius / (radius + path)
+            if gain is not None:
+                away = radius * unit - scene["positions"]
+                vector = vector * gain(away[:, 2] / np.linalg.norm(away, axis=1))
             signal = scene["signals"][:, k] * (real + 1j * imaginary)[:, k]
             received = received + signal[:, None] * ((scene["codes"] * vector) @ scene["channel"].T)
         if static_path:
@@ -155,6 +163,56 @@ class FisherMatrixTest(parameterized.TestCase):
         if wavefront == "planar":
             np.testing.assert_array_equal(variances(result)[:, 2], np.full(3, np.inf))
             np.testing.assert_array_equal(result.covariance[:, 2, :2], np.zeros((3, 2)))
+
+
+class ElementResponseTest(parameterized.TestCase):
+    ANGLES, AMPLITUDES = np.linspace(0.0, 1.6, 9), 1.0 - 0.9 * np.linspace(0.0, 1.0, 9) ** 2
+
+    def table(self, cosine):
+        knots = 1.0 - np.cos(self.ANGLES)
+        return interpolate.PchipInterpolator(knots, self.AMPLITUDES)(1.0 - cosine)
+
+    @parameterized.product(exponent=(0.5, 1.0, 2.0), source_signal=SIGNALS, double=(False, True))
+    def test_matches_the_inverse_for_cosines(self, exponent, source_signal, double):
+        response = ElementResponse.cosine(exponent)
+        self.check(response, lambda cosine: cosine**exponent, source_signal, double)
+
+    @parameterized.product(source_signal=SIGNALS, double=(False, True))
+    def test_matches_the_inverse_for_a_table(self, source_signal, double):
+        response = ElementResponse.table(self.ANGLES, self.AMPLITUDES)
+        self.check(response, self.table, source_signal, double)
+
+    def check(self, response, gain, source_signal, double):
+        scene = small_scene(source_signal)
+        expected = covariance_oracle(scene, "spherical", source_signal, gain=gain)
+        with jax.enable_x64(double):
+            result = bound(scene, source_signal=source_signal, response=response)
+        deviation = np.sqrt(np.diagonal(expected, axis1=1, axis2=2))
+        error = np.abs(result.covariance - expected) / (deviation[:, :, None] * deviation[:, None])
+        self.assertLess(error.max(), 1e-6 if double else 1e-3)
+        plain = variances(bound(scene, source_signal=source_signal))
+        self.assertFalse(np.allclose(variances(result), plain, rtol=0.05))
+
+    def test_identifiable_at_boresight(self):
+        scene = small_scene() | {"azimuth": np.zeros(3), "elevation": np.array([0.0, 0.4, -0.4])}
+        for response in (ElementResponse.cosine(0.5), ElementResponse.table([0, 1.6], [1, 0.2])):
+            result = bound(scene, response=response)
+            self.assertTrue(result.identifiable.all())
+            chex.assert_tree_all_finite(result.covariance)
+
+    def test_scene_bound_takes_it_from_the_configuration(self):
+        fields = SMALL | {"scene.max_sources": 2, "system.response_exponent": 1.5}
+        config = config_lib.override(config_lib.Config(), fields)
+        scene = scenes.sample_scenes(jax.random.key(0), config, 2)
+        positions = arrays.element_positions(config.system)
+        found = bounds.scene_bound(scene, positions, config.system)
+        truth = jax.tree.map(lambda leaf: leaf[0], scene.truth)
+        expected = jit(bounds.cramer_rao_bound)(
+            jax.tree.map(lambda leaf: leaf[0], scene.measurement), truth.azimuth,
+            truth.elevation, truth.source_range, truth.amplitude * scene.signals[0], positions,
+            wavelength=config.system.wavelength, response=ElementResponse.cosine(1.5),
+        )  # fmt: skip
+        np.testing.assert_allclose(found.covariance[0], expected.covariance, rtol=1e-3)
 
 
 class StaticPathTest(parameterized.TestCase):

@@ -20,6 +20,7 @@ _ARGUMENTS = {
     "evaluate": ["--estimator=maximum_likelihood"],
     "calibrate": ["--data=known_positions.npz", "--out=surface.npz"],
     "localize": ["--data=recordings.npz", "--out=positions.csv", "--pretrained=default"],
+    "serve": ["--channel=recordings.npz"],
     "report": ["--workdir=run"],
     "tune": ["--workdir=search"],
     "benchmark": ["--suite=all"],

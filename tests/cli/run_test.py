@@ -427,6 +427,9 @@ _ELSEWHERE = {
         "tests/cli/commands/benchmark_test.py",
     "benchmark --suite=two_sources,snr --num_scenes=500 --estimators=network,music --out=few":
         "tests/cli/commands/benchmark_test.py",
+    "serve --channel=recordings.npz": "tests/cli/commands/serve_test.py",
+    "serve --channel=recordings.npz --calibration=surface.npz --port=8080 --static_path=on":
+        "tests/cli/commands/serve_test.py",
     "doctor": ".ci/run",
     "doctor --thorough --workdir=runs/quickstart": ".ci/run",
 }  # fmt: skip

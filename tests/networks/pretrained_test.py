@@ -18,6 +18,7 @@ from ris_jax.accuracy import metrics
 from ris_jax.estimation import flags
 from ris_jax.networks import pretrained
 from ris_jax.physics import arrays, scenes
+from ris_jax.physics.element_response import ElementResponse
 from ris_jax.training import evaluation
 from ris_jax.training import state as state_lib
 
@@ -255,6 +256,32 @@ class EstimatorTest(parameterized.TestCase):
         self.assertTrue(np.all(found.flags & flag))
         self.assertFalse(np.any(expected.flags & flag))
         chex.assert_trees_all_equal(found._replace(flags=None), expected._replace(flags=None))
+
+    def test_another_element_response(self):
+        """The grid search replaces the network; a network trained with the response is used."""
+        response = ElementResponse.cosine(1.0)
+        config = config_lib.override(CONFIG, {"scene.max_sources": 3} | small.NETWORK)
+        own = config_lib.override(config, {"system.response_exponent": 1.0})
+        params = state_lib.create_train_state(config).params
+        scene = jax.device_get(scenes.sample_scenes(jax.random.key(0), own, 8))
+        positions = np.asarray(arrays.element_positions(config.system))
+        options = {"response": response, "max_sources": 3, "check": False}
+        flag = flags.Flag.NETWORK_NOT_USED
+        for trained, not_used in ((config, True), (own, False)):
+            network = pretrained.Network(trained, params)
+            found = localize(scene.measurement, positions, network=network, **options)
+            self.assertEqual(bool(np.all(found.flags & flag)), not_used)
+        self.assertRegex(
+            pretrained.Network(config, params).refuses(own), "response: need the element response"
+        )
+
+    def test_a_subspace_network_has_one_response(self):
+        network = pretrained.load_pretrained("subspace_network")
+        with self.assertRaisesRegex(config_lib.ConfigError, "response: expected the element resp"):
+            localize(
+                draw().measurement, estimator="music", network=network,
+                response=ElementResponse.cosine(1.0),
+            )  # fmt: skip
 
     def test_trained_source_signals_have_no_flag(self):
         found = localize(draw().measurement, check=False)

@@ -64,6 +64,7 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_bool("pose", False, "estimate rotation and offset of the surface", flag_values=FLAGS)
 common_flags.define_waves(FLAGS)
+common_flags.define_response(FLAGS)
 common_flags.define_binary_codes(FLAGS)
 flags.DEFINE_float(
     "loss_db", 0.5, "loss of position accuracy for which a calibration is enough", flag_values=FLAGS
@@ -160,6 +161,7 @@ def _wave(recordings: "Recordings") -> dict[str, Any]:
     return {
         "wavelength": recordings.wavelength,
         "wavefront": FLAGS.wavefront or recordings.wavefront or "spherical",
+        "response": common_flags.response(FLAGS, recordings.response),
     }
 
 

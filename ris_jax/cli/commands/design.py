@@ -152,7 +152,7 @@ class _Designer:
         return code_design.make_problem(
             self.surface.positions, self.surface.channel[0], self.surface.wavelength,
             jnp.asarray(places, kind), jnp.asarray(self.level(places), kind),
-            wavefront=self.waves["wavefront"],
+            wavefront=self.waves["wavefront"], response=self.surface.response,
         )  # fmt: skip
 
     def errors(self, codes: np.ndarray, places: np.ndarray) -> Float[np.ndarray, "P"]:
@@ -204,7 +204,9 @@ class _Designer:
 
     def fingerprint(self) -> str:
         """Return a hash of everything that the result depends on."""
-        arrays = (*self.surface, self.places, self.level(self.places))
+        import jax
+
+        arrays = (*jax.tree.leaves(self.surface), self.places, self.level(self.places))
         parts = [np.ascontiguousarray(array).tobytes() for array in arrays]
         names = ("steps", "starts", "sweeps", "seed", "num_codes")
         inputs = self.options | self.waves | {name: getattr(FLAGS, name) for name in names}

@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from ris_jax import config as config_lib
-from ris_jax.cli import common_flags, frequency_flags
+from ris_jax.cli import common_flags, estimator_flags, frequency_flags
 
 if TYPE_CHECKING:
     from ris_jax.data.recordings.frequency_recordings import FrequencyRecordings
@@ -50,66 +50,15 @@ if TYPE_CHECKING:
     from ris_jax.estimation.checks.limits import Limits
     from ris_jax.estimation.estimate import Estimate
 
-_LIMITS = config_lib.SceneConfig()  # default limits of the sources
-
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("data", None, "recordings: a file or a directory", flag_values=FLAGS)
 flags.DEFINE_string("out", None, "file to write, .csv or .json", flag_values=FLAGS)
-common_flags.define_network(FLAGS)
-common_flags.define_estimator(
-    FLAGS, "auto", "auto (network if one is given, else maximum_likelihood)"
-)
-flags.DEFINE_integer(
-    "num_sources", None, "sources in every scene, if known", lower_bound=1, flag_values=FLAGS
-)
-flags.DEFINE_integer(
-    "max_sources",
-    _LIMITS.max_sources,
-    "maximum number of sources in a scene",
-    lower_bound=1,
-    flag_values=FLAGS,
-)
-common_flags.define_waves(FLAGS)
+estimator_flags.define(FLAGS)
 frequency_flags.define_coherence(FLAGS)
 flags.DEFINE_float(
     "delay_max_ns",
     None,
     "largest delay of a coherent source; default: the inverse of the frequency spacing",
-    flag_values=FLAGS,
-)
-flags.DEFINE_float(
-    "false_alarm_rate",
-    config_lib.DEFAULT_FALSE_ALARM_RATE,
-    "fraction of scenes with a false alarm, if the number of sources is unknown",
-    flag_values=FLAGS,
-)
-flags.DEFINE_float(
-    "azimuth_max_deg",
-    _LIMITS.azimuth_max_deg,
-    "sources are within plus or minus this",
-    flag_values=FLAGS,
-)
-flags.DEFINE_float(
-    "elevation_max_deg",
-    _LIMITS.elevation_max_deg,
-    "sources are within plus or minus this; 0 for a linear array",
-    flag_values=FLAGS,
-)
-flags.DEFINE_float("range_min", _LIMITS.range_min, "smallest source range [m]", flag_values=FLAGS)
-flags.DEFINE_float("range_max", math.inf, "largest source range [m]", flag_values=FLAGS)
-flags.DEFINE_enum(
-    "search",
-    "normal",
-    ("fast", "normal", "thorough"),
-    "effort of the search on a grid: cells, candidates and iterations",
-    flag_values=FLAGS,
-)
-common_flags.define_binary_codes(FLAGS)
-common_flags.define_static_path(FLAGS)
-flags.DEFINE_string(
-    "calibration",
-    None,
-    "file of `ris-jax calibrate`: factors of the elements, and pose of the surface",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
@@ -121,8 +70,6 @@ flags.DEFINE_integer(
 )  # fmt: skip
 flags.DEFINE_integer("batch_size", 64, "scenes processed at once", lower_bound=1, flag_values=FLAGS)
 
-_FIELD_OF_VIEW = ("azimuth_max_deg", "elevation_max_deg", "range_min", "range_max")
-
 
 def _out() -> pathlib.Path:
     return common_flags.path_with_suffix(FLAGS, "out", (".csv", ".json"))
@@ -132,47 +79,6 @@ def _figure() -> pathlib.Path | None:
     if not FLAGS.figure:
         return None
     return common_flags.path_with_suffix(FLAGS, "figure", (".png", ".pdf", ".svg"))
-
-
-def _limit_arguments() -> dict[str, float]:
-    """Return arguments of `limits.Limits`; errors name the flag."""
-    least, most = FLAGS.range_min, FLAGS.range_max
-    if not 0 < least < math.inf:
-        raise config_lib.ConfigError(f"--range_min: need finite metres above zero; got {least!r}")
-    if not most > least:
-        raise config_lib.ConfigError(f"--range_max: need more than --range_min={least}; got {most}")
-    angles = {}
-    for name, lowest in (("azimuth_max_deg", "0 <"), ("elevation_max_deg", "0 <=")):
-        value = float(getattr(FLAGS, name))
-        if not (0 < value < 90 or (value == 0 and lowest == "0 <=")):
-            raise config_lib.ConfigError(f"--{name}: need {lowest} value < 90; got {value!r}")
-        angles[name.removesuffix("_deg")] = math.radians(value)
-    return {**angles, "range_min": least, "range_max": most}
-
-
-def _search_limits() -> "Limits":
-    from ris_jax.estimation.checks import limits
-
-    return limits.Limits(**_limit_arguments())
-
-
-def _options(recordings: "Recordings") -> dict[str, Any]:
-    """Return the options of `localize`; a flag takes precedence over the data."""
-    # The search limits of a network are those of its training.
-    searched = FLAGS.pretrained is None and FLAGS.workdir is None
-    within = _search_limits() if searched else None
-    return {
-        "wavelength": recordings.wavelength,
-        "wavefront": FLAGS.wavefront or recordings.wavefront or "spherical",
-        "source_signal": FLAGS.source_signal or recordings.source_signal or "constant",
-        "estimator": FLAGS.estimator,
-        "num_sources": FLAGS.num_sources,
-        "max_sources": FLAGS.max_sources,
-        "false_alarm_rate": FLAGS.false_alarm_rate,
-        "limits": within,
-        "search": FLAGS.search,
-        "static_path": FLAGS.static_path,
-    }
 
 
 def _figure_index(recordings: "Recordings | FrequencyRecordings") -> int:
@@ -207,12 +113,13 @@ def _about(
     """Return the further entries of a JSON file."""
     from ris_jax.reports import provenance, source_table
 
-    files = recordings.files
+    files, response = recordings.files, options["response"]
     return {
         "data": FLAGS.data,
         "network": FLAGS.pretrained or FLAGS.workdir,
         "calibration": FLAGS.calibration,
         **{name: value for name, value in options.items() if name not in ("limits", "network")},
+        "response": None if response is None else response.description(),
         "limits": _listed(options["limits"]),
         "versions": provenance.versions(),
         "skipped": [
@@ -297,14 +204,7 @@ def announcement() -> str:
         raise config_lib.ConfigError("--figure_scene: needs --figure; none given")
     _out()
     _figure()
-    _limit_arguments()
-    common_flags.check_network(FLAGS)
-    if FLAGS.workdir or FLAGS.pretrained:
-        for flag in _FIELD_OF_VIEW:
-            if FLAGS[flag].present:
-                raise config_lib.ConfigError(
-                    f"--{flag}: not allowed with a network, which uses the limits of its training"
-                )
+    estimator_flags.check(FLAGS)
     network = FLAGS.pretrained or FLAGS.workdir
     return f"localising sources of {FLAGS.data}" + (f" with network {network}" if network else "")
 
@@ -312,36 +212,25 @@ def announcement() -> str:
 def run() -> int:
     """Run the command; return the exit status."""
     out, figure = _out(), _figure()
-    from ris_jax import localization
-    from ris_jax.data.recordings import frequency_recordings, surface_calibration
-    from ris_jax.data.recordings import reader as reader_lib
+    from ris_jax.data.recordings import frequency_recordings
     from ris_jax.reports import provenance, source_table
 
-    localization.check_options(
-        FLAGS.estimator,
-        num_sources=FLAGS.num_sources,
-        max_sources=FLAGS.max_sources,
-        false_alarm_rate=FLAGS.false_alarm_rate,
-    )
+    estimator_flags.check_options(FLAGS)
     options: dict[str, Any]
     if frequency_recordings.has_frequencies(FLAGS.data):
         recordings = frequency_recordings.read_frequencies(
             FLAGS.data, binary_codes=FLAGS.binary_codes
         )
         options = frequency_flags.options_of(FLAGS, recordings)
-        options["limits"] = _search_limits()
+        options["limits"] = estimator_flags.limits_of(FLAGS)
         compute = functools.partial(_localize_frequencies, recordings, options)
     else:
         frequency_flags.refuse(
             FLAGS, ("coherence", "delay_max_ns"), "needs recordings with `frequencies` [F]"
         )
         network = common_flags.network(FLAGS)
-        recordings = reader_lib.read(FLAGS.data, binary_codes=FLAGS.binary_codes)
-        options = _options(recordings) | {"network": network}
-        if FLAGS.calibration:
-            recordings = reader_lib.calibrated(
-                recordings, surface_calibration.load_calibration(FLAGS.calibration)
-            )
+        recordings = estimator_flags.recordings(FLAGS, FLAGS.data)
+        options = estimator_flags.options(FLAGS, recordings) | {"network": network}
         compute = functools.partial(_localize, recordings, options)
     for note in recordings.notes:
         print(f"note: {note}", file=sys.stderr)

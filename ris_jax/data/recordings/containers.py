@@ -4,6 +4,7 @@ Nothing is ever unpickled. Every error is one line that names the file.
 """
 
 import contextlib
+import io
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -89,6 +90,33 @@ def load(path: str | os.PathLike[str], wanted: Iterable[str]) -> dict[str, np.nd
         if isinstance(file, h5py.File):
             return {name: _hdf5_array(path, file, name, matlab=matlab) for name in wanted}
         return {name: _mat_array(path, file, name) for name in wanted}
+
+
+def load_bytes(name: str, content: bytes, most: int) -> dict[str, np.ndarray]:
+    """Load all arrays of an .npz archive in memory.
+
+    Args:
+      name: of the archive in error messages.
+      content: of the archive.
+      most: maximum size of its arrays together [bytes].
+
+    Raises:
+      RunError: it is damaged, has something else than arrays of numbers, or is too large.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise errors.RunError(f"{name}: need an .npz archive; got a single .npy array")
+            if (total := sum(entry.file_size for entry in archive.zip.infolist())) > most:
+                raise errors.RunError(f"{name}: need at most {most} bytes; got {total} unpacked")
+            return {key: _npz_array(name, archive, key) for key in archive.files}
+    except errors.RunError:
+        raise
+    except Exception as error:  # as in `_opened`
+        reason = errors.brief(f"{type(error).__name__}: {error}")
+        raise errors.RunError(
+            f"{name}: cannot be read, damaged or incomplete? ({reason})"
+        ) from error
 
 
 def require_name(path: str | os.PathLike[str]) -> None:
@@ -186,7 +214,7 @@ def _content(path: pathlib.Path) -> str:
     return "something else, or damaged"
 
 
-def _require_held(path: pathlib.Path, name: str, needed: int, held: int) -> None:
+def _require_held(path: pathlib.Path | str, name: str, needed: int, held: int) -> None:
     """Reject an array that is larger than its file, before memory is allocated for it."""
     if needed > _LARGEST_COMPRESSION * held + _ALWAYS_ALLOWED:
         raise errors.RunError(
@@ -195,7 +223,7 @@ def _require_held(path: pathlib.Path, name: str, needed: int, held: int) -> None
         )
 
 
-def _npz_array(path: pathlib.Path, archive: Any, name: str) -> np.ndarray:
+def _npz_array(path: pathlib.Path | str, archive: Any, name: str) -> np.ndarray:
     if len(archive.zip.namelist()) != len(set(archive.zip.namelist())):
         raise errors.RunError(f"{path}: need every array once; got several of one name")
     entry = archive.zip.getinfo(f"{name}.npy" if f"{name}.npy" in archive.zip.namelist() else name)

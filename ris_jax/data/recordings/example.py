@@ -35,7 +35,7 @@ def recordings(num_scenes: int, seed: int, snr_db: float) -> dict[str, Any]:
     codes = np.exp(2j * np.pi * random.integers(_PHASES, size=(_CODES, len(positions))) / _PHASES)
     channel = _channel(random, positions)
     sources = [_FIRST, *(_sources(random) for _ in range(num_scenes - 1))]
-    snapshots = [_received(random, here, positions, channel, codes, snr_db) for here in sources]
+    snapshots = [received(random, here, positions, channel, codes, snr_db) for here in sources]
     truth = np.full((num_scenes, _MOST_SOURCES, 3), np.nan)
     for row, here in zip(truth, sources, strict=True):
         row[: len(here)] = here
@@ -88,7 +88,7 @@ def _sources(random: np.random.Generator) -> np.ndarray:
     return np.array(found)
 
 
-def _received(
+def received(
     random: np.random.Generator,
     places: np.ndarray,
     positions: np.ndarray,

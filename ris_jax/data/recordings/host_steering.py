@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 from ris_jax import config as config_lib
+from ris_jax.physics.element_response import ElementResponse
 
 _LEAST_SQUARE = 1e-6  # as in `ris_jax.physics.arrays`
 
@@ -19,6 +20,7 @@ def steering(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
 ) -> Complex[np.ndarray, "P N"]:
     """Return steering vectors; see `ris_jax.physics.arrays.steering_at`.
 
@@ -27,6 +29,7 @@ def steering(
       positions: elements [m].
       wavelength: [m].
       wavefront: shape of the waves.
+      response: of the elements; None: the same in all directions.
 
     Raises:
       ValueError: an unknown wavefront.
@@ -52,6 +55,9 @@ def steering(
     else:
         known = ", ".join(get_args(config_lib.Wavefront))
         raise ValueError(f"wavefront: need one of {known}; got {wavefront!r}")
+    if response is not None:
+        ranged = np.zeros_like(rho) if wavefront == "planar" else rho
+        amplitude = amplitude * response.amplitudes(unit, ranged[..., 0], positions, np)
     phase = 2.0 * np.pi / wavelength * difference
     return amplitude * np.exp(-1j * phase) / np.sqrt(len(positions))
 
@@ -62,11 +68,14 @@ def steering_to(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
 ) -> Complex[np.ndarray, "K N"]:
     """Return steering vectors of sources at x, y, z [m]."""
     distance = np.linalg.norm(places, axis=1)
     coordinates = np.stack([places[:, 0] / distance, places[:, 1] / distance, 1.0 / distance], 1)
-    return steering(coordinates, positions, wavelength=wavelength, wavefront=wavefront)
+    return steering(
+        coordinates, positions, wavelength=wavelength, wavefront=wavefront, response=response
+    )
 
 
 def coordinates_of(

@@ -12,6 +12,10 @@ snr_db               [B]                       optional
 num_sources          [B]                       optional; this and the next three: all or none
 azimuth, elevation   [B, K_max]                [rad]; values after `num_sources` are ignored
 source_range         [B, K_max]                [m]; values after `num_sources` are ignored
+response_exponent    a number                  optional; q of elements with amplitude cos^q(angle)
+response_angles      [A]                       optional; [rad], of a table in place of the exponent
+response_amplitudes  [A]                       optional; linear, at these angles
+response_normals     [3] or [N, 3]             optional; unit normals of the elements, default +z
 ==================== ========================= ================================================
 
 and no other field; `conventions` lists alternative names and units. An array without a surface,
@@ -34,6 +38,7 @@ from ris_jax.data.recordings import containers, conventions, surface_calibration
 from ris_jax.data.records import record_dataset, record_format, reference_shards
 from ris_jax.physics import scenes
 from ris_jax.physics import static_path as static_path_lib
+from ris_jax.physics.element_response import ElementResponse, of_system
 
 SourceTruth = validation.SourceTruth
 
@@ -53,6 +58,7 @@ class Recordings:
     snr_db: Float[np.ndarray, "B"] | None = None
     wavefront: config_lib.Wavefront | None = None  #: None: not in the file
     source_signal: config_lib.SourceSignal | None = None  #: None: not in the file
+    response: ElementResponse | None = None  #: of the elements; None: the same in all directions
     notes: tuple[str, ...] = ()  #: assumptions made in reading, one line each
     #: (name, number of its first scene) of every file of a folder; empty for a single file
     files: tuple[tuple[str, int], ...] = ()
@@ -130,10 +136,24 @@ def write(path: str | os.PathLike[str], recordings: Recordings) -> None:
         "wavelength": recordings.wavelength,
         "element_positions": recordings.positions,
         "snr_db": recordings.snr_db,
+        **_response_fields(recordings.response),
     }
     if recordings.truth is not None:
         arrays |= recordings.truth._asdict()
     containers.save(path, {key: array for key, array in arrays.items() if array is not None})
+
+
+def _response_fields(response: ElementResponse | None) -> dict[str, Any]:
+    """Return the fields of a file that hold a response."""
+    if response is None:
+        return {}
+    angles, amplitudes = (None, None) if response.knots is None else response.as_table()
+    return {
+        "response_exponent": response.exponent,
+        "response_angles": angles,
+        "response_amplitudes": amplitudes,
+        "response_normals": response.normals,
+    }
 
 
 def _once(array: np.ndarray) -> np.ndarray:
@@ -175,6 +195,7 @@ def _read_records(folder: pathlib.Path) -> Recordings:
         snr_db=scenes["snr_db"].astype(np.float64),
         wavefront=system.wavefront,
         source_signal=system.source_signal,
+        response=of_system(system),
         notes=(f"{count} scenes of the split {split!r} of {folder} are read",),
     )
 
@@ -257,6 +278,7 @@ def _build(
         else None,
         wavefront=wavefront,
         source_signal=source_signal,
+        response=validation.element_response(name, arrays, len(positions)),
     )
 
 
@@ -308,19 +330,26 @@ def require_alike(
             "element_positions": recordings.positions.tolist(),
             "truth": "none" if truth is None else f"K_max={truth.azimuth.shape[1]}",
             "snr_db": "none" if recordings.snr_db is None else "given",
+            "response": _listed_response(recordings.response),
             "format": "recordings" if recordings.wavefront is None else "reference shard",
         }
 
     needed, got = described(first), described(part)
     for field in needed:
         if needed[field] != got[field]:
-            short = field == "element_positions"
+            short = field in ("element_positions", "response")
             validation.fail(
                 str(path),
                 field,
                 f"{'the same' if short else needed[field]} as in {first_path.name}",
                 "others" if short else got[field],
             )
+
+
+def _listed_response(response: ElementResponse | None) -> str:
+    """Return all numbers of a response as text, to compare files."""
+    fields = _response_fields(response).items()
+    return str({key: np.asarray(value).tolist() for key, value in fields if value is not None})
 
 
 def _join(names: list[str], parts: list[Recordings]) -> Recordings:
@@ -365,10 +394,14 @@ def calibrated(
     surface_calibration.require_same_elements(
         calibration, recordings.positions, recordings.wavelength
     )
+    response = recordings.response
+    if response is not None and calibration.rotation is not None:
+        response = response.rotated(calibration.rotation)
     return dataclasses.replace(
         recordings,
         codes=calibration.apply_to_codes(recordings.codes),
         positions=calibration.apply_to_positions(recordings.positions),
+        response=response,
     )
 
 
@@ -382,18 +415,34 @@ def measurement_of(recordings: Recordings, *, static_path: bool = False) -> scen
     Returns:
       `Measurement` [B, ...]; the noise variance follows from `snr_db`, and is NaN without it.
     """
-    snapshots = recordings.snapshots
-    snapshots = static_path_lib.without_mean(snapshots) if static_path else snapshots
-    power = np.mean(np.abs(snapshots) ** 2, axis=(1, 2))
-    if recordings.snr_db is None:
-        noise_variance = np.full_like(power, np.nan)
-    else:
-        # Received power is signal plus noise, and their ratio is the SNR.
-        noise_variance = power / (1.0 + 10.0 ** (recordings.snr_db / 10.0))
+    noise_variance = noise_variance_of(
+        recordings.snapshots, recordings.snr_db, static_path=static_path
+    )
     fields: dict[str, Any] = {  # NumPy arrays, which every estimator accepts
         "snapshots": recordings.snapshots,
         "channel": recordings.channel,
         "codes": recordings.codes,
-        "noise_variance": noise_variance.astype(np.float32),
+        "noise_variance": noise_variance,
     }
     return scenes.Measurement(**fields)
+
+
+def noise_variance_of(
+    snapshots: Complex[np.ndarray, "B L M"],
+    snr_db: Float[np.ndarray, "B"] | None,
+    *,
+    static_path: bool = False,
+) -> Float[np.ndarray, "B"]:
+    """Return the noise variance that an SNR implies, float32; NaN without one.
+
+    Args:
+      snapshots: received.
+      snr_db: of each scene [dB], without the static path.
+      static_path: whether the snapshots have a static path.
+    """
+    snapshots = static_path_lib.without_mean(snapshots) if static_path else snapshots
+    power = np.mean(np.abs(snapshots) ** 2, axis=(1, 2))
+    if snr_db is None:
+        return np.full(power.shape, np.nan, np.float32)
+    # Received power is signal plus noise, and their ratio is the SNR.
+    return (power / (1.0 + 10.0 ** (snr_db / 10.0))).astype(np.float32)

@@ -12,11 +12,16 @@ from typing import Literal, NamedTuple, NoReturn
 import numpy as np
 from jaxtyping import Complex, Float, Int
 
+from ris_jax import config as config_lib
 from ris_jax import errors
+from ris_jax.physics.element_response import ElementResponse, directional
 
 REQUIRED_KEYS = ("snapshots", "wavelength", "element_positions")
 TRUTH_KEYS = ("num_sources", "azimuth", "elevation", "source_range")
-OPTIONAL_KEYS = ("channel", "codes", "snr_db", *TRUTH_KEYS)
+RESPONSE_KEYS = (
+    "response_exponent", "response_angles", "response_amplitudes", "response_normals"
+)  # fmt: skip
+OPTIONAL_KEYS = ("channel", "codes", "snr_db", *TRUTH_KEYS, *RESPONSE_KEYS)
 KNOWN_KEYS = (*REQUIRED_KEYS, *OPTIONAL_KEYS)
 
 # Fields that may replace another one; see `conventions`.
@@ -331,6 +336,51 @@ def unusable_scenes(name: str, arrays: Mapping[str, np.ndarray]) -> dict[int, st
             )
             reasons.setdefault(scene, f"{field}{why or ' ' + zero}")
     return dict(sorted(reasons.items()))
+
+
+def element_response(
+    name: str, arrays: Mapping[str, np.ndarray], elements: int
+) -> ElementResponse | None:
+    """Return the response of the elements; None if the file has none, or one of exponent 0.
+
+    Args:
+      name: the file.
+      arrays: response_exponent, a number, or response_angles [A] [rad] and response_amplitudes [A];
+        optional response_normals [3] or [N, 3].
+      elements: N.
+
+    Raises:
+      RunError: an invalid response; the field is named.
+    """
+    given = {key: real_array(name, key, arrays[key]) for key in RESPONSE_KEYS if key in arrays}
+    if not given:
+        return None
+    for key, values in given.items():
+        one = key == "response_exponent"
+        if key != "response_normals" and (values.size != 1 if one else max(values.shape, default=0)
+                                          != values.size):  # fmt: skip
+            fail(name, key, "a number" if one else "[A]", list(values.shape))
+    exponent, angles, amplitudes = (
+        given[key].ravel().tolist() if key in given else None for key in RESPONSE_KEYS[:3]
+    )
+    if exponent is None and angles is None and amplitudes is None:
+        fail(name, "response_normals", "response_exponent or a table beside them", "neither")
+    exponent = 0.0 if exponent is None else exponent[0]
+    problem = config_lib.response_problem(exponent, angles, amplitudes)
+    if problem is not None:
+        fail(name, f"response_{problem[0]}", *problem[1:])
+    normals = given.get("response_normals")
+    if normals is not None and normals.size == 3:  # MATLAB has no vectors, only rows and columns
+        normals = normals.reshape(3)
+    try:
+        if angles is None or amplitudes is None:
+            found = ElementResponse.cosine(exponent, normals=normals)
+        else:
+            found = ElementResponse.table(angles, amplitudes, normals=normals)
+        found.check_elements(elements)
+    except config_lib.ConfigError as error:
+        raise errors.RunError(f"{name}: {error}") from error
+    return directional(found)
 
 
 def vector(name: str, field: str, array: np.ndarray, scenes: int) -> Float[np.ndarray, "B"]:

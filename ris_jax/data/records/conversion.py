@@ -18,6 +18,7 @@ from ris_jax.data.recordings import reader
 from ris_jax.data.recordings import reader as reader_lib
 from ris_jax.data.recordings.reader import Recordings
 from ris_jax.data.records import record_format, record_writer
+from ris_jax.physics.element_response import ElementResponse
 
 
 class Fractions(NamedTuple):
@@ -114,10 +115,33 @@ def configuration(found: Recordings, config: config_lib.Config) -> config_lib.Co
         "system.codebook": "random",  # unused: the scenes have their own codes
         "system.wavefront": found.wavefront or config.system.wavefront,
         "system.source_signal": found.source_signal or config.system.source_signal,
+        **_response_values(found.response),
         "scene.min_sources": 1,
         "scene.max_sources": found.truth.azimuth.shape[1],
     }
     return config_lib.override(config, values)
+
+
+def _response_values(response: ElementResponse | None) -> dict[str, Any]:
+    """Return the fields of a configuration for a response.
+
+    Raises:
+      RunError: normals other than +z, which a configuration does not hold.
+    """
+    if response is None:
+        return {}
+    if response.normals is not None and not (np.asarray(response.normals) == [0.0, 0.0, 1.0]).all():
+        raise errors.RunError(
+            "response_normals: expected +z for all elements in records, found others; turn the "
+            "positions so that +z is the normal"
+        )
+    if response.exponent is not None:
+        return {"system.response_exponent": float(response.exponent)}
+    angles, amplitudes = response.as_table()
+    return {
+        "system.response_angles": angles.tolist(),
+        "system.response_amplitudes": amplitudes.tolist(),
+    }
 
 
 def _convert_file(

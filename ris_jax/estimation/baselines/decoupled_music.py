@@ -55,9 +55,10 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 from ris_jax import config as config_lib
 from ris_jax.estimation import estimate, search_grid
 from ris_jax.estimation.baselines import smoothing, spectral_search, subspace
-from ris_jax.estimation.baselines.symmetric_arrays import GridLayout, aliases, one_period
+from ris_jax.estimation.baselines.symmetric_arrays import GridLayout, aliases, layout_of, one_period
 from ris_jax.physics import arrays, linear
 from ris_jax.physics import covariance as cov
+from ris_jax.physics.element_response import ElementResponse
 
 _EVERYWHERE = search_grid.SearchRegion()
 LEAST_GRID = (48, 32, 48)  # cells in u, w (of one period) and 1/r
@@ -199,7 +200,7 @@ def _one_scene(
 
 
 def _setting_of(
-    positions, layout, wavelength, wavefront, max_sources, region, grid
+    positions, layout, wavelength, wavefront, response, max_sources, region, grid
 ) -> _DecoupledSearch:
     space = search_grid.search_space(region, grid, wavefront)
     period = search_grid.search_space(
@@ -209,7 +210,9 @@ def _setting_of(
     ranges = jnp.linspace(space.lower[2], space.upper[2], space.shape[2])
 
     def vectors(points):
-        found = arrays.steering_at(points, positions, wavelength=wavelength, wavefront=wavefront)
+        found = arrays.steering_at(
+            points, positions, wavelength=wavelength, wavefront=wavefront, response=response
+        )
         return arrays.normalized(found)
 
     return _DecoupledSearch(
@@ -248,19 +251,22 @@ def _aperture(covariance, most, positions, layout, sub_surface, max_sources) -> 
 
 def _search(
     spectra_of, covariance, num_sources, positions,
-    *, layout, wavelength, wavefront, max_sources, region, sub_surface, grid,
+    *, layout, wavelength, wavefront, response, max_sources, region, sub_surface, grid,
 ) -> estimate.Estimate:  # fmt: skip
     """Run the common steps of both methods, for a spectrum of directions.
 
     `spectra_of(aperture, most, wavelength, max_sources)` returns arrays with leading axis B, and a
     function of the arrays of one scene and of directions [..., 2].
     """
+    layout = layout or layout_of(np.asarray(positions))
+    batch = subspace.as_batch(covariance, num_sources, positions)
+    covariance, num_sources, positions, _ = batch
     _check(covariance, num_sources, positions, layout, sub_surface, max_sources, grid)
     unit, covariance = subspace.unit_power(covariance)
     most = jnp.clip(num_sources, 0, max_sources)
     aperture = _aperture(covariance, most, positions, layout, sub_surface, max_sources)
     setting = _setting_of(
-        aperture.positions, layout, wavelength, wavefront, max_sources, region, grid
+        aperture.positions, layout, wavelength, wavefront, response, max_sources, region, grid
     )
     seen, spectrum = spectra_of(aperture, most, wavelength, max_sources)
 
@@ -272,9 +278,13 @@ def _search(
     # A sub-surface receives the fraction n / N of the energy of a unit-norm steering vector.
     unit_power = unit * len(positions) / len(aperture.positions)
     power = subspace.least_squares_powers(peaks.vectors, peaks.active, aperture.factor)
-    power = power / arrays.squared_norm(peaks.coordinates, aperture.positions, wavefront=wavefront)
-    return estimate.without_error_bars(
-        peaks.coordinates, unit_power[:, None] * power, peaks.active, unit * covariance.loading
+    power = power / arrays.squared_norm(
+        peaks.coordinates, aperture.positions, wavefront=wavefront, response=response
+    )
+    return batch.result(
+        estimate.without_error_bars(
+            peaks.coordinates, unit_power[:, None] * power, peaks.active, unit * covariance.loading
+        )
     )
 
 
@@ -327,13 +337,14 @@ def _rank_reduction_spectra(aperture, most, wavelength, max_sources):
 
 
 def modified_music(
-    covariance: cov.LowRankCovariance,
-    num_sources: Int[Array, "B"],
+    covariance: cov.LowRankCovariance | Complex[Array, "... N N"],
+    num_sources: int | Int[Array, "B"],
     positions: Float[Array, "N 3"],
     *,
-    layout: GridLayout,
+    layout: GridLayout | None = None,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     max_sources: int = 5,
     region: search_grid.SearchRegion = _EVERYWHERE,
     sub_surface: tuple[int, int] | None = None,
@@ -342,12 +353,14 @@ def modified_music(
     """Estimate directions from the smoothed anti-diagonal of the covariance, then ranges.
 
     Args:
-      covariance: factor [B, N, r], any scale.
-      num_sources: [B] int, dimension of the signal subspaces and number of peaks.
+      covariance: [B, N, N] or a factor [B, N, r], any scale; without the first axis for one scene.
+      num_sources: int or [B], dimension of the signal subspaces and number of peaks.
       positions: [N, 3] float [m].
-      layout: grid of the elements, `symmetric_arrays.layout_of`.
+      layout: grid of the elements; by default it is read from the positions, which are then
+        concrete.
       wavelength: [m].
       wavefront: of the range search; planar ones have no range: infinity.
+      response: of the elements, in the range search; None: the same in all directions.
       max_sources: K, the width of the result.
       region: search region.
       sub_surface: rows and columns of the sub-surfaces for smoothing the covariance; None for
@@ -355,27 +368,28 @@ def modified_music(
       grid: cells in u, w (of one period) and 1/r.
 
     Returns:
-      An `Estimate` [B, K] with infinite error bars. If fewer distinct peaks than `num_sources`
-      are found, the `num_sources` of the estimate is their number.
+      An `Estimate` [B, K] with infinite error bars; [K] for one scene. If fewer distinct peaks than
+      `num_sources` are found, the `num_sources` of the estimate is their number.
 
     Raises:
       ValueError: mismatched shapes, `max_sources` below 1, or a grid of too few cells.
     """
     return _search(
         _anti_diagonal_spectra, covariance, num_sources, positions,
-        layout=layout, wavelength=wavelength, wavefront=wavefront, max_sources=max_sources,
-        region=region, sub_surface=sub_surface, grid=grid,
+        layout=layout, wavelength=wavelength, wavefront=wavefront, response=response,
+        max_sources=max_sources, region=region, sub_surface=sub_surface, grid=grid,
     )  # fmt: skip
 
 
 def reduced_dimension_music(
-    covariance: cov.LowRankCovariance,
-    num_sources: Int[Array, "B"],
+    covariance: cov.LowRankCovariance | Complex[Array, "... N N"],
+    num_sources: int | Int[Array, "B"],
     positions: Float[Array, "N 3"],
     *,
-    layout: GridLayout,
+    layout: GridLayout | None = None,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     max_sources: int = 5,
     region: search_grid.SearchRegion = _EVERYWHERE,
     sub_surface: tuple[int, int] | None = None,
@@ -387,6 +401,6 @@ def reduced_dimension_music(
     """
     return _search(
         _rank_reduction_spectra, covariance, num_sources, positions,
-        layout=layout, wavelength=wavelength, wavefront=wavefront, max_sources=max_sources,
-        region=region, sub_surface=sub_surface, grid=grid,
+        layout=layout, wavelength=wavelength, wavefront=wavefront, response=response,
+        max_sources=max_sources, region=region, sub_surface=sub_surface, grid=grid,
     )  # fmt: skip

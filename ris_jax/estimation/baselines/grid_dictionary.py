@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import config as config_lib
-from ris_jax.estimation import estimate, likelihood, search_grid
+from ris_jax.estimation import estimate, inputs, likelihood, search_grid
 from ris_jax.physics import arrays, linear, scenes
+from ris_jax.physics.element_response import ElementResponse
 
 # Number of scenes whose dictionaries are in memory at a time.
 AT_A_TIME = 4
@@ -37,6 +38,7 @@ def atoms_of(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront,
+    response: ElementResponse | None = None,
 ) -> Atoms:
     """Compute unit-norm steering vectors at the grid points of a region.
 
@@ -47,6 +49,7 @@ def atoms_of(
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
         planar waves have the single value 1/r = 0.
+      response: of the elements; None: the same in all directions.
 
     Raises:
       ValueError: a grid without cells.
@@ -63,25 +66,26 @@ def atoms_of(
         )
     space = search_grid.search_space(region, grid, wavefront)
     vectors = arrays.steering_at(
-        space.points, positions, wavelength=wavelength, wavefront=wavefront
+        space.points, positions, wavelength=wavelength, wavefront=wavefront, response=response
     )
-    norms = arrays.squared_norm(space.points, positions, wavefront=wavefront)
+    norms = arrays.squared_norm(space.points, positions, wavefront=wavefront, response=response)
     vectors = arrays.normalized(vectors) * space.visible[:, None]
     return Atoms(space.points, vectors, norms, space.shape)
 
 
-def check(
+def counts_and_positions(
     measurement: scenes.Measurement,
-    num_sources: Int[Array, "B"],
+    num_sources: int | Int[Array, "B"],
     positions: Float[Array, "N 3"],
     max_sources: int,
-) -> None:
-    """Check the shapes of a batch.
+) -> tuple[Int[Array, "B"], Float[Array, "N 3"]]:
+    """Return the number of sources of each scene, and positions as an array, after a check.
 
     Raises:
       ValueError: mismatched shapes, or `max_sources` below 1.
     """
     batch, elements = measurement.snapshots.shape[:1], measurement.channel.shape[-1]
+    num_sources, positions = inputs.counts_and_positions(num_sources, positions, *batch)
     if positions.shape != (elements, 3) or num_sources.shape != batch:
         raise ValueError(
             f"need positions [{elements}, 3] and num_sources {list(batch)}; "
@@ -89,6 +93,7 @@ def check(
         )
     if max_sources < 1:
         raise ValueError(f"need max_sources >= 1; got {max_sources}")
+    return num_sources, positions
 
 
 class GridFit(NamedTuple):

@@ -19,6 +19,7 @@ from ris_jax import config as config_lib
 from ris_jax.estimation import estimate, likelihood, search_grid
 from ris_jax.estimation.baselines import grid_dictionary
 from ris_jax.physics import scenes
+from ris_jax.physics.element_response import ElementResponse
 
 _EVERYWHERE = search_grid.SearchRegion()
 CELL = 0.53  # width of a cell in units of resolution: estimates are grid points
@@ -65,11 +66,12 @@ def pursue(
 
 def orthogonal_matching_pursuit(
     measurement: scenes.Measurement,
-    num_sources: Int[Array, "B"],
+    num_sources: int | Int[Array, "B"],
     positions: Float[Array, "N 3"],
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     source_signal: config_lib.SourceSignal = "constant",
     max_sources: int = 5,
     region: search_grid.Box = _EVERYWHERE,
@@ -79,11 +81,12 @@ def orthogonal_matching_pursuit(
 
     Args:
       measurement: a batch of scenes; the noise variance is copied to the result, not used.
-      num_sources: [B] int, columns to select.
+      num_sources: int or [B], columns to select.
       positions: [N, 3] float [m].
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
         planar waves have infinite range.
+      response: of the elements; None: the same in all directions.
       source_signal: "constant" fits an amplitude for all snapshots, "independent" one for each.
       max_sources: K, the width of the result.
       region: search region.
@@ -95,12 +98,14 @@ def orthogonal_matching_pursuit(
     Raises:
       ValueError: mismatched shapes, `max_sources` below 1, or a grid without cells.
     """
-    grid_dictionary.check(measurement, num_sources, positions, max_sources)
+    num_sources, positions = grid_dictionary.counts_and_positions(
+        measurement, num_sources, positions, max_sources
+    )
     grid = grid or search_grid.search_shape(
         positions, region, wavelength=wavelength, wavefront=wavefront, cell=CELL
     )
     atoms = grid_dictionary.atoms_of(
-        positions, region, grid, wavelength=wavelength, wavefront=wavefront
+        positions, region, grid, wavelength=wavelength, wavefront=wavefront, response=response
     )
     count = jnp.clip(num_sources, 0, max_sources)
 

@@ -32,6 +32,7 @@ from ris_jax.estimation import estimate, likelihood, search_grid
 from ris_jax.estimation.baselines import grid_dictionary
 from ris_jax.physics import linear, scenes
 from ris_jax.physics import measurement as measurement_lib
+from ris_jax.physics.element_response import ElementResponse
 
 _EVERYWHERE = search_grid.SearchRegion()
 # Minimum noise, as a fraction of the mean data power, for inversion in float32.
@@ -140,11 +141,12 @@ def learn_powers(
 
 def sparse_bayesian_learning(
     measurement: scenes.Measurement,
-    num_sources: Int[Array, "B"],
+    num_sources: int | Int[Array, "B"],
     positions: Float[Array, "N 3"],
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     source_signal: config_lib.SourceSignal = "constant",
     max_sources: int = 5,
     region: search_grid.Box = _EVERYWHERE,
@@ -155,11 +157,12 @@ def sparse_bayesian_learning(
 
     Args:
       measurement: a batch of scenes with their noise variance.
-      num_sources: [B] int, number of peaks.
+      num_sources: int or [B], number of peaks.
       positions: [N, 3] float [m].
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
         planar waves have infinite range.
+      response: of the elements; None: the same in all directions.
       source_signal: "constant" has an amplitude for all snapshots, "independent" one for each.
       max_sources: K, the width of the result.
       region: search region.
@@ -173,12 +176,14 @@ def sparse_bayesian_learning(
     Raises:
       ValueError: mismatched shapes, `max_sources` below 1, or a grid without cells.
     """
-    grid_dictionary.check(measurement, num_sources, positions, max_sources)
+    num_sources, positions = grid_dictionary.counts_and_positions(
+        measurement, num_sources, positions, max_sources
+    )
     grid = grid or search_grid.search_shape(
         positions, region, wavelength=wavelength, wavefront=wavefront
     )
     atoms = grid_dictionary.atoms_of(
-        positions, region, grid, wavelength=wavelength, wavefront=wavefront
+        positions, region, grid, wavelength=wavelength, wavefront=wavefront, response=response
     )
 
     def one_scene(task):

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 from ris_jax import config as config_lib
 from ris_jax.estimation import levenberg_marquardt, search_grid
 from ris_jax.physics import arrays, linear
+from ris_jax.physics.element_response import ElementResponse
 
 # Float32 rounding of the explained fraction, near one and near zero.
 ROUNDING = 1e-6
@@ -182,6 +183,7 @@ def search(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront,
+    response: ElementResponse | None = None,
     max_sources: int,
     region: search_grid.Box,
     grid: tuple[int, int, int],
@@ -193,15 +195,17 @@ def search(
     Args:
       ridge: of a batch, factor [B, N, r]. num_sources: [B] int, number of peaks. positions: [N, 3]
       float [m]. wavelength: [m]. wavefront: spherical, spherical_phase, fresnel, parabolic or
-      planar. max_sources: K, the width of the result. region:
-      search region. grid: cells in u, w and 1/r; at least `least_cells` in u and w.
+      planar. response: of the elements; None: the same in all directions. max_sources: K, the width
+      of the result. region: search region. grid: cells in u, w and 1/r; at least `least_cells` in
+      u and w.
     """
     space = search_grid.search_space(region, grid, wavefront)
     jet = functools.partial(
-        arrays.steering_jet, positions=positions, wavelength=wavelength, wavefront=wavefront
-    )
+        arrays.steering_jet, positions=positions, wavelength=wavelength, wavefront=wavefront,
+        response=response,
+    )  # fmt: skip
     vectors = arrays.steering_at(
-        space.points, positions, wavelength=wavelength, wavefront=wavefront
+        space.points, positions, wavelength=wavelength, wavefront=wavefront, response=response
     )
     setting = _SpectrumSearch(
         jet=jet,

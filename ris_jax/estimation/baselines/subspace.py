@@ -18,14 +18,18 @@ bars. The covariance of sources with constant signals has rank one, and no spect
 them: see `ris_jax.estimation.baselines.smoothing`, or use the likelihood.
 """
 
+from typing import Any, NamedTuple
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Int
 
 from ris_jax import config as config_lib
-from ris_jax.estimation import estimate, search_grid
+from ris_jax.estimation import estimate, inputs, search_grid
 from ris_jax.estimation.baselines import spectral_search
 from ris_jax.physics import arrays, linear
 from ris_jax.physics import covariance as cov
+from ris_jax.physics.element_response import ElementResponse
 
 _EVERYWHERE = search_grid.SearchRegion()
 # MVDR needs noise: the minimum loading, as a fraction of the mean power.
@@ -89,7 +93,8 @@ def _music_ridge(covariance, rank) -> spectral_search.Ridge:
     return spectral_search.Ridge(covariance.factor, inverse, jnp.zeros_like(covariance.loading))
 
 
-def _mvdr_ridge(covariance) -> spectral_search.Ridge:
+def _mvdr_ridge(covariance, rank=None) -> spectral_search.Ridge:
+    del rank  # all directions count
     mean_power = cov.trace(covariance) / covariance.factor.shape[-2]
     least = jnp.where(mean_power > 0, _LEAST_LOADING * mean_power, 1.0)
     loading = jnp.maximum(covariance.loading, least)
@@ -173,6 +178,38 @@ def _excess_powers(
     return ridge.loading[:, None] * jnp.maximum(1.0 / peaks.unexplained - 1.0, 0.0)
 
 
+class CovarianceBatch(NamedTuple):
+    """Arguments of an estimator of covariances, as arrays with a scene axis."""
+
+    covariance: cov.LowRankCovariance
+    num_sources: Int[Array, "B"]
+    positions: Float[Array, "N 3"]
+    single: bool  # the caller gave one scene, without the axis
+
+    def result(self, found: estimate.Estimate) -> estimate.Estimate:
+        """Return the estimate as the caller expects it: without scene axis for one scene."""
+        return jax.tree.map(lambda array: array[0], found) if self.single else found
+
+
+def as_batch(
+    covariance: cov.LowRankCovariance | Complex[Array, "... N N"], num_sources: Any, positions: Any
+) -> CovarianceBatch:
+    """Complete the arguments of an estimator.
+
+    Args:
+      covariance: of a batch or of one scene; a matrix [..., N, N] or a factor.
+      num_sources: one number for all scenes, or [B].
+      positions: [N, 3], also a list.
+    """
+    if not isinstance(covariance, cov.LowRankCovariance):
+        covariance = cov.LowRankCovariance.from_matrix(covariance)
+    single = covariance.factor.ndim == 2
+    if single:
+        covariance = jax.tree.map(lambda array: jnp.asarray(array)[None], covariance)
+    given = inputs.counts_and_positions(num_sources, positions, len(covariance.factor))
+    return CovarianceBatch(covariance, *given, single)
+
+
 def check(covariance, num_sources, positions, max_sources, grid) -> None:
     """Check the shapes of a batch of covariances, and the size of the grid.
 
@@ -202,28 +239,35 @@ def _sources_at_peaks(
     ridge_of, power_of, columns, covariance, num_sources, positions, max_sources, grid, **where
 ) -> estimate.Estimate:
     """Run the common steps of MUSIC and MVDR: ridge, peaks and powers."""
+    batch = as_batch(covariance, num_sources, positions)
+    covariance, num_sources, positions, _ = batch
     wave = {name: where[name] for name in ("wavelength", "wavefront")}
     grid = grid or search_grid.search_shape(positions, where["region"], **wave)
     check(covariance, num_sources, positions, max_sources, grid)
     unit, covariance = unit_power(compress(covariance, columns))
-    ridge = ridge_of(covariance)
+    ridge = ridge_of(covariance, num_sources)
     peaks = spectral_search.search(
         ridge, num_sources, positions, max_sources=max_sources, grid=grid, **where
     )
-    norms = arrays.squared_norm(peaks.coordinates, positions, wavefront=where["wavefront"])
+    norms = arrays.squared_norm(
+        peaks.coordinates, positions, wavefront=where["wavefront"], response=where["response"]
+    )
     power = unit[:, None] * power_of(peaks, ridge) / norms
-    return estimate.without_error_bars(
-        peaks.coordinates, power, peaks.active, unit * covariance.loading
+    return batch.result(
+        estimate.without_error_bars(
+            peaks.coordinates, power, peaks.active, unit * covariance.loading
+        )
     )
 
 
 def music(
-    covariance: cov.LowRankCovariance,
-    num_sources: Int[Array, "B"],
+    covariance: cov.LowRankCovariance | Complex[Array, "... N N"],
+    num_sources: int | Int[Array, "B"],
     positions: Float[Array, "N 3"],
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     max_sources: int = 5,
     region: search_grid.Box = _EVERYWHERE,
     grid: tuple[int, int, int] | None = None,
@@ -231,39 +275,41 @@ def music(
     """Estimate sources at the highest distinct MUSIC peaks; powers by least squares.
 
     Args:
-      covariance: factor [B, N, r], any scale; with more than `max_sources` columns, the strongest
-        directions are used.
-      num_sources: [B] int, dimension of the signal subspace and number of peaks.
+      covariance: [B, N, N] or a factor [B, N, r], any scale; without the first axis for one scene.
+        With more than `max_sources` columns, the strongest directions are used.
+      num_sources: int or [B], dimension of the signal subspace and number of peaks.
       positions: [N, 3] float [m].
       wavelength: [m].
       wavefront: spherical, spherical_phase, fresnel, parabolic or planar;
         planar waves have infinite range.
+      response: of the elements; None: the same in all directions.
       max_sources: K, the width of the result.
       region: search region.
       grid: cells in u, w and 1/r, with K + 3 or more in u and w; None derives them from the
         array's resolution.
 
     Returns:
-      An `Estimate` [B, K] with infinite error bars. If fewer distinct peaks than `num_sources`
-      are found, the `num_sources` of the estimate is their number.
+      An `Estimate` [B, K] with infinite error bars; [K] for one scene. If fewer distinct peaks than
+      `num_sources` are found, the `num_sources` of the estimate is their number.
 
     Raises:
       ValueError: mismatched shapes, `max_sources` below 1, or a grid of too few cells.
     """
     return _sources_at_peaks(
-        lambda compressed: _music_ridge(compressed, num_sources), _least_squares_powers,
+        _music_ridge, _least_squares_powers,
         max_sources, covariance, num_sources, positions, max_sources, grid,
-        wavelength=wavelength, wavefront=wavefront, region=region,
+        wavelength=wavelength, wavefront=wavefront, response=response, region=region,
     )  # fmt: skip
 
 
 def mvdr(
-    covariance: cov.LowRankCovariance,
-    num_sources: Int[Array, "B"],
+    covariance: cov.LowRankCovariance | Complex[Array, "... N N"],
+    num_sources: int | Int[Array, "B"],
     positions: Float[Array, "N 3"],
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     max_sources: int = 5,
     region: search_grid.Box = _EVERYWHERE,
     grid: tuple[int, int, int] | None = None,
@@ -277,5 +323,5 @@ def mvdr(
     return _sources_at_peaks(
         _mvdr_ridge, _excess_powers,
         _MOST_COLUMNS, covariance, num_sources, positions, max_sources, grid,
-        wavelength=wavelength, wavefront=wavefront, region=region,
+        wavelength=wavelength, wavefront=wavefront, response=response, region=region,
     )  # fmt: skip

@@ -34,6 +34,7 @@ from ris_jax import errors
 from ris_jax.data.recordings import host_steering, surface_calibration
 from ris_jax.data.recordings.validation import SourceTruth
 from ris_jax.physics import static_path as static_path_lib
+from ris_jax.physics.element_response import ElementResponse
 
 _ITERATIONS = 100
 # The fit has converged if a step reduces the residual by less than this fraction.
@@ -161,6 +162,7 @@ def known_scenes(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     source_signal: config_lib.SourceSignal = "constant",
     noise_variance: Float[np.ndarray, "B"] | None = None,
     static_path: bool = False,
@@ -187,7 +189,7 @@ def known_scenes(
             continue
         places = places_of(truth, index)
         steering = host_steering.steering_to(
-            places, positions, wavelength=wavelength, wavefront=wavefront
+            places, positions, wavelength=wavelength, wavefront=wavefront, response=response
         ).T
         parts = [slice(None)] if source_signal == "constant" else [
             slice(row, row + 1) for row in range(snapshots.shape[1])

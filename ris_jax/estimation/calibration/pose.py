@@ -11,7 +11,7 @@ different directions and at different ranges separate the two; the standard devi
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ from ris_jax import config as config_lib
 from ris_jax.data.recordings import host_steering
 from ris_jax.estimation.calibration import damped_steps, known_sources
 from ris_jax.estimation.calibration.known_sources import KnownScene, SurfaceFit
+from ris_jax.physics.element_response import ElementResponse
 
 _ITERATIONS = 60
 _CONVERGED = 1e-9
@@ -53,6 +54,7 @@ def steering_slopes(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront,
+    response: ElementResponse | None = None,
 ) -> np.ndarray:
     """Return derivatives [3, N, K] of steering vectors with respect to x, y, z [1/m]."""
     step = _STEP * np.linalg.norm(places, axis=1).min()
@@ -63,7 +65,7 @@ def steering_slopes(
                 (
                     host_steering.steering_to(
                         places + sign * step * axis, positions,
-                        wavelength=wavelength, wavefront=wavefront,
+                        wavelength=wavelength, wavefront=wavefront, response=response,
                     ).T
                     for sign in (1, -1)
                 )
@@ -80,6 +82,7 @@ def calibrate_with_pose(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     states: np.ndarray | None = None,
 ) -> tuple[SurfaceFit, Pose, list[KnownScene]]:
     """Estimate the factors of the elements and the pose of the surface.
@@ -90,6 +93,7 @@ def calibrate_with_pose(
       positions: [N, 3] elements as drawn [m].
       wavelength: [m].
       wavefront: of the steering vectors.
+      response: of the elements; None: the same in all directions.
       states: nominal codes of the states; None for one factor per element.
 
     Returns:
@@ -98,7 +102,9 @@ def calibrate_with_pose(
     Raises:
       RunError: as `known_sources.calibrate`.
     """
-    wave = {"wavelength": wavelength, "wavefront": wavefront}
+    wave: dict[str, Any] = {
+        "wavelength": wavelength, "wavefront": wavefront, "response": response
+    }  # fmt: skip
     repeat = 1 if states is None else len(states)
     sums = [known_sources.sums_of(scene, states) for scene in scenes]
 

@@ -22,6 +22,7 @@ from ris_jax.data.recordings import host_steering
 from ris_jax.data.recordings.validation import SourceTruth
 from ris_jax.estimation.calibration import damped_steps, known_sources, pose
 from ris_jax.estimation.calibration.known_sources import KnownScene, SurfaceFit
+from ris_jax.physics.element_response import ElementResponse
 
 MOST_ROUNDS = 20
 # A round ends the first part if it reduces the residual by less than this fraction.
@@ -108,6 +109,7 @@ def together(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
 ) -> tuple[SurfaceFit, Entries]:
     """Refine factors and positions together.
 
@@ -117,12 +119,15 @@ def together(
       positions: [N, 3] elements [m].
       wavelength: [m].
       wavefront: of the steering vectors.
+      response: of the elements; None: the same in all directions.
 
     Returns:
       The factors, with deviations and information for unknown positions, and the recordings with
       the refined sources.
     """
-    wave = {"wavelength": wavelength, "wavefront": wavefront}
+    wave: dict[str, Any] = {
+        "wavelength": wavelength, "wavefront": wavefront, "response": response
+    }  # fmt: skip
     states = fit.calibration.states
     repeat = 1 if states is None else len(states)
     scenes, of_scene = entries

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from ris_jax import config as config_lib
 from ris_jax.estimation.calibration import known_sources, pose
 from ris_jax.estimation.calibration.known_sources import KnownScene, SurfaceFit
+from ris_jax.physics.element_response import ElementResponse
 
 
 def losses_db(
@@ -21,6 +22,7 @@ def losses_db(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront = "spherical",
+    response: ElementResponse | None = None,
     amounts: Sequence[float] | np.ndarray = (1.0,),
 ) -> Float[np.ndarray, "A"]:
     """Return the loss in the position error bound of one recording.
@@ -31,6 +33,7 @@ def losses_db(
       positions: [N, 3] elements [m].
       wavelength: [m].
       wavefront: of the steering vectors.
+      response: of the elements; None: the same in all directions.
       amounts: sizes of the calibration, over that of `fit`.
 
     Returns:
@@ -39,7 +42,9 @@ def losses_db(
     states, factors = fit.calibration.states, fit.calibration.factors.ravel()
     repeat = 1 if states is None else len(states)
     places = entries[0].places
-    slopes = pose.steering_slopes(places, positions, wavelength=wavelength, wavefront=wavefront)
+    slopes = pose.steering_slopes(
+        places, positions, wavelength=wavelength, wavefront=wavefront, response=response
+    )
     slopes = np.repeat(slopes, repeat, axis=1)
     known = np.tile(np.isfinite(fit.calibration.deviations.ravel()), 2)
     parts = []

@@ -24,6 +24,7 @@ from ris_jax.estimation.checks import (
 from ris_jax.estimation.estimate import Estimate
 from ris_jax.estimation.flags import Flag
 from ris_jax.physics import arrays, scenes
+from ris_jax.physics.element_response import ElementResponse
 
 # Residual over received energy below which float32 dominates the noise: 60 dB.
 _FLOOR = 1e-6
@@ -62,6 +63,7 @@ class CheckInput(NamedTuple):
     region: search_grid.SearchRegion
     counted: bool  #: the number of sources was not given
     static_path: bool = False  #: it was removed before the fit; the measurement still has it
+    response: ElementResponse | None = None  #: of the elements
 
     def scene(self, number: int) -> alternatives.Reading:
         """Data of one scene, as given, in double precision."""
@@ -85,6 +87,7 @@ class CheckInput(NamedTuple):
         found = _vectors(
             np.asarray(points, np.float32),
             np.asarray(positions, np.float32),
+            self.response,
             wavelength=float(self.wavelength),
             wavefront=wavefront,
         )
@@ -92,13 +95,17 @@ class CheckInput(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("wavelength", "wavefront"))
-def _vectors(points, positions, *, wavelength, wavefront):
-    return arrays.steering_at(points, positions, wavelength=wavelength, wavefront=wavefront)
+def _vectors(points, positions, response, *, wavelength, wavefront):
+    return arrays.steering_at(
+        points, positions, wavelength=wavelength, wavefront=wavefront, response=response
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("wavelength", "wavefront"))
-def _jets(points, positions, *, wavelength, wavefront):
-    return arrays.steering_jet(points, positions, wavelength=wavelength, wavefront=wavefront)
+def _jets(points, positions, response, *, wavelength, wavefront):
+    return arrays.steering_jet(
+        points, positions, wavelength=wavelength, wavefront=wavefront, response=response
+    )
 
 
 def examine(estimate: Estimate, problem: CheckInput) -> tuple[Estimate, "Checked"]:
@@ -116,7 +123,12 @@ def examine(estimate: Estimate, problem: CheckInput) -> tuple[Estimate, "Checked
 
 
 def finish(
-    estimate: Estimate, checked: "Checked", problem: CheckInput, bounds: limits.Limits | None
+    estimate: Estimate,
+    checked: "Checked",
+    problem: CheckInput,
+    bounds: limits.Limits | None,
+    *,
+    causes: bool = True,
 ) -> Estimate:
     """Return the estimate within its limits, with plausible error bars and flags.
 
@@ -125,6 +137,8 @@ def finish(
       checked: its check: the residual belongs to the estimate before the limits.
       problem: arguments of the estimate.
       bounds: limits in reported coordinates, if any.
+      causes: name likely causes of warnings. This tests other readings of the data, which takes
+        0.1 to 1 s on the host.
 
     Returns:
       The estimate with `flags` [B].
@@ -139,7 +153,8 @@ def finish(
         estimate, beyond = limits.apply(estimate, bounds)
         edge |= beyond
     flags = flags | np.where(edge, Flag.ON_LIMIT, 0)
-    flags = flags | _named(estimate, problem, checked._replace(flags=flags))
+    if causes:
+        flags = flags | _named(estimate, problem, checked._replace(flags=flags))
     return estimate._replace(flags=flags.astype(np.int32))
 
 
@@ -455,6 +470,7 @@ def _jets_of(estimate: Estimate, problem: CheckInput) -> Complex[np.ndarray, "B 
     jets = _jets(
         jnp.asarray(points.reshape(-1, 3), jnp.float32),
         jnp.asarray(problem.positions, jnp.float32),
+        problem.response,
         wavelength=float(problem.wavelength),
         wavefront=problem.wavefront,
     )

@@ -6,6 +6,7 @@ false-alarm rate, and none needs the noise variance. The code is NumPy on the ho
 time.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -123,10 +124,23 @@ class FieldSpace(NamedTuple):
 def field_space(
     channel: Complex[np.ndarray, "M N"], codes: Complex[np.ndarray, "L N"]
 ) -> FieldSpace | None:
-    """Factorize :math:`\\Phi^H\\Phi` if there are fewer elements than samples."""
+    """Factorize :math:`\\Phi^H\\Phi` if there are fewer elements than samples.
+
+    The latest results are kept: scenes of a live surface share channel and codes.
+    """
     antennas, elements = channel.shape
     if elements > _MOST_ELEMENTS or len(codes) * antennas < elements + 8:
         return None
+    raw = (np.ascontiguousarray(part, np.complex128).tobytes() for part in (channel, codes))
+    return _factorized(*raw, elements)
+
+
+@functools.lru_cache(maxsize=4)
+def _factorized(raw_channel: bytes, raw_codes: bytes, elements: int) -> FieldSpace | None:
+    """`field_space` of arrays as bytes of complex128."""
+    channel, codes = (
+        np.frombuffer(raw, np.complex128).reshape(-1, elements) for raw in (raw_channel, raw_codes)
+    )
     gram = (channel.conj().T @ channel) * (codes.conj().T @ codes)
     try:
         factor = linalg.cholesky(gram, lower=True)

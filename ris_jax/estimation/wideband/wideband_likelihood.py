@@ -138,7 +138,7 @@ def prepare_band(
         margin = (high - low) / num_delays
         lower, upper = jnp.append(lower, low - margin), jnp.append(upper, high + margin)
     grid = delay_grid.FrequencyGrid(
-        space, unit, positions, wavelength, wavefront, None, band, delays
+        space, unit, positions, wavelength, wavefront, None, None, band, delays
     )
     jet = functools.partial(
         wideband.stacked_jet,

@@ -15,6 +15,7 @@ from ris_jax.estimation import search_grid
 from ris_jax.estimation.baselines import subspace
 from ris_jax.physics import arrays
 from ris_jax.physics import covariance as cov
+from ris_jax.physics.element_response import ElementResponse, of_system
 
 _STEP_DEG = 1.0
 _MARGIN_DEG = 3.0  # around the field of view
@@ -43,13 +44,15 @@ def _over_directions(
     *,
     wavelength: float,
     wavefront: config_lib.Wavefront,
+    response: ElementResponse | None,
 ) -> Float[Array, "C G"]:
     covariances = cov.from_factor(factors)
 
     def at_range(inverse_range):
         steering = arrays.steering(
-            unit, inverse_range, positions, wavelength=wavelength, wavefront=wavefront
-        )
+            unit, inverse_range, positions, wavelength=wavelength, wavefront=wavefront,
+            response=response,
+        )  # fmt: skip
         return subspace.music_spectrum(covariances, ranks, steering)
 
     # One range at a time: all at once would need a steering vector per cell of the grid.
@@ -86,7 +89,7 @@ def spectra(
     unit = arrays.direction(*(jnp.ravel(x) for x in jnp.meshgrid(azimuth, elevation)))
     level = _over_directions(
         factors, ranks, positions, unit, inverse_ranges,
-        wavelength=system.wavelength, wavefront=system.wavefront,
+        wavelength=system.wavelength, wavefront=system.wavefront, response=of_system(system),
     )  # fmt: skip
     shape = (len(factors), len(elevation), len(azimuth))
     level_db = 10.0 * np.log10(np.maximum(np.asarray(level), 1.0)).reshape(shape)

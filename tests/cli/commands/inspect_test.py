@@ -8,6 +8,7 @@ import pytest
 
 from ris_jax.cli import main
 from ris_jax.data.recordings import containers, host_steering
+from ris_jax.physics.element_response import ElementResponse
 
 WAVELENGTH = 0.3
 
@@ -26,6 +27,7 @@ def _gaussian(random, *shape):
 def _file(
     positions=None, antennas=12, codes=16, seed=0, snr_db=15.0, sources=2, scenes=3, bits=3,
     independent=False, wavefront="spherical", wavelength=WAVELENGTH, surface=True, static=0.0,
+    response=None,
 ):  # fmt: skip
     """Return the arrays of a recordings file."""
     random = np.random.default_rng(seed)
@@ -44,7 +46,7 @@ def _file(
             angles[1] = 0
         points = host_steering.coordinates_of(*angles, random.uniform(0.8, 5.0, sources))
         vectors = host_steering.steering(
-            points, positions, wavelength=wavelength, wavefront=wavefront
+            points, positions, wavelength=wavelength, wavefront=wavefront, response=response
         )
         signals = np.exp(2j * np.pi * random.random(sources))
         if independent:
@@ -59,6 +61,7 @@ def _file(
         "codes": chosen.astype(complex),
         "wavelength": np.array(wavelength),
         "element_positions": positions,
+        **({} if response is None else {"response_exponent": response.exponent}),
     }
 
 
@@ -97,6 +100,7 @@ GOOD = {
     "5 GHz": {"positions": _grid(10, 10, 0.025), "wavelength": 0.0558},
     "a static path": {"static": 1.0, "codes": 32},
     "off-centre": {"positions": _grid(8, 8) + np.array([0.4, 0.0, 0.0])},
+    "elements with a response": {"response": ElementResponse.cosine(1.0)},
 }
 
 
@@ -139,7 +143,10 @@ MISTAKES = {
     ),
     "centimetres": (_set(element_positions=lambda q: 100 * q), {}, "centimetres"),
     "millimetres": (_set(element_positions=lambda q: 1000 * q), {}, "millimetres"),
-    "wavelengths": (_set(element_positions=lambda q: q / WAVELENGTH), {}, "wavelengths?"),
+    "wavelengths": (
+        lambda a: a | {"element_positions": a["element_positions"] / a["wavelength"]},
+        {}, "wavelengths?",
+    ),
     "wrong sign convention": (
         _set(snapshots=np.conj, channel=np.conj, codes=np.conj), {}, "opposite sign convention"
     ),
@@ -153,7 +160,7 @@ MISTAKES = {
     ),
     "duplicated elements": (
         _set(element_positions=lambda q: np.where(np.arange(len(q))[:, None] == 1, q[0], q)),
-        {}, "63 places for N=64",
+        {}, "need distinct positions of all elements",
     ),
     "nearly duplicated elements": (
         _set(element_positions=lambda q: np.where(np.arange(len(q))[:, None] == 1, q[0] + 1e-6, q)),
@@ -172,10 +179,41 @@ MISTAKES = {
 }  # fmt: skip
 
 
+# Ten mistakes, on other arrays than the 8 x 8 elements of `MISTAKES`.
+TEN = (
+    "transposed axes", "complex phases as codes", "complex states as codes", "degrees for radians",
+    "centimetres", "wavelengths", "wrong sign convention", "channel of other codes",
+    "nearly duplicated elements", "map coordinates",
+)  # fmt: skip
+ARRAYS = {
+    name: GOOD[name]
+    for name in (
+        "a line", "one antenna", "a circle", "any places", "5 GHz", "a static path",
+        "independent signals",
+    )
+}  # fmt: skip
+OTHERS = [
+    pytest.param(array, name, marks=[] if array == "a line" else pytest.mark.full)
+    for array in ARRAYS
+    for name in TEN
+]
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_named(tmp_path, name):
     change, options, expected = MISTAKES[name]
-    status, out = _inspected(tmp_path, change(_file(**options)))
+    _check(tmp_path, change(_file(**options)), expected)
+
+
+@pytest.mark.parametrize(("array", "name"), OTHERS)
+def test_mistakes_are_named_on_other_arrays(tmp_path, array, name):
+    change, _, expected = MISTAKES[name]
+    _check(tmp_path, change(_file(**ARRAYS[array])), expected)
+
+
+def _check(tmp_path, arrays, expected):
+    """Check that the mistake is among at most two warnings."""
+    status, out = _inspected(tmp_path, arrays)
     assert status == 1
     suspicious = [line for line in out.splitlines() if line.startswith("suspicious: ")]
     assert any(expected in line for line in suspicious), out

@@ -241,6 +241,7 @@ class TestOptions:
         assert arguments == {
             "wavelength": 0.3,
             "wavefront": "spherical",
+            "response": None,
             "source_signal": "constant",
             "estimator": "auto",
             "num_sources": None,

@@ -24,11 +24,48 @@ class Case(parameterized.TestCase):
         self.assertEqual(str(caught.exception), f"f.npz: {expected}")
 
 
+class ElementResponseTest(Case):
+    TABLE = {  # noqa: RUF012
+        "response_angles": np.array([[0.0, 0.8, 1.6]]), "response_amplitudes": np.ones((3, 1)),
+    }  # fmt: skip
+
+    def response(self, **fields):
+        return validation.element_response("f.npz", fields, 6)
+
+    def test_good(self):
+        self.assertIsNone(self.response(snapshots=np.zeros(3)))
+        self.assertIsNone(self.response(response_exponent=np.array([[0]])))
+        self.assertEqual(self.response(response_exponent=np.array(2)).exponent, 2.0)
+        np.testing.assert_allclose(self.response(**self.TABLE).as_table()[0], [0.0, 0.8, 1.6])
+        normals = self.response(**self.TABLE, response_normals=np.eye(3)[2:]).normals
+        np.testing.assert_array_equal(normals, [0.0, 0.0, 1.0])
+
+    @parameterized.parameters(
+        ({"response_exponent": np.ones(2)}, "response_exponent: need a number; got [2]"),
+        ({"response_exponent": np.array(1j)}, "response_exponent: need real numbers; got complex"),
+        ({"response_exponent": np.array(-1.0)}, "response_exponent: need a finite number of 0"),
+        (TABLE | {"response_angles": np.ones((2, 2))}, "response_angles: need [A]; got [2, 2]"),
+        ({"response_angles": np.array([0.0, 1.6])}, "response_amplitudes: need angles and ampl"),
+        (TABLE | {"response_angles": np.array([0, 45, 90])}, "response_angles: need radians, at"),
+        ({"response_normals": np.eye(3)}, "response_normals: need response_exponent or a table"),
+        (
+            TABLE | {"response_normals": np.eye(3)},
+            "response_normals: expected [3] or [6, 3]; found [3, 3]",
+        ),
+        (TABLE | {"response_normals": np.ones(3)}, "response_normals: expected unit vectors"),
+    )  # fmt: skip
+    def test_errors(self, fields, message):
+        with self.assertRaises(errors.RunError) as caught:
+            self.response(**fields)
+        self.assertIn(f"f.npz: {message}", str(caught.exception))
+
+
 class KeysTest(Case):
     LISTS = (
         "needed: snapshots, wavelength (or frequency), element_positions; optional: channel, "
         "codes (or states with coefficients or phases_rad or phases_deg), snr_db, num_sources, "
-        "azimuth, elevation, source_range"
+        "azimuth, elevation, source_range, response_exponent, response_angles, "
+        "response_amplitudes, response_normals"
     )
 
     @parameterized.parameters((), ("snr_db",), validation.TRUTH_KEYS, validation.OPTIONAL_KEYS)

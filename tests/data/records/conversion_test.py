@@ -221,3 +221,26 @@ def test_nothing_readable(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(errors.RunError, match=r"need a directory of \.npz recordings"):
         conversion.convert(tmp_path / "empty", tmp_path / "out", CONFIG, HALF)
+
+
+def test_element_response(tmp_path):
+    """Records keep the response, in their configuration; other normals are refused."""
+    path = _recordings(tmp_path / "a.npz", response_exponent=1.5)
+    system = conversion.configuration(reader.read(path), CONFIG).system
+    assert system.response_exponent == 1.5
+    table = {"response_angles": [0.0, 0.7, 1.6], "response_amplitudes": [2.0, 1.0, 0.4]}
+    path = _recordings(tmp_path / "b.npz", **table)
+    system = conversion.configuration(reader.read(path), CONFIG).system
+    np.testing.assert_allclose(system.response_angles, table["response_angles"])
+    np.testing.assert_allclose(system.response_amplitudes, [1.0, 0.5, 0.2])
+    path = _recordings(tmp_path / "c.npz", response_exponent=1.0, response_normals=[1.0, 0.0, 0.0])
+    with pytest.raises(errors.RunError, match=r"response_normals: expected \+z for all elements"):
+        conversion.configuration(reader.read(path), CONFIG)
+
+
+def test_files_with_other_responses_are_refused(tmp_path):
+    (tmp_path / "files").mkdir()
+    for number, exponent in enumerate((1.0, 2.0)):
+        _recordings(tmp_path / "files" / f"{number}.npz", response_exponent=exponent)
+    with pytest.raises(errors.RunError, match=r"response: need the same as in 0\.npz; got others"):
+        reader.read(tmp_path / "files")

@@ -36,7 +36,6 @@ def locate(factor, num_sources, method, sub_surface=None):
         cov.LowRankCovariance(factor, jnp.zeros(factor.shape[0])),
         num_sources,
         POSITIONS,
-        layout=LAYOUT,
         wavelength=WAVELENGTH,
         wavefront="fresnel",
         max_sources=SOURCES,

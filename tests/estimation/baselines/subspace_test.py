@@ -236,6 +236,21 @@ class SourcesTest(parameterized.TestCase):
         chex.assert_trees_all_equal(found.covariance, bars.astype("f4"))
         chex.assert_trees_all_equal(found.noise_variance, np.zeros(BATCH, "f4"))
 
+    def test_a_matrix_of_one_scene(self):
+        """A dense matrix, a number of sources and a list of positions are enough."""
+        truth, scene = truths(), BATCH - 1
+        expected = localize(true_covariance(truth), truth.num_sources, method="music")
+        matrix = cov.dense(true_covariance(truth))[scene]
+        found = jit(
+            lambda matrix: subspace.music(
+                matrix, SOURCES, np.asarray(POSITIONS).tolist(), wavelength=WAVELENGTH,
+                max_sources=SOURCES, region=REGION, grid=GRID,
+            )
+        )(matrix)  # fmt: skip
+        chex.assert_shape(found.azimuth, (SOURCES,))
+        chex.assert_trees_all_close(found.azimuth, expected.azimuth[scene], atol=1e-3)
+        chex.assert_trees_all_close(found.power, expected.power[scene], rtol=1e-2)
+
     @parameterized.parameters("music", "mvdr")
     def test_within_a_beam(self, method):
         """Two sources share a peak of the grid; their steering vectors correlate by 0.6."""

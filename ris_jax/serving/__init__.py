@@ -1,0 +1,1 @@
+"""Live operation: a compiled localiser, its export, and a service over HTTP and WebSocket."""
