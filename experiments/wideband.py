@@ -26,6 +26,9 @@ amplitudes  K  azimuth  elevation  range  delay  right number  bound [deg]  boun
 incoherent  1    0.669      0.684  0.709      -         1.000        0.051      0.067
 incoherent  2    0.704      0.676  0.663      -         1.000        0.072      0.106
 incoherent  3    0.665      0.645  0.671      -         1.000        0.091      0.118
+  coherent  1    0.717      0.692  0.636  0.646         1.000        0.049      0.069
+  coherent  2    0.698      0.676  0.687  0.707         1.000        0.071      0.093
+  coherent  3    0.678      0.668  0.689  0.703         1.000        0.086      0.120
 
 --parts=false_alarms --num_scenes=256 (standard error 0.014):
 

@@ -213,6 +213,7 @@ def test_commands(wideband_file, tmp_path, monkeypatch, capsys):
         (["--estimator=music"], "--estimator: expected auto or maximum_likelihood"),
         (["--static_path=on"], "--static_path: expected off"),
         (["--source_signal=independent"], "--source_signal: expected constant"),
+        (["--response_exponent=1"], "--response_exponent: expected none"),
         (["--calibration=a.npz"], "--calibration: expected none"),
         (["--delay_max_ns=-1", "--coherence=coherent"], "--delay_max_ns: expected finite nano"),
     ],

@@ -103,6 +103,7 @@ def options_of(values: flags.FlagValues, recordings: "FrequencyRecordings") -> d
             )
     refuse(values, ("calibration",), "expected none for recordings at several frequencies, because "
            "a calibration holds at one frequency")  # fmt: skip
+    refuse(values, ("response_exponent",), "expected none for recordings at several frequencies")
     coherence = values.coherence or "incoherent"
     delays = None
     if values.delay_max_ns is not None:

@@ -113,7 +113,7 @@ def _about(
     """Return the further entries of a JSON file."""
     from ris_jax.reports import provenance, source_table
 
-    files, response = recordings.files, options["response"]
+    files, response = recordings.files, options.get("response")
     return {
         "data": FLAGS.data,
         "network": FLAGS.pretrained or FLAGS.workdir,

@@ -106,6 +106,9 @@ def from_arrays(
     if "states" in found:  # their coefficients define 0 and 1
         binary_codes = "amplitudes"
     found, notes = conventions.normalised(name, found)
+    for key in found:
+        if key.startswith("response_"):
+            validation.fail(name, key, "no element response at several frequencies", "one")
     # The keys that remain are those of one frequency.
     validation.check_keys(name, [*found, "wavelength"])
     snapshots = validation.complex_array(name, "snapshots", found["snapshots"])

@@ -86,6 +86,7 @@ class FrequencyRecordingsTest(parameterized.TestCase):
         ({"delay": np.zeros((B, 2))}, "delay: need the truth as well; got none"),
         ({**TRUTH, "delay": np.zeros((B, 3))}, r"delay: need \[B, K_max\] = \[4, 2\]"),
         ({**TRUTH, "delay": np.full((B, 2), np.nan)}, "delay: need finite seconds"),
+        ({"response_exponent": np.array(1.0)}, "response_exponent: need no element response"),
         ({"colour": np.zeros(1)}, "unknown keys: 'colour'"),
     )
     def test_errors(self, changes, message):
