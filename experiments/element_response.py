@@ -41,6 +41,8 @@ the column of warnings is left out, and of 24 x 24 elements only the first rows 
    24 x 24     cos^1  1    yes  1.000    0.653      0.815  0.590  0.0060  0.0108
 """
 
+from typing import Any
+
 import numpy as np
 from absl import app, flags
 
@@ -112,11 +114,13 @@ def cell(side: int, response: str, count: int, given: bool) -> list:
     drawn = drawn_scenes(config, count)
     positions = arrays.element_positions(config.system)
     bound = bounds.scene_bound(drawn, positions, config.system)
-    options = localization.options_of(config)
+    options: dict[str, Any] = localization.options_of(config)
+    if not given:
+        options["response"] = None
     unknown = np.full(len(drawn.measurement.snapshots), np.nan, np.float32)
     estimate = localization.localize_in_chunks(
         drawn.measurement._replace(noise_variance=unknown), positions, static_path="off",
-        **options | {"response": options["response"] if given else None},
+        **options,
     )  # fmt: skip
     covariance = np.asarray(bound.covariance)
     row = localization_scores.score_rows(

@@ -77,5 +77,5 @@ def running(channel: pathlib.Path, *arguments: str) -> Iterator[LiveServer]:
 
 def as_json(snapshots: np.ndarray) -> bytes:
     """Body of a request with the given snapshots."""
-    parts = {"real": snapshots.real.tolist(), "imag": snapshots.imag.tolist()}
+    parts = {"real": np.real(snapshots).tolist(), "imag": np.imag(snapshots).tolist()}
     return json.dumps({"snapshots": parts}).encode()

@@ -9,6 +9,8 @@ of the sources found within 5 degrees, and median |error| over the root of the C
 (0.674 if efficient).
 """
 
+from typing import Any
+
 import ris_jax  # noqa: F401  Before jax: it sets threads that JAX reads when it starts.
 
 # isort: split
@@ -47,7 +49,7 @@ def row(name: str, case: tuple[int, float, float], snr_db: tuple[float, float]) 
     drawn = jax.device_get(scenes.sample_scenes(key, config, 2 * _EACH.value))
     apart = known_truth.closest(drawn.truth, positions, config.system) >= 1
     scene = jax.tree.map(lambda array: array[np.flatnonzero(apart)[: _EACH.value]], drawn)
-    options = localization.options_of(config) | {"max_sources": 5}
+    options: dict[str, Any] = localization.options_of(config) | {"max_sources": 5}
     estimate = localization.localize_in_chunks(
         scene.measurement, positions, chunk_size=64, check=False, **options
     )

@@ -65,7 +65,8 @@ def surface(elements: int) -> dict[str, Any]:
     codes = np.exp(2j * np.pi * random.integers(8, size=(_CODES, len(positions))) / 8)
     channel = gaussian(_ANTENNAS, len(positions))
     angles = random.uniform([-0.8, -0.4], [0.8, 0.4], size=(_SCENES, 2))
-    points = host_steering.coordinates_of(*angles.T, random.uniform(1, 3, _SCENES))
+    azimuth, elevation = angles.T
+    points = host_steering.coordinates_of(azimuth, elevation, random.uniform(1, 3, _SCENES))
     vectors = host_steering.steering(points, positions, wavelength=0.3)
     clean = (codes * vectors[:, None]) @ channel.T
     snapshots = clean + 0.05 * np.sqrt(np.mean(np.abs(clean) ** 2)) * gaussian(*clean.shape)

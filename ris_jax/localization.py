@@ -205,12 +205,11 @@ def localize(
 
     without_path = static_path == "on"
     estimate = fit(without_path)
-    notes = Flag.CENTRED * moved | Flag.UNDETERMINED * (undetermined is not None)
-    notes |= Flag.NETWORK_NOT_USED * network_not_used
+    notes = Flag(Flag.CENTRED * moved | Flag.UNDETERMINED * (undetermined is not None))
+    notes |= Flag(Flag.NETWORK_NOT_USED * network_not_used)
     if traced or not check:
-        notes |= Flag.NOT_CHECKED | Flag.STATIC_PATH * without_path
-        notes = jnp.full(len(measurement.snapshots), int(notes), jnp.int32)
-        return estimate._replace(flags=notes)
+        notes |= Flag(Flag.NOT_CHECKED | Flag.STATIC_PATH * without_path)
+        return estimate._replace(flags=jnp.full(len(measurement.snapshots), int(notes), jnp.int32))
     problem = model_check.CheckInput(
         measurement=jax.tree.map(np.asarray, inputs.for_each_scene(measurement)),
         positions=np.asarray(positions),

@@ -308,7 +308,7 @@ def counts_and_positions(num_sources: Any, positions: Any, batch: int) -> tuple[
       positions: [N, 3], also a list.
       batch: number of scenes B.
     """
-    counts, positions = _array("num_sources", num_sources), _array("positions", positions)
+    counts, positions = array_of("num_sources", num_sources), array_of("positions", positions)
     return (jax.numpy.broadcast_to(counts, batch) if counts.ndim == 0 else counts), positions
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ris_jax import config as config_lib
@@ -97,7 +98,7 @@ class ElementResponse:
     @property
     def is_isotropic(self) -> bool:
         """True if all directions are equal; False for a traced exponent."""
-        traced = isinstance(self.exponent, jax.core.Tracer)
+        traced = isinstance(self.exponent, Tracer)
         return self.exponent is not None and not traced and float(self.exponent) == 0.0
 
     def as_table(self) -> tuple[Float[np.ndarray, "A"], Float[np.ndarray, "A"]]:

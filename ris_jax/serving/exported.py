@@ -1,5 +1,6 @@
 """Export of a localiser for fixed shapes: a file that plain JAX runs, without this package."""
 
+import functools
 import importlib.util
 import os
 import pathlib
@@ -68,9 +69,11 @@ def export_localizer(
         channel, codes, positions, shape=shape, static_path=static_path, **options
     )
     program = localizer.program
+    # Outside of the traced function: the constants become constants of the file.
+    search = None if program is None else functools.partial(program.search, program.constants)
 
     def localize(snapshots):
-        if program is None:
+        if search is None:
             found = localization.localize(
                 scenes.Measurement(snapshots, channel, codes),  # pyright: ignore[reportArgumentType]
                 positions,
@@ -81,12 +84,10 @@ def export_localizer(
         else:
             if static_path == "on":
                 snapshots = static_path_lib.without_mean(snapshots)
-            found = jax.lax.map(lambda scene: program.search(constants, scene[None]), snapshots)
+            found = jax.lax.map(search, snapshots[:, None])  # scene by scene
             found = jax.tree.map(lambda leaf: leaf[:, 0], found)
         return {name: getattr(found, name) for name in FIELDS}
 
-    # Outside of the traced function: they become constants of the file.
-    constants = None if program is None else program.constants
     given = jax.ShapeDtypeStruct((batch_size, *shape), jnp.complex64)
     content = export.export(jax.jit(localize), platforms=tuple(platforms))(given).serialize()
     with files.replacing(pathlib.Path(path)) as partial:

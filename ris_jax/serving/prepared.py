@@ -192,7 +192,7 @@ class PreparedLocalizer:
         """
         self.shape = shape
         blank = np.ones((1, *shape), np.complex64)
-        given = scenes.Measurement(blank, *(one for one in (channel, codes)))
+        given = scenes.Measurement(blank, channel, codes)  # pyright: ignore[reportArgumentType]
         self._measurement, positions = inputs.prepared(given, positions)
         inputs.check_determined(shape[1], source_signal, num_sources, max_sources)
         inputs.check_scenes(self._measurement, positions, wavelength, max_sources)
@@ -213,7 +213,7 @@ class PreparedLocalizer:
         effort = matching_pursuit.effort(search)
         centred, moved = inputs.centred(positions)
         region, undetermined = localization.search_region(centred, None, limits)
-        self._notes = Flag.CENTRED * moved | Flag.UNDETERMINED * (undetermined is not None)
+        self._notes = Flag(Flag.CENTRED * moved | Flag.UNDETERMINED * (undetermined is not None))
         self._limits, self._network = limits, network
         self._options: dict[str, Any] = {
             "wavelength": wavelength,
@@ -317,7 +317,7 @@ class PreparedLocalizer:
         notes = self._notes
         if estimate.flags is not None:
             first = Flag(int(np.asarray(estimate.flags)[0]))
-            notes = first & ~(Flag.NOT_CHECKED | Flag.STATIC_PATH)
+            notes = Flag(first & ~(Flag.NOT_CHECKED | Flag.STATIC_PATH))
         return localization.checked(
             estimate,
             problem,

@@ -262,7 +262,7 @@ def _check_origin(request: web.Request) -> None:
 
 async def _page(request: web.Request) -> web.Response:
     name = _PAGE[request.path]
-    text = (importlib.resources.files(__package__) / name).read_text()
+    text = (importlib.resources.files("ris_jax.serving") / name).read_text()
     kind = _CONTENT_TYPES[name.rpartition(".")[2]]
     return web.Response(text=text, content_type=kind, headers=_HEADERS)
 

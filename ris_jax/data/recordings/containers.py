@@ -107,7 +107,8 @@ def load_bytes(name: str, content: bytes, most: int) -> dict[str, np.ndarray]:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise errors.RunError(f"{name}: need an .npz archive; got a single .npy array")
-            if (total := sum(entry.file_size for entry in archive.zip.infolist())) > most:
+            entries = [] if archive.zip is None else archive.zip.infolist()
+            if (total := sum(entry.file_size for entry in entries)) > most:
                 raise errors.RunError(f"{name}: need at most {most} bytes; got {total} unpacked")
             return {key: _npz_array(name, archive, key) for key in archive.files}
     except errors.RunError:

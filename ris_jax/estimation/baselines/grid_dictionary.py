@@ -85,15 +85,15 @@ def counts_and_positions(
       ValueError: mismatched shapes, or `max_sources` below 1.
     """
     batch, elements = measurement.snapshots.shape[:1], measurement.channel.shape[-1]
-    num_sources, positions = inputs.counts_and_positions(num_sources, positions, *batch)
-    if positions.shape != (elements, 3) or num_sources.shape != batch:
+    counts, positions = inputs.counts_and_positions(num_sources, positions, *batch)
+    if positions.shape != (elements, 3) or counts.shape != batch:
         raise ValueError(
             f"need positions [{elements}, 3] and num_sources {list(batch)}; "
-            f"got {positions.shape} and {num_sources.shape}"
+            f"got {positions.shape} and {counts.shape}"
         )
     if max_sources < 1:
         raise ValueError(f"need max_sources >= 1; got {max_sources}")
-    return num_sources, positions
+    return counts, positions
 
 
 class GridFit(NamedTuple):

@@ -201,13 +201,16 @@ def as_batch(
       num_sources: one number for all scenes, or [B].
       positions: [N, 3], also a list.
     """
-    if not isinstance(covariance, cov.LowRankCovariance):
-        covariance = cov.LowRankCovariance.from_matrix(covariance)
-    single = covariance.factor.ndim == 2
+    low_rank = (
+        covariance
+        if isinstance(covariance, cov.LowRankCovariance)
+        else cov.LowRankCovariance.from_matrix(covariance)
+    )
+    single = low_rank.factor.ndim == 2
     if single:
-        covariance = jax.tree.map(lambda array: jnp.asarray(array)[None], covariance)
-    given = inputs.counts_and_positions(num_sources, positions, len(covariance.factor))
-    return CovarianceBatch(covariance, *given, single)
+        low_rank = jax.tree.map(lambda array: jnp.asarray(array)[None], low_rank)
+    given = inputs.counts_and_positions(num_sources, positions, len(low_rank.factor))
+    return CovarianceBatch(low_rank, *given, single)
 
 
 def check(covariance, num_sources, positions, max_sources, grid) -> None:

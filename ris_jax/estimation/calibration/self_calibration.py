@@ -12,6 +12,7 @@ zero.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Complex, Float, Int
