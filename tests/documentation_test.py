@@ -170,6 +170,7 @@ class TestPython:
             counts = arrays["num_sources"]
         assert np.mean(names["found"].num_sources == counts) >= 0.75
 
+    @pytest.mark.full
     def test_live(self):
         """The exported file finds the sources of the prepared localiser."""
         names = run(ROOT / "docs" / "guide" / "live.md")

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from cases import small
 
 from ris_jax.accuracy import bounds, wideband_bound
 from ris_jax.physics import scenes, wideband
@@ -89,6 +90,9 @@ def covariance_oracle(scene, coherence):
     return inverse[index, :, index, :] * units[:, None] * units
 
 
+_wideband_bound = small.jit(wideband_bound.wideband_bound, static_argnames="coherence")
+
+
 def bound_of(scene, coherence, frequencies=FREQUENCIES, **changes):
     scene = jax.tree.map(jnp.asarray, scene | changes)
     measurement = scenes.Measurement(
@@ -97,7 +101,7 @@ def bound_of(scene, coherence, frequencies=FREQUENCIES, **changes):
         codes=scene.pop("codes"),
         noise_variance=scene.pop("noise_variance"),
     )
-    return wideband_bound.wideband_bound(
+    return _wideband_bound(
         measurement, **scene, band=wideband.band_of(frequencies), coherence=coherence
     )
 

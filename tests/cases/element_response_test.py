@@ -106,6 +106,7 @@ def test_errors_are_at_the_bound(name):
     np.testing.assert_allclose(np.median(own / deviations(name)), 1.0, atol=0.15)
 
 
+@pytest.mark.full
 def test_an_ignored_response_costs_accuracy_or_is_flagged():
     found = localize(response=None)
     ratio = np.median(np.abs(errors(found)) / deviations("cosine"))
