@@ -46,7 +46,7 @@ def _soft_peaks(factor, num_sources, points, conjugates, shape):
     space = search_grid.SearchSpace(points, *limits, shape)
     parts, unit = linear.parts(conjugates.T), jnp.asarray(UNIT, points.dtype)
     grid = candidate_search.Grid(
-        space, unit, jnp.asarray(POSITIONS), WAVELENGTH, "spherical", parts
+        space, unit, jnp.asarray(POSITIONS), WAVELENGTH, "spherical", None, parts
     )
     return differentiable_music.soft_peaks(factor, num_sources, grid, steering, limits, SOURCES)
 

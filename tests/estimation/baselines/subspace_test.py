@@ -352,7 +352,7 @@ class SourcesTest(parameterized.TestCase):
         self.assertLess(float(jnp.max(jnp.sum(peaks.coordinates[..., :2] ** 2, axis=-1))), 1.0)
 
     @parameterized.named_parameters(
-        ("no_batch", {"factor": (16, 2)}, "need a factor"),
+        ("four_axes", {"factor": (2, 2, 16, 2)}, "need a factor"),
         ("positions", {"positions": (15, 3)}, "need a factor"),
         ("plane_positions", {"positions": (16, 2)}, "need a factor"),
         ("count", {"count": (3,)}, "need num_sources and loading"),
