@@ -1,12 +1,19 @@
 """Number of sources and errors close to the surface, with the exact waves of the simulator.
 
   python experiments/near_field.py
-  python experiments/near_field.py --each=100
+  python experiments/near_field.py --each=100 --tested=default,ring
 
 One source at 0.7 to 8 m, and two at 1 to 4 m that are at least one resolution apart, at 10 to 25
 dB, number of sources unknown. Columns: scenes, fraction with the right number of sources, fraction
 of the sources found within 5 degrees, and median |error| over the root of the Cramer-Rao bound
-(0.674 if efficient).
+(0.674 if efficient; standard error 0.04 for one source and 0.03 for two).
+
+Results (29 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2), for the default array:
+
+  array  K  scenes  number right   found  azimuth  elevation  range
+-------------------------------------------------------------------
+default  1     400        1.0000  1.0000     0.63       0.72   0.67
+default  2     400        1.0000  1.0000     0.63       0.67   0.63
 """
 
 from typing import Any
@@ -28,23 +35,21 @@ from ris_jax.reports import provenance, tables
 
 _ARRAYS = {"default": {}} | {name: any_array.ARRAYS[name] for name in ("32x8", "ring")}
 _CASES = ((1, 0.7, 8.0), (2, 1.0, 4.0))  # sources, least and greatest range [m]
-_SNR_DB = ((10.0, 15.0), (15.0, 20.0), (20.0, 25.0))
-_HEADER = (
-    "array", "K", "SNR [dB]", "scenes", "number right", "found", "azimuth", "elevation", "range",
-)  # fmt: skip
+_HEADER = ("array", "K", "scenes", "number right", "found", "azimuth", "elevation", "range")
 _EACH = flags.DEFINE_integer("each", 400, "scenes per row", lower_bound=1)
+_TESTED = flags.DEFINE_list("tested", list(_ARRAYS), "arrays to test")
 
 
-def row(name: str, case: tuple[int, float, float], snr_db: tuple[float, float]) -> tuple:
+def row(name: str, case: tuple[int, float, float]) -> tuple:
     """Localise the scenes of one row."""
     count, nearest, farthest = case
     values = {f"system.{key}": value for key, value in _ARRAYS[name].items()}
     values |= {"scene.min_sources": count, "scene.max_sources": count}
     values |= {"scene.range_min": nearest, "scene.range_max": farthest}
-    values |= {"scene.snr_min_db": snr_db[0], "scene.snr_max_db": snr_db[1]}
+    values |= {"scene.snr_min_db": 10.0, "scene.snr_max_db": 25.0}
     config = config_lib.override(config_lib.Config(), values)
     positions = np.asarray(arrays.element_positions(config.system))
-    key = scenes.stream_key(3, f"{name} {count} {snr_db}")
+    key = scenes.stream_key(3, f"{name} {count}")
     # Two sources are rarely closer than one resolution.
     drawn = jax.device_get(scenes.sample_scenes(key, config, 2 * _EACH.value))
     apart = known_truth.closest(drawn.truth, positions, config.system) >= 1
@@ -64,7 +69,6 @@ def row(name: str, case: tuple[int, float, float], snr_db: tuple[float, float]) 
     return (
         name,
         count,
-        "{:.0f} to {:.0f}".format(*snr_db),
         len(right),
         f"{np.mean(right):.4f}",
         f"{metrics.detection_rate(found):.4f}",
@@ -77,7 +81,7 @@ def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"no arguments are expected; got {' '.join(argv[1:])}")
     print(provenance.machine(), flush=True)
-    rows = [row(name, case, snr) for name in _ARRAYS for case in _CASES for snr in _SNR_DB]
+    rows = [row(name, case) for name in _TESTED.value for case in _CASES]
     print(tables.as_text(_HEADER, rows))
 
 
