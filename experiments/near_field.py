@@ -8,12 +8,16 @@ dB, number of sources unknown. Columns: scenes, fraction with the right number o
 of the sources found within 5 degrees, and median |error| over the root of the Cramer-Rao bound
 (0.674 if efficient; standard error 0.04 for one source and 0.03 for two).
 
-Results (29 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2), for the default array:
+Results (29 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2):
 
   array  K  scenes  number right   found  azimuth  elevation  range
 -------------------------------------------------------------------
-default  1     400        1.0000  1.0000     0.63       0.72   0.67
-default  2     400        1.0000  1.0000     0.63       0.67   0.63
+default  1     400        1.0000  1.0000     0.73       0.61   0.70
+default  2     400        1.0000  1.0000     0.63       0.64   0.66
+   32x8  1     400        0.9975  1.0000     0.61       0.63   0.67
+   32x8  2     400        1.0000  1.0000     0.66       0.66   0.69
+   ring  1     400        0.9975  1.0000     0.69       0.73   0.62
+   ring  2     400        1.0000  1.0000     0.66       0.69   0.65
 """
 
 from typing import Any
