@@ -8,14 +8,14 @@ codes; scenes of one to three sources at 15 dB) and measures the time from sendi
 complete answer, as a client on the same machine sees it. Columns: percentiles of this time, and the
 median of `elapsed_ms`, the part after the service has the complete request.
 
-Results (29 November 2026; x86_64, 2 cores with other work on them, client and service with
-real-time priority: chrt -r 1; Python 3.11.7, jax 0.10.2), 1000 requests a row, --static_path=auto:
+Results (29 November 2026; x86_64, 2 cores without other work, Python 3.11.7, jax 0.10.2), 1000
+requests a row, --static_path=auto:
 
         request  median ms  90 % ms  99 % ms  max ms  in the service ms
 -----------------------------------------------------------------------
-     POST, JSON       19.6     26.7     30.9    32.6               16.5
-     POST, .npz       21.8     27.0     31.6    34.1               18.5
-WebSocket, JSON       20.6     27.6     32.6    40.4               18.2
+     POST, JSON       21.8     27.7     31.8    37.8               18.4
+     POST, .npz       21.7     27.3     31.5    36.5               18.5
+WebSocket, JSON       20.0     25.6     29.6    33.0               17.8
 """
 
 import asyncio
