@@ -88,6 +88,7 @@ def moving_scenes(count: int) -> tuple[dict[str, Any], np.ndarray]:
 
 
 def main(_: list[str]) -> None:
+    """Send the scenes of moving sources to a service, and save a picture of its page."""
     arrays, scenes = moving_scenes(_NUM_SCENES.value)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "recordings.npz"

@@ -94,6 +94,7 @@ async def _rows(address: str, snapshots: np.ndarray) -> list[tuple]:
 
 
 def main(_: list[str]) -> None:
+    """Start a service, time its answers and print the table."""
     arrays = example.recordings(_SCENES, 0, _SNR_DB)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "recordings.npz"

@@ -255,6 +255,7 @@ def soak(total: int, elements: int) -> Soak:
 
 
 def main(_: list[str]) -> None:
+    """Start a service, send all kinds of requests and print its memory."""
     print(f"machine: {provenance.machine()}")
     print("versions: " + ", ".join(f"{k} {v}" for k, v in provenance.versions().items()))
     found = soak(_NUM_REQUESTS.value, _NUM_ELEMENTS.value)

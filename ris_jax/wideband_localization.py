@@ -43,8 +43,8 @@ def localize_wideband(
     contain it. Delays are unique within the inverse of the frequency spacing. The range is a
     separate coordinate, from the curvature of the wavefront.
 
-    The noise variance is unknown and the same at all frequencies. If it is not, scale snapshots and
-    channel of each frequency by the same factor.
+    The noise variance is unknown and the same at all frequencies. If it is not, divide snapshots
+    and channel of each frequency by the standard deviation of its noise.
 
     Args:
       measurement: snapshots [B, F, L, M]; channel [B, F, M, N] or [F, M, N]; codes [B, F, L, N],
@@ -89,10 +89,7 @@ def localize_wideband(
     limit = min(len(elements), samples)
     inputs.require(max_sources < limit, "max_sources", f"less than {limit}", max_sources)
     centre, moved = inputs.centred(elements)
-    undetermined = limits_lib.undetermined_coordinate(centre)
-    if region is None:
-        region = search_grid.SearchRegion() if limits is None else limits.region()
-    region = limits_lib.collapsed(region, undetermined)
+    region, undetermined = localization.search_region(centre, region, limits)
     scaled, scale = localization.scaled(jax.tree.map(inputs.as_canonical, measurement))
     found = wideband_likelihood.wideband_maximum_likelihood(
         scaled,

@@ -356,10 +356,10 @@ def element_response(
     if not given:
         return None
     for key, values in given.items():
-        one = key == "response_exponent"
-        if key != "response_normals" and (values.size != 1 if one else max(values.shape, default=0)
-                                          != values.size):  # fmt: skip
-            fail(name, key, "a number" if one else "[A]", list(values.shape))
+        if key == "response_exponent" and values.size != 1:
+            fail(name, key, "a number", list(values.shape))
+        if key in RESPONSE_KEYS[1:3] and values.size != max(values.shape, default=0):
+            fail(name, key, "[A]", list(values.shape))
     exponent, angles, amplitudes = (
         given[key].ravel().tolist() if key in given else None for key in RESPONSE_KEYS[:3]
     )
