@@ -13,11 +13,11 @@ recordings file, compiles, prints "ready", and answers until SIGINT or SIGTERM:
   GET /healthz     status 200 when the service is ready, else 503
   GET /            page with a live map
 
-The answers are those of `ris-jax localize` for the same scenes. The service listens on this
-machine only unless --host is another address. It has no passwords and no encryption: in an open
-network, put it behind a proxy that has both. Requests are neither stored nor unpickled. A flood of
-requests gets the status 429. Other clients, which differ by address or the header X-Client, are
-still answered.
+The answers are those of `ris-jax localize` for the same scenes, without likely causes of warnings.
+The service listens on this machine only unless --host is another address. It has no passwords and
+no encryption: in an open network, put it behind a proxy that has both. Requests are neither stored
+nor unpickled. A flood of requests gets the status 429. Other clients, which differ by address or
+the header X-Client, are still answered.
 """
 
 import asyncio
