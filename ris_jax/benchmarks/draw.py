@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ris_jax import config as config_lib
-from ris_jax import errors, localization
+from ris_jax import errors
 from ris_jax.accuracy import bounds
 from ris_jax.benchmarks.suites import Cell, SourcePlacement
+from ris_jax.estimation import batches
 from ris_jax.physics import arrays, scenes
 
 _TRIES = 64  # draws of a scene's positions until its sources are far enough apart
@@ -147,7 +148,7 @@ def draw(base: config_lib.Config, cell: Cell, num_scenes: int, progress: Any = N
         truth, fits = _truths(keys[:, 0], config.scene, cell.placement, base.scene.max_sources)
         return *_simulated(keys[:, 1], truth, positions, hardware), truth, fits
 
-    measurement, bound, truth, fits = localization.in_chunks(
+    measurement, bound, truth, fits = batches.in_chunks(
         some, np.arange(num_scenes), chunk_size=_CHUNK, progress=progress
     )
     if not fits.all():
