@@ -20,6 +20,7 @@ from ris_jax.estimation import (
 )
 from ris_jax.estimation.baselines.catalogue import METHODS, of_network
 from ris_jax.estimation.checks import model_check
+from ris_jax.estimation.checks.check_input import CheckInput
 from ris_jax.estimation.checks.limits import Limits, collapsed, undetermined_coordinate
 from ris_jax.estimation.estimate import Estimate
 from ris_jax.estimation.flags import Flag
@@ -157,7 +158,7 @@ def localize(
         notes |= Flag(Flag.NOT_CHECKED | Flag.STATIC_PATH * without_path)
         flags = jnp.full(len(given.measurement.snapshots), int(notes), jnp.int32)
         return estimate._replace(flags=flags)
-    problem = model_check.CheckInput(
+    problem = CheckInput(
         measurement=jax.tree.map(np.asarray, inputs.for_each_scene(given.measurement)),
         positions=np.asarray(given.positions),
         wavelength=wavelength,
@@ -230,12 +231,12 @@ class CheckedInputs(NamedTuple):
     positions: Float[Array, "N 3"]  #: around their centre [m]
     region: search_grid.SearchRegion
     response: ElementResponse | None  #: None if it is the same in all directions
-    path_tested: bool  #: whether the residual is tested for a static path
+    path_tested: bool  #: test the residual for a static path
     notes: Flag  #: of all scenes
 
     @property
     def traced(self) -> bool:
-        """Whether values cannot be read, because `jax.jit` traces the call."""
+        """True while `jax.jit` traces the call: values cannot be read."""
         return any(isinstance(leaf, Tracer) for leaf in (*self.measurement, self.positions))
 
     def on_host(self) -> scenes.Measurement:
@@ -287,7 +288,7 @@ def checked_inputs(
 
 def checked(
     estimate: Estimate,
-    problem: model_check.CheckInput,
+    problem: CheckInput,
     limits: Limits | None,
     notes: Flag,
     *,

@@ -23,7 +23,7 @@ from ris_jax.estimation import (
     search_grid,
     source_number,
 )
-from ris_jax.estimation.checks import model_check
+from ris_jax.estimation.checks.check_input import CheckInput
 from ris_jax.estimation.checks.limits import Limits
 from ris_jax.estimation.estimate import Estimate
 from ris_jax.estimation.flags import Flag
@@ -219,7 +219,7 @@ class PreparedLocalizer:
             "search": effort,
         }
         self._positions = positions
-        self._problem = model_check.CheckInput(
+        self._problem = CheckInput(
             measurement=self._measurement,
             positions=np.asarray(checked.positions),
             wavelength=wavelength,
