@@ -1,45 +1,32 @@
-"""Position error bound of a published near-field case, from the set-up of its paper.
+"""Published case 1: one source before a surface of 50 x 50 elements with one antenna behind it.
 
-  python experiments/published_bound.py
+  python experiments/published_cases.py --cases=1
 
-Case: Abu-Shaban, Keykhosravi, Keskin, Alexandropoulos, Seco-Granados and Wymeersch, *Near-field
+Abu-Shaban, Keykhosravi, Keskin, Alexandropoulos, Seco-Granados and Wymeersch, *Near-field
 localization with a reconfigurable intelligent surface acting as lens*, arXiv:2010.05617.
 
-Set-up: 28 GHz; 50 x 50 elements at (i - 25) lambda / 2, i = 0 ... 49; one antenna one wavelength
-behind the surface, 200 codes of random phases; one source on the diagonal x = y = z; 1 mW and noise
-of 2.51e-11 mW. Both hops have the power of a square patch of half a wavelength (the paper's model
-CM3: Bjoernson and Sanguinetti, arXiv:2002.04960, Eq. 4); the phase of the channel to the antenna is
+Set-up: 28 GHz; elements at (i - 25) lambda / 2, i = 0 ... 49; one antenna one wavelength behind the
+surface, 200 codes of random phases; one source on the diagonal x = y = z; 1 mW and noise of
+2.51e-11 mW. Both hops have the power of a square patch of half a wavelength (the paper's model CM3:
+Bjoernson and Sanguinetti, arXiv:2002.04960, Eq. 4); the phase of the channel to the antenna is
 removed, and waves have unit modulus over the surface.
 
-The published numbers are for one draw of the codes. This script shows the mean and the standard
-deviation over --num_draws draws (two CPU cores, 10 draws, 7 s of CPU time):
-
-  range_m  published_m    mean_m  spread  mean_over_published
-  -----------------------------------------------------------
-        1     0.000769  0.000769    2.6%                1.001
-        2      0.00615   0.00621    3.8%                1.009
-        3       0.0208     0.021    2.7%                1.009
-        4       0.0494    0.0497    2.5%                1.006
-        6        0.167     0.167    2.8%                1.000
-        8        0.395     0.395    2.9%                1.000
-       10         0.77      0.77    3.0%                1.000
-       15          2.6      2.59    3.1%                0.997
+Published are position error bounds, for one draw of the codes. Here they are computed for
+--num_draws draws. The estimates are for one draw; data are simulated with NumPy in double precision.
 """
 
-import ris_jax  # noqa: F401  Before jax: it sets threads that JAX reads when it starts.
+from typing import NamedTuple
+
+import ris_jax  # Before jax: it sets threads that JAX reads when it starts.
 
 # isort: split
-import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from jaxtyping import Complex, Float
 
-from ris_jax import config as config_lib
 from ris_jax.accuracy import bound_maps, code_baselines
 from ris_jax.physics import arrays
-from ris_jax.reports import provenance, tables
-
-_DRAWS = flags.DEFINE_integer("num_draws", 10, "draws of the codes", lower_bound=2)
+from ris_jax.physics.scenes import Measurement
 
 WAVELENGTH = 299_792_458.0 / 28e9  # [m]
 SIDE, CODES = 50, 200
@@ -49,6 +36,18 @@ PUBLISHED = {
     1.0: 7.69e-4, 2.0: 6.15e-3, 3.0: 0.0208, 4.0: 0.0494, 6.0: 0.167, 8.0: 0.395, 10.0: 0.770,
     15.0: 2.60,
 }  # fmt: skip
+# The half space in front of the surface from 0.5 m to infinity, up to 64 degrees from boresight
+# along each axis.
+REGION = ris_jax.SearchRegion(u_max=0.9, w_max=0.9, inverse_range_min=0.0, inverse_range_max=2.0)
+_DIAGONAL = np.array([np.pi / 4, np.arcsin(3.0**-0.5)])  # azimuth and elevation [rad]
+
+
+class Trials(NamedTuple):
+    """Estimates of one source in several trials; NaN if no source is found."""
+
+    counts: Float[np.ndarray, "T"]  #: sources found
+    position_error: Float[np.ndarray, "T"]  #: of the strongest source [m]
+    inverse_range_error: Float[np.ndarray, "T"]  #: of the strongest source [1/m]
 
 
 def patch_gain(x, y, z):
@@ -68,44 +67,103 @@ def patch_gain(x, y, z):
     return total / (4.0 * np.pi)
 
 
-def position_error_bounds(seed: int, ranges: np.ndarray) -> np.ndarray:
-    """Return bounds [m] of a source on the diagonal, for one draw of the codes."""
-    positions = arrays.planar_array(SIDE, SIDE, WAVELENGTH / 2, centered=False)
-    x, y, _ = np.asarray(positions).T
-    channel = np.sqrt(patch_gain(x, y, WAVELENGTH))
+def elements() -> Float[np.ndarray, "N 3"]:
+    """Return the positions of the elements [m]."""
+    return np.asarray(arrays.planar_array(SIDE, SIDE, WAVELENGTH / 2, centered=False), float)
+
+
+def antenna_channel() -> Float[np.ndarray, "1 N"]:
+    """Return the channel from the elements to the antenna."""
+    x, y, _ = elements().T
+    return np.sqrt(patch_gain(x, y, WAVELENGTH))[None]
+
+
+def signal_power(source_range, power_db: float = 0.0):
+    """Return the power of the source at an element over the noise, for a range [m] or several.
+
+    Args:
+      source_range: [...] [m].
+      power_db: transmit power over that of the paper [dB].
+    """
+    edge = source_range / 3.0**0.5
+    return POWER_OVER_NOISE * 10.0 ** (power_db / 10.0) * patch_gain(edge, edge, edge)
+
+
+def bounds(
+    seed: int, ranges: Float[np.ndarray, "P"], power_db: float = 0.0
+) -> bound_maps.Deviations:
+    """Return the bounds of a source on the diagonal at P ranges [m], for one draw of the codes."""
     surface = bound_maps.Surface(
-        positions,
+        jnp.asarray(elements()),
         jnp.asarray(code_baselines.random_codes(seed, CODES, SIDE**2), complex),
-        jnp.asarray(channel[None, None], complex),
+        jnp.asarray(antenna_channel()[None], complex),
         jnp.asarray(WAVELENGTH),
     )
-    diagonal = np.array([np.pi / 4, np.arcsin(3.0**-0.5), 0.0])
-    places = diagonal + np.outer(ranges, [0.0, 0.0, 1.0])
+    places = np.column_stack([np.tile(_DIAGONAL, (len(ranges), 1)), ranges])
     unit = bound_maps.unit_bounds(surface, places, wavefront="spherical_phase")
-    edge = ranges / 3.0**0.5
-    snr = POWER_OVER_NOISE * patch_gain(edge, edge, edge) * SIDE**2 * unit.gain
-    return bound_maps.deviations(unit, snr, places).position_error
+    snr = signal_power(ranges, power_db) * SIDE**2 * unit.gain
+    return bound_maps.deviations(unit, snr, places)
 
 
-def main(_):
-    """Print one row for each range."""
-    jax.config.update("jax_enable_x64", True)
-    print(provenance.header(config_lib.Config()), flush=True)
-    ranges = np.array(list(PUBLISHED))
-    found = np.array([position_error_bounds(seed, ranges) for seed in range(1, 1 + _DRAWS.value)])
-    rows = [
-        [
-            f"{metres:g}", f"{published:.3g}", f"{mean:.3g}", f"{spread:.1%}",
-            f"{mean / published:.3f}",
-        ]
-        for metres, published, mean, spread in zip(
-            ranges, PUBLISHED.values(), found.mean(axis=0),
-            found.std(axis=0, ddof=1) / found.mean(axis=0), strict=True,
+def snapshots(
+    seed: int, source_range: float, num_trials: int, power_db: float = 0.0
+) -> Complex[np.ndarray, "T L 1"]:
+    """Simulate the signals of the antenna, with noise of variance one.
+
+    Args:
+      seed: of the codes and of the noise.
+      source_range: [m].
+      num_trials: T, draws of the noise.
+      power_db: transmit power over that of the paper [dB].
+    """
+    place = np.full(3, source_range / 3.0**0.5)
+    distance = np.linalg.norm(place - elements(), axis=1)
+    wave = np.exp(-2j * np.pi / WAVELENGTH * (distance - source_range))
+    codes = code_baselines.random_codes(seed, CODES, SIDE**2)
+    clean = codes @ (antenna_channel()[0] * wave)
+    noise = np.random.default_rng(seed).normal(size=(2, num_trials, CODES)) * 0.5**0.5
+    found = np.sqrt(signal_power(source_range, power_db)) * clean + noise[0] + 1j * noise[1]
+    return found[..., None].astype(np.complex64)
+
+
+def localised(seed: int, source_range: float, num_trials: int, power_db: float = 0.0) -> Trials:
+    """Localise the source in simulated data, number of sources unknown; see `snapshots`."""
+    codes = code_baselines.random_codes(seed, CODES, SIDE**2)
+    estimate = ris_jax.localize(
+        Measurement(
+            snapshots(seed, source_range, num_trials, power_db),
+            antenna_channel().astype(np.complex64),
+            codes,
+        ),
+        elements(),
+        wavelength=WAVELENGTH,
+        wavefront="spherical_phase",
+        region=REGION,
+        check=False,
+    )
+    return errors(estimate, np.tile([*_DIAGONAL, source_range], (num_trials, 1)))
+
+
+def errors(estimate: ris_jax.Estimate, places: Float[np.ndarray, "T 3"]) -> Trials:
+    """Compare the strongest source with the true place: azimuth, elevation [rad], range [m]."""
+    first = (estimate.azimuth, estimate.elevation, estimate.source_range)
+    found = np.stack([np.asarray(values, float)[:, 0] for values in first], axis=-1)
+    counts = np.asarray(estimate.num_sources)
+    found[counts == 0] = np.nan
+
+    def cartesian(place):
+        azimuth, elevation, metres = place.T
+        return metres[:, None] * np.stack(
+            [
+                np.sin(azimuth) * np.cos(elevation),
+                np.sin(elevation),
+                np.cos(azimuth) * np.cos(elevation),
+            ],
+            axis=-1,
         )
-    ]  # fmt: skip
-    header = ("range_m", "published_m", "mean_m", "spread", "mean_over_published")
-    print(tables.as_text(header, rows))
 
-
-if __name__ == "__main__":
-    app.run(main)
+    return Trials(
+        counts,
+        np.linalg.norm(cartesian(found) - cartesian(places), axis=1),
+        1.0 / found[:, 2] - 1.0 / places[:, 2],
+    )
