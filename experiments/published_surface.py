@@ -12,7 +12,8 @@ Bjoernson and Sanguinetti, arXiv:2002.04960, Eq. 4); the phase of the channel to
 removed, and waves have unit modulus over the surface.
 
 Published are position error bounds, for one draw of the codes. Here they are computed for
---num_draws draws. The estimates are for one draw; data are simulated with NumPy in double precision.
+--num_draws draws. The estimates are for one draw. Data are simulated with NumPy, in double
+precision.
 """
 
 from typing import NamedTuple
@@ -111,7 +112,7 @@ def snapshots(
     """Simulate the signals of the antenna, with noise of variance one.
 
     Args:
-      seed: of the codes and of the noise.
+      seed: of the codes; the noise also depends on the other arguments.
       source_range: [m].
       num_trials: T, draws of the noise.
       power_db: transmit power over that of the paper [dB].
@@ -121,7 +122,8 @@ def snapshots(
     wave = np.exp(-2j * np.pi / WAVELENGTH * (distance - source_range))
     codes = code_baselines.random_codes(seed, CODES, SIDE**2)
     clean = codes @ (antenna_channel()[0] * wave)
-    noise = np.random.default_rng(seed).normal(size=(2, num_trials, CODES)) * 0.5**0.5
+    stream = [seed, round(1e3 * source_range), round(100.0 - power_db)]
+    noise = np.random.default_rng(stream).normal(size=(2, num_trials, CODES)) * 0.5**0.5
     found = np.sqrt(signal_power(source_range, power_db)) * clean + noise[0] + 1j * noise[1]
     return found[..., None].astype(np.complex64)
 
