@@ -21,10 +21,12 @@ from ris_jax.physics.element_response import ElementResponse
 _DAMPING = 0.05
 # A peak within this many units of resolution of a source is that source.
 _SAME = 1.5
-# Half distance, in units of resolution, at which the halves of a source are tried.
-_HALF_DISTANCE = 0.75
+# Half distances, in units of resolution, at which the halves of a source are tried: sources up to 2
+# apart are refined from the first, sources up to 3 apart from the second.
+_HALF_DISTANCES = (0.75, 1.3)
 _OPPOSITE = np.array([d for d in itertools.product((-1, 0, 1), repeat=3) if d > (0, 0, 0)], float)
-_OFFSETS = _HALF_DISTANCE * _OPPOSITE / np.linalg.norm(_OPPOSITE, axis=1, keepdims=True)
+_DIRECTIONS = _OPPOSITE / np.linalg.norm(_OPPOSITE, axis=1, keepdims=True)
+_OFFSETS = np.concatenate([distance * _DIRECTIONS for distance in _HALF_DISTANCES])
 PAIRS = len(_OFFSETS)
 # Maximum size of stored steering vectors (32 MB per part), and of a block of a larger grid.
 _MOST_STORED = 1 << 22
@@ -139,7 +141,7 @@ def _offsets(dimensions: int) -> Float[np.ndarray, "P D"]:
     """Return half differences of two halves of a source; those along a delay are separate."""
     if dimensions == 3:
         return _OFFSETS
-    in_delay = np.array([[0.0, 0.0, 0.0, _HALF_DISTANCE]])
+    in_delay = np.array([[0.0, 0.0, 0.0, distance] for distance in _HALF_DISTANCES])
     return np.concatenate([np.pad(_OFFSETS, [(0, 0), (0, 1)]), in_delay])
 
 
@@ -294,8 +296,15 @@ def propose_pair(
 ) -> Proposal:
     """Find the best pair of sources around the position of a removed source, [2, D].
 
-    Two sources within a beamwidth are first fitted as one between them; no other single source then
-    explains the energy of both.
+    Two sources within a beamwidth are first fitted as one between them, or as two that coincide and
+    cancel each other; no other single source then explains the energy of both.
+
+    Args:
+      setting: of the call.
+      grid: of the call.
+      observation: one scene.
+      held: its other sources.
+      place: of the removed source, or the middle of two.
     """
     offset = _offsets(place.shape[0]).astype(place.dtype) * grid.unit
     pairs = jnp.clip(jnp.stack([place + offset, place - offset]), setting.lower, setting.upper)

@@ -38,6 +38,9 @@ _PRICE = 10.0
 # closer than this (units of resolution).
 _BEYOND_DOUBT = 30.0
 _CLOSE = 2.0
+# Two sources closer than this (units of resolution) may be one wrong fit of two others: they are
+# split as if they were one.
+_TWIN = 1.5
 # A change that explains this much less than the fit before its refinement (same unit) is not
 # refined: of 1200 refined changes, none below 60 improved the fit.
 _HOPELESS = 100.0
@@ -291,8 +294,32 @@ class Places(NamedTuple):
     """Positions for a missing source when one of the fitted sources, or none, is removed."""
 
     source: candidate_search.Proposal  #: [...] one
-    pair: candidate_search.Proposal  #: two around the position of the removed source
     explained: Float[Array, "..."]  #: energy explained by the others
+    pair: candidate_search.Proposal  #: two around the removed source, or around it and a twin
+    explained_besides: Float[Array, "..."]  #: energy explained without the source and its partner
+
+
+def has_room(task: Task) -> Bool[Array, ""]:
+    """Return whether another source may be added."""
+    return task.count < jnp.where(task.stage == Stage.RETRY, task.count, task.most)
+
+
+def partners(
+    search: Search, task: Task, losses: Float[Array, "K"]
+) -> tuple[Int[Array, "K"], Bool[Array, "K"]]:
+    """Return the source that gives its slot if a source is split, and whether it is a twin.
+
+    It is the nearest one within `_TWIN`; else, without room for another source, the weakest one;
+    else the source itself, and the second half takes a free slot.
+    """
+    fit = task.fit
+    index = jnp.arange(fit.active.shape[0])
+    distance = (fit.coordinates[:, None] - fit.coordinates) / search.grid.unit
+    pairs = (jnp.outer(fit.active, fit.active) > 0) & (index[:, None] != index)
+    distance = jnp.where(pairs, jnp.sum(distance**2, axis=-1), jnp.inf)
+    near = jnp.min(distance, axis=1) < _TWIN**2
+    other = jnp.where(has_room(task), index, jnp.argmin(losses))
+    return jnp.where(near, jnp.argmin(distance, axis=1), other), near
 
 
 def _queue_size(search: Search, operator: Float[Array, "S T N 2R"]) -> int:
@@ -306,6 +333,7 @@ def find_places(
     operator: Float[Array, "S T N 2R"],
     power: Float[Array, "S G"] | None,
     tasks: Task,
+    losses: Float[Array, "B K"],
 ) -> Places:
     """Place for the sources of all scenes, [B, K], with each fitted source taken out.
 
@@ -324,10 +352,10 @@ def find_places(
         task = jax.tree.map(lambda leaf: leaf[scene], tasks)
         observation = likelihood.of_scenes(operator, tasks.observation, scene)
         adds = growing[scene]
-        held = jax.vmap(refinement.background)(
-            task.observation, task.fit, jnp.where(adds, -1, source)
-        )
-        place = task.fit.coordinates[jnp.arange(len(jobs)), source]
+        one = (jnp.arange(sources) == source[:, None]) & ~adds[:, None]
+        held = jax.vmap(refinement.background)(task.observation, task.fit, ~one)
+        row = jnp.arange(len(jobs))
+        place = task.fit.coordinates[row, source]
         away_from = jnp.where(adds[:, None], jnp.inf, place)
         fields = likelihood.over_scenes(likelihood.matched_fields, observation, held.residual)
         own = power if power is None or len(power) == 1 else power[scene]
@@ -338,16 +366,19 @@ def find_places(
         )  # fmt: skip
 
         def split(_):
-            return likelihood.over_scenes(
-                functools.partial(candidate_search.propose_pair, setting, grid),
-                observation,
-                held,
-                place,
-            )
+            partner, near = jax.vmap(functools.partial(partners, search))(task, losses[scene])
+            partner, near = partner[row, source], near[row, source]
+            both = one | (jnp.arange(sources) == partner[:, None])
+            besides = jax.vmap(refinement.background)(task.observation, task.fit, ~both)
+            beside = jnp.where(near[:, None], task.fit.coordinates[row, partner], place)
+            middle = 0.5 * (place + beside)
+            propose = functools.partial(candidate_search.propose_pair, setting, grid)
+            pair = likelihood.over_scenes(propose, observation, besides, middle)
+            return pair, besides.value
 
         nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(split, None))
-        pair = jax.lax.cond(jnp.any(~adds), split, lambda _: nothing, None)
-        return Places(found, pair, held.value)
+        pair, besides = jax.lax.cond(jnp.any(~adds), split, lambda _: nothing, None)
+        return Places(found, held.value, pair, besides)
 
     found = in_turn(propose, rank.ravel(), 2, _queue_size(search, operator))
     return jax.tree.map(lambda leaf: leaf.reshape(batch, sources, *leaf.shape[1:]), found)
@@ -369,8 +400,8 @@ def propose_changes(
     """Return the alternatives of a scene for refinement.
 
     Growing: its sources and another one. Reducing: all except the weakest. Otherwise: its sources;
-    one of them moved; one of them split in two. The second half of a split source takes a free slot
-    if there may be more sources, else the slot of the weakest one.
+    one of them moved; one of them split in two. The second half of a split source takes the slot of
+    its twin; without one a free slot if there may be more sources, else that of the weakest.
     """
     fit, stage = task.fit, task.stage
     index = jnp.arange(fit.active.shape[0])
@@ -388,10 +419,13 @@ def propose_changes(
 
     loss = fit.local.value - places.explained
     moved = jnp.argmax(jnp.where(present, places.source.gain - loss, -jnp.inf))
-    room = count < jnp.where(stage == Stage.RETRY, count, task.most)
-    second = jnp.where(room, count, jnp.argmin(jnp.where(present, loss, jnp.inf)))
-    halves = present & (index != second)
-    halved = jnp.argmax(jnp.where(halves, places.pair.gain - loss, -jnp.inf))
+    partner, _ = partners(search, task, losses)
+    alone = partner == index
+    room = has_room(task)
+    halves = present & (room | ~alone)
+    split_gain = places.explained_besides + places.pair.gain - fit.local.value
+    halved = jnp.argmax(jnp.where(halves, split_gain, -jnp.inf))
+    second = jnp.where(alone[halved], count, partner[halved])
     after_move = jnp.where(column == moved, places.source.coordinates[moved], fit.coordinates)
     pair = places.pair.coordinates[halved]
     after_split = jnp.where(column == halved, pair[0], fit.coordinates)
@@ -404,12 +438,10 @@ def propose_changes(
     with_second = jnp.where(index == second, 1.0, fit.active)
     # Another source must explain more than chance alone would.
     noise = search.noise_variance(task.observation, fit)
-    dearer = jnp.where(room, _PRICE * noise, 0.0)
+    dearer = jnp.where(room & alone[halved], _PRICE * noise, 0.0)
     least = -_HOPELESS * noise
     worth_moving = (places.source.gain - loss)[moved] > least
-    halved_gain = (places.pair.gain - loss)[halved]
-    lost = jnp.where(room, 0.0, jnp.min(jnp.where(present, loss, jnp.inf)))
-    worth_splitting = jnp.any(halves) & (halved_gain - lost > least)
+    worth_splitting = jnp.any(halves) & (split_gain[halved] > least)
     improving = ((stage == Stage.IMPROVE) | (stage == Stage.RETRY)) & (count > 0)
     options = search.options
     steps = jnp.where(improving, options.final_iterations, options.joint_iterations)
@@ -541,7 +573,7 @@ def solve(search: Search, operator: Float[Array, "S T N 2R"], tasks: Task) -> Ta
         tasks = before
         losses = jax.vmap(lambda task: lost_without(task.observation, task.fit))(tasks)
         tasks = jax.vmap(functools.partial(review, search))(tasks, losses)
-        places = find_places(search, operator, power, tasks)
+        places = find_places(search, operator, power, tasks, losses)
         changes = jax.vmap(functools.partial(propose_changes, search))(tasks, losses, places)
         fits = refine_changes(search, operator, tasks, changes)
         values = fits.local.value.reshape(batch, -1)

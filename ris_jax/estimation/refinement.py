@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float, Int
+from jaxtyping import Array, Bool, Complex, Float, Int
 
 from ris_jax.estimation import levenberg_marquardt, likelihood
 from ris_jax.physics import linear
@@ -106,10 +106,10 @@ def no_sources(observation: likelihood.Observation, sources: int, dimensions: in
 
 
 def background(
-    observation: likelihood.Observation, fit: SourceFit, left_out: Int[Array, ""] | int = -1
+    observation: likelihood.Observation, fit: SourceFit, kept: Bool[Array, "K"] | None = None
 ) -> Background:
-    """Refit the amplitudes of all sources except one; -1 keeps all."""
-    active = fit.active * (jnp.arange(fit.active.shape[0]) != left_out)
+    """Refit the amplitudes of all sources, or of those that are kept."""
+    active = fit.active if kept is None else fit.active * kept
     left, right = (part * active[:, None] for part in fit.images)
     gram = likelihood.regular_gram(likelihood.inner_products(left, right), active)
     inverse = linear.inverse_positive(gram)
