@@ -106,7 +106,6 @@ def localised(data: OneShot, num_sources: int | None) -> Trials:
 def deviations(data: OneShot) -> Float[np.ndarray, "T 2"]:
     """Return the bounds of azimuth [rad] and range [m] of each trial."""
 
-    @jax.jit
     def bound(place, combiner):
         measurement = Measurement(
             jnp.zeros((1, CHAINS), combiner.dtype), combiner,
@@ -120,8 +119,8 @@ def deviations(data: OneShot) -> Float[np.ndarray, "T 2"]:
         )  # fmt: skip
         return jnp.sqrt(jnp.diagonal(found.covariance[0]))[jnp.array([0, 2])]
 
-    found = jax.lax.map(lambda place: bound(place, jnp.asarray(data.combiner)), data.places)
-    return np.asarray(found)
+    found = jax.jit(jax.vmap(bound, in_axes=(0, None)))
+    return np.asarray(found(jnp.asarray(data.places), jnp.asarray(data.combiner)))
 
 
 def counted(seed: int, num_trials: int, wavelength: float = 1.0) -> np.ndarray:
