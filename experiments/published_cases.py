@@ -28,12 +28,14 @@ _SEED = 1
 _LOW_POWERS = (-40.0, -44.0, -48.0, -52.0)
 
 HEADER = (
-    "case", "set-up", "published", "ours", "std. error", "bound", "1/r over bound",
+    "case", "set-up", "published", "ours", "std. error", "from truth", "bound", "1/r over bound",
     "number right", "trials",
 )  # fmt: skip
 
 
-def _row(case: str, setup: str, published: str, found: surface.Trials, position, inverse) -> tuple:
+def _row(
+    case: str, setup: str, published: str, found: surface.Trials, position, inverse, truth: str = ""
+) -> tuple:
     """Return the row of a position RMSE.
 
     Args:
@@ -43,6 +45,7 @@ def _row(case: str, setup: str, published: str, found: surface.Trials, position,
       found: trials.
       position: bound on the position [m].
       inverse: [T] bounds on 1/r [1/m].
+      truth: RMSE of a search from the truth, as text.
     """
     known = np.isfinite(found.position_error)
     squares = found.position_error[known] ** 2
@@ -51,8 +54,8 @@ def _row(case: str, setup: str, published: str, found: surface.Trials, position,
     ratio = np.sqrt(np.mean((found.inverse_range_error[known] / inverse[known]) ** 2))
     right = np.mean(found.counts == 1)
     return (
-        case, setup, published, f"{rmse:.3g} m", f"{deviation:.2g} m", f"{position:.3g} m",
-        f"{ratio:.2f}", f"{right:.1%}", str(len(known)),
+        case, setup, published, f"{rmse:.3g} m", f"{deviation:.2g} m", truth,
+        f"{position:.3g} m", f"{ratio:.2f}", f"{right:.1%}", str(len(known)),
     )  # fmt: skip
 
 
@@ -66,7 +69,7 @@ def bound_rows(num_draws: int) -> list[tuple]:
     return [
         (
             "1 bound", f"{metres:g} m", f"{published:.3g} m", f"{ours:.3g} m",
-            f"{own / num_draws**0.5:.2g} m", "", "", "", f"{num_draws} codes",
+            f"{own / num_draws**0.5:.2g} m", "", "", "", "", f"{num_draws} codes",
         )
         for (metres, published), ours, own in zip(
             surface.PUBLISHED.items(), mean, spread, strict=True
@@ -81,7 +84,9 @@ def surface_row(metres: float, power_db: float, num_trials: int) -> tuple:
     published = f"{surface.PUBLISHED[metres]:.3g} m" if power_db == 0 else ""
     setup = f"{metres:g} m" + (f", {power_db:g} dB" if power_db else "")
     inverse = np.full(num_trials, bound.parameters[0, 2] / metres**2)
-    return _row("1 blind", setup, published, found, bound.position_error[0], inverse)
+    near = surface.maximum_from_truth(_SEED, metres, num_trials, power_db)
+    truth = f"{np.sqrt(np.mean(near**2)):.3g} m"
+    return _row("1 blind", setup, published, found, bound.position_error[0], inverse, truth)
 
 
 def one_shot_rows(snr_db: float, num_trials: int) -> list[tuple]:
@@ -106,7 +111,7 @@ def counting_row(num_trials: int) -> tuple:
     low, high = lines.ACCURACY
     return (
         "3 blind", "10 dB, 9 to 10 degrees", f"{low:.0%} to {high:.0%}", f"{right:.1%}",
-        f"{deviation:.1%}", "", "", f"{right:.1%}", str(num_trials),
+        f"{deviation:.1%}", "", "", "", f"{right:.1%}", str(num_trials),
     )  # fmt: skip
 
 
