@@ -173,11 +173,11 @@ def localised(seed: int, source_range: float, num_trials: int, power_db: float =
     codes = code_baselines.random_codes(seed, CODES, SIDE**2)
     estimate = ris_jax.localize(
         Measurement(
-            snapshots(seed, source_range, num_trials, power_db),
-            antenna_channel().astype(np.complex64),
-            codes,
+            jnp.asarray(snapshots(seed, source_range, num_trials, power_db)),
+            jnp.asarray(antenna_channel(), jnp.complex64),
+            jnp.asarray(codes),
         ),
-        elements(),
+        jnp.asarray(elements(), jnp.float32),
         wavelength=WAVELENGTH,
         wavefront="spherical_phase",
         region=REGION,
