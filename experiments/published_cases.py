@@ -47,8 +47,8 @@ Results (30 November 2026; x86_64, 2 cores with other work on them, Python 3.11.
 Case 1: errors are those of the search from the truth, so the bound is attained at all published
 ranges within 2.6 standard errors. At 15 m the error of 1/r is at its bound, and that of r is 17 %
 above it because r is not linear in 1/r. With less power at 1 m, the threshold lies between -40 and
--44 dB, a total SNR of 23 and 19 dB over the codes: the range of some estimates is then far from that
-of the source, at a place where the likelihood is higher than at the source.
+-44 dB, a total SNR of 23 and 19 dB over the codes: the range of some estimates is then far from
+that of the source, at a place where the likelihood is higher than at the source.
 
 Case 2: the bound is attained from 10 dB on, blind; with K = 1 given, the error is about a third of
 the published one or less from 10 dB on. At 5 dB the 16 samples have a total SNR of 14 dB, and some
