@@ -90,11 +90,11 @@ def localised(data: OneShot, num_sources: int | None) -> Trials:
     """Localise the source of each trial; None is an unknown number of sources."""
     estimate = ris_jax.localize(
         Measurement(
-            data.snapshots.astype(np.complex64),
-            data.combiner.astype(np.complex64),
-            np.ones((1, ANTENNAS), np.complex64),
+            jnp.asarray(data.snapshots, jnp.complex64),
+            jnp.asarray(data.combiner, jnp.complex64),
+            jnp.ones((1, ANTENNAS), jnp.complex64),
         ),
-        line(ANTENNAS, WAVELENGTH),
+        jnp.asarray(line(ANTENNAS, WAVELENGTH), jnp.float32),
         wavelength=WAVELENGTH,
         wavefront="spherical_phase",
         num_sources=num_sources,
@@ -106,7 +106,6 @@ def localised(data: OneShot, num_sources: int | None) -> Trials:
 def deviations(data: OneShot) -> Float[np.ndarray, "T 2"]:
     """Return the bounds of azimuth [rad] and range [m] of each trial."""
 
-    @jax.jit
     def bound(place, combiner):
         measurement = Measurement(
             jnp.zeros((1, CHAINS), combiner.dtype), combiner,
@@ -120,8 +119,8 @@ def deviations(data: OneShot) -> Float[np.ndarray, "T 2"]:
         )  # fmt: skip
         return jnp.sqrt(jnp.diagonal(found.covariance[0]))[jnp.array([0, 2])]
 
-    found = jax.lax.map(lambda place: bound(place, jnp.asarray(data.combiner)), data.places)
-    return np.asarray(found)
+    found = jax.jit(jax.vmap(bound, in_axes=(0, None)))
+    return np.asarray(found(jnp.asarray(data.places), jnp.asarray(data.combiner)))
 
 
 def counted(seed: int, num_trials: int, wavelength: float = 1.0) -> np.ndarray:
@@ -136,8 +135,8 @@ def counted(seed: int, num_trials: int, wavelength: float = 1.0) -> np.ndarray:
     received = signals @ waves(azimuth, metres, _COUNTED, wavelength)
     received = received + _complex_normal(random, num_trials, _SNAPSHOTS, _COUNTED)
     estimate = ris_jax.localize(
-        Measurement(received.astype(np.complex64)),
-        line(_COUNTED, wavelength),
+        Measurement(jnp.asarray(received, jnp.complex64)),
+        jnp.asarray(line(_COUNTED, wavelength), jnp.float32),
         wavelength=wavelength,
         wavefront="spherical_phase",
         source_signal="independent",

@@ -41,6 +41,7 @@ PUBLISHED = {
 # along each axis.
 REGION = ris_jax.SearchRegion(u_max=0.9, w_max=0.9, inverse_range_min=0.0, inverse_range_max=2.0)
 _DIAGONAL = np.array([np.pi / 4, np.arcsin(3.0**-0.5)])  # azimuth and elevation [rad]
+_NEWTON_STEPS = 4
 
 
 class Trials(NamedTuple):
@@ -128,16 +129,55 @@ def snapshots(
     return found[..., None].astype(np.complex64)
 
 
+def maximum_from_truth(
+    seed: int, source_range: float, num_trials: int, power_db: float = 0.0
+) -> Float[np.ndarray, "T"]:
+    """Return position errors [m] of the likelihood's maximum next to the true position.
+
+    Gauss-Newton steps with NumPy, in double precision, on the data of `localised`. The difference
+    to the errors of `localised` is that of the search, without the spread of the noise.
+    """
+    place, positions = np.full(3, source_range / 3.0**0.5), elements()
+    weights = code_baselines.random_codes(seed, CODES, SIDE**2) * antenna_channel()[0]
+    bound = bounds(seed, np.array([source_range]), power_db).parameters[0]
+    truth = np.append(place[:2], 1.0) / source_range  # u, w, 1/r
+    steps = 1e-3 * np.append(bound[:2], bound[2] / source_range**2)
+
+    def image(point):
+        ahead = np.sqrt(1.0 - np.sum(point[:2] ** 2))
+        position = np.append(point[:2], ahead) / point[2]
+        distance = np.linalg.norm(position - positions, axis=1)
+        wave = np.exp(-2j * np.pi / WAVELENGTH * (distance - 1.0 / point[2]))
+        return weights @ wave, position
+
+    found = []
+    for received in snapshots(seed, source_range, num_trials, power_db)[..., 0].astype(complex):
+        point = truth
+        for _ in range(_NEWTON_STEPS):
+            own, _ = image(point)
+            shifts = np.diag(steps)
+            slopes = [(image(point + h)[0] - image(point - h)[0]) / (2 * h.sum()) for h in shifts]
+            square = np.vdot(own, own)
+            amplitude = np.vdot(own, received) / square
+            slope = np.stack(slopes, axis=1)
+            slope = amplitude * (slope - np.outer(own, own.conj() @ slope) / square)
+            residual = received - amplitude * own
+            curvature = (slope.conj().T @ slope).real
+            point = point + np.linalg.solve(curvature, (slope.conj().T @ residual).real)
+        found.append(np.linalg.norm(image(point)[1] - place))
+    return np.array(found)
+
+
 def localised(seed: int, source_range: float, num_trials: int, power_db: float = 0.0) -> Trials:
     """Localise the source in simulated data, number of sources unknown; see `snapshots`."""
     codes = code_baselines.random_codes(seed, CODES, SIDE**2)
     estimate = ris_jax.localize(
         Measurement(
-            snapshots(seed, source_range, num_trials, power_db),
-            antenna_channel().astype(np.complex64),
-            codes,
+            jnp.asarray(snapshots(seed, source_range, num_trials, power_db)),
+            jnp.asarray(antenna_channel(), jnp.complex64),
+            jnp.asarray(codes),
         ),
-        elements(),
+        jnp.asarray(elements(), jnp.float32),
         wavelength=WAVELENGTH,
         wavefront="spherical_phase",
         region=REGION,

@@ -18,7 +18,7 @@ _GROWTH = 4  # largest numbers by default, over those of the configuration
 _UNUSED = ("bits", "sweeps")
 
 
-class Sizes(NamedTuple):
+class TargetSizes(NamedTuple):
     """Numbers of codes and antennas of the surface, and the largest ones of the search."""
 
     codes: int
@@ -65,7 +65,7 @@ def check(values: flags.FlagValues) -> None:
             )
 
 
-def sizes(values: flags.FlagValues, source: "surface_flags.SurfaceSource") -> Sizes:
+def sizes(values: flags.FlagValues, source: "surface_flags.SurfaceSource") -> TargetSizes:
     """Return the numbers of the surface and the largest ones.
 
     Raises:
@@ -87,10 +87,10 @@ def sizes(values: flags.FlagValues, source: "surface_flags.SurfaceSource") -> Si
         raise config_lib.ConfigError(
             f"--most_antennas: need at most {antennas}, those of --data; got {most_antennas}"
         )
-    return Sizes(codes, antennas, most_codes, most_antennas)
+    return TargetSizes(codes, antennas, most_codes, most_antennas)
 
 
-def rows(designer: "Designer", size: Sizes, scored: np.ndarray, target: float) -> list[list]:
+def rows(designer: "Designer", size: TargetSizes, scored: np.ndarray, target: float) -> list[list]:
     """Search for the smallest numbers; print each tried design.
 
     Args:
@@ -148,7 +148,7 @@ def rows(designer: "Designer", size: Sizes, scored: np.ndarray, target: float) -
     return found
 
 
-def messages(found: list[list], size: Sizes, values: flags.FlagValues) -> list[str]:
+def messages(found: list[list], size: TargetSizes, values: flags.FlagValues) -> list[str]:
     """Return the conditions of the search, and a line for each target that is not reached."""
     goal = {"mean": "mean", "worst": "largest value", "quantile": f"{values.quantile:g} quantile"}
     lines = [
