@@ -1,4 +1,4 @@
-"""Flags for recordings at several frequencies, shared by `localize`, `simulate` and `bound`."""
+"""Flags for recordings at several frequencies, shared by the commands."""
 
 import math
 from collections.abc import Iterable
@@ -76,31 +76,66 @@ def refuse(values: flags.FlagValues, names: Iterable[str], why: str) -> None:
             raise config_lib.ConfigError(f"--{name}: {why}")
 
 
-def options_of(values: flags.FlagValues, recordings: "FrequencyRecordings") -> dict[str, Any]:
-    """Return the options of `localize_wideband` from the flags of `localize`.
+def check_estimator(values: flags.FlagValues, count: int) -> None:
+    """Check the flags of the estimator for recordings at `count` frequencies.
 
     Raises:
-      ConfigError: a flag that needs a single frequency.
+      ConfigError: a network, an estimator or the removal of a static path at one frequency.
     """
-    count = len(recordings.frequencies)
     for name in ("pretrained", "workdir"):
         if values[name].value:
             raise config_lib.ConfigError(
                 f"--{name}: expected no network, because networks are narrowband; found "
                 f"{values[name].value!r} and recordings at {count} frequencies"
             )
-    allowed = ("auto", "maximum_likelihood")
-    if values.estimator not in allowed:
-        raise config_lib.ConfigError(
-            f"--estimator: expected {' or '.join(allowed)} for recordings at {count} frequencies; "
-            f"found {values.estimator}"
-        )
-    for name, needed in (("static_path", ("auto", "off")), ("source_signal", (None, "constant"))):
-        if values[name].value not in needed:
+    for name, allowed in (
+        ("estimator", ("auto", "maximum_likelihood")),
+        ("static_path", ("auto", "off")),
+    ):
+        if values[name].value not in allowed:
             raise config_lib.ConfigError(
-                f"--{name}: expected {needed[-1]} for recordings at {count} frequencies; found "
-                f"{values[name].value}"
+                f"--{name}: expected {' or '.join(allowed)} for recordings at {count} frequencies; "
+                f"found {values[name].value}"
             )
+
+
+def check_configuration(config: config_lib.Config, *, simulated: bool) -> None:
+    """Check that a configuration has no part that the model of several frequencies lacks.
+
+    Args:
+      config: of the command.
+      simulated: whether its impairments and static path act on scenes.
+
+    Raises:
+      ConfigError: it has an element response, independent signals, impairments or a static path.
+    """
+    system = config.system
+    for name, given in (
+        ("system.source_signal", system.source_signal != "constant"),
+        ("system.response_exponent", system.response_exponent > 0),
+        ("system.response_angles", bool(system.response_angles)),
+        ("impairments", simulated and config.impairments != config_lib.ImpairmentConfig()),
+        ("scene.static_path_db", simulated and config.scene.static_path_db is not None),
+    ):
+        if given:
+            raise config_lib.ConfigError(
+                f"{name}: expected the default at several frequencies, which have constant signals "
+                "and ideal hardware"
+            )
+
+
+def options_of(values: flags.FlagValues, recordings: "FrequencyRecordings") -> dict[str, Any]:
+    """Return the options of `localize_wideband` from the flags of `localize`.
+
+    Raises:
+      ConfigError: a flag that needs a single frequency.
+    """
+    check_estimator(values, len(recordings.frequencies))
+    if values.source_signal not in (None, "constant"):
+        raise config_lib.ConfigError(
+            f"--source_signal: expected constant for recordings at {len(recordings.frequencies)} "
+            f"frequencies; found {values.source_signal}"
+        )
     refuse(values, ("calibration",), "expected none for recordings at several frequencies, because "
            "a calibration holds at one frequency")  # fmt: skip
     refuse(values, ("response_exponent",), "expected none for recordings at several frequencies")

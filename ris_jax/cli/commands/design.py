@@ -5,6 +5,7 @@ Example:
   ris-jax design --out=codes --at=20,5,4 --bits=1,2
   ris-jax design --out=codes --region=-30,30,-10,10,2,8 --goal=worst --data=recordings.npz
   ris-jax simulate --out=records --set=system.codes_file=codes/codes_3bit.npz
+  ris-jax design --out=codes --frequencies=0.9e9:1.1e9:9 --coherence=coherent --num_positions=64
 
 Region or positions: the field of view of the configuration, or --region, in degrees and metres, is
 sampled at --num_positions (search). With --at, which may be repeated, the codes are for these
@@ -19,6 +20,9 @@ After an interruption, the same command resumes.
 
 --snr_db is here the SNR received with random codes, at each position. The channel is that of
 --data, or one draw of the configuration; the codes are for this channel.
+
+With --frequencies, or --data with several frequencies, one set of codes for all frequencies
+minimises the bound of all frequencies together.
 """
 
 import hashlib
@@ -35,7 +39,7 @@ from jaxtyping import Complex, Float
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.cli import common_flags, surface_flags
+from ris_jax.cli import common_flags, frequency_design, frequency_flags, surface_flags
 
 if TYPE_CHECKING:
     from ris_jax.accuracy.code_design import DesignProblem
@@ -48,6 +52,8 @@ _MAP_SIDE = 50  # positions per side of a map in the figure
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("out", None, "output directory", flag_values=FLAGS)
 surface_flags.define(FLAGS)
+frequency_flags.define_frequencies(FLAGS)
+frequency_flags.define_coherence(FLAGS)
 flags.DEFINE_integer(
     "num_codes", None, "number of codes L; default: as configured, or as in --data", lower_bound=1,
     flag_values=FLAGS,
@@ -115,8 +121,15 @@ def _draw(limits: np.ndarray, count: int, stream: int) -> Float[np.ndarray, "P 3
 class _Designer:
     """Optimiser of the codes of one surface; finished parts are kept in the state file."""
 
-    def __init__(self, source: surface_flags.SurfaceSource, places: np.ndarray, scored: np.ndarray):
-        self.surface = source.surface()
+    def __init__(
+        self,
+        source: surface_flags.SurfaceSource,
+        places: np.ndarray,
+        scored: np.ndarray,
+        several: frequency_design.FrequencyDesign | None,
+    ):
+        self.several = several
+        self.surface = source.surface() if several is None else several.middle()
         self.waves, self.places, self.scored = source.waves, places, scored
         self.channel = np.asarray(self.surface.channel[0])
         self.num_codes = FLAGS.num_codes or len(self.surface.codes)
@@ -134,6 +147,8 @@ class _Designer:
         """Power of the source over the noise variance; its steering vector has norm 1 far away."""
         from ris_jax.accuracy import link_budget
 
+        if self.several is not None:
+            return self.several.level(places, surface_flags.snr_db(FLAGS))
         power = float(np.mean(np.abs(self.channel) ** 2))
         if self.budget is None:
             return np.full(len(places), 10.0 ** (surface_flags.snr_db(FLAGS) / 10.0) / power)
@@ -148,6 +163,8 @@ class _Designer:
 
         from ris_jax.accuracy import code_design
 
+        if self.several is not None:
+            return self.several.problem(places, self.level(places))
         kind = self.surface.positions.dtype
         return code_design.make_problem(
             self.surface.positions, self.surface.channel[0], self.surface.wavelength,
@@ -161,6 +178,8 @@ class _Designer:
 
         from ris_jax.accuracy import bound_maps
 
+        if self.several is not None:
+            return self.several.errors(codes, places, self.level(places))
         surface = self.surface._replace(codes=jnp.asarray(codes, self.surface.codes.dtype))
         unit = bound_maps.unit_bounds(surface, places, **self.waves)
         snr = self.level(places) * unit.gain
@@ -196,7 +215,7 @@ class _Designer:
                 FLAGS.seed, count, surface.positions, self.channel, float(surface.wavelength),
                 self.places, wavefront,
             )  # fmt: skip
-        if len(self.places) == 1 and count >= 4:
+        if len(self.places) == 1 and count >= 4 and self.several is None:
             found["four beams"] = code_baselines.four_beams(
                 self.problem, self.channel, count, self.options["source_signal"]
             )
@@ -210,6 +229,7 @@ class _Designer:
         parts = [np.ascontiguousarray(array).tobytes() for array in arrays]
         names = ("steps", "starts", "sweeps", "seed", "num_codes")
         inputs = self.options | self.waves | {name: getattr(FLAGS, name) for name in names}
+        inputs |= {} if self.several is None else self.several.inputs()
         return hashlib.sha256(b"".join([*parts, json.dumps(inputs).encode()])).hexdigest()
 
     def load(self) -> None:
@@ -382,13 +402,17 @@ def announcement() -> str:
     for text in FLAGS.at:
         surface_flags.place("at", text)
     where = f"{len(FLAGS.at)} given" if FLAGS.at else f"{FLAGS.num_positions} of a region"
-    return f"design: {surface_flags.announced(FLAGS)}; positions: {where}; goal: {FLAGS.goal}"
+    system = surface_flags.announced(FLAGS) + frequency_design.announced(FLAGS)
+    return f"design: {system}; positions: {where}; goal: {FLAGS.goal}"
 
 
 def run() -> int:
     """Run the command; return the exit status."""
     began, bits = time.monotonic(), _bits()
-    source = surface_flags.source(FLAGS)
+    if frequency_design.requested(FLAGS):
+        source, several = frequency_design.from_flags(FLAGS)
+    else:
+        source, several = surface_flags.source(FLAGS), None
     limits = _limits(source.config.scene)
     if FLAGS.at:
         places = scored = np.stack([surface_flags.place("at", text) for text in FLAGS.at])
@@ -396,11 +420,18 @@ def run() -> int:
         places, scored = (_draw(limits, FLAGS.num_positions, stream) for stream in (0, 1))
 
     from ris_jax.accuracy import code_baselines
+    from ris_jax.estimation.checks import limits as limits_lib
     from ris_jax.reports import provenance, tables
 
+    designer = _Designer(source, places, scored, several)
+    line = limits_lib.undetermined_coordinate(np.asarray(designer.surface.positions))
+    if line is not None:
+        raise errors.RunError(
+            f"elements: expected a surface; found a line, which does not determine the "
+            f"{('azimuth', 'elevation')[line]}; no codes make the position error finite"
+        )
     folder = pathlib.Path(FLAGS.out)
     folder.mkdir(parents=True, exist_ok=True)
-    designer = _Designer(source, places, scored)
     designer.load()
     named = designer.baselines(source.config.system)
     elements = len(designer.surface.positions)
@@ -422,7 +453,8 @@ def run() -> int:
         _write_codes(folder, codes, number)
         named[f"designed, {number} bits"] = codes
     rows, found = _compare(designer, named)
-    if len(places) == 1 and source.config.system.source_signal == "constant":
+    constant = source.config.system.source_signal == "constant"
+    if len(places) == 1 and constant and several is None:
         value = code_baselines.four_beams_bound(
             designer.problem, designer.channel, designer.num_codes
         )
