@@ -209,9 +209,9 @@ def test_commands(wideband_file, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--pretrained=robust"], "--pretrained: expected no network, because networks are narrow"),
+        (["--pretrained=robust"], "--pretrained: expected no network at several frequencies"),
         (["--estimator=music"], "--estimator: expected auto or maximum_likelihood"),
-        (["--static_path=on"], "--static_path: expected off"),
+        (["--static_path=on"], "--static_path: expected auto or off"),
         (["--source_signal=independent"], "--source_signal: expected constant"),
         (["--response_exponent=1"], "--response_exponent: expected none"),
         (["--calibration=a.npz"], "--calibration: expected none"),

@@ -8,7 +8,7 @@ from absl import flags
 from jaxtyping import Float
 
 from ris_jax import config as config_lib
-from ris_jax.cli import common_flags, frequency_surface, surface_flags
+from ris_jax.cli import common_flags, frequency_flags, frequency_surface, surface_flags
 
 if TYPE_CHECKING:
     from ris_jax.accuracy.wideband_surface import WidebandSurface
@@ -26,13 +26,13 @@ _NARROWBAND = (
 
 
 def requested(values: flags.FlagValues) -> bool:
-    """Return whether the bound is that of several frequencies; see `frequency_surface.requested`.
+    """Return whether the bound is that of several frequencies; see `frequency_flags.requested`.
 
     Raises:
       ConfigError: a flag that does not apply.
     """
     why = "expected none at several frequencies, where `bound` writes a table of positions"
-    several = frequency_surface.requested(values, _NARROWBAND, why)
+    several = frequency_flags.requested(values, _NARROWBAND, why)
     if several and values.static_path == "on":
         raise config_lib.ConfigError(f"--static_path: {why}; found on")
     return several

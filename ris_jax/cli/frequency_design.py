@@ -25,7 +25,7 @@ def requested(values: flags.FlagValues) -> bool:
     Raises:
       ConfigError: a flag that does not apply.
     """
-    return frequency_surface.requested(values, _NARROWBAND, "expected none at several frequencies")
+    return frequency_flags.requested(values, _NARROWBAND, "expected none at several frequencies")
 
 
 def announced(values: flags.FlagValues) -> str:

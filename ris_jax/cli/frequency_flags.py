@@ -76,8 +76,36 @@ def refuse(values: flags.FlagValues, names: Iterable[str], why: str) -> None:
             raise config_lib.ConfigError(f"--{name}: {why}")
 
 
-def check_estimator(values: flags.FlagValues, count: int) -> None:
-    """Check the flags of the estimator for recordings at `count` frequencies.
+def requested(values: flags.FlagValues, narrowband: Iterable[str], why: str) -> bool:
+    """Return whether --frequencies is given or --data has several frequencies.
+
+    Args:
+      values: of the command.
+      narrowband: flags that need one frequency.
+      why: end of the message if one of them is given.
+
+    Raises:
+      ConfigError: a flag that does not apply.
+      RunError: the file of --data cannot be read.
+    """
+    several = bool(values.frequencies)
+    if values.data:
+        from ris_jax.data.recordings import frequency_recordings
+
+        if several:
+            raise config_lib.ConfigError(
+                "--frequencies: expected this or --data, which has its frequencies; both given"
+            )
+        several = frequency_recordings.has_frequencies(values.data)
+    if several:
+        refuse(values, narrowband, why)
+    else:
+        refuse(values, ("coherence",), "needs several frequencies")
+    return several
+
+
+def check_estimator(values: flags.FlagValues) -> None:
+    """Check the flags of the estimator for several frequencies.
 
     Raises:
       ConfigError: a network, an estimator or the removal of a static path at one frequency.
@@ -85,8 +113,8 @@ def check_estimator(values: flags.FlagValues, count: int) -> None:
     for name in ("pretrained", "workdir"):
         if values[name].value:
             raise config_lib.ConfigError(
-                f"--{name}: expected no network, because networks are narrowband; found "
-                f"{values[name].value!r} and recordings at {count} frequencies"
+                f"--{name}: expected no network at several frequencies, because networks are "
+                f"narrowband; found {values[name].value!r}"
             )
     for name, allowed in (
         ("estimator", ("auto", "maximum_likelihood")),
@@ -94,8 +122,8 @@ def check_estimator(values: flags.FlagValues, count: int) -> None:
     ):
         if values[name].value not in allowed:
             raise config_lib.ConfigError(
-                f"--{name}: expected {' or '.join(allowed)} for recordings at {count} frequencies; "
-                f"found {values[name].value}"
+                f"--{name}: expected {' or '.join(allowed)} at several frequencies, because all "
+                f"others are narrowband; found {values[name].value}"
             )
 
 
@@ -130,11 +158,11 @@ def options_of(values: flags.FlagValues, recordings: "FrequencyRecordings") -> d
     Raises:
       ConfigError: a flag that needs a single frequency.
     """
-    check_estimator(values, len(recordings.frequencies))
+    check_estimator(values)
     if values.source_signal not in (None, "constant"):
         raise config_lib.ConfigError(
-            f"--source_signal: expected constant for recordings at {len(recordings.frequencies)} "
-            f"frequencies; found {values.source_signal}"
+            f"--source_signal: expected constant at several frequencies; found "
+            f"{values.source_signal}"
         )
     refuse(values, ("calibration",), "expected none for recordings at several frequencies, because "
            "a calibration holds at one frequency")  # fmt: skip

@@ -1,6 +1,5 @@
 """A surface at several frequencies from the flags of `bound` and `design`."""
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,34 +10,6 @@ from ris_jax.cli import frequency_flags
 
 if TYPE_CHECKING:
     from ris_jax.accuracy.wideband_surface import WidebandSurface
-
-
-def requested(values: flags.FlagValues, narrowband: Iterable[str], why: str) -> bool:
-    """Return whether --frequencies is given or --data has several frequencies.
-
-    Args:
-      values: of the command.
-      narrowband: flags that need one frequency.
-      why: end of the message if one of them is given.
-
-    Raises:
-      ConfigError: a flag that does not apply.
-      RunError: the file of --data cannot be read.
-    """
-    several = bool(values.frequencies)
-    if values.data:
-        from ris_jax.data.recordings import frequency_recordings
-
-        if several:
-            raise config_lib.ConfigError(
-                "--frequencies: expected this or --data, which has its frequencies; both given"
-            )
-        several = frequency_recordings.has_frequencies(values.data)
-    if several:
-        frequency_flags.refuse(values, narrowband, why)
-    else:
-        frequency_flags.refuse(values, ("coherence",), "needs several frequencies")
-    return several
 
 
 def surface(values: flags.FlagValues, config: config_lib.Config) -> "WidebandSurface":
