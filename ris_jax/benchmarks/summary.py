@@ -27,6 +27,8 @@ _BESIDE = tuple(
         *(f"{name}_median_ratio{end}" for end in _INTERVAL),
     )
 )
+# Under mismatch: the misspecified bound.
+PREDICTED = tuple(f"{name}_predicted_{unit}" for name, unit, _ in PARAMETERS)
 HEADER = (
     "scenes",
     "sources",
@@ -92,7 +94,7 @@ def _parameter(outcome: Outcome, index: int) -> dict[str, float]:
 
 
 def summarise(outcome: Outcome) -> dict[str, Any]:
-    """Return the columns of `HEADER` for an estimator in a cell.
+    """Return the columns of `HEADER` for an estimator in a cell, and `PREDICTED` under mismatch.
 
     Args:
       outcome: from `accuracy.Runner.outcome`.
@@ -114,4 +116,18 @@ def summarise(outcome: Outcome) -> dict[str, Any]:
     row |= _mean("gospa_m", scores.gospa.total)
     for index in range(len(PARAMETERS)):
         row |= _parameter(outcome, index)
-    return row
+    return row | (_predictions(outcome) if outcome.predicted is not None else {})
+
+
+def _predictions(outcome: Outcome) -> dict[str, float]:
+    """Return root mean square predicted errors of the sources whose errors are in the RMSE."""
+    values = {}
+    for index, (column, (_, _, factor)) in enumerate(zip(PREDICTED, PARAMETERS, strict=True)):
+        errors, deviations, predicted = (
+            part[..., index] * factor
+            for part in (outcome.scores.errors, outcome.scores.deviations, outcome.predicted)
+        )
+        valid = np.isfinite(errors) & np.isfinite(deviations) & np.isfinite(predicted)
+        total = np.sum(np.where(valid, predicted, 0.0) ** 2)
+        values[column] = float(np.sqrt(statistics.share(total, valid.sum())))
+    return values
