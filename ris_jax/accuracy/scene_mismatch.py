@@ -33,9 +33,13 @@ class SceneErrors(NamedTuple):
         return jnp.sqrt(self.bias**2 + self.variance)
 
 
-class _Linearised(NamedTuple):
-    residual: Complex[Array, "R"]
-    slopes: Complex[Array, "P R"]  # of the mean by all parameters; zero if not free
+class _Normal(NamedTuple):
+    """Normal equations at a point, with normalised slopes."""
+
+    cost: Float[Array, ""]
+    matrix: Float[Array, "P P"]
+    right: Float[Array, "P"]
+    scale: Float[Array, "P"]  # that normalises the slopes; zero if not free
     free: Bool[Array, "P"]
 
 
@@ -74,52 +78,56 @@ def misspecified_scene_bound(
     true = jnp.stack([truth.azimuth, truth.elevation, truth.source_range], axis=-1)
     target = mean.reshape(-1)
 
-    def images(coordinates):
+    def slopes_at(point):
+        """Return the mean [R] and its derivatives [K, 5, R]."""
         jet = arrays.steering_jet(
-            coordinates, positions, wavelength=wavelength, wavefront=wavefront, response=response
+            point[:, :3], positions, wavelength=wavelength, wavefront=wavefront, response=response
         )
         seen = linear.matmul(codes * jet[..., None, :], channel.T)  # [K, 4, L, M]
-        return seen.reshape(*jet.shape[:-1], -1)
-
-    def residual_of(point, seen):
+        seen = seen.reshape(*jet.shape[:-1], -1)
         amplitude = jnp.where(active, jax.lax.complex(point[:, 3], point[:, 4]), 0.0)
-        return amplitude, target - linear.matmul(amplitude, seen[:, 0])
+        own = amplitude[:, None, None] * seen[:, 1:]
+        slopes = jnp.concatenate([own, seen[:, :1], 1j * seen[:, :1]], axis=1)
+        return linear.matmul(amplitude, seen[:, 0]), slopes
 
-    def linearised(point):
-        seen = images(point[:, :3])
-        amplitude, residual = residual_of(point, seen)
-        slopes = amplitude[:, None, None] * seen[:, 1:]
-        slopes = jnp.concatenate([slopes, seen[:, :1], 1j * seen[:, :1]], axis=1)  # [K, 5, R]
+    def normal(point):
+        image, slopes = slopes_at(point)
         energy = jnp.sum(jnp.abs(slopes) ** 2, axis=-1)
-        own = jnp.abs(amplitude)[:, None] ** 2 * energy[:, 3:4]
-        inside = (point[:, :3] > lower) & (point[:, :3] < upper) & (energy[:, :3] > _FELT * own)
+        felt = energy[:, :3] > _FELT * energy[:, 3:4] * jnp.sum(point[:, 3:] ** 2, -1)[:, None]
+        inside = felt & (point[:, :3] > lower) & (point[:, :3] < upper)
         free = active[:, None] & jnp.pad(inside, ((0, 0), (0, 2)), constant_values=True)
-        slopes = jnp.where(free[..., None], slopes, 0.0)
-        return _Linearised(residual, slopes.reshape(-1, slopes.shape[-1]), free.ravel())
-
-    def cost(point):
-        return jnp.sum(jnp.abs(residual_of(point, images(point[:, :3]))[1]) ** 2)
+        scale = jnp.where(free, jax.lax.rsqrt(jnp.where(free, energy, 1.0)), 0.0)
+        unit = (scale[..., None] * slopes).reshape(-1, slopes.shape[-1])
+        residual = target - image
+        return _Normal(
+            jnp.sum(jnp.abs(residual) ** 2),
+            jnp.real(linear.matmul(unit.conj(), unit.T)),
+            jnp.real(linear.matmul(unit.conj(), residual)),
+            scale.ravel(),
+            free.ravel(),
+        )
 
     coordinates = arrays.to_coordinates(*true.T)
     amplitudes = jnp.stack([signals.real, signals.imag], axis=-1)
     start = jnp.concatenate([jnp.clip(coordinates, lower, upper), amplitudes], axis=-1)
-    point = _fit(cost, linearised, jnp.where(active[:, None], start, 0.0), lower, upper)
-    at = linearised(point)
+    point, at = _fit(normal, jnp.where(active[:, None], start, 0.0), lower, upper)
+    residual = target - slopes_at(point)[0]
 
-    def projection(own):  # real product of the residual with the image of one source
-        image = images(own[None, :3])[0, 0]
-        return jnp.real(linear.vdot(at.residual, jax.lax.complex(own[3], own[4]) * image))
+    def projection(point):
+        """Return the real product of the residual and the slopes, [K, 5]."""
+        return jnp.real(linear.einsum("r,kpr->kp", residual.conj(), slopes_at(point)[1]))
 
+    def curvature_by(axis):  # all sources at once: slopes of a source depend on it alone
+        return jax.jvp(projection, (point,), (jnp.broadcast_to(axis, point.shape),))[1]
+
+    blocks = jax.vmap(curvature_by)(jnp.eye(5, dtype=point.dtype))  # [5, K, 5]
     sources = jnp.arange(len(point))
-    blocks = jax.vmap(jax.hessian(projection))(point)  # [K, 5, 5]
     curvature = jnp.zeros((len(point), 5, len(point), 5), blocks.dtype)
-    curvature = curvature.at[sources, :, sources, :].set(blocks).reshape(at.free.size, -1)
-    curvature = jnp.where(at.free[:, None] & at.free, curvature, 0.0)
-    outer, scale = _scaled_gram(at)
-    both = scale[:, None] * scale
-    held = jnp.diag(jnp.where(at.free, 0.0, 1.0))
-    inverse = linear.inverse_positive(outer - curvature * both + held)
-    covariance = 0.5 * measurement.noise_variance * linear.matmul(inverse, outer, inverse)
+    curvature = curvature.at[sources, :, sources, :].set(jnp.swapaxes(blocks, 0, 1))
+    both = at.scale[:, None] * at.scale  # zero if not free
+    information = at.matrix - curvature.reshape(both.shape) * both
+    inverse = linear.inverse_positive(information + jnp.diag(jnp.where(at.free, 0.0, 1.0)))
+    covariance = 0.5 * measurement.noise_variance * linear.matmul(inverse, at.matrix, inverse)
     covariance = (covariance * both).reshape(len(point), 5, len(point), 5)[sources, :, sources, :]
 
     def place(own):
@@ -134,32 +142,29 @@ def misspecified_scene_bound(
     )
 
 
-def _scaled_gram(at: _Linearised) -> tuple[Float[Array, "P P"], Float[Array, "P"]]:
-    """Return the Gram matrix of normalised slopes, and the factors that normalise them."""
-    matrix = jnp.real(linear.matmul(at.slopes.conj(), at.slopes.T))
-    diagonal = jnp.diagonal(matrix)
-    scale = jnp.where(at.free, jax.lax.rsqrt(jnp.where(at.free, diagonal, 1.0)), 0.0)
-    return matrix * scale[:, None] * scale, scale
-
-
-def _fit(cost, linearised, point: Float[Array, "K 5"], lower, upper) -> Float[Array, "K 5"]:
+def _fit(normal, point: Float[Array, "K 5"], lower, upper) -> tuple[Array, _Normal]:
     """Minimise the cost by damped Gauss-Newton steps within limits of the coordinates."""
     infinite = jnp.full(2, jnp.inf)
     low, high = jnp.concatenate([lower, -infinite]), jnp.concatenate([upper, infinite])
 
     def step(_, state):
-        point, damping, value = state
-        at = linearised(point)
-        matrix, scale = _scaled_gram(at)
-        right = scale * jnp.real(linear.matmul(at.slopes.conj(), at.residual))
-        held = jnp.where(at.free, damping, 1.0)
-        move = scale * linear.solve_positive(matrix + jnp.diag(held), right[:, None])[:, 0]
-        tried = jnp.clip(point + move.reshape(point.shape), low, high)
-        now = cost(tried)
-        better = now < value
+        tried, point, at, damping = state
+        found = normal(tried)
+        better = found.cost < at.cost
+        point, at = jax.tree.map(
+            lambda new, old: jnp.where(better, new, old), (tried, found), (point, at)
+        )
         damping = jnp.where(better, 0.1 * damping, 10.0 * damping)
         damping = jnp.clip(damping, _LEAST_DAMPING, _LARGEST_DAMPING)
-        return jnp.where(better, tried, point), damping, jnp.where(better, now, value)
+        matrix = at.matrix + jnp.diag(jnp.where(at.free, damping, 1.0))
+        move = at.scale * linear.solve_positive(matrix, at.right[:, None])[:, 0]
+        return jnp.clip(point + move.reshape(point.shape), low, high), point, at, damping
 
-    start = point, jnp.asarray(1e-3, point.dtype), cost(point)
-    return jax.lax.fori_loop(0, _ITERATIONS, step, start)[0]
+    count, kind = point.size, point.dtype
+    nothing = _Normal(
+        jnp.asarray(jnp.inf, kind), jnp.zeros((count, count), kind), jnp.zeros(count, kind),
+        jnp.zeros(count, kind), jnp.zeros(count, bool),
+    )  # fmt: skip
+    start = point, point, nothing, jnp.asarray(1e-2, kind)
+    _, point, at, _ = jax.lax.fori_loop(0, _ITERATIONS, step, start)
+    return point, at
