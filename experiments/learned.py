@@ -44,9 +44,9 @@ import numpy as np
 from absl import app, flags
 
 from ris_jax import config as config_lib
-from ris_jax import localization
+from ris_jax import estimators, localization
 from ris_jax.accuracy import counts, metrics, statistics
-from ris_jax.estimation import search_grid
+from ris_jax.estimation import batches, search_grid
 from ris_jax.estimation.baselines import subspace
 from ris_jax.networks import pretrained
 from ris_jax.physics import arrays, scenes
@@ -81,7 +81,7 @@ def draw_all(config: config_lib.Config) -> scenes.Scene:
     """Draw all scenes of a table, on the host."""
     key = scenes.stream_key(config.training.seed, "test")
     draw = jax.jit(lambda indices: scenes.scenes_at(key, indices, config))
-    return localization.in_chunks(draw, np.arange(_NUM_SCENES.value), chunk_size=_CHUNK.value)
+    return batches.in_chunks(draw, np.arange(_NUM_SCENES.value), chunk_size=_CHUNK.value)
 
 
 def rates(searches: list[Callable[[Any], Any]], batch: Any) -> list[float]:
@@ -91,7 +91,7 @@ def rates(searches: list[Callable[[Any], Any]], batch: Any) -> list[float]:
     found = np.empty((_ROUNDS.value, len(searches)))
     for place in np.ndindex(found.shape):
         began = time.perf_counter()
-        localization.in_chunks(searches[place[1]], some, chunk_size=_CHUNK.value)
+        batches.in_chunks(searches[place[1]], some, chunk_size=_CHUNK.value)
         found[place] = count / (time.perf_counter() - began)
     return np.median(found, axis=0).tolist()
 
@@ -119,8 +119,7 @@ def position_rows(scene: scenes.Scene, config: config_lib.Config) -> list[tuple]
         for name in names
     ]
     estimates = [
-        localization.in_chunks(search, scene.measurement, chunk_size=_CHUNK.value)
-        for search in searches
+        batches.in_chunks(search, scene.measurement, chunk_size=_CHUNK.value) for search in searches
     ]
     rows = []
     speeds = rates(searches, scene.measurement)
@@ -146,7 +145,7 @@ def count_rows(scene: scenes.Scene) -> list[tuple]:
     number = scene.truth.num_sources
     rows = []
     for name in _NETWORKS.value:
-        output = localization.in_chunks(
+        output = batches.in_chunks(
             pretrained.load_pretrained(name), scene.measurement, chunk_size=_CHUNK.value
         )
         right = np.argmax(output.count_probability, axis=1) + 1 == number
@@ -167,8 +166,8 @@ def music_rows(scene: scenes.Scene, config: config_lib.Config) -> list[tuple]:
         measurement, truth = part
         factor = scenes.steering_matrix(truth, positions, system)
         covariances = (
-            localization.snapshot_covariance(measurement, system.source_signal)[0],
-            localization.network_covariance(measurement, network)[0],
+            estimators.snapshot_covariance(measurement, system.source_signal)[0],
+            estimators.network_covariance(measurement, network)[0],
             cov.from_factor(factor),
         )
         return [
@@ -184,7 +183,7 @@ def music_rows(scene: scenes.Scene, config: config_lib.Config) -> list[tuple]:
             for covariance in covariances
         ]
 
-    found = localization.in_chunks(search, (scene.measurement, truth), chunk_size=_CHUNK.value)
+    found = batches.in_chunks(search, (scene.measurement, truth), chunk_size=_CHUNK.value)
     detected = [metrics.detection(estimate, truth).detected for estimate in found]
     rows = []
     for k in np.unique(truth.num_sources):

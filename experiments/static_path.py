@@ -71,6 +71,7 @@ from ris_jax import localization
 from ris_jax.accuracy import bounds, metrics
 from ris_jax.estimation import search_grid
 from ris_jax.estimation.checks import model_check, static_path_check
+from ris_jax.estimation.checks.check_input import CheckInput
 from ris_jax.estimation.flags import Flag
 from ris_jax.physics import arrays, scenes
 from ris_jax.reports import localization_scores, provenance, tables
@@ -193,7 +194,7 @@ def alarm_tests(impairments: dict[str, float]) -> tuple[static_path_check.MeanTe
     estimate = localization.localize_in_chunks(
         drawn.measurement, positions, static_path="off", check=False, **options
     )
-    problem = model_check.CheckInput(
+    problem = CheckInput(
         drawn.measurement, np.asarray(positions), options["wavelength"], options["wavefront"],
         "constant", search_grid.region_of(config.scene), counted=True,
     )  # fmt: skip

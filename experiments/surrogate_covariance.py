@@ -63,7 +63,7 @@ import numpy as np
 from absl import app, flags
 
 from ris_jax import config as config_lib
-from ris_jax import localization, presets
+from ris_jax import estimators, localization, presets
 from ris_jax.accuracy import metrics
 from ris_jax.estimation.baselines import smoothing, subspace
 from ris_jax.estimation.estimate import Estimate
@@ -126,7 +126,7 @@ def drawn(config: config_lib.Config) -> scenes.Scene:
 
 def _smoothed(scene: scenes.Scene, config: config_lib.Config, positions) -> Estimate:
     """Run MUSIC with forward-backward spatial smoothing, the classical method."""
-    covariance, _ = localization.snapshot_covariance(scene.measurement, "constant")
+    covariance, _ = estimators.snapshot_covariance(scene.measurement, "constant")
     factor = cov.forward_backward(covariance.factor)
     shape, window = (1, _SENSORS), (1, _SUB_ARRAY)
     smooth = cov.LowRankCovariance(smoothing.smooth(factor, shape, window), jnp.zeros(len(factor)))

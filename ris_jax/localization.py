@@ -1,7 +1,5 @@
 """Source counting and localisation: one function for all estimators."""
 
-import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,33 +7,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from ris_jax import compilation
 from ris_jax import config as config_lib
+from ris_jax import estimators
 from ris_jax.estimation import (
     batches,
     inputs,
     matching_pursuit,
-    maximum_likelihood,
     search_grid,
     source_number,
 )
-from ris_jax.estimation.baselines import decoupled_music, symmetric_arrays
-from ris_jax.estimation.baselines.catalogue import METHODS, Method, of_network
+from ris_jax.estimation.baselines.catalogue import METHODS, of_network
 from ris_jax.estimation.checks import model_check
+from ris_jax.estimation.checks.check_input import CheckInput
 from ris_jax.estimation.checks.limits import Limits, collapsed, undetermined_coordinate
 from ris_jax.estimation.estimate import Estimate
 from ris_jax.estimation.flags import Flag
 from ris_jax.networks import network_start
-from ris_jax.physics import covariance as cov
-from ris_jax.physics import measurement as measurement_lib
 from ris_jax.physics import scenes
 from ris_jax.physics import static_path as static_path_lib
 from ris_jax.physics.element_response import ElementResponse, directional, of_system
 
 ESTIMATORS = ("auto", *METHODS)
-_DEFAULT_CHUNK = 64
 
 
 def options_of(config: config_lib.Config) -> dict[str, Any]:
@@ -137,6 +131,139 @@ def localize(
     Raises:
       ConfigError: an invalid option, or mismatched shapes.
     """
+    given = checked_inputs(
+        measurement, positions, wavelength=wavelength, response=response,
+        source_signal=source_signal, estimator=estimator, num_sources=num_sources,
+        max_sources=max_sources, false_alarm_rate=false_alarm_rate, region=region, limits=limits,
+        static_path=static_path,
+    )  # fmt: skip
+    estimator, serving = _chosen(estimator, network, source_signal, given.response)
+    options = {
+        "estimator": estimator, "source_signal": source_signal, "max_sources": max_sources,
+        "false_alarm_rate": false_alarm_rate, "wavelength": wavelength, "wavefront": wavefront,
+        "response": given.response, "region": given.region,
+        "effort": matching_pursuit.effort(search),
+    }  # fmt: skip
+
+    def fit(without_path: bool) -> Estimate:
+        scene = given.measurement
+        if without_path:
+            scene = static_path_lib.remove_static_path(given.on_host())
+        return _fit(scene, given.positions, num_sources, serving, **options)
+
+    without_path = static_path == "on"
+    estimate = fit(without_path)
+    notes = given.notes | Flag(Flag.NETWORK_NOT_USED * (serving is not network))
+    if given.traced or not check:
+        notes |= Flag(Flag.NOT_CHECKED | Flag.STATIC_PATH * without_path)
+        flags = jnp.full(len(given.measurement.snapshots), int(notes), jnp.int32)
+        return estimate._replace(flags=flags)
+    problem = CheckInput(
+        measurement=jax.tree.map(np.asarray, inputs.for_each_scene(given.measurement)),
+        positions=np.asarray(given.positions),
+        wavelength=wavelength,
+        wavefront=wavefront,
+        signal=source_signal,
+        region=given.region if serving is None else search_grid.region_of(serving.config.scene),
+        counted=num_sources is None,
+        static_path=without_path,
+        response=given.response,
+    )
+    fit_again = fit if given.path_tested else None
+    return jax.tree.map(jnp.asarray, checked(estimate, problem, limits, notes, fit_again=fit_again))
+
+
+def _chosen(
+    estimator: str,
+    network: network_start.LocalizationNetwork | None,
+    source_signal: config_lib.SourceSignal,
+    response: ElementResponse | None,
+) -> tuple[str, network_start.LocalizationNetwork | None]:
+    """Return the estimator to run and its network; None if the network does not fit the data.
+
+    Raises:
+      ConfigError: the estimator needs another network, or none.
+    """
+    if estimator == "auto":
+        estimator = "maximum_likelihood" if network is None else of_network(network.config)
+    method = METHODS[estimator]
+    if method.network == "needed":
+        inputs.require(network is not None, "network", "one for this estimator", network)
+        assert network is not None
+        kind, needed = network.config.model.architecture, method.architecture
+        inputs.require(kind == needed, "network", f"a {needed} for this estimator", kind)
+    if method.network == "unused" and method.search is not None:
+        inputs.require(network is None, "network", "none for this estimator", "one")
+    return network_start.for_model(estimator, network, source_signal, response)
+
+
+def _fit(
+    measurement: scenes.Measurement,
+    positions: Float[Array, "N 3"],
+    num_sources: int | Int[Array, "B"] | None,
+    network: network_start.LocalizationNetwork | None,
+    **options: Any,
+) -> Estimate:
+    """Run an estimator on scaled data, in batches of a few fixed sizes."""
+    wave = (options["wavelength"], options["wavefront"], options["source_signal"])
+    if network is not None:
+        network = network.for_array(measurement, positions, *wave)
+    noise = measurement.noise_variance
+    # Inside `jax.jit` values cannot be read: the noise variance may be unknown.
+    noise_unknown = isinstance(noise, Tracer) or bool(np.any(np.isnan(noise)))
+
+    def compute(part, counts):
+        near_one, scale = estimators.scaled(jax.tree.map(inputs.as_canonical, part))
+        found = estimators.run(
+            near_one, positions, num_sources=counts, network=network, noise_unknown=noise_unknown,
+            **options,
+        )  # fmt: skip
+        return estimators.unscaled(found, scale)
+
+    largest = batches.largest(measurement, options["source_signal"])
+    return batches.in_sizes(compute, measurement, num_sources, largest=largest)
+
+
+class CheckedInputs(NamedTuple):
+    """Arguments of `localize` after their check."""
+
+    measurement: scenes.Measurement  #: complex, without missing fields
+    positions: Float[Array, "N 3"]  #: around their centre [m]
+    region: search_grid.SearchRegion
+    response: ElementResponse | None  #: None if it is the same in all directions
+    path_tested: bool  #: test the residual for a static path
+    notes: Flag  #: of all scenes
+
+    @property
+    def traced(self) -> bool:
+        """True while `jax.jit` traces the call: values cannot be read."""
+        return any(isinstance(leaf, Tracer) for leaf in (*self.measurement, self.positions))
+
+    def on_host(self) -> scenes.Measurement:
+        """Return the measurement as NumPy arrays, or as it is if traced."""
+        return self.measurement if self.traced else jax.tree.map(np.asarray, self.measurement)
+
+
+def checked_inputs(
+    measurement: scenes.Measurement,
+    positions: Float[Any, "N 3"],
+    *,
+    wavelength: float,
+    response: ElementResponse | None,
+    source_signal: config_lib.SourceSignal,
+    estimator: str,
+    num_sources: int | Int[Any, "B"] | None,
+    max_sources: int,
+    false_alarm_rate: float,
+    region: search_grid.SearchRegion | None,
+    limits: Limits | None,
+    static_path: config_lib.StaticPath,
+) -> CheckedInputs:
+    """Check the arguments of `localize`, and complete those that were not given.
+
+    Raises:
+      ConfigError: an invalid option, or mismatched shapes.
+    """
     measurement, positions = inputs.prepared(measurement, positions)
     antennas = measurement.snapshots.shape[-1]
     inputs.check_determined(antennas, source_signal, num_sources, max_sources)
@@ -149,86 +276,19 @@ def localize(
         false_alarm_rate=false_alarm_rate,
         batch=len(measurement.snapshots),
     )
-    effort = matching_pursuit.effort(search)
     response = directional(response)
     if response is not None:
         response.check_elements(len(positions))
     positions, moved = inputs.centred(positions)
-    traced = any(isinstance(leaf, Tracer) for leaf in (*measurement, positions))
     region, undetermined = search_region(positions, region, limits)
-    if estimator == "auto":
-        estimator = "maximum_likelihood" if network is None else of_network(network.config)
-    method = METHODS[estimator]
-    if method.network == "needed":
-        inputs.require(network is not None, "network", "one for this estimator", network)
-        assert network is not None
-        kind, needed = network.config.model.architecture, method.architecture
-        inputs.require(kind == needed, "network", f"a {needed} for this estimator", kind)
-    if method.network == "unused" and method.search is not None:
-        inputs.require(network is None, "network", "none for this estimator", "one")
-    estimator, serving = network_start.for_model(estimator, network, source_signal, response)
-    network_not_used, network = serving is not network, serving
-
-    noise = measurement.noise_variance
-    # Inside `jax.jit` values cannot be read: the noise variance may be unknown.
-    noise_unknown = isinstance(noise, Tracer) or bool(np.any(np.isnan(noise)))
-
-    def run(measurement, counts, network):
-        near_one, scale = scaled(jax.tree.map(inputs.as_canonical, measurement))
-        estimate = _localize_scaled(
-            near_one,
-            positions,
-            estimator=estimator,
-            num_sources=counts,
-            source_signal=source_signal,
-            false_alarm_rate=false_alarm_rate,
-            wavelength=wavelength,
-            wavefront=wavefront,
-            response=response,
-            max_sources=max_sources,
-            region=region,
-            network=network,
-            effort=effort,
-            noise_unknown=noise_unknown,
-        )
-        return unscaled(estimate, scale)
-
-    def fit(without_path: bool) -> Estimate:
-        given = measurement if traced else jax.tree.map(np.asarray, measurement)
-        given = static_path_lib.remove_static_path(given) if without_path else measurement
-        serving = network
-        if serving is not None:
-            serving = serving.for_array(given, positions, wavelength, wavefront, source_signal)
-        largest = batches.largest(given, source_signal)
-        compute = functools.partial(run, network=serving)
-        return batches.in_sizes(compute, given, num_sources, largest=largest)
-
-    without_path = static_path == "on"
-    estimate = fit(without_path)
     notes = Flag(Flag.CENTRED * moved | Flag.UNDETERMINED * (undetermined is not None))
-    notes |= Flag(Flag.NETWORK_NOT_USED * network_not_used)
-    if traced or not check:
-        notes |= Flag(Flag.NOT_CHECKED | Flag.STATIC_PATH * without_path)
-        return estimate._replace(flags=jnp.full(len(measurement.snapshots), int(notes), jnp.int32))
-    problem = model_check.CheckInput(
-        measurement=jax.tree.map(np.asarray, inputs.for_each_scene(measurement)),
-        positions=np.asarray(positions),
-        wavelength=wavelength,
-        wavefront=wavefront,
-        signal=source_signal,
-        region=region if network is None else search_grid.region_of(network.config.scene),
-        counted=num_sources is None,
-        static_path=without_path,
-        response=response,
-    )
     tested = static_path == "auto" and separable
-    found = checked(estimate, problem, limits, notes, fit_again=fit if tested else None)
-    return jax.tree.map(jnp.asarray, found)
+    return CheckedInputs(measurement, positions, region, response, tested, notes)
 
 
 def checked(
     estimate: Estimate,
-    problem: model_check.CheckInput,
+    problem: CheckInput,
     limits: Limits | None,
     notes: Flag,
     *,
@@ -274,231 +334,12 @@ def search_region(
     return collapsed(region, undetermined), undetermined
 
 
-class _Scale(NamedTuple):
-    """Divisors of a measurement: powers of two, so that scaling is exact."""
-
-    snapshots: Float[Array, "B"]
-    channel: Float[Array, "B"]
-
-
-@jax.jit
-def scaled(measurement: scenes.Measurement) -> tuple[scenes.Measurement, _Scale]:
-    """Scale snapshots and channels to near one: squared microvolts underflow in float32."""
-
-    def power_of_two(values):
-        largest = jnp.max(jnp.abs(values), axis=tuple(range(1, values.ndim)))
-        return jnp.ldexp(jnp.ones(()), jnp.frexp(jnp.where(largest > 0, largest, 1.0))[1])
-
-    def spread(scale, values):
-        return jnp.expand_dims(scale, range(1, values.ndim))
-
-    scale = _Scale(power_of_two(measurement.snapshots), power_of_two(measurement.channel))
-    near_one = measurement._replace(
-        snapshots=measurement.snapshots / spread(scale.snapshots, measurement.snapshots),
-        channel=measurement.channel / spread(scale.channel, measurement.channel),
-        # Two divisions: the square of a small scale underflows.
-        noise_variance=measurement.noise_variance / scale.snapshots / scale.snapshots,
-    )
-    return near_one, scale
-
-
-@jax.jit
-def unscaled(estimate: Estimate, scale: _Scale) -> Estimate:
-    """Return an estimate in the units of the measurement."""
-    return estimate._replace(
-        power=estimate.power * (scale.snapshots / scale.channel)[:, None] ** 2,
-        noise_variance=estimate.noise_variance * scale.snapshots**2,
-    )
-
-
-def _localize_scaled(
-    measurement: scenes.Measurement,
-    positions: Float[Array, "N 3"],
-    *,
-    estimator: str,
-    num_sources: Int[Array, "B"] | None,
-    source_signal: config_lib.SourceSignal,
-    false_alarm_rate: float,
-    network: network_start.LocalizationNetwork | None,
-    effort: matching_pursuit.SearchOptions,
-    noise_unknown: bool,
-    **common: Any,
-) -> Estimate:
-    """`localize` with checked options and scaled data."""
-
-    def likelihood_fit(measurement, num_sources):
-        return maximum_likelihood.maximum_likelihood(
-            measurement,
-            positions,
-            source_signal=source_signal,
-            num_sources=num_sources,
-            false_alarm_rate=false_alarm_rate,
-            options=effort,
-            **common,
-        )
-
-    if estimator == "maximum_likelihood":
-        return likelihood_fit(measurement, num_sources)
-    method = METHODS[estimator]
-    extra: dict[str, Any] = {}
-    if method.mirrored:
-        layout = symmetric_arrays.layout_of(np.asarray(positions))
-        # The covariance of a single field has rank one; smoothing raises the rank.
-        single = network is None and source_signal == "constant"
-        sub_surface = decoupled_music.sub_surface_of(layout.shape) if single else None
-        extra = {"layout": layout, "sub_surface": sub_surface}
-    counts, noise = num_sources, measurement.noise_variance
-    if noise_unknown or (counts is None and network is None):
-        fit = likelihood_fit(measurement, num_sources)
-        counts = fit.num_sources if counts is None and network is None else counts
-        noise = jnp.where(jnp.isnan(jnp.asarray(noise)), fit.noise_variance, noise)
-    known = inputs.for_each_scene(measurement._replace(noise_variance=noise))
-    if estimator == "network":
-        assert network is not None  # `localize` has checked it
-        estimate, unsure = network_start.network_start(
-            known, positions, network, counts, source_signal=source_signal, **common
-        )
-        return _searched_again(estimate, unsure, known, counts, likelihood_fit)
-    search = _jitted(method)
-    cell = method.cell * effort.cell / search_grid.SEARCH_CELL
-    wave = {name: common[name] for name in ("wavelength", "wavefront")}
-    grid = effort.grid or search_grid.search_shape(positions, common["region"], cell=cell, **wave)
-    common["grid"] = tuple(map(max, grid, method.least_grid))
-    if not method.mirrored:
-        common = common | {
-            "wavelength": jnp.asarray(common["wavelength"], jnp.float32),
-            "region": common["region"].limits,
-        }
-    if method.data == "measurement":
-        return search(known, counts, positions, source_signal=source_signal, **common)
-    if network is None:
-        covariance, unit = snapshot_covariance(known, source_signal)
-    else:
-        covariance, unit, found = network_covariance(known, network)
-        counts = found if counts is None else counts
-    found = search(covariance, counts, positions, **common, **extra)
-    return found._replace(power=found.power * unit[:, None], noise_variance=jnp.asarray(noise))
-
-
-@functools.cache
-def _jitted(method: Method) -> Callable[..., Estimate]:
-    """Return the search of a baseline, compiled once for each of its options.
-
-    The number of aliases of a mirrored method depends on wavelength, region and spacing, so it has
-    one program for each of them.
-    """
-    static = {"wavefront", "max_sources", "source_signal", "layout", "sub_surface", "grid"}
-    if method.mirrored:
-        static |= {"wavelength", "region"}
-    assert method.search is not None  # the other methods are handled above
-    static &= set(inspect.signature(method.search).parameters)
-    return compilation.Program(method.search, static)
-
-
-def _searched_again(
-    estimate: Estimate,
-    unsure: Bool[Array, "B"],
-    measurement: scenes.Measurement,
-    counts: Int[Array, "B"] | None,
-    search: Callable[..., Estimate],
-) -> Estimate:
-    """Replace the unsure scenes of an estimate by the result of `search`."""
-    if isinstance(unsure, Tracer):
-        found = search(measurement, counts)
-        return jax.tree.map(
-            lambda old, new: jnp.where(jnp.expand_dims(unsure, range(1, old.ndim)), new, old),
-            estimate,
-            found,
-        )
-    numbers = np.flatnonzero(unsure)
-    if not len(numbers):
-        return estimate
-    found = search(*jax.tree.map(lambda leaf: leaf[numbers], (measurement, counts)))
-    return jax.tree.map(lambda whole, new: whole.at[numbers].set(new), estimate, found)
-
-
-@jax.jit
-def network_covariance(
-    measurement: scenes.Measurement, network: network_start.LocalizationNetwork
-) -> tuple[cov.LowRankCovariance, Float[Array, "B"], Int[Array, "B"]]:
-    """Return a network's covariance, its mean power, and its number of sources."""
-    config = network.config
-    signal = config.system.source_signal
-    fields = jax.vmap(lambda scene: measurement_lib.field_estimates(scene, signal))(measurement)
-    snr = jax.vmap(measurement_lib.signal_to_noise)(measurement)
-    factor, count = network.covariance(measurement)
-    covariance = cov.effective_covariance(factor, fields, snr, config.covariance)
-    return covariance, jnp.sum(jnp.abs(factor) ** 2, axis=(1, 2)) / fields.shape[1], count
-
-
-@functools.partial(jax.jit, static_argnames="source_signal")
-def snapshot_covariance(
-    measurement: scenes.Measurement, source_signal: config_lib.SourceSignal
-) -> tuple[cov.LowRankCovariance, Float[Array, "B"]]:
-    """Return the covariance of the field estimates, with the shrinkage of a network's covariance.
-
-    Args:
-      measurement: a batch, [B, ...].
-      source_signal: "constant" gives one field per scene, "independent" L.
-
-    Returns:
-      The covariance [B, ...] at trace N, and the mean power of the fields' entries [B].
-    """
-    fields = jax.vmap(lambda scene: measurement_lib.field_estimates(scene, source_signal))(
-        measurement
-    )
-    snr = jax.vmap(measurement_lib.signal_to_noise)(measurement)
-    covariance = cov.effective_covariance(fields, fields, snr, config_lib.CovarianceConfig())
-    return covariance, jnp.mean(jnp.abs(fields) ** 2, axis=(1, 2))
-
-
-def in_chunks(
-    compute: Callable[[Any], Any],
-    batch: Any,
-    *,
-    chunk_size: int = _DEFAULT_CHUNK,
-    equal: bool = True,
-    progress: Callable[[int], Any] | None = None,
-) -> Any:
-    """Apply a function to equal parts of a batch, with one compilation.
-
-    The last part is padded with its last scene; the padding is dropped.
-
-    Args:
-      compute: takes and returns pytrees of arrays [chunk, ...].
-      batch: a pytree of arrays [B, ...], B at least 1.
-      chunk_size: scenes per part, at most B.
-      equal: False does not pad the last part.
-      progress: called with the number of scenes of each finished part.
-
-    Returns:
-      The results of `compute`, [B, ...], as NumPy arrays.
-
-    Raises:
-      ValueError: no scenes, or a chunk size below 1.
-    """
-    total = len(jax.tree.leaves(batch)[0])
-    if total < 1 or chunk_size < 1:
-        raise ValueError(f"need scenes and chunk_size >= 1; got {total} and {chunk_size}")
-    size = min(chunk_size, total)
-    parts = []
-    for start in range(0, total, size):
-        chosen = start + np.arange(size if equal else min(size, total - start))
-        chosen = np.minimum(chosen, total - 1)
-        part = jax.device_get(compute(jax.tree.map(lambda leaf, c=chosen: leaf[c], batch)))
-        count = min(size, total - start)
-        parts.append(jax.tree.map(lambda leaf, count=count: leaf[:count], part))
-        if progress is not None:
-            progress(count)
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-
 def localize_in_chunks(
     measurement: scenes.Measurement,
     positions: Float[Any, "N 3"],
     *,
     num_sources: int | Int[Any, "B"] | None = None,
-    chunk_size: int = _DEFAULT_CHUNK,
+    chunk_size: int = batches.CHUNK,
     progress: Callable[[int], Any] | None = None,
     **options: Any,
 ) -> Estimate:
@@ -546,9 +387,9 @@ def localize_in_chunks(
         return found
 
     whole = measurement, counts
-    found = in_chunks(compute, whole, chunk_size=chunk_size, equal=False, progress=progress)
+    found = batches.in_chunks(compute, whole, chunk_size=chunk_size, equal=False, progress=progress)
     if before:
         part = jax.tree.map(lambda leaf: leaf[:before], whole)
-        again = in_chunks(compute, part, chunk_size=chunk_size, equal=False)
+        again = batches.in_chunks(compute, part, chunk_size=chunk_size, equal=False)
         found = jax.tree.map(lambda new, old: np.concatenate([new, old[before:]]), again, found)
     return found

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ris_jax import config as config_lib
-from ris_jax import localization
-from ris_jax.estimation import inputs, matching_pursuit, search_grid, source_number
+from ris_jax import estimators, localization
+from ris_jax.estimation import batches, inputs, matching_pursuit, search_grid, source_number
 from ris_jax.estimation.checks import limits as limits_lib
 from ris_jax.estimation.checks import residual_test
 from ris_jax.estimation.estimate import Estimate
@@ -90,7 +90,7 @@ def localize_wideband(
     inputs.require(max_sources < limit, "max_sources", f"less than {limit}", max_sources)
     centre, moved = inputs.centred(elements)
     region, undetermined = localization.search_region(centre, region, limits)
-    scaled, scale = localization.scaled(jax.tree.map(inputs.as_canonical, measurement))
+    scaled, scale = estimators.scaled(jax.tree.map(inputs.as_canonical, measurement))
     found = wideband_likelihood.wideband_maximum_likelihood(
         scaled,
         centre,
@@ -104,7 +104,7 @@ def localize_wideband(
         delay_limits=delay_limits,
         options=matching_pursuit.effort(search),
     )
-    found = jax.device_get(localization.unscaled(found, scale))
+    found = jax.device_get(estimators.unscaled(found, scale))
     notes = Flag.WIDEBAND | Flag.CENTRED * moved | Flag.UNDETERMINED * (undetermined is not None)
     flags = np.full(batch, int(notes), np.int32)
     parameters = 1 if coherence == "coherent" else count
@@ -160,6 +160,4 @@ def localize_wideband_in_chunks(
         known = num_sources if count is None else count
         return localize_wideband(scene._replace(**shared), positions, num_sources=known, **options)
 
-    return localization.in_chunks(
-        compute, batch, chunk_size=chunk_size, equal=False, progress=progress
-    )
+    return batches.in_chunks(compute, batch, chunk_size=chunk_size, equal=False, progress=progress)

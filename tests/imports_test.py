@@ -19,7 +19,7 @@ LAYERS = (
     ("data",),
     ("estimation",),
     ("networks",),
-    ("localization", "wideband_localization"),
+    ("estimators", "localization", "wideband_localization"),
     ("training",),
     ("reports", "tuning"),
     ("benchmarks", "serving"),

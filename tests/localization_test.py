@@ -289,9 +289,7 @@ class ChunksTest(Case):
             return part * 2, part.sum(axis=1)
 
         given = np.arange(10.0, dtype=np.float32).reshape(5, 2)
-        doubled, sums = localization.in_chunks(
-            compute, given, chunk_size=size, progress=sizes.append
-        )
+        doubled, sums = batches.in_chunks(compute, given, chunk_size=size, progress=sizes.append)
         np.testing.assert_array_equal(doubled, given * 2)
         np.testing.assert_array_equal(sums, given.sum(axis=1))
         self.assertIsInstance(doubled, np.ndarray)
@@ -301,7 +299,7 @@ class ChunksTest(Case):
     @parameterized.parameters((0, 1), (3, 0))
     def test_refuses(self, scene_count, size):
         with self.assertRaisesRegex(ValueError, f"got {scene_count} and {size}"):
-            localization.in_chunks(lambda part: part, np.zeros((scene_count, 2)), chunk_size=size)
+            batches.in_chunks(lambda part: part, np.zeros((scene_count, 2)), chunk_size=size)
 
     @parameterized.parameters((None,), (1,), (np.array([0, 1, 2, 1, 2]),))
     def test_counts_are_split_with_their_scenes(self, counts):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ris_jax import config, localization
+from ris_jax import config, estimators, localization
 from ris_jax.accuracy import bounds
 from ris_jax.estimation import maximum_likelihood
 from ris_jax.estimation.baselines import subspace
@@ -43,7 +43,7 @@ def _bound(scene):
 
 
 def _music(scene):
-    covariance, _ = localization.snapshot_covariance(scene.measurement, "constant")
+    covariance, _ = estimators.snapshot_covariance(scene.measurement, "constant")
     counts = jnp.ones(2, jnp.int32)
     waves = {name: OPTIONS[name] for name in ("wavelength", "wavefront")}
     return subspace.music(covariance, counts, POSITIONS, max_sources=2, **waves)

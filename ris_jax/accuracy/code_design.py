@@ -148,11 +148,11 @@ def position_errors(
 ) -> Float[Array, "P"]:
     """Return the position error bound of a source at each position [m]; large if unidentifiable."""
     images = linear.einsum("ln,npvm->lpvm", codes, problem.responses)
-    total = jnp.sum(_shares(grams_of(images), source_signal), axis=0)
+    total = jnp.sum(shares(grams_of(images), source_signal), axis=0)
     return errors_of_total(total, problem.level, source_signal)
 
 
-def _shares(grams: Complex[Array, "... V V"], source_signal: config_lib.SourceSignal) -> Array:
+def shares(grams: Complex[Array, "... V V"], source_signal: config_lib.SourceSignal) -> Array:
     """Return the summands of the codes: Gram matrices, or information per code."""
     return grams if source_signal == "constant" else _information(grams)
 
@@ -267,7 +267,7 @@ def _coordinates(problem, codes, order, *, bits, source_signal, goal, quantile):
     levels = jnp.exp(2j * jnp.pi * jnp.arange(2**bits) / 2**bits).astype(codes.dtype)
     images = linear.einsum("ln,npvm->lpvm", codes, problem.responses)
     grams = grams_of(images)
-    total = jnp.sum(_shares(grams, source_signal), axis=0)
+    total = jnp.sum(shares(grams, source_signal), axis=0)
 
     def visit(index, state):
         code, element = order[index, 0], order[index, 1]
@@ -278,8 +278,8 @@ def _coordinates(problem, codes, order, *, bits, source_signal, goal, quantile):
         steps = change[:, None, None, None]
         tried = gram + steps.conj() * cross + steps * jnp.swapaxes(cross.conj(), -1, -2)
         tried += jnp.abs(steps) ** 2 * grams_of(response)
-        others = state.total - _shares(gram, source_signal)
-        totals = others + _shares(tried, source_signal)
+        others = state.total - shares(gram, source_signal)
+        totals = others + shares(tried, source_signal)
         errors = errors_of_total(totals, problem.level, source_signal)
         best = jnp.argmin(objective(errors, goal, quantile))
         return _Sweep(

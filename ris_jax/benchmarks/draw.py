@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ris_jax import config as config_lib
-from ris_jax import errors, localization
+from ris_jax import errors
 from ris_jax.accuracy import bounds, scene_mismatch
 from ris_jax.benchmarks.suites import Cell, SourcePlacement
-from ris_jax.estimation import search_grid
+from ris_jax.estimation import batches, search_grid
 from ris_jax.physics import arrays, element_response, scenes
 
 _TRIES = 64  # draws of a scene's positions until its sources are far enough apart
@@ -165,7 +165,7 @@ def predicted_errors(
         return _predicted(_keys(base, cell, indices)[:, 1], batch, positions, hardware)
 
     part = np.arange(len(drawn.truth.azimuth)), drawn.measurement, drawn.truth
-    return localization.in_chunks(some, part, chunk_size=_CHUNK)
+    return batches.in_chunks(some, part, chunk_size=_CHUNK)
 
 
 def _stream(cell: Cell) -> str:
@@ -209,7 +209,7 @@ def draw(base: config_lib.Config, cell: Cell, num_scenes: int, progress: Any = N
         truth, fits = _truths(keys[:, 0], config.scene, cell.placement, base.scene.max_sources)
         return *_simulated(keys[:, 1], truth, positions, hardware), truth, fits
 
-    measurement, bound, truth, fits = localization.in_chunks(
+    measurement, bound, truth, fits = batches.in_chunks(
         some, np.arange(num_scenes), chunk_size=_CHUNK, progress=progress
     )
     if not fits.all():

@@ -78,6 +78,7 @@ def simulated(
 
     from ris_jax import localization
     from ris_jax.accuracy import bounds
+    from ris_jax.estimation import batches
     from ris_jax.physics import arrays, scenes
 
     static_path |= config.scene.static_path_db is not None
@@ -91,7 +92,7 @@ def simulated(
         return batch._replace(signals=()), bound.covariance
 
     with common_flags.progress(num_scenes, "simulating") as progress:
-        batch, bound = localization.in_chunks(
+        batch, bound = batches.in_chunks(
             draw, np.arange(num_scenes), chunk_size=chunk_size, progress=progress
         )
     return EvaluationScenes(

@@ -1,22 +1,28 @@
 """Codes for several frequencies, for the command `design`: one set for all frequencies."""
 
-import dataclasses
 import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 
 from ris_jax import config as config_lib
-from ris_jax.cli import common_flags, frequency_flags, frequency_surface, surface_flags
+from ris_jax.cli import (
+    code_designer,
+    common_flags,
+    frequency_flags,
+    frequency_surface,
+    surface_flags,
+)
 
 if TYPE_CHECKING:
     from ris_jax.accuracy.bound_maps import Surface
     from ris_jax.accuracy.code_design import DesignProblem
     from ris_jax.accuracy.wideband_surface import WidebandSurface
 
-_NARROWBAND = ("transmit_power_dbm", "response_exponent")  # flags of `design`
+# Flags of `design` that need one frequency.
+_NARROWBAND = ("transmit_power_dbm", "response_exponent", "target_m")
 
 
 def requested(values: flags.FlagValues) -> bool:
@@ -36,81 +42,101 @@ def announced(values: flags.FlagValues) -> str:
     return f" at {count} frequencies, {values.coherence or 'incoherent'} amplitudes"
 
 
-@dataclasses.dataclass(frozen=True)
-class FrequencyDesign:
-    """Position error bound of codes at several frequencies."""
+def source(values: flags.FlagValues) -> surface_flags.SurfaceSource:
+    """Return configuration and waves, after `requested`."""
+    config = common_flags.configuration(values, {})
+    return surface_flags.SurfaceSource(config, None, 0, None, values.seed, 1)
 
-    wideband: "WidebandSurface"
-    coherence: config_lib.Coherence
-    wavefront: config_lib.Wavefront
 
-    def middle(self) -> "Surface":
-        """Return the surface at the middle frequency, to which codes of the literature point."""
-        import jax.numpy as jnp
+def designer(
+    values: flags.FlagValues,
+    source: surface_flags.SurfaceSource,
+    places: Float[np.ndarray, "P 3"],
+) -> "FrequencyDesigner":
+    """Return the optimiser for the frequencies of the flags or of --data.
 
-        from ris_jax.accuracy import bound_maps
+    Raises:
+      ConfigError: the flags or the configuration do not apply.
+      RunError: a file has unusable content.
+    """
+    coherence = values.coherence or "incoherent"
+    wideband = frequency_surface.surface(values, source.config)
+    if coherence == "coherent" and len(wideband.band.wavelengths) < 2:
+        raise config_lib.ConfigError("--coherence: coherent needs two or more frequencies; found 1")
+    return FrequencyDesigner(values, wideband, coherence, source.waves, places)
 
-        wavelengths = np.asarray(self.wideband.band.wavelengths)
-        index = int(np.argsort(wavelengths)[len(wavelengths) // 2])
-        codes = self.wideband.codes
-        return bound_maps.Surface(
-            jnp.asarray(self.wideband.positions),
-            jnp.asarray(codes[index] if codes.ndim == 3 else codes),
-            jnp.asarray(self.wideband.channel[index])[None],
-            jnp.asarray(wavelengths[index]),
-        )
 
-    def level(self, places: Float[np.ndarray, "P 3"], snr_db: float) -> Float[np.ndarray, "P"]:
-        """Return the power of the source over the noise variance, for a mean SNR."""
+class FrequencyDesigner(code_designer.Designer):
+    """Optimiser of codes that are the same at all frequencies."""
+
+    has_four_beams = False
+
+    def __init__(
+        self,
+        flags_of_design: flags.FlagValues,
+        wideband: "WidebandSurface",
+        coherence: config_lib.Coherence,
+        waves: dict[str, Any],
+        places: Float[np.ndarray, "P 3"],
+    ):
+        """Prepare the problem.
+
+        Args:
+          flags_of_design: of the command `design`.
+          wideband: surface and frequencies.
+          coherence: incoherent or coherent.
+          waves: wavefront and source signal.
+          places: positions to design for, azimuth [rad], elevation [rad], range [m].
+        """
+        self.wideband = wideband
+        self.model = {"coherence": coherence, "wavefront": waves["wavefront"]}
+        super().__init__(flags_of_design, _middle(wideband), waves, places)
+
+    def level(self, places: np.ndarray) -> Float[np.ndarray, "P"]:
+        """Power of the source over the noise variance, for a mean SNR over the frequencies."""
         power = float(np.mean(np.abs(np.asarray(self.wideband.channel)) ** 2))
-        return np.full(len(places), 10.0 ** (snr_db / 10.0) / power)
+        return np.full(len(places), 10.0 ** (surface_flags.snr_db(self.flags) / 10.0) / power)
 
-    def problem(self, places: np.ndarray, level: np.ndarray) -> "DesignProblem":
-        """Return the problem of the optimiser."""
+    def make_problem(self, places: np.ndarray) -> "DesignProblem":
         import jax.numpy as jnp
 
         from ris_jax.accuracy import wideband_surface
 
         kind = self.wideband.positions.dtype
         return wideband_surface.design_problem(
-            self.wideband, jnp.asarray(places, kind), jnp.asarray(level, kind),
-            coherence=self.coherence, wavefront=self.wavefront,
+            self.wideband, jnp.asarray(places, kind), jnp.asarray(self.level(places), kind),
+            **self.model,
         )  # fmt: skip
 
-    def errors(
-        self, codes: Complex[np.ndarray, "L N"], places: np.ndarray, level: np.ndarray
-    ) -> Float[np.ndarray, "P"]:
+    def errors(self, codes: np.ndarray, places: np.ndarray) -> Float[np.ndarray, "P"]:
         """Return the position error bound [m]; infinity if unidentifiable."""
         import jax.numpy as jnp
 
         from ris_jax.accuracy import wideband_surface
 
         surface = self.wideband._replace(codes=jnp.asarray(codes, self.wideband.channel.dtype))
-        unit = wideband_surface.unit_bounds(
-            surface, places, coherence=self.coherence, wavefront=self.wavefront
-        )
-        return unit.position_error / np.sqrt(level)
+        unit = wideband_surface.unit_bounds(surface, places, **self.model)
+        return unit.position_error / np.sqrt(self.level(places))
 
-    def inputs(self) -> dict[str, Any]:
-        """Return what the result depends on, besides `middle`, for a fingerprint."""
-        band = [np.asarray(values).tolist() for values in self.wideband.band]
-        channel = hashlib.sha256(np.asarray(self.wideband.channel).tobytes()).hexdigest()
-        return {"band": band, "coherence": self.coherence, "channel": channel}
+    def fingerprint(self) -> str:
+        """Return a hash of everything that the result depends on."""
+        arrays = (self.wideband.channel, *self.wideband.band)
+        parts = [np.ascontiguousarray(array).tobytes() for array in arrays]
+        whole = [super().fingerprint().encode(), self.model["coherence"].encode(), *parts]
+        return hashlib.sha256(b"".join(whole)).hexdigest()
 
 
-def from_flags(
-    values: flags.FlagValues,
-) -> tuple[surface_flags.SurfaceSource, FrequencyDesign]:
-    """Return waves and configuration, and the bound of codes, after `requested`.
+def _middle(wideband: "WidebandSurface") -> "Surface":
+    """Return the surface at the middle frequency, for codes of the literature."""
+    import jax.numpy as jnp
 
-    Raises:
-      ConfigError: the flags or the configuration do not apply.
-      RunError: a file has unusable content.
-    """
-    config = common_flags.configuration(values, {})
-    coherence = values.coherence or "incoherent"
-    wideband = frequency_surface.surface(values, config)
-    if coherence == "coherent" and len(wideband.band.wavelengths) < 2:
-        raise config_lib.ConfigError("--coherence: coherent needs two or more frequencies; found 1")
-    source = surface_flags.SurfaceSource(config, None, 0, None, values.seed, 1)
-    return source, FrequencyDesign(wideband, coherence, config.system.wavefront)
+    from ris_jax.accuracy import bound_maps
+
+    wavelengths, codes = np.asarray(wideband.band.wavelengths), wideband.codes
+    index = int(np.argsort(wavelengths)[len(wavelengths) // 2])
+    return bound_maps.Surface(
+        jnp.asarray(wideband.positions),
+        jnp.asarray(codes[index] if codes.ndim == 3 else codes),
+        jnp.asarray(wideband.channel[index])[None],
+        jnp.asarray(wavelengths[index]),
+    )

@@ -119,9 +119,9 @@ def _simulated(
     """Simulate the first scenes of the stream `test`, with their bound."""
     import jax
 
-    from ris_jax import localization
     from ris_jax.accuracy import wideband_bound
     from ris_jax.data.recordings import frequency_simulation
+    from ris_jax.estimation import batches
     from ris_jax.physics import arrays, codebooks, wideband
     from ris_jax.physics import scenes as scenes_lib
 
@@ -145,7 +145,7 @@ def _simulated(
 
     draw = jax.jit(lambda indices: jax.lax.map(one, indices))
     with common_flags.progress(num_scenes, "simulating") as progress:
-        scene, bound = localization.in_chunks(
+        scene, bound = batches.in_chunks(
             draw, np.arange(num_scenes), chunk_size=chunk_size, progress=progress
         )
     return evaluation_scenes.EvaluationScenes(

@@ -1,6 +1,6 @@
-"""Batches of a few fixed sizes, so that a process compiles few programs.
+"""Parts of a batch: of a few fixed sizes for few programs, or of one size for flat memory.
 
-A batch is split into parts, and each part is padded to one of `SIZES`. The padding has no signal
+`in_sizes` splits a batch into parts and pads each part to one of `SIZES`. The padding has no signal
 and no sources, so that the search skips it, and is cut off again.
 """
 
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Int
 
@@ -17,6 +18,7 @@ from ris_jax import config as config_lib
 from ris_jax.physics import scenes
 
 SIZES = (1, 8, 64)
+CHUNK = 64  # scenes that are on the device at a time, unless the caller gives a number
 # Bytes that the observation operators of one part may take.
 _PART_BYTES = 1 << 29
 
@@ -94,3 +96,44 @@ def _padded(
 def _joined(parts: list[Any], total: int) -> Any:
     """Concatenate parts without the padding."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:total], *parts)
+
+
+def in_chunks(
+    compute: Callable[[Any], Any],
+    batch: Any,
+    *,
+    chunk_size: int = CHUNK,
+    equal: bool = True,
+    progress: Callable[[int], Any] | None = None,
+) -> Any:
+    """Apply a function to equal parts of a batch, with one compilation.
+
+    The last part is padded with its last scene; the padding is dropped.
+
+    Args:
+      compute: takes and returns pytrees of arrays [chunk, ...].
+      batch: a pytree of arrays [B, ...], B at least 1.
+      chunk_size: scenes per part, at most B.
+      equal: False does not pad the last part.
+      progress: called with the number of scenes of each finished part.
+
+    Returns:
+      The results of `compute`, [B, ...], as NumPy arrays.
+
+    Raises:
+      ValueError: no scenes, or a chunk size below 1.
+    """
+    total = len(jax.tree.leaves(batch)[0])
+    if total < 1 or chunk_size < 1:
+        raise ValueError(f"need scenes and chunk_size >= 1; got {total} and {chunk_size}")
+    size = min(chunk_size, total)
+    parts = []
+    for start in range(0, total, size):
+        chosen = start + np.arange(size if equal else min(size, total - start))
+        chosen = np.minimum(chosen, total - 1)
+        part = jax.device_get(compute(jax.tree.map(lambda leaf, c=chosen: leaf[c], batch)))
+        count = min(size, total - start)
+        parts.append(jax.tree.map(lambda leaf, count=count: leaf[:count], part))
+        if progress is not None:
+            progress(count)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -29,6 +29,11 @@ PAIRS = len(_OFFSETS)
 # Maximum size of stored steering vectors (32 MB per part), and of a block of a larger grid.
 _MOST_STORED = 1 << 22
 _BLOCK = 1 << 21
+# Most samples for which the matched filter is divided by the received power, least power over its
+# maximum, and most stored powers.
+_FEW_SAMPLES = 32
+_LEAST_POWER = 1e-4
+_MOST_POWERS = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,15 +172,53 @@ def peaks(
     return space.points[peak] + jnp.clip(offset, -0.5, 0.5) * size
 
 
+def received_power(
+    grid: Grid, operator: Float[Array, "S T N 2R"], observation: likelihood.Observation
+) -> Float[Array, "S G"] | None:
+    r"""Return the received power of a source at each point, :math:`\|\Phi a\|^2`, if it matters.
+
+    It differs little between directions if there are many samples: its relative spread for random
+    codes or combiners is one over the root of their number. For few samples of constant signals,
+    the highest peak of the likelihood may be a low peak of the matched filter, which is then
+    divided by the power.
+
+    Args:
+      grid: of the call.
+      operator: of every scene, or one that all share.
+      observation: of the scenes, [B, ...].
+
+    Returns:
+      [S, G], or None: the power is not needed, or too large to store.
+    """
+    scenes, groups, _, parts = operator.shape
+    one_amplitude = groups == 1 and not observation.compressed and observation.coherence is None
+    if not one_amplitude or parts > 2 * _FEW_SAMPLES or scenes * len(grid.points) > _MOST_POWERS:
+        return None
+    real, imaginary = jnp.split(jnp.swapaxes(operator[:, 0], 1, 2), 2, axis=1)
+    power = jax.lax.map(grid.spectrum, jax.lax.complex(real, -imaginary))
+    return jnp.maximum(power, _LEAST_POWER * jnp.max(power, axis=-1, keepdims=True))
+
+
 def find_peaks(
-    grid: Grid, fields: Complex[Array, "J T N"], count: int
+    grid: Grid,
+    fields: Complex[Array, "J T N"],
+    count: int,
+    power: Float[Array, "J G"] | None = None,
 ) -> Float[Array, "J count D"]:
     """Highest peaks of the matched filter of each of J sets of fields.
 
     The steering vectors serve all sets at once; the spectra of a large grid are then scanned few at
     a time.
+
+    Args:
+      grid: of the call.
+      fields: residuals.
+      count: number of peaks.
+      power: see `received_power`; [1, G] if all sets share it.
     """
     spectra = jax.vmap(grid.spectrum)(fields)
+    if power is not None:
+        spectra = spectra / power
     some = max(1, min(len(spectra), _BLOCK // spectra.shape[1]))
     find = functools.partial(peaks, grid.space, count=min(count, spectra.shape[1]))
     found = (

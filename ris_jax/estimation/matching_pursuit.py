@@ -301,7 +301,12 @@ def _queue_size(search: Search, operator: Float[Array, "S T N 2R"]) -> int:
     return max(1, min(search.options.queue, _QUEUE_BYTES // copies))
 
 
-def find_places(search: Search, operator: Float[Array, "S T N 2R"], tasks: Task) -> Places:
+def find_places(
+    search: Search,
+    operator: Float[Array, "S T N 2R"],
+    power: Float[Array, "S G"] | None,
+    tasks: Task,
+) -> Places:
     """Place for the sources of all scenes, [B, K], with each fitted source taken out.
 
     In a growing scene, the first one is the position of another source.
@@ -325,7 +330,8 @@ def find_places(search: Search, operator: Float[Array, "S T N 2R"], tasks: Task)
         place = task.fit.coordinates[jnp.arange(len(jobs)), source]
         away_from = jnp.where(adds[:, None], jnp.inf, place)
         fields = likelihood.over_scenes(likelihood.matched_fields, observation, held.residual)
-        points = candidate_search.find_peaks(grid, fields, options.candidates)
+        own = power if power is None or len(power) == 1 else power[scene]
+        points = candidate_search.find_peaks(grid, fields, options.candidates, own)
         found = likelihood.over_scenes(
             lambda *scene: candidate_search.propose_source(setting, grid, *scene),
             observation, held, away_from, points,
@@ -529,12 +535,13 @@ def solve(search: Search, operator: Float[Array, "S T N 2R"], tasks: Task) -> Ta
       tasks: [B, ...], see `begin`.
     """
     batch = tasks.stage.shape[0]
+    power = candidate_search.received_power(search.grid, operator, tasks.observation)
 
     def one_round(before):
         tasks = before
         losses = jax.vmap(lambda task: lost_without(task.observation, task.fit))(tasks)
         tasks = jax.vmap(functools.partial(review, search))(tasks, losses)
-        places = find_places(search, operator, tasks)
+        places = find_places(search, operator, power, tasks)
         changes = jax.vmap(functools.partial(propose_changes, search))(tasks, losses, places)
         fits = refine_changes(search, operator, tasks, changes)
         values = fits.local.value.reshape(batch, -1)

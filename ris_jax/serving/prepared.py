@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from ris_jax import compilation, localization
+from ris_jax import compilation, estimators, localization
 from ris_jax import config as config_lib
 from ris_jax.estimation import (
     inputs,
@@ -23,14 +23,14 @@ from ris_jax.estimation import (
     search_grid,
     source_number,
 )
-from ris_jax.estimation.checks import model_check
+from ris_jax.estimation.checks.check_input import CheckInput
 from ris_jax.estimation.checks.limits import Limits
 from ris_jax.estimation.estimate import Estimate
 from ris_jax.estimation.flags import Flag
 from ris_jax.networks import network_start
 from ris_jax.physics import scenes
 from ris_jax.physics import static_path as static_path_lib
-from ris_jax.physics.element_response import ElementResponse, directional
+from ris_jax.physics.element_response import ElementResponse
 
 
 class SearchConstants(NamedTuple):
@@ -105,7 +105,7 @@ class SceneProgram:
             wavefront=self.wavefront,
             response=self.response,
         )
-        return localization.unscaled(estimate, scale)
+        return estimators.unscaled(estimate, scale)
 
     @property
     def _shape(self) -> tuple[int, int, int]:
@@ -119,7 +119,7 @@ class SceneProgram:
             codes=jnp.asarray(self.codes, jnp.complex64),
             noise_variance=jnp.full(1, jnp.nan, jnp.float32),
         )
-        near_one, scale = localization.scaled(measurement)
+        near_one, scale = estimators.scaled(measurement)
         _, length, antennas = self._shape
         wave: dict[str, Any] = {"wavelength": self.wavelength, "wavefront": self.wavefront}
         shape = self.effort.grid or search_grid.search_shape(
@@ -193,27 +193,17 @@ class PreparedLocalizer:
         self.shape = shape
         blank = np.ones((1, *shape), np.complex64)
         given = scenes.Measurement(blank, channel, codes)  # pyright: ignore[reportArgumentType]
-        self._measurement, positions = inputs.prepared(given, positions)
-        inputs.check_determined(shape[1], source_signal, num_sources, max_sources)
-        inputs.check_scenes(self._measurement, positions, wavelength, max_sources)
-        separable = inputs.check_static_path(
-            static_path, self._measurement, source_signal, max_sources
-        )
-        localization.check_options(
-            estimator,
-            num_sources=num_sources,
-            max_sources=max_sources,
-            false_alarm_rate=false_alarm_rate,
-        )
-        response = directional(response)
-        if response is not None:
-            response.check_elements(len(positions))
+        checked = localization.checked_inputs(
+            given, positions, wavelength=wavelength, response=response,
+            source_signal=source_signal, estimator=estimator, num_sources=num_sources,
+            max_sources=max_sources, false_alarm_rate=false_alarm_rate, region=None, limits=limits,
+            static_path=static_path,
+        )  # fmt: skip
+        response, region = checked.response, checked.region
+        self._measurement = checked.measurement
         self.static_path: config_lib.StaticPath = static_path
-        self._tested = static_path == "auto" and separable
+        self._tested, self._notes = checked.path_tested, checked.notes
         effort = matching_pursuit.effort(search)
-        centred, moved = inputs.centred(positions)
-        region, undetermined = localization.search_region(centred, None, limits)
-        self._notes = Flag(Flag.CENTRED * moved | Flag.UNDETERMINED * (undetermined is not None))
         self._limits, self._network = limits, network
         self._options: dict[str, Any] = {
             "wavelength": wavelength,
@@ -229,9 +219,9 @@ class PreparedLocalizer:
             "search": effort,
         }
         self._positions = positions
-        self._problem = model_check.CheckInput(
+        self._problem = CheckInput(
             measurement=self._measurement,
-            positions=np.asarray(centred),
+            positions=np.asarray(checked.positions),
             wavelength=wavelength,
             wavefront=wavefront,
             response=response,
@@ -253,7 +243,7 @@ class PreparedLocalizer:
             return SceneProgram(
                 np.asarray(surface.channel),
                 np.asarray(surface.codes),
-                np.asarray(centred),
+                np.asarray(checked.positions),
                 wavelength,
                 wavefront,
                 response,

@@ -355,7 +355,7 @@ class PublishedTest(parameterized.TestCase):
 
 @jax.jit
 def default_bounds(num_sources):
-    """Return standard deviations and position errors of 400 default scenes at 10 dB."""
+    """Return standard deviations and position errors of 200 default scenes at 10 dB."""
     config = config_lib.Config(scene=config_lib.SceneConfig(min_sources=5, max_sources=5))
     positions = arrays.element_positions(config.system)
 
@@ -367,7 +367,7 @@ def default_bounds(num_sources):
         return scenes.simulate(key, truth, config)
 
     with jax.default_matmul_precision("highest"):
-        batch = jax.vmap(one)(jax.random.split(jax.random.key(0), 400))
+        batch = jax.vmap(one)(jax.random.split(jax.random.key(0), 200))
     system = config_lib.SystemConfig(source_signal="independent")
     return (
         bounds.scene_bound(batch, positions, config.system),

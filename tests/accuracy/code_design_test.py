@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases.small import jit
 
 from ris_jax import config as config_lib
 from ris_jax.accuracy import bound_maps, code_baselines, code_design, mismatch
@@ -46,11 +47,14 @@ def value(problem, codes, **changes):
     return float(code_design.value_of(problem, codes, **(OPTIONS | changes)))
 
 
+position_errors = jit(code_design.position_errors, static_argnames="source_signal")
+
+
 class TestObjective:
     @pytest.mark.parametrize("source_signal", ["constant", "independent"])
     def test_errors_are_the_bound(self, source_signal):
         surface, problem = make_surface(4), make_problem(antennas=4)
-        found = code_design.position_errors(problem, surface.codes, source_signal)
+        found = position_errors(problem, surface.codes, source_signal)
         unit = bound_maps.unit_bounds(surface, PLACES, source_signal=source_signal)
         expected = bound_maps.deviations(unit, 10.0 * unit.gain, PLACES).position_error
         np.testing.assert_allclose(found, expected, rtol=1e-3)
@@ -65,9 +69,9 @@ class TestObjective:
 
     def test_degenerate_codes_have_a_high_finite_objective(self):
         problem = make_problem()
-        found = code_design.position_errors(problem, jnp.ones((CODES, 36)) + 0j)
+        found = position_errors(problem, jnp.ones((CODES, 36)) + 0j)
         assert np.isfinite(found).all()
-        random = code_design.position_errors(problem, make_surface().codes)
+        random = position_errors(problem, make_surface().codes)
         assert (found > 30 * random).all()
 
 

@@ -126,7 +126,7 @@ class WidebandBoundTest(parameterized.TestCase):
         found = bound_of(
             scene, "incoherent", FREQUENCIES[:1], **one, signals=scene["signals"][:1], delay=None
         )
-        narrow = bounds.cramer_rao_bound(
+        narrow = small.jit(bounds.cramer_rao_bound)(
             scenes.Measurement(
                 jnp.zeros(()), one["channel"][0], one["codes"][0], scene["noise_variance"]
             ),

@@ -11,13 +11,13 @@ from ris_jax.estimation.checks.limits import Limits
 from ris_jax.estimation.flags import Flag, names
 from ris_jax.physics import scenes
 
-BATCH = 4  # of every call: one program
+BATCH = 2  # of most calls: one program
 LIMITS = Limits(np.radians(60), np.radians(30), 0.5)
 
 
 @functools.cache
-def recording(seed=1, **options):
-    sources = simulator.random_sources(np.random.default_rng(seed), BATCH, 3)
+def recording(seed=1, count=BATCH, **options):
+    sources = simulator.random_sources(np.random.default_rng(seed), count, 3)
     return simulator.through_surface(sources, seed=seed, **options)
 
 
@@ -125,7 +125,7 @@ def test_elements_in_another_plane(axes):
 
 
 def test_another_wavefront():
-    found = recording(wave=simulator.parabolic)
+    found = recording(count=4, wave=simulator.parabolic)
     flags = localize(found)[1]
     assert_named(flags, Flag.WAVEFRONT, least=3)
 

@@ -219,5 +219,56 @@ class PairTest(parameterized.TestCase):
         self.assertTrue(np.all(np.isfinite(pair.gain)))
 
 
+class ReceivedPowerTest(parameterized.TestCase):
+    """Few samples of constant signals: a snapshot of four antennas."""
+
+    def received(self, antennas, source_signal="constant", length=1):
+        """Return channel, grid and power of two scenes."""
+        random = np.random.default_rng(5)
+        channel = complex_normal(random, 2, antennas, ELEMENTS).astype("c8")
+        scene = scenes.Measurement(
+            np.zeros((2, length, antennas), "c8"), channel,
+            np.ones((2, length, ELEMENTS), "c8"), np.ones(2),
+        )  # fmt: skip
+        space = search_grid.search_space(REGION, GRID, "spherical")
+        grid = candidate_search.grid_of(
+            space, jnp.asarray(metric_unit(), "f4"), jnp.asarray(POSITIONS, "f4"),
+            wavelength=WAVELENGTH, wavefront="spherical",
+        )  # fmt: skip
+        observed = likelihood.observe_batch(scene, source_signal)
+        power = candidate_search.received_power(grid, observed.operator, observed)
+        return channel, grid, power
+
+    def test_is_that_of_unit_vectors(self):
+        channel, grid, power = self.received(4)
+        vectors = steering(np.asarray(grid.points, float))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        expected = np.sum(np.abs(channel @ vectors.T) ** 2, axis=1)
+        visible = np.sum(np.asarray(grid.points)[:, :2] ** 2, axis=1) < 1
+        np.testing.assert_allclose(power[:, visible], expected[:, visible], rtol=1e-3)
+
+    def test_source_in_a_weak_direction_is_the_highest_peak(self):
+        """Without noise, no other point explains as much energy (Cauchy-Schwarz)."""
+        channel, grid, power = self.received(4)
+        shape = np.array(grid.shape)
+        cells = np.stack(np.meshgrid(*(np.arange(1, n - 1) for n in shape), indexing="ij"), -1)
+        cells = np.ravel_multi_index(cells.reshape(-1, 3).T, grid.shape)
+        cells = cells[np.asarray(power)[0, cells] < 0.6 * np.median(power[0])]
+        vectors = np.asarray(grid.conjugates).conj()[cells]
+        fields = (vectors @ channel[0].T @ channel[0].conj())[:, None]
+        find = jax.jit(functools.partial(candidate_search.find_peaks, grid, count=1))
+        peaks = find(fields, power=power[:1])[:, 0]
+        size = (REGION.upper - REGION.lower) / shape
+        apart = np.abs((peaks - grid.points[cells]) / size)
+        self.assertGreater(len(cells), 20)
+        self.assertLess(np.max(apart), 0.51)  # interpolated between cells
+        others = np.abs((find(fields)[:, 0] - grid.points[cells]) / size).max(axis=1)
+        self.assertGreater(np.mean(others > 1), 0.3)
+
+    @parameterized.parameters((40, "constant", 1), (33, "constant", 1), (4, "independent", 3))
+    def test_is_not_needed(self, *scenes):
+        self.assertIsNone(self.received(*scenes)[2])
+
+
 if __name__ == "__main__":
     absltest.main()

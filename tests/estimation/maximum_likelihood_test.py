@@ -108,6 +108,14 @@ def estimate(measurement, positions=POSITIONS, *, source_signal="constant", **op
     return jax.tree.map(np.asarray, found)
 
 
+@functools.cache
+def example(source_signal="constant", known=False):
+    """Return the scenes that many tests change, and their estimate; both are only read."""
+    measurement = simulate(draw(3, COUNTS), 4, 20.0, source_signal)
+    number = COUNTS if known else None
+    return measurement, estimate(measurement, source_signal=source_signal, num_sources=number)
+
+
 def coordinates(found):
     """Return (u, w, 1/r) of estimates, [..., K, 3]; zero in padding."""
     u = np.sin(found.azimuth) * np.cos(found.elevation)
@@ -230,21 +238,19 @@ class SymmetryTest(parameterized.TestCase):
 
     @parameterized.product(source_signal=SIGNALS, known=(False, True))
     def test_elements_in_another_order(self, source_signal, known):
-        measurement = simulate(draw(3, COUNTS), 4, 20.0, source_signal)
+        measurement, wanted = example(source_signal, known)
         order = np.random.default_rng(5).permutation(ELEMENTS)
         shuffled = measurement._replace(
             channel=measurement.channel[..., order], codes=measurement.codes[..., order]
         )
         options = {"source_signal": source_signal, "num_sources": COUNTS if known else None}
-        wanted = estimate(measurement, **options)
         self.assert_same(estimate(shuffled, POSITIONS[order], **options), wanted)
 
     @parameterized.product(source_signal=SIGNALS, scale=(2j, -3e-6 + 2e-6j, 1e5))
     def test_scaled_snapshots(self, source_signal, scale):
         """A change of unit scales only the powers."""
-        measurement = simulate(draw(3, COUNTS), 4, 20.0, source_signal)
+        measurement, wanted = example(source_signal)
         scaled = measurement._replace(snapshots=(measurement.snapshots * scale).astype("c8"))
-        wanted = estimate(measurement, source_signal=source_signal)
         found = estimate(scaled, source_signal=source_signal)
         self.assert_same(found, wanted, abs(scale) ** 2)
         np.testing.assert_array_equal(wanted.num_sources, COUNTS)
@@ -252,9 +258,8 @@ class SymmetryTest(parameterized.TestCase):
     @parameterized.parameters(*SIGNALS)
     def test_one_compilation(self, source_signal):
         """One program serves any number of sources, false-alarm rate, wavelength and region."""
-        measurement = simulate(draw(3, COUNTS), 4, 20.0, source_signal)
+        measurement, _ = example(source_signal)
         compiled = maximum_likelihood._maximum_likelihood.outer
-        estimate(measurement, source_signal=source_signal)
         before = compiled._cache_size()
         for number in (0, 1, SOURCES, np.int64(2), COUNTS, jnp.asarray(COUNTS), None):
             found = estimate(
@@ -269,7 +274,7 @@ class SymmetryTest(parameterized.TestCase):
     @parameterized.parameters(*SIGNALS)
     def test_no_lapack(self, source_signal):
         """Two simultaneous LAPACK calls of one program can deadlock on a CPU (jaxlib 0.10)."""
-        measurement = simulate(draw(3, COUNTS), 4, 20.0, source_signal)
+        measurement, _ = example(source_signal)
         program = maximum_likelihood._maximum_likelihood.outer
         with mock.patch.object(maximum_likelihood, "_maximum_likelihood") as patched:
             estimate(measurement, source_signal=source_signal)
@@ -285,11 +290,11 @@ class NonFiniteTest(parameterized.TestCase):
     )
     def test_scene_without_a_result(self, field, value, known):
         """A scene with one bad entry has no sources; the others are bit-identical."""
-        good = simulate(draw(3, COUNTS), 4, 20.0)
+        good, wanted = example(known=known)
         bad = good._replace(**{field: getattr(good, field).copy()})
         getattr(bad, field)[5, 0, 0] = value
         number = COUNTS if known else None
-        wanted, found = estimate(good, num_sources=number), estimate(bad, num_sources=number)
+        found = estimate(bad, num_sources=number)
         others = np.arange(BATCH) != 5
         take_others = functools.partial(jax.tree.map, lambda leaf: leaf[others])
         chex.assert_trees_all_equal(take_others(found), take_others(wanted))

@@ -4,6 +4,7 @@ Example:
   ris-jax design --out=codes --set=system.num_antennas=2
   ris-jax design --out=codes --at=20,5,4 --bits=1,2
   ris-jax design --out=codes --region=-30,30,-10,10,2,8 --goal=worst --data=recordings.npz
+  ris-jax design --out=sizes --target_m=0.1 --set=system.num_antennas=2
   ris-jax simulate --out=records --set=system.codes_file=codes/codes_3bit.npz
   ris-jax design --out=codes --frequencies=0.9e9:1.1e9:9 --coherence=coherent --num_positions=64
 
@@ -18,6 +19,10 @@ designed, random, DFT, directional and positional codes at equal transmit power;
 .png and .pdf; and state.npz. A region is scored at positions other than those of the design.
 After an interruption, the same command resumes.
 
+With --target_m, prints instead the smallest number of codes, with the given antennas, and of
+antennas, with the given codes, whose --goal of the position error bound is at most the target; for
+random and for designed phases, each code at the same transmit power. Writes `needed.csv`.
+
 --snr_db is here the SNR received with random codes, at each position. The channel is that of
 --data, or one draw of the configuration; the codes are for this channel.
 
@@ -25,28 +30,29 @@ With --frequencies, or --data with several frequencies, one set of codes for all
 minimises the bound of all frequencies together.
 """
 
-import hashlib
-import io
-import json
 import pathlib
 import time
-import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.cli import common_flags, frequency_design, frequency_flags, surface_flags
+from ris_jax.cli import (
+    code_designer,
+    frequency_design,
+    frequency_flags,
+    surface_flags,
+    target_search,
+)
 
 if TYPE_CHECKING:
-    from ris_jax.accuracy.code_design import DesignProblem
+    from ris_jax.cli.code_designer import Designer
 
 _GOALS = ("mean", "worst", "quantile")
 _RANDOM_DRAWS = 10
-_SEGMENT = 50  # steps of a descent between two saved states
 _MAP_SIDE = 50  # positions per side of a map in the figure
 
 FLAGS = flags.FlagValues()
@@ -82,6 +88,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "sweeps", 3, "sweeps of the coordinate descent", lower_bound=1, flag_values=FLAGS
 )
+target_search.define(FLAGS)
 
 
 def _bits() -> list[int]:
@@ -118,212 +125,6 @@ def _draw(limits: np.ndarray, count: int, stream: int) -> Float[np.ndarray, "P 3
     return limits[:, 0] + generator.random((count, 3)) * np.ptp(limits, axis=1)
 
 
-class _Designer:
-    """Optimiser of the codes of one surface; finished parts are kept in the state file."""
-
-    def __init__(
-        self,
-        source: surface_flags.SurfaceSource,
-        places: np.ndarray,
-        scored: np.ndarray,
-        several: frequency_design.FrequencyDesign | None,
-    ):
-        self.several = several
-        self.surface = source.surface() if several is None else several.middle()
-        self.waves, self.places, self.scored = source.waves, places, scored
-        self.channel = np.asarray(self.surface.channel[0])
-        self.num_codes = FLAGS.num_codes or len(self.surface.codes)
-        self.budget = surface_flags.link_budget(FLAGS)
-        self.options = {
-            "source_signal": self.waves["source_signal"],
-            "goal": FLAGS.goal,
-            "quantile": FLAGS.quantile,
-        }
-        self.problem = self.make_problem(places)
-        self.path = pathlib.Path(FLAGS.out) / "state.npz"
-        self.state: dict[str, np.ndarray] = {}
-
-    def level(self, places: np.ndarray) -> Float[np.ndarray, "P"]:
-        """Power of the source over the noise variance; its steering vector has norm 1 far away."""
-        from ris_jax.accuracy import link_budget
-
-        if self.several is not None:
-            return self.several.level(places, surface_flags.snr_db(FLAGS))
-        power = float(np.mean(np.abs(self.channel) ** 2))
-        if self.budget is None:
-            return np.full(len(places), 10.0 ** (surface_flags.snr_db(FLAGS) / 10.0) / power)
-        return link_budget.received_snr(
-            self.budget, np.ones((1, len(places))), places[:, 2],
-            num_elements=len(self.surface.positions), channel_power=power,
-            wavelength=float(self.surface.wavelength),
-        )[0]  # fmt: skip
-
-    def make_problem(self, places: np.ndarray) -> "DesignProblem":
-        import jax.numpy as jnp
-
-        from ris_jax.accuracy import code_design
-
-        if self.several is not None:
-            return self.several.problem(places, self.level(places))
-        kind = self.surface.positions.dtype
-        return code_design.make_problem(
-            self.surface.positions, self.surface.channel[0], self.surface.wavelength,
-            jnp.asarray(places, kind), jnp.asarray(self.level(places), kind),
-            wavefront=self.waves["wavefront"], response=self.surface.response,
-        )  # fmt: skip
-
-    def errors(self, codes: np.ndarray, places: np.ndarray) -> Float[np.ndarray, "P"]:
-        """Return the position error bound [m] of `bounds`; infinity if unidentifiable."""
-        import jax.numpy as jnp
-
-        from ris_jax.accuracy import bound_maps
-
-        if self.several is not None:
-            return self.several.errors(codes, places, self.level(places))
-        surface = self.surface._replace(codes=jnp.asarray(codes, self.surface.codes.dtype))
-        unit = bound_maps.unit_bounds(surface, places, **self.waves)
-        snr = self.level(places) * unit.gain
-        return bound_maps.deviations(unit, snr, places).position_error
-
-    def value(self, codes: np.ndarray) -> float:
-        from ris_jax.accuracy import code_design
-
-        return float(code_design.value_of(self.problem, codes, **self.options))
-
-    def baselines(self, system: config_lib.SystemConfig) -> dict[str, np.ndarray]:
-        """Return codes of the literature, by name."""
-        import dataclasses
-
-        from ris_jax.accuracy import code_baselines
-        from ris_jax.physics import codebooks
-
-        surface, count = self.surface, self.num_codes
-        found: dict[str, np.ndarray] = {}
-        if count <= len(surface.positions):
-            grid = dataclasses.replace(
-                system, num_snapshots=count, codebook="dft2d", codes_file=None, phase_bits=None
-            )
-            if grid.num_elements != len(surface.positions):  # recordings: any array
-                places = tuple(map(tuple, np.asarray(surface.positions).tolist()))
-                grid = dataclasses.replace(grid, element_positions=places)
-            found["DFT"] = np.asarray(codebooks.codebook(grid))
-        wavefronts: dict[str, config_lib.Wavefront] = {
-            "directional": "planar", "positional": self.waves["wavefront"]
-        }  # fmt: skip
-        for name, wavefront in wavefronts.items():
-            found[name] = code_baselines.pointed_codes(
-                FLAGS.seed, count, surface.positions, self.channel, float(surface.wavelength),
-                self.places, wavefront,
-            )  # fmt: skip
-        if len(self.places) == 1 and count >= 4 and self.several is None:
-            found["four beams"] = code_baselines.four_beams(
-                self.problem, self.channel, count, self.options["source_signal"]
-            )
-        return found
-
-    def fingerprint(self) -> str:
-        """Return a hash of everything that the result depends on."""
-        import jax
-
-        arrays = (*jax.tree.leaves(self.surface), self.places, self.level(self.places))
-        parts = [np.ascontiguousarray(array).tobytes() for array in arrays]
-        names = ("steps", "starts", "sweeps", "seed", "num_codes")
-        inputs = self.options | self.waves | {name: getattr(FLAGS, name) for name in names}
-        inputs |= {} if self.several is None else self.several.inputs()
-        return hashlib.sha256(b"".join([*parts, json.dumps(inputs).encode()])).hexdigest()
-
-    def load(self) -> None:
-        """Read the state of the same command, if there is one.
-
-        Raises:
-          RunError: the directory has the state of another command, or a damaged one.
-        """
-        if not self.path.exists():
-            self.state = {"fingerprint": np.array(self.fingerprint())}
-            return
-        try:
-            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-                self.state = dict(found)
-            same = str(self.state["fingerprint"]) == self.fingerprint()
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise errors.RunError(
-                f"{self.path}: damaged; remove it; {errors.first_line(error)}"
-            ) from error
-        if not same:
-            raise errors.RunError(
-                f"{self.path}: belongs to other flags; need another directory, or remove it"
-            )
-        print(f"resuming from {self.path}", flush=True)
-
-    def save(self, **arrays: Any) -> None:
-        from ris_jax.reports import provenance
-
-        self.state |= {name: np.asarray(array) for name, array in arrays.items()}
-        provenance.write_whole(self.path, _npz(self.state))
-
-    def descend(self, starts: list[np.ndarray]) -> Complex[np.ndarray, "L N"]:
-        """Return continuous codes: the best found by the descents from all starts."""
-        import jax
-
-        from ris_jax.accuracy import code_design
-
-        best_value, best = np.inf, starts[0]
-        for number, codes in enumerate(starts):
-            descent = code_design.start_descent(codes, FLAGS.steps)
-            leaves, structure = jax.tree.flatten(descent)
-            names = [f"descent_{number}_{index}" for index in range(len(leaves))]
-            if names[0] in self.state:
-                descent = jax.tree.unflatten(structure, [self.state[name] for name in names])
-            with common_flags.progress(FLAGS.steps, f"descent {number + 1}", "step") as advance:
-                advance(int(descent.step))
-                while (left := FLAGS.steps - int(descent.step)) > 0:
-                    descent = code_design.descend(
-                        self.problem, descent, num_steps=FLAGS.steps, steps=min(left, _SEGMENT),
-                        **self.options,
-                    )  # fmt: skip
-                    self.save(**dict(zip(names, jax.tree.leaves(descent), strict=True)))
-                    advance(min(left, _SEGMENT))
-            for found in (np.exp(1j * np.asarray(descent.best_phases)), codes):
-                found = found.astype(np.complex64)
-                if (value := self.value(found)) < best_value:
-                    best_value, best = value, found
-            print(f"descent {number + 1}: {best_value:.4g} m so far", flush=True)
-        return best
-
-    def quantise(self, codes: np.ndarray, bits: int) -> Complex[np.ndarray, "L N"]:
-        """Return codes of `bits` bits: rounded, then improved phase by phase."""
-        import jax.numpy as jnp
-
-        from ris_jax.accuracy import code_design
-        from ris_jax.physics import codebooks
-
-        name = f"codes_{bits}bit"
-        if name in self.state:
-            return self.state[name]
-        rounded = found = np.asarray(codebooks.quantize_phase(jnp.asarray(codes), bits)).astype(
-            np.complex64
-        )
-        every = np.indices(found.shape).reshape(2, -1).T
-        generator = np.random.default_rng([FLAGS.seed, bits])
-        with common_flags.progress(FLAGS.sweeps, f"{bits} bits", "sweep") as advance:
-            for _ in range(FLAGS.sweeps):
-                order = generator.permutation(every)
-                found = code_design.improve_quantised(
-                    self.problem, found, order, bits=bits, **self.options
-                )
-                advance(1)
-        before, after = self.value(rounded), self.value(found)
-        print(f"{bits} bits: {before:.4g} m rounded, {after:.4g} m improved", flush=True)
-        self.save(**{name: found})
-        return found
-
-
-def _npz(arrays: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
-
-
 def _statistics(found: np.ndarray) -> list[float]:
     """Return mean, median, 90 % quantile and largest; infinity if unidentifiable."""
     if not np.isfinite(found).all():
@@ -336,27 +137,23 @@ def _statistics(found: np.ndarray) -> list[float]:
 _COLUMNS = ("codes", "mean_m", "median_m", "quantile_90_m", "worst_m")
 
 
-def _compare(designer: _Designer, named: dict[str, np.ndarray]) -> tuple[list, dict]:
+def _compare(
+    designer: "Designer", scored: np.ndarray, named: dict[str, np.ndarray]
+) -> tuple[list, dict]:
     """Return rows of the comparison, and errors by name."""
-    from ris_jax.accuracy import code_baselines
-
-    elements = len(designer.surface.positions)
     draws = [
-        designer.errors(
-            code_baselines.random_codes(FLAGS.seed + draw, designer.num_codes, elements),
-            designer.scored,
-        )
+        designer.errors(designer.random_codes(draw, designer.num_codes), scored)
         for draw in range(_RANDOM_DRAWS)
     ]
     middle = np.median([_statistics(found) for found in draws], axis=0).tolist()
-    found = {name: designer.errors(codes, designer.scored) for name, codes in named.items()}
+    found = {name: designer.errors(codes, scored) for name, codes in named.items()}
     rows = [[f"random, median of {_RANDOM_DRAWS}", *middle]]
     rows += [[name, *_statistics(numbers)] for name, numbers in found.items()]
     rows = [[None if value == np.inf else value for value in row] for row in rows]
     return rows, {"random": draws[0]} | found
 
 
-def _figure(designer: _Designer, limits: np.ndarray, before, after, found: dict) -> None:
+def _figure(designer: "Designer", limits: np.ndarray, before, after, found: dict) -> None:
     from ris_jax.reports import bound_figures, bound_tables, provenance
 
     azimuth, _, source_range = (np.linspace(low, high, _MAP_SIDE) for low, high in limits)
@@ -383,7 +180,7 @@ def _write_codes(folder: pathlib.Path, codes: np.ndarray, bits: int | None) -> N
         arrays |= {"levels": (np.round(turns).astype(int) % 2**bits).astype(np.uint8)}
         arrays |= {"phase_bits": bits}
     name = "codes_continuous.npz" if bits is None else f"codes_{bits}bit.npz"
-    provenance.write_whole(folder / name, _npz(arrays))
+    provenance.write_whole(folder / name, code_designer.npz(arrays))
 
 
 COMPILES = "about 10 s, once per system"
@@ -398,6 +195,7 @@ def announcement() -> str:
     if FLAGS.codes:
         raise config_lib.ConfigError("--codes: need none, `design` makes codes")
     _bits()
+    target_search.check(FLAGS)
     _limits(config_lib.SceneConfig())
     for text in FLAGS.at:
         surface_flags.place("at", text)
@@ -406,13 +204,29 @@ def announcement() -> str:
     return f"design: {system}; positions: {where}; goal: {FLAGS.goal}"
 
 
+def _needed(source: surface_flags.SurfaceSource, places: np.ndarray, scored: np.ndarray) -> int:
+    """Search for the numbers of codes and antennas that reach the target."""
+    from ris_jax.reports import provenance, tables
+
+    size = target_search.sizes(FLAGS, source)
+    surface = source.surface("antennas", size.most_antennas)
+    code_designer.require_area(np.asarray(surface.positions))
+    path = pathlib.Path(FLAGS.out) / "needed.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    designer = code_designer.Designer(FLAGS, surface, source.waves, places, "needed_state.npz")
+    designer.load()
+    found = target_search.rows(designer, size, scored, FLAGS.target_m)
+    provenance.write_whole(path, tables.as_csv(target_search.COLUMNS, found))
+    print(tables.as_text(target_search.COLUMNS, found))
+    print("\n".join([*target_search.messages(found, size, FLAGS), f"written: {path}"]), flush=True)
+    return 0
+
+
 def run() -> int:
     """Run the command; return the exit status."""
     began, bits = time.monotonic(), _bits()
-    if frequency_design.requested(FLAGS):
-        source, several = frequency_design.from_flags(FLAGS)
-    else:
-        source, several = surface_flags.source(FLAGS), None
+    several = frequency_design.requested(FLAGS)
+    source = frequency_design.source(FLAGS) if several else surface_flags.source(FLAGS)
     limits = _limits(source.config.scene)
     if FLAGS.at:
         places = scored = np.stack([surface_flags.place("at", text) for text in FLAGS.at])
@@ -420,25 +234,20 @@ def run() -> int:
         places, scored = (_draw(limits, FLAGS.num_positions, stream) for stream in (0, 1))
 
     from ris_jax.accuracy import code_baselines
-    from ris_jax.estimation.checks import limits as limits_lib
     from ris_jax.reports import provenance, tables
 
-    designer = _Designer(source, places, scored, several)
-    line = limits_lib.undetermined_coordinate(np.asarray(designer.surface.positions))
-    if line is not None:
-        raise errors.RunError(
-            f"elements: expected a surface; found a line, which does not determine the "
-            f"{('azimuth', 'elevation')[line]}; no codes make the position error finite"
-        )
+    if FLAGS.target_m is not None:
+        return _needed(source, places, scored)
+    if several:
+        designer = frequency_design.designer(FLAGS, source, places)
+    else:
+        designer = code_designer.Designer(FLAGS, source.surface(), source.waves, places)
+    code_designer.require_area(np.asarray(designer.surface.positions))
     folder = pathlib.Path(FLAGS.out)
     folder.mkdir(parents=True, exist_ok=True)
     designer.load()
     named = designer.baselines(source.config.system)
-    elements = len(designer.surface.positions)
-    draws = [
-        code_baselines.random_codes(FLAGS.seed + draw, designer.num_codes, elements)
-        for draw in range(FLAGS.starts)
-    ]
+    draws = [designer.random_codes(draw, designer.num_codes) for draw in range(FLAGS.starts)]
     known = min([*named.values(), draws[0]], key=designer.value)
     continuous = designer.descend([known, *draws][: FLAGS.starts])
     if not np.isfinite(designer.errors(continuous, places)).all():
@@ -452,9 +261,9 @@ def run() -> int:
         codes = designer.quantise(continuous, number)
         _write_codes(folder, codes, number)
         named[f"designed, {number} bits"] = codes
-    rows, found = _compare(designer, named)
+    rows, found = _compare(designer, scored, named)
     constant = source.config.system.source_signal == "constant"
-    if len(places) == 1 and constant and several is None:
+    if len(places) == 1 and constant and not several:
         value = code_baselines.four_beams_bound(
             designer.problem, designer.channel, designer.num_codes
         )

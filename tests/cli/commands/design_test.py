@@ -93,14 +93,67 @@ def test_known_position_and_readers_of_the_codes(capsys, tmp_path):
     np.testing.assert_array_equal(codebooks.codebook(system), expected)
 
 
-def test_recordings(capsys, tmp_path):
+def needed(folder):
+    with (folder / "needed.csv").open() as file:
+        return {
+            (row["needed"], row["codes_are"].partition(",")[0]): row for row in csv.DictReader(file)
+        }
+
+
+def test_target(capsys, tmp_path):
+    """The smallest numbers reach the target and one fewer do not; `bound` agrees."""
+    flags = (*SMALL[:5], "--num_positions=6", "--steps=20", "--starts=1", "--most_codes=40")
+    flags += (f"--out={tmp_path}", "--snr_db=20")
+    status, out, err = run(capsys, *flags, "--target_m=0.3")
+    assert status == 0, err
+    assert "at the same transmit power" in out
+    found = needed(tmp_path)
+    assert len(found) == 4
+    for row in found.values():
+        assert float(row["bound_m"]) <= 0.3
+        assert float(row["bound_m_with_one_fewer"] or "inf") > 0.3
+        assert int(row["number"]) <= int(row["most"])
+    for name in ("codes", "antennas"):
+        assert int(found[name, "designed"]["number"]) <= int(found[name, "random"]["number"])
+
+    # Designs of the first search are used again, and not repeated.
+    status, out, err = run(capsys, *flags, "--target_m=1e-5")
+    assert status == 0, err
+    assert "resuming" in out
+    rows = needed(tmp_path)
+    assert [row["number"] for row in rows.values()] == [""] * 4
+    assert out.count("raise --most_codes or the power") == 2
+    assert out.count("raise --most_antennas or the power") == 2
+
+
+def recordings(folder):
     random = np.random.default_rng(0)
     positions = random.uniform(-0.3, 0.3, (9, 3)) * [1, 1, 0]
     np.savez(
-        tmp_path / "recordings.npz", snapshots=random.normal(size=(1, 6, 2)) + 0j,
+        folder / "recordings.npz", snapshots=random.normal(size=(1, 6, 2)) + 0j,
         channel=random.normal(size=(2, 9)) + 1j, codes=np.exp(1j * random.normal(size=(6, 9))),
         wavelength=0.3, element_positions=positions,
     )  # fmt: skip
+
+
+def test_target_with_recordings(capsys, tmp_path):
+    """The antennas are those of the file; codes may be more."""
+    recordings(tmp_path)
+    flags = (
+        f"--out={tmp_path / 'out'}", f"--data={tmp_path / 'recordings.npz'}", "--target_m=0.5",
+        "--at=10,5,1", "--steps=20", "--starts=1",
+    )  # fmt: skip
+    status, _, err = run(capsys, *flags, "--most_antennas=3")
+    assert status != 0
+    assert "at most 2, those of --data" in err
+    status, _, err = run(capsys, *flags)
+    assert status == 0, err
+    most = {name: row["most"] for (name, _), row in needed(tmp_path / "out").items()}
+    assert most == {"codes": "24", "antennas": "2"}
+
+
+def test_recordings(capsys, tmp_path):
+    recordings(tmp_path)
     status, _, err = run(
         capsys, f"--out={tmp_path / 'out'}", f"--data={tmp_path / 'recordings.npz'}",
         "--num_codes=5", "--num_positions=4", "--region=-30,30,0,0,0.5,1", "--steps=20",
@@ -124,6 +177,14 @@ def test_recordings(capsys, tmp_path):
         (("--out=x", "--bits=a"), ("--bits", "numbers")),
         (("--out=x", "--codes=y.npz"), ("--codes", "none")),
         (("--out=x", "--goal=best"), ("goal", "mean")),
+        (("--out=x", "--target_m=0"), ("--target_m", "above zero")),
+        (("--out=x", "--target_m=nan"), ("--target_m", "finite")),
+        (("--out=x", "--target_m=1", "--bits=2"), ("--bits", "continuous")),
+        (("--out=x", "--target_m=1", "--sweeps=2"), ("--sweeps", "continuous")),
+        (("--out=x", "--target_m=1", "--most_codes=15"), ("--most_codes", "16 or more")),
+        (("--out=x", "--target_m=1", "--most_antennas=15"), ("--most_antennas", "16 or more")),
+        (("--out=x", "--most_codes=20"), ("--most_codes", "--target_m")),
+        (("--out=x", "--most_antennas=20"), ("--most_antennas", "--target_m")),
         (("--out=x", "--snr_db=1", "--transmit_power_dbm=3"), ("--transmit_power_dbm", "both")),
     ],
 )
