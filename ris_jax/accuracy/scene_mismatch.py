@@ -18,6 +18,8 @@ from ris_jax.physics import arrays, element_response, linear, scenes
 
 _ITERATIONS = 40  # of the fit
 _LEAST_DAMPING, _LARGEST_DAMPING = 1e-6, 1e6
+# Variance over that with all else known, above which the linearisation does not hold.
+_LARGEST_INFLATION = 1e4
 _FELT = 1e-10  # energy of a slope over that of its source, below which it is rounding
 
 
@@ -25,7 +27,7 @@ class SceneErrors(NamedTuple):
     """Errors of azimuth [rad], elevation [rad] and range [m] of each source."""
 
     bias: Float[Array, "K 3"]  #: pseudo-true less true value
-    variance: Float[Array, "K 3"]  #: infinity if the scene does not determine the parameter
+    variance: Float[Array, "K 3"]  #: infinity if the scene does not determine the source
 
     @property
     def root_mean_square(self) -> Float[Array, "K 3"]:
@@ -71,7 +73,9 @@ def misspecified_scene_bound(
       upper: [3] as `lower`.
 
     Returns:
-      `SceneErrors`; padding has variance infinity.
+      `SceneErrors`. The variances of a source are infinite if it is padding, if its estimate is at
+      a limit, or if the curvature of the likelihood is not positive, as of two sources so close
+      that the mismatch merges them.
     """
     channel, codes = measurement.channel, measurement.codes
     active = jnp.arange(truth.azimuth.shape[0]) < truth.num_sources
@@ -135,7 +139,8 @@ def misspecified_scene_bound(
 
     arms = jax.vmap(jax.jacfwd(place))(point)  # [K, 3, 5]
     variance = jnp.sum(linear.matmul(arms, covariance) * arms, axis=-1)
-    known = active & jnp.all(at.free.reshape(len(point), 5), axis=-1)
+    regular = at.free & (jnp.diagonal(inverse) < _LARGEST_INFLATION)
+    known = active & jnp.all(regular.reshape(len(point), 5), axis=-1)
     return SceneErrors(
         jnp.where(active[:, None], jax.vmap(place)(point) - true, 0.0),
         jnp.where(known[:, None], variance, jnp.inf),

@@ -155,23 +155,26 @@ def predictions(rows: list[dict[str, Any]]) -> str:
     header, body = ["hardware", "estimator"], []
     for name, unit, _ in PARAMETERS:
         header += [f"{name} RMSE [{unit}]", "predicted", "bound"]
+    header.append("fraction predicted")
     for row in rows:
         values = [
             row[f"{name}_{of}_{unit}"]
             for name, unit, _ in PARAMETERS
             for of in ("rmse", "predicted", "bound")
         ]
+        values.append(row["predicted"])
         body.append([row["label"], row["estimator"], *map(tables.significant, values)])
-    covered = any(np.isfinite(row[column]) for row in rows for column in summary.PREDICTED)
+    covered = any(row["predicted"] > 0 for row in rows)
     note = _PREDICTED if covered else _NOT_PREDICTED
     return f"{tables.as_markdown(header, body)}\n{note}"
 
 
 _PREDICTED = """\
-Predicted: misspecified bound of all sources of a scene together, root mean square over the same
-sources, with the hardware of each scene. It holds for maximum likelihood with a known number of
-sources near the true positions. Wrong numbers of sources and estimates at the limits of the search
-are in the RMSE only. Bound: of the assumed hardware."""
+Predicted: misspecified bound of all sources of a scene together, root mean square over a fraction
+of the same sources, with the hardware of each scene. It holds for maximum likelihood with a known
+number of sources near the true positions. Wrong numbers of sources, sources that are too close for
+a linearisation and estimates at the limits of the search are in the RMSE only. Bound: of the
+assumed hardware."""
 _NOT_PREDICTED = """\
 Predicted: only for constant signals without a static path and waves with a range; none here."""
 

@@ -28,7 +28,7 @@ _BESIDE = tuple(
     )
 )
 # Under mismatch: the misspecified bound.
-PREDICTED = tuple(f"{name}_predicted_{unit}" for name, unit, _ in PARAMETERS)
+PREDICTED = (*(f"{name}_predicted_{unit}" for name, unit, _ in PARAMETERS), "predicted")
 HEADER = (
     "scenes",
     "sources",
@@ -120,14 +120,19 @@ def summarise(outcome: Outcome) -> dict[str, Any]:
 
 
 def _predictions(outcome: Outcome) -> dict[str, float]:
-    """Return root mean square predicted errors of the sources whose errors are in the RMSE."""
+    """Return root mean square predicted errors of the sources whose errors are in the RMSE.
+
+    The last value is the fraction of these sources that has a prediction, for the range.
+    """
     values = {}
-    for index, (column, (_, _, factor)) in enumerate(zip(PREDICTED, PARAMETERS, strict=True)):
+    for index, (name, unit, factor) in enumerate(PARAMETERS):
         errors, deviations, predicted = (
             part[..., index] * factor
             for part in (outcome.scores.errors, outcome.scores.deviations, outcome.predicted)
         )
-        valid = np.isfinite(errors) & np.isfinite(deviations) & np.isfinite(predicted)
+        scored = np.isfinite(errors) & np.isfinite(deviations)
+        valid = scored & np.isfinite(predicted)
         total = np.sum(np.where(valid, predicted, 0.0) ** 2)
-        values[column] = float(np.sqrt(statistics.share(total, valid.sum())))
+        values[f"{name}_predicted_{unit}"] = float(np.sqrt(statistics.share(total, valid.sum())))
+        values["predicted"] = statistics.share(int(valid.sum()), int(scored.sum()))
     return values
