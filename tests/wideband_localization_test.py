@@ -409,7 +409,7 @@ def test_evaluation_of_recordings(estimates, wideband_file, tmp_path, capsys):
     [
         (["--pretrained=default"], "--pretrained: expected no network at several frequencies"),
         (["--estimator=network", "--pretrained=default"], "--pretrained: expected no network"),
-        (["--estimator=network"], "--estimator: expected auto or maximum_likelihood"),
+        (["--estimator=music"], "--estimator: expected auto or maximum_likelihood"),
         (["--estimator=auto", "--static_path=on"], "--static_path: expected auto or off"),
     ],
 )
@@ -430,7 +430,7 @@ def test_flags_of_evaluate(wideband_file, tmp_path, capsys, flags, message):
         ("impairments", ["impairments.phase_error=0.1"]),
         ("scene.static_path_db", ["scene.static_path_db=0"]),
         ("system.response_exponent", ["system.response_exponent=1"]),
-        ("system.response_angles", ["system.response_angles=[0,1.5]",
+        ("system.response_angles", ["system.response_angles=[0,1.6]",
                                     "system.response_amplitudes=[1,0.1]"]),
     ],
 )  # fmt: skip
