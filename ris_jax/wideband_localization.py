@@ -129,6 +129,7 @@ def localize_wideband_in_chunks(
     positions: Float[Any, "N 3"],
     *,
     chunk_size: int,
+    num_sources: int | Int[Any, "B"] | None = None,
     progress: Callable[[int], Any] | None = None,
     **options: Any,
 ) -> Estimate:
@@ -139,8 +140,9 @@ def localize_wideband_in_chunks(
         or 1.
       positions: [N, 3] elements [m].
       chunk_size: number of scenes at a time.
+      num_sources: as for `localize_wideband`.
       progress: called with the number of scenes of each chunk.
-      **options: other arguments of `localize_wideband`; `num_sources` is one number or None.
+      **options: other arguments of `localize_wideband`.
 
     Returns:
       `Estimate` of NumPy arrays.
@@ -150,9 +152,12 @@ def localize_wideband_in_chunks(
         for name in ("channel", "codes")
         if len(array := getattr(measurement, name)) == 1 < len(measurement.snapshots)
     }
-    batch = measurement._replace(**dict.fromkeys(shared))
+    counts = np.asarray(num_sources) if np.ndim(num_sources) == 1 else None
+    batch = measurement._replace(**dict.fromkeys(shared)), counts
 
     def compute(part):
-        return localize_wideband(part._replace(**shared), positions, **options)
+        scene, count = part
+        known = num_sources if count is None else count
+        return localize_wideband(scene._replace(**shared), positions, num_sources=known, **options)
 
     return batches.in_chunks(compute, batch, chunk_size=chunk_size, equal=False, progress=progress)

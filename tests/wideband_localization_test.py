@@ -18,6 +18,7 @@ from ris_jax.cli import main
 from ris_jax.data.recordings import frequency_recordings, frequency_simulation
 from ris_jax.estimation import source_number
 from ris_jax.estimation.checks.limits import Limits
+from ris_jax.estimation.estimate import Estimate
 from ris_jax.estimation.flags import Flag
 from ris_jax.physics import arrays, scenes, wideband
 
@@ -209,9 +210,9 @@ def test_commands(wideband_file, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--pretrained=robust"], "--pretrained: expected no network, because networks are narrow"),
+        (["--pretrained=robust"], "--pretrained: expected no network at several frequencies"),
         (["--estimator=music"], "--estimator: expected auto or maximum_likelihood"),
-        (["--static_path=on"], "--static_path: expected off"),
+        (["--static_path=on"], "--static_path: expected auto or off"),
         (["--source_signal=independent"], "--source_signal: expected constant"),
         (["--response_exponent=1"], "--response_exponent: expected none"),
         (["--calibration=a.npz"], "--calibration: expected none"),
@@ -315,3 +316,182 @@ def test_bound_command(wideband_file, tmp_path, capsys):
     alone = ["ris-jax", "bound", f"--out={out}", "--coherence=coherent"]
     assert main.main(alone) == 2
     assert "--coherence: needs several frequencies" in capsys.readouterr().err
+
+
+SETTINGS = (
+    "--set=system.rows=4", "--set=system.columns=4", "--set=system.num_antennas=4",
+    "--set=system.num_snapshots=6", "--set=scene.range_max=2", "--frequencies=0.9e9,1e9,1.1e9",
+)  # fmt: skip
+
+
+@pytest.fixture(name="estimates")
+def _estimates(monkeypatch):
+    """Replace the estimator by one that returns the truth of a single source at boresight."""
+    asked = []
+
+    def localize_wideband(measurement, positions, **options):
+        asked.append(options | {"measurement": measurement})
+        size, most = len(measurement.snapshots), options["max_sources"]
+        places = np.zeros((size, most))
+        counts = np.ones(size, int) if options["num_sources"] is None else options["num_sources"]
+        covariance = np.broadcast_to(np.eye(3), (size, most, 3, 3))
+        coherent = options["coherence"] == "coherent"
+        return Estimate(
+            places, places, places + 5, places + 1, np.asarray(counts), covariance, places[:, 0],
+            flags=np.zeros(size, np.int32), delay=places + 1e-9 if coherent else None,
+            delay_variance=places + 1e-20 if coherent else None,
+        )  # fmt: skip
+
+    monkeypatch.setattr(wideband_localization, "localize_wideband", localize_wideband)
+    return asked
+
+
+def evaluated(path):
+    with path.open() as file:
+        return {row["scenes_of"]: row for row in csv.DictReader(file)}
+
+
+def test_evaluation_of_simulated_scenes(estimates, tmp_path, capsys):
+    """The bound includes that of the delay, and the scenes are those of the stream `test`."""
+    command = [
+        "ris-jax", "evaluate", "--estimator=auto", f"--out={tmp_path}", "--num_scenes=5",
+        "--batch_size=3", "--coherence=coherent", "--known_num_sources", "--seed=2", *SETTINGS,
+        "--set=scene.max_sources=2", "--set=scene.snr_min_db=10",
+    ]  # fmt: skip
+    assert main.main(command) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    for text in ("3 frequencies from 0.9 to 1.1 GHz", "coherent amplitudes", "delay [ns]"):
+        assert text in printed
+    rows = evaluated(tmp_path / "evaluation_auto.csv")
+    counts = np.concatenate([call["num_sources"] for call in estimates])
+    assert rows["all"]["sources"] == str(counts.sum())
+    assert rows["all"]["count_right"] == "1.0"
+    key = jax.random.fold_in(scenes.stream_key(2, "test"), 4)
+    config = config_lib.override(
+        config_lib.Config(),
+        {name: int(x) for name, x in (text[6:].split("=") for text in command if "--set=" in text)},
+    )
+
+    @small.jit
+    def expected(key):
+        scene = frequency_simulation.frequency_scene(
+            key, config, frequencies=np.array([0.9e9, 1e9, 1.1e9]), coherence="coherent"
+        )
+        return scene.measurement.snapshots
+
+    last = estimates[-1]["measurement"].snapshots[-1]
+    np.testing.assert_allclose(last, expected(key), atol=1e-3)
+    found, bound = (rows["all"][f"delay_{name}_ns"] for name in ("median", "median_bound"))
+    assert found == "nan" or float(found) > 0  # of sources near boresight
+    assert bound == "nan" or 0 < float(bound) < 10
+
+
+def test_evaluation_of_recordings(estimates, wideband_file, tmp_path, capsys):
+    command = ["ris-jax", "evaluate", f"--data={wideband_file}", f"--out={tmp_path / 'out'}"]
+    assert main.main([*command, "--estimator=maximum_likelihood", "--num_scenes=5"]) == 0
+    assert "no bound" in capsys.readouterr().out
+    rows = evaluated(tmp_path / "out" / "evaluation_maximum_likelihood.csv")
+    assert rows["all"]["scenes"] == "5"
+    assert "delay_rmse_ns" not in rows["all"]  # incoherent
+    assert estimates[0]["frequencies"] == FREQUENCIES.tolist()
+    without = tmp_path / "without.npz"
+    with np.load(wideband_file) as found:
+        kept = {name: found[name] for name in found if name not in ("num_sources", "delay")}
+        for name in ("azimuth", "elevation", "source_range"):
+            kept.pop(name)
+        np.savez(without, **kept)
+    assert main.main([*command[:2], f"--data={without}", "--estimator=auto"]) == 2
+    assert "--data: need recordings with truth" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--pretrained=default"], "--pretrained: expected no network at several frequencies"),
+        (["--estimator=network", "--pretrained=default"], "--pretrained: expected no network"),
+        (["--estimator=music"], "--estimator: expected auto or maximum_likelihood"),
+        (["--estimator=auto", "--static_path=on"], "--static_path: expected auto or off"),
+    ],
+)
+def test_flags_of_evaluate(wideband_file, tmp_path, capsys, flags, message):
+    """The same errors for recordings and for simulated scenes."""
+    for source in (f"--data={wideband_file}", "--frequencies=1e9,1.1e9"):
+        assert main.main(["ris-jax", "evaluate", f"--out={tmp_path}", source, *flags]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("system.source_signal", ["system.source_signal=independent"]),
+        ("impairments", ["impairments.phase_error=0.1"]),
+        ("scene.static_path_db", ["scene.static_path_db=0"]),
+        ("system.response_exponent", ["system.response_exponent=1"]),
+        ("system.response_angles", ["system.response_angles=[0,1.6]",
+                                    "system.response_amplitudes=[1,0.1]"]),
+    ],
+)  # fmt: skip
+def test_configurations_without_a_wideband_model(tmp_path, capsys, name, changes):
+    sets = [f"--set={change}" for change in changes]
+    for command in (["evaluate", "--estimator=auto", f"--out={tmp_path}"],
+                    ["simulate", f"--out={tmp_path / 'a.npz'}"]):  # fmt: skip
+        assert main.main(["ris-jax", *command, "--frequencies=1e9,1.1e9", *sets]) == 2
+        assert f"{name}: expected the default at several frequencies" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("coherence", ["incoherent", "coherent"])
+def test_design_command(tmp_path, monkeypatch, capsys, coherence):
+    """The codes lower the bound of all frequencies, and `simulate` reads them."""
+    monkeypatch.chdir(tmp_path)
+    command = [
+        "ris-jax", "design", "--out=codes", f"--coherence={coherence}", *SETTINGS, "--at=20,10,1",
+        "--steps=30", "--sweeps=1", "--bits=1", "--starts=1",
+    ]  # fmt: skip
+    assert main.main(command) == 0, capsys.readouterr().err
+    assert f"at 3 frequencies, {coherence} amplitudes" in capsys.readouterr().out
+    rows = csv.DictReader((tmp_path / "codes" / "comparison.csv").read_text().splitlines())
+    means = {row["codes"]: float(row["mean_m"] or "inf") for row in rows}
+    assert means["designed, continuous"] < means["random, median of 10"]
+    assert "four beams" not in means
+    assert main.main(command) == 0
+    assert "resuming" in capsys.readouterr().out
+    assert main.main([*command, "--seed=1"]) == 1
+    simulate = ["ris-jax", "simulate", "--out=a.npz", "--num_test=1", *SETTINGS]
+    codes = ["--set=system.codebook=random", "--set=system.codes_file=codes/codes_1bit.npz"]
+    assert main.main([*simulate, *codes]) == 0
+    with np.load("a.npz") as found, np.load("codes/codes_1bit.npz") as designed:
+        np.testing.assert_allclose(found["codes"], designed["codes"], atol=1e-6)
+
+
+def test_design_for_recordings(wideband_file, tmp_path, capsys):
+    command = ["ris-jax", "design", f"--out={tmp_path}", f"--data={wideband_file}"]
+    few = ["--at=0,0,2", "--steps=4", "--sweeps=1", "--bits=1", "--starts=1", "--num_codes=6"]
+    assert main.main([*command, *few]) == 0, capsys.readouterr().err
+    with np.load(tmp_path / "codes_1bit.npz") as found:
+        assert found["codes"].shape == (6, 64)
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (["--frequencies=1e9", "--coherence=coherent"], 2, "two or more frequencies; found 1"),
+        (["--coherence=coherent"], 2, "--coherence: needs several frequencies"),
+        (["--frequencies=1e9,2e9", "--transmit_power_dbm=0"], 2, "--transmit_power_dbm: expected"),
+        (["--frequencies=1e9,2e9", "--target_m=1"], 2, "--target_m: expected none"),
+        (["--frequencies=1,2"], 2, "--frequencies: expected START:STOP:COUNT"),
+        (["--set=system.rows=1", "--frequencies=1e9,2e9"], 1, "found a line"),
+        (["--set=system.columns=1"], 1, "does not determine the azimuth"),
+    ],
+)
+def test_flags_of_design(tmp_path, capsys, flags, status, message):
+    out = tmp_path / "out"
+    command = ["ris-jax", "design", f"--out={out}", "--set=system.codebook=random"]
+    assert main.main([*command, *flags]) == status
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not out.exists()

@@ -12,6 +12,10 @@ image and its three derivatives, in metres along azimuth, elevation and range,
           G_{t,aD}}{G_{t,aa}}\Big), \quad \mathrm{PEB} = \sqrt{\mathrm{tr} F^{-1}} ,
 
 over one group of all codes (`constant` signals) or a group for each code (`independent`).
+
+At several frequencies (`wideband_surface.design_problem`), F is the sum over the frequencies of
+incoherent sources. For coherent ones, the Gram matrix has the derivative by the delay as well,
+which is a further unknown.
 """
 
 import functools
@@ -37,10 +41,13 @@ _COORDINATES = 2048  # per call of the coordinate descent
 
 
 class DesignProblem(NamedTuple):
-    """Positions to design for, as responses that the codes multiply."""
+    """Positions to design for, as responses that the codes multiply.
+
+    G is the number of frequencies with free amplitudes; otherwise 1. V is 4, or 5 with the delay.
+    """
 
     #: H times the steering vector and its derivatives in metres, over elements n.
-    responses: Complex[Array, "N P 4 M"]
+    responses: Complex[Array, "N GP V M"]
     level: Float[Array, "P"]  #: ``|g|^2`` over the noise variance
 
 
@@ -93,20 +100,26 @@ def make_problem(
     return DesignProblem(linear.einsum("pvn,mn->npvm", found, channel), level)
 
 
-def grams_of(images: Complex[Array, "... 4 M"]) -> Complex[Array, "... 4 4"]:
+def grams_of(images: Complex[Array, "... V M"]) -> Complex[Array, "... V V"]:
     """Return the Gram matrix of an image and its derivatives at the antennas."""
     return linear.einsum("...im,...jm->...ij", images.conj(), images)
 
 
-def _information(grams: Complex[Array, "... 4 4"]) -> Float[Array, "... 3 3"]:
-    """Return the information of three derivatives, with the amplitude of the image unknown.
+def _information(grams: Complex[Array, "... V V"]) -> Float[Array, "... 3 3"]:
+    """Return the information of the position, with the amplitude of the image unknown.
 
-    The residual of a derivative is raised to the rounding error of its Gram matrix.
+    The delay, the fifth vector if there is one, is unknown as well. The residual of a derivative is
+    raised to the rounding error of its Gram matrix.
     """
-    power = jnp.maximum(grams[..., 0, 0].real, jnp.finfo(grams.real.dtype).tiny)
+    tiny = jnp.finfo(grams.real.dtype).tiny
+    power = jnp.maximum(grams[..., 0, 0].real, tiny)
     across = grams[..., 1:, :1] * grams[..., :1, 1:] / power[..., None, None]
     whole = grams[..., 1:, 1:].real
     matrix = whole - across.real
+    if matrix.shape[-1] > 3:
+        pivot = jnp.maximum(matrix[..., 3:, 3:], jnp.maximum(_ROUNDING * whole[..., 3:, 3:], tiny))
+        matrix = matrix[..., :3, :3] - matrix[..., :3, 3:] * matrix[..., 3:, :3] / pivot
+        whole = whole[..., :3, :3]
     whole, diagonal = (jnp.diagonal(part, axis1=-2, axis2=-1) for part in (whole, matrix))
     raised = jnp.maximum(_ROUNDING * whole - diagonal, 0.0)
     return matrix + raised[..., None] * jnp.eye(3, dtype=matrix.dtype)
@@ -139,7 +152,7 @@ def position_errors(
     return errors_of_total(total, problem.level, source_signal)
 
 
-def shares(grams: Complex[Array, "... 4 4"], source_signal: config_lib.SourceSignal) -> Array:
+def shares(grams: Complex[Array, "... V V"], source_signal: config_lib.SourceSignal) -> Array:
     """Return the summands of the codes: Gram matrices, or information per code."""
     return grams if source_signal == "constant" else _information(grams)
 
@@ -149,6 +162,8 @@ def errors_of_total(
 ) -> Float[Array, "... P"]:
     """Return the position error bound [m] from the sum over codes; see `position_errors`."""
     information = _information(total) if source_signal == "constant" else total
+    groups = *information.shape[:-3], -1, len(level), 3, 3
+    information = jnp.sum(information.reshape(groups), axis=-4)
     return jnp.sqrt(_trace_of_inverse(information) / (2.0 * level))
 
 
@@ -241,8 +256,8 @@ def descend(
 
 class _Sweep(NamedTuple):
     codes: Complex[Array, "L N"]
-    images: Complex[Array, "L P 4 M"]
-    grams: Complex[Array, "L P 4 4"]
+    images: Complex[Array, "L GP V M"]
+    grams: Complex[Array, "L GP V V"]
     total: Array  # sum over all codes
 
 

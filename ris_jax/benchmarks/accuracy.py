@@ -73,6 +73,7 @@ class Outcome(NamedTuple):
     count_given: bool  # whether the estimator was given the number of sources
     scores: localization_scores.LocalizationScores
     resolved: np.ndarray  # [B] bool
+    predicted: Float[np.ndarray, "B K 3"] | None = None  # root mean square errors, see `draw`
 
 
 def is_count_given(cell: Cell, estimator: str) -> bool:
@@ -118,6 +119,19 @@ class Runner:
             self.store.write(path, found)
         return metrics.Sources(*(found[name] for name in _TRUTH)), found["bound"]
 
+    def predicted(self, cell: Cell) -> Float[np.ndarray, "B K 3"]:
+        """Return errors predicted from each scene's hardware; NaN if they are not covered."""
+        path = self.store.path("predicted", self._key(cell))
+        found = self.store.read(path)
+        if found is None:
+            drawn = self._draw(cell)
+            errors = np.full((*drawn.truth.azimuth.shape, 3), np.nan)
+            if draw.is_predictable(self.plan.config):
+                errors = draw.predicted_errors(self.plan.config, cell, drawn)
+            found = {"predicted": errors}
+            self.store.write(path, found)
+        return found["predicted"]
+
     def _options(self, estimator: str) -> dict[str, Any]:
         return localization.options_of(self.plan.config) | {
             "estimator": estimator,
@@ -149,8 +163,8 @@ class Runner:
             "false_alarm_rate": self.plan.false_alarm_rate,
         }
 
-    def outcome(self, cell: Cell, estimator: str) -> Outcome:
-        """Return the scores of an estimator in a cell."""
+    def outcome(self, cell: Cell, estimator: str, *, mismatch: bool = False) -> Outcome:
+        """Return the scores of an estimator in a cell, with predicted errors under mismatch."""
         count = self.plan.scenes_of(estimator)
         path = self.store.path(estimator, self._estimator_key(cell, estimator))
         found = self.store.read(path)
@@ -165,7 +179,8 @@ class Runner:
         truth = metrics.Sources(*(leaf[:count] for leaf in sources))
         scores = localization_scores.score(estimate, truth, bound_covariance=bound[:count])
         resolved = metrics.resolved(estimate, truth)
-        return Outcome(estimator, is_count_given(cell, estimator), scores, resolved)
+        predicted = self.predicted(cell)[:count] if mismatch else None
+        return Outcome(estimator, is_count_given(cell, estimator), scores, resolved, predicted)
 
     def seconds(self, cell: Cell, estimator: str) -> Float[np.ndarray, "rounds"]:
         """Time per scene [s] in rounds over the first scenes of a cell, without compilation."""

@@ -16,10 +16,10 @@ from jaxtyping import Array, Float
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.accuracy import bounds
+from ris_jax.accuracy import bounds, scene_mismatch
 from ris_jax.benchmarks.suites import Cell, SourcePlacement
-from ris_jax.estimation import batches
-from ris_jax.physics import arrays, scenes
+from ris_jax.estimation import batches, search_grid
+from ris_jax.physics import arrays, element_response, scenes
 
 _TRIES = 64  # draws of a scene's positions until its sources are far enough apart
 _CHUNK = 64
@@ -118,9 +118,74 @@ def _simulated(keys, truth: scenes.Truth, positions, config: config_lib.Config):
     return batch.measurement, bounds.scene_bound(batch, positions, config.system).covariance
 
 
+@functools.partial(jax.jit, static_argnames="config")
+def _predicted(keys, batch, positions, config: config_lib.Config):
+    """Return predicted root mean square errors of drawn scenes, [B, K, 3]."""
+    system, region = config.system, search_grid.region_of(config.scene)
+
+    def one(key, measurement, truth):
+        # The same scene without noise.
+        clean = scenes.simulate(key, truth._replace(snr_db=jnp.inf), config)
+        return scene_mismatch.misspecified_scene_bound(
+            clean.measurement.snapshots, measurement, truth, truth.amplitude * clean.signals[0],
+            positions, wavelength=system.wavelength, wavefront=system.wavefront,
+            response=element_response.of_system(system), lower=jnp.asarray(region.lower),
+            upper=jnp.asarray(region.upper),
+        ).root_mean_square  # fmt: skip
+
+    return jax.vmap(one)(keys, *batch)
+
+
+def is_predictable(config: config_lib.Config) -> bool:
+    """Return whether `predicted_errors` covers the scenes of a configuration."""
+    system = config.system
+    within = system.wavefront != "planar" and config.scene.static_path_db is None
+    return within and system.source_signal == "constant"
+
+
+def predicted_errors(
+    base: config_lib.Config, cell: Cell, drawn: Draw
+) -> Float[np.ndarray, "B K 3"]:
+    """Predict the root mean square errors of maximum likelihood with the nominal model.
+
+    Args:
+      base: as for `draw`.
+      cell: as for `draw`.
+      drawn: its scenes, with constant signals, see `is_predictable`.
+
+    Returns:
+      Of azimuth [rad], elevation [rad] and range [m] of every source, from the hardware of its
+      scene; see `scene_mismatch.misspecified_scene_bound`.
+    """
+    positions = arrays.element_positions(base.system)
+    hardware = _hardware(base, cell)
+
+    def some(part):
+        indices, *batch = part
+        return _predicted(_keys(base, cell, indices)[:, 1], batch, positions, hardware)
+
+    part = np.arange(len(drawn.truth.azimuth)), drawn.measurement, drawn.truth
+    return batches.in_chunks(some, part, chunk_size=_CHUNK)
+
+
 def _stream(cell: Cell) -> str:
     """Return the name of a cell's random stream."""
     return json.dumps(["benchmark", dict(cell.changes), dataclasses.asdict(cell.placement)])
+
+
+def _keys(base: config_lib.Config, cell: Cell, indices) -> jax.Array:
+    """Return the keys of truth and simulation of scenes of a cell, [B, 2]."""
+    root = scenes.stream_key(base.training.seed, _stream(cell))
+    return jax.vmap(lambda index: jax.random.split(jax.random.fold_in(root, index)))(indices)
+
+
+def _hardware(base: config_lib.Config, cell: Cell) -> config_lib.Config:
+    """Return the base with the impairments of a cell.
+
+    The truth has all draws of the sources, so that cells share one compiled function.
+    """
+    impairments = config_lib.to_dict(cell.config(base))["impairments"]
+    return config_lib.override(base, config_lib.flatten({"impairments": impairments}))
 
 
 def draw(base: config_lib.Config, cell: Cell, num_scenes: int, progress: Any = None) -> Draw:
@@ -136,15 +201,11 @@ def draw(base: config_lib.Config, cell: Cell, num_scenes: int, progress: Any = N
       ConfigError: the changed configuration is invalid.
       RunError: no draw had sources far enough apart.
     """
-    config, root = cell.config(base), scenes.stream_key(base.training.seed, _stream(cell))
-    positions = arrays.element_positions(base.system)
-    # The truth has all draws of the sources, so that cells share one compiled function.
-    hardware = config_lib.override(
-        base, config_lib.flatten({"impairments": config_lib.to_dict(config)["impairments"]})
-    )
+    config = cell.config(base)
+    positions, hardware = arrays.element_positions(base.system), _hardware(base, cell)
 
     def some(indices):
-        keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(root, index)))(indices)
+        keys = _keys(base, cell, indices)
         truth, fits = _truths(keys[:, 0], config.scene, cell.placement, base.scene.max_sources)
         return *_simulated(keys[:, 1], truth, positions, hardware), truth, fits
 

@@ -66,6 +66,7 @@ class Suite:
     cells: Callable[[config_lib.Config], list[Cell]]
     # Third panel of the figure, highlighted in the tables: sources found, or scenes resolved.
     share: Literal["detected", "resolved"] = "detected"
+    mismatch: bool = False  # whether the misspecified bound is next to the errors
 
 
 def sources(count: int) -> dict[str, Any]:
@@ -191,7 +192,7 @@ SUITES = {
               f"{_DEFAULT}, at a fixed number of sources and SNR{_TOLD}", "heat_map", _heat_map),
         Suite("impairments", "Hardware mismatch", "hardware",
               f"{_DEFAULT}, but at 15 dB; the bound is that of the assumed hardware{_TOLD}",
-              "bars", _impairments),
+              "bars", _impairments, mismatch=True),
         Suite("runtime", "Time per scene against error", "sources",
               f"{_DEFAULT}, but at 15 dB and a fixed number of sources{_TOLD}", "runtime",
               _rmse_by_num_sources),

@@ -27,6 +27,8 @@ _BESIDE = tuple(
         *(f"{name}_median_ratio{end}" for end in _INTERVAL),
     )
 )
+# Under mismatch: the misspecified bound.
+PREDICTED = (*(f"{name}_predicted_{unit}" for name, unit, _ in PARAMETERS), "predicted")
 HEADER = (
     "scenes",
     "sources",
@@ -92,7 +94,7 @@ def _parameter(outcome: Outcome, index: int) -> dict[str, float]:
 
 
 def summarise(outcome: Outcome) -> dict[str, Any]:
-    """Return the columns of `HEADER` for an estimator in a cell.
+    """Return the columns of `HEADER` for an estimator in a cell, and `PREDICTED` under mismatch.
 
     Args:
       outcome: from `accuracy.Runner.outcome`.
@@ -114,4 +116,23 @@ def summarise(outcome: Outcome) -> dict[str, Any]:
     row |= _mean("gospa_m", scores.gospa.total)
     for index in range(len(PARAMETERS)):
         row |= _parameter(outcome, index)
-    return row
+    return row | (_predictions(outcome) if outcome.predicted is not None else {})
+
+
+def _predictions(outcome: Outcome) -> dict[str, float]:
+    """Return root mean square predicted errors of the sources whose errors are in the RMSE.
+
+    The last value is the fraction of these sources that has a prediction, for the range.
+    """
+    values = {}
+    for index, (name, unit, factor) in enumerate(PARAMETERS):
+        errors, deviations, predicted = (
+            part[..., index] * factor
+            for part in (outcome.scores.errors, outcome.scores.deviations, outcome.predicted)
+        )
+        scored = np.isfinite(errors) & np.isfinite(deviations)
+        valid = scored & np.isfinite(predicted)
+        total = np.sum(np.where(valid, predicted, 0.0) ** 2)
+        values[f"{name}_predicted_{unit}"] = float(np.sqrt(statistics.share(total, valid.sum())))
+        values["predicted"] = statistics.share(int(valid.sum()), int(scored.sum()))
+    return values

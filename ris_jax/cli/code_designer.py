@@ -29,8 +29,26 @@ def npz(arrays: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
+def require_area(positions: Float[np.ndarray, "N 3"]) -> None:
+    """Check that elements are not on a line, whose position error bound is infinite.
+
+    Raises:
+      RunError: they are.
+    """
+    from ris_jax.estimation.checks import limits
+
+    line = limits.undetermined_coordinate(positions)
+    if line is not None:
+        raise errors.RunError(
+            "elements: expected a surface; found a line, which does not determine the "
+            f"{('azimuth', 'elevation')[line]}; no codes make the position error finite"
+        )
+
+
 class Designer:
     """Optimiser of the codes of one surface; finished parts are kept in the state file."""
+
+    has_four_beams = True  # whether the four beams of a known position are defined
 
     def __init__(
         self,
@@ -137,7 +155,7 @@ class Designer:
                 self.flags.seed, count, surface.positions, self.channel, float(surface.wavelength),
                 self.places, wavefront,
             )  # fmt: skip
-        if len(self.places) == 1 and count >= 4:
+        if len(self.places) == 1 and count >= 4 and self.has_four_beams:
             found["four beams"] = code_baselines.four_beams(
                 self.problem, self.channel, count, self.options["source_signal"]
             )

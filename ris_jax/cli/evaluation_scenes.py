@@ -13,6 +13,7 @@ from ris_jax.cli import common_flags
 
 if TYPE_CHECKING:
     from ris_jax.accuracy import metrics
+    from ris_jax.data.recordings.frequency_recordings import FrequencyRecordings
     from ris_jax.data.recordings.reader import Recordings
     from ris_jax.data.records.record_dataset import Batch, Dataset
     from ris_jax.training.evaluation import Heldout
@@ -30,7 +31,9 @@ class EvaluationScenes(NamedTuple):
     snr_db: np.ndarray | None  # [B]
     snr_limits_db: tuple[float, float] | None
     bound: np.ndarray | None  # [B, K, 3, 3]
-    options: dict[str, Any]  # of `localize`
+    options: dict[str, Any]  # of `localize` or `localize_wideband`
+    delay: np.ndarray | None = None  # [B, K] of coherent sources at several frequencies [s]
+    delay_bound: np.ndarray | None = None  # [B, K] [s^2]
 
 
 class NetworkCase(NamedTuple):
@@ -158,7 +161,7 @@ def recorded(
     found = reader_lib.read(path)
     if found.truth is None:
         raise config_lib.ConfigError(f"--data: need recordings with truth; got none in {path}")
-    _print_skipped(found)
+    print_skipped(found)
     kept = slice(num_scenes)
     measurement = reader.measurement_of(found, static_path=static_path)
     return EvaluationScenes(
@@ -179,7 +182,8 @@ def recorded(
     )
 
 
-def _print_skipped(found: "Recordings") -> None:
+def print_skipped(found: "Recordings | FrequencyRecordings") -> None:
+    """Print one line for each scene of a file that cannot be used."""
     from ris_jax.reports import source_table
 
     for number, reason in found.skipped:
@@ -233,7 +237,7 @@ def recorded_for_network(
     from ris_jax.data.records import conversion, record_dataset
 
     found = conversion.labelled(pathlib.Path(path))
-    _print_skipped(found)
+    print_skipped(found)
     theirs = conversion.configuration(found, config)
     _require_same_count(config, theirs, path)
     scenes = conversion.scenes_of(found, theirs)

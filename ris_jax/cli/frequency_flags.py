@@ -1,4 +1,4 @@
-"""Flags for recordings at several frequencies, shared by `localize`, `simulate` and `bound`."""
+"""Flags for recordings at several frequencies, shared by the commands."""
 
 import math
 from collections.abc import Iterable
@@ -76,31 +76,94 @@ def refuse(values: flags.FlagValues, names: Iterable[str], why: str) -> None:
             raise config_lib.ConfigError(f"--{name}: {why}")
 
 
+def requested(values: flags.FlagValues, narrowband: Iterable[str], why: str) -> bool:
+    """Return whether --frequencies is given or --data has several frequencies.
+
+    Args:
+      values: of the command.
+      narrowband: flags that need one frequency.
+      why: end of the message if one of them is given.
+
+    Raises:
+      ConfigError: a flag that does not apply.
+      RunError: the file of --data cannot be read.
+    """
+    several = bool(values.frequencies)
+    if values.data:
+        from ris_jax.data.recordings import frequency_recordings
+
+        if several:
+            raise config_lib.ConfigError(
+                "--frequencies: expected this or --data, which has its frequencies; both given"
+            )
+        several = frequency_recordings.has_frequencies(values.data)
+    if several:
+        refuse(values, narrowband, why)
+    else:
+        refuse(values, ("coherence",), "needs several frequencies")
+    return several
+
+
+def check_estimator(values: flags.FlagValues) -> None:
+    """Check the flags of the estimator for several frequencies.
+
+    Raises:
+      ConfigError: a network, an estimator or the removal of a static path at one frequency.
+    """
+    for name in ("pretrained", "workdir"):
+        if values[name].value:
+            raise config_lib.ConfigError(
+                f"--{name}: expected no network at several frequencies, because networks are "
+                f"narrowband; found {values[name].value!r}"
+            )
+    for name, allowed in (
+        ("estimator", ("auto", "maximum_likelihood")),
+        ("static_path", ("auto", "off")),
+    ):
+        if values[name].value not in allowed:
+            raise config_lib.ConfigError(
+                f"--{name}: expected {' or '.join(allowed)} at several frequencies, because all "
+                f"others are narrowband; found {values[name].value}"
+            )
+
+
+def check_configuration(config: config_lib.Config, *, simulated: bool) -> None:
+    """Check that a configuration has no part that the model of several frequencies lacks.
+
+    Args:
+      config: of the command.
+      simulated: whether its impairments and static path act on scenes.
+
+    Raises:
+      ConfigError: it has an element response, independent signals, impairments or a static path.
+    """
+    system = config.system
+    for name, given in (
+        ("system.source_signal", system.source_signal != "constant"),
+        ("system.response_exponent", system.response_exponent > 0),
+        ("system.response_angles", bool(system.response_angles)),
+        ("impairments", simulated and config.impairments != config_lib.ImpairmentConfig()),
+        ("scene.static_path_db", simulated and config.scene.static_path_db is not None),
+    ):
+        if given:
+            raise config_lib.ConfigError(
+                f"{name}: expected the default at several frequencies, which have constant signals "
+                "and ideal hardware"
+            )
+
+
 def options_of(values: flags.FlagValues, recordings: "FrequencyRecordings") -> dict[str, Any]:
     """Return the options of `localize_wideband` from the flags of `localize`.
 
     Raises:
       ConfigError: a flag that needs a single frequency.
     """
-    count = len(recordings.frequencies)
-    for name in ("pretrained", "workdir"):
-        if values[name].value:
-            raise config_lib.ConfigError(
-                f"--{name}: expected no network, because networks are narrowband; found "
-                f"{values[name].value!r} and recordings at {count} frequencies"
-            )
-    allowed = ("auto", "maximum_likelihood")
-    if values.estimator not in allowed:
+    check_estimator(values)
+    if values.source_signal not in (None, "constant"):
         raise config_lib.ConfigError(
-            f"--estimator: expected {' or '.join(allowed)} for recordings at {count} frequencies; "
-            f"found {values.estimator}"
+            f"--source_signal: expected constant at several frequencies; found "
+            f"{values.source_signal}"
         )
-    for name, needed in (("static_path", ("auto", "off")), ("source_signal", (None, "constant"))):
-        if values[name].value not in needed:
-            raise config_lib.ConfigError(
-                f"--{name}: expected {needed[-1]} for recordings at {count} frequencies; found "
-                f"{values[name].value}"
-            )
     refuse(values, ("calibration",), "expected none for recordings at several frequencies, because "
            "a calibration holds at one frequency")  # fmt: skip
     refuse(values, ("response_exponent",), "expected none for recordings at several frequencies")

@@ -19,6 +19,7 @@ from ris_jax.reports import tables
 
 # Name, unit, and units per SI unit.
 PARAMETERS = (("azimuth", "deg", 180 / np.pi), ("elevation", "deg", 180 / np.pi), ("range", "m", 1))
+_DELAY = ("delay", "ns", 1e9)  # of coherent sources at several frequencies
 _COUNTS = (
     "scenes",
     "sources",
@@ -68,6 +69,8 @@ class LocalizationScores(NamedTuple):
     position: Float[np.ndarray, "B K"]  # distance of the sources found from the truth [m]
     position_bound: Float[np.ndarray, "B K"]  # position error bound [m]
     rmspe: Float[np.ndarray, "B"]  # [rad]; a missed source or a false estimate counts as 90 degrees
+    delay_errors: Float[np.ndarray, "B K"] | None = None  # of the sources found [s]
+    delay_deviations: Float[np.ndarray, "B K"] | None = None  # of the bound [s]
 
 
 class _Group(NamedTuple):
@@ -85,6 +88,8 @@ def score(
     *,
     snr_db: Float[np.ndarray, "B"] | None = None,
     bound_covariance: Float[np.ndarray, "B K 3 3"] | None = None,
+    delay: Float[np.ndarray, "B K"] | None = None,
+    delay_variance: Float[np.ndarray, "B K"] | None = None,
 ) -> LocalizationScores:
     """Score a batch of scenes.
 
@@ -93,6 +98,8 @@ def score(
       truth: of the same scenes, K places a scene.
       snr_db: [B], if known.
       bound_covariance: [B, K, 3, 3] of azimuth, elevation and range, if there is a bound.
+      delay: [B, K] true delays [s]; scored if the estimate has delays.
+      delay_variance: [B, K] their bound [s^2], if there is one.
     """
     true = metrics.sources(truth)
     batch, places = true.azimuth.shape
@@ -100,16 +107,24 @@ def score(
     errors = metrics.matched_errors(estimate, true, found.matches)
     nowhere = np.full((batch, 1, 3, 3), np.nan)
     covariance = np.append(np.asarray(estimate.covariance, float), nowhere, axis=1)
+    active = np.arange(places) < true.num_sources[:, None]
     deviations = np.full((batch, places, 3), np.nan)
     position_bound = np.full((batch, places), np.nan)
     if bound_covariance is not None:
         variances = np.diagonal(np.asarray(bound_covariance, float), axis1=-2, axis2=-1)
-        active = np.arange(places) < true.num_sources[:, None]
         deviations = np.sqrt(np.where(active[..., None], variances, np.nan))
         bound = bounds.Bound(jnp.asarray(bound_covariance), jnp.isfinite(variances))
         places_of = map(jnp.asarray, (true.azimuth, true.elevation, true.source_range))
         in_metres = np.asarray(bounds.position_error_bound(bound, *places_of), float)
         position_bound = np.where(active, in_metres, np.nan)
+    delay_errors = delay_deviations = None
+    if delay is not None and estimate.delay is not None:
+        estimated = np.append(
+            np.asarray(estimate.delay, float), np.full((batch, 1), np.nan), axis=1
+        )
+        delay_errors = np.take_along_axis(estimated, found.matches, axis=1) - delay
+        variances = np.nan if delay_variance is None else np.asarray(delay_variance, float)
+        delay_deviations = np.sqrt(np.where(active, variances, np.nan))
     angles = metrics.direction_distance(true, true)
     closest = np.min(np.where(np.eye(places, dtype=bool), np.inf, angles), axis=(1, 2), initial=9.9)
     return LocalizationScores(
@@ -125,6 +140,8 @@ def score(
         position=errors.position,
         position_bound=position_bound,
         rmspe=np.nan_to_num(metrics.rmspe(estimate, true)),  # no source and no estimate: 0
+        delay_errors=delay_errors,
+        delay_deviations=delay_deviations,
     )
 
 
@@ -207,11 +224,10 @@ def _coverage(
     )
 
 
-def _parameter(scores: LocalizationScores, group: _Group, index: int) -> dict[str, float]:
-    """Return errors of one parameter in its unit of `PARAMETERS`."""
-    unit = PARAMETERS[index][2]
-    errors = scores.errors[..., index][group.sources] * unit
-    deviations = scores.deviations[..., index][group.sources] * unit
+def _parameter(
+    errors: Float[np.ndarray, "n"], deviations: Float[np.ndarray, "n"]
+) -> dict[str, float]:
+    """Return errors of one parameter, in the unit of the arguments."""
     bounds = np.where(np.isfinite(errors) & np.isfinite(deviations), deviations, np.nan)
     # An estimate at infinite range has no squared error; it counts in the medians.
     finite = np.where(np.isfinite(errors), errors, np.nan)
@@ -231,6 +247,20 @@ def _parameter(scores: LocalizationScores, group: _Group, index: int) -> dict[st
     }
 
 
+def _scored(scores: LocalizationScores) -> Iterator[tuple[tuple, np.ndarray, np.ndarray]]:
+    """Yield each parameter, its errors and the deviations of its bound, [B, K]."""
+    for index, parameter in enumerate(PARAMETERS):
+        yield parameter, scores.errors[..., index], scores.deviations[..., index]
+    if scores.delay_errors is not None and scores.delay_deviations is not None:
+        yield _DELAY, scores.delay_errors, scores.delay_deviations
+
+
+def _parameters_of(rows: Sequence[dict[str, Any]]) -> tuple[tuple[str, str, float], ...]:
+    """Return the parameters of rows from `score_rows`."""
+    with_delay = _column(_DELAY[0], _ERRORS[0], _DELAY[1]) in rows[0]
+    return (*PARAMETERS, _DELAY) if with_delay else PARAMETERS
+
+
 def score_rows(
     scores: LocalizationScores, snr_limits_db: tuple[float, float] | None = None
 ) -> list[dict[str, Any]]:
@@ -241,13 +271,13 @@ def score_rows(
       snr_limits_db: ends of the bins of SNR; by default those of the data.
 
     Returns:
-      Rows with `kind`, `scenes_of` and the columns of `HEADER`.
+      Rows with `kind`, `scenes_of` and the columns of `as_csv`.
     """
     rows = []
     for group in _groups(scores, snr_limits_db):
         row = {"kind": group.kind, _LABEL: group.label} | _counts(scores, group)
-        for index, (name, unit, _) in enumerate(PARAMETERS):
-            values = _parameter(scores, group, index)
+        for (name, unit, factor), errors, deviations in _scored(scores):
+            values = _parameter(errors[group.sources] * factor, deviations[group.sources] * factor)
             row |= {_column(name, short, unit): value for short, value in values.items()}
         rows.append(row)
     return rows
@@ -257,16 +287,18 @@ def _column(name: str, short: str, unit: str) -> str:
     return f"{name}_{short}" + (f"_{unit}" if short in _ERRORS else "")
 
 
-HEADER = (
-    _LABEL,
-    *_COUNTS,
-    *(_column(name, s, unit) for name, unit, _ in PARAMETERS for s in (*_ERRORS, *_RATIOS)),
-)
+def _columns(parameters: Sequence[tuple[str, str, float]]) -> tuple[str, ...]:
+    shorts = (*_ERRORS, *_RATIOS)
+    return tuple(_column(name, short, unit) for name, unit, _ in parameters for short in shorts)
+
+
+HEADER = (_LABEL, *_COUNTS, *_columns(PARAMETERS))
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    """Return all columns of all rows as CSV."""
-    return tables.as_csv(HEADER, [[row[name] for name in HEADER] for row in rows])
+    """Return all columns of all rows as CSV: `HEADER`, and those of the delay if it is scored."""
+    header = (_LABEL, *_COUNTS, *_columns(_parameters_of(rows)))
+    return tables.as_csv(header, [[row[name] for name in header] for row in rows])
 
 
 def _readable(row: dict[str, Any], columns: tuple[str, ...], short: Callable[[str], str]) -> dict:
@@ -289,7 +321,7 @@ def _parts(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[str], list[li
     """Yield title, header and rows of each table; the tables are narrow enough to read."""
     tables_of: list[tuple[str, tuple[str, ...], Callable[[str], str]]]
     tables_of = [("sources found, 95 % intervals", _COUNTS, str)]
-    for name, unit, _ in PARAMETERS:
+    for name, unit, _ in _parameters_of(rows):
         shorts = {_column(name, short, unit): short for short in (*_ERRORS, *_RATIOS)}
         title = f"{name} of the sources found [{unit}], 95 % intervals"
         tables_of.append((title, tuple(shorts), shorts.__getitem__))
@@ -299,7 +331,7 @@ def _parts(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[str], list[li
 
 
 def as_text(rows: list[dict[str, Any]]) -> str:
-    """Return four text tables: detection, then each parameter next to its bound."""
+    """Return text tables: detection, then each parameter next to its bound."""
     return "\n\n".join(
         f"{title}\n{tables.as_text(header, body)}" for title, header, body in _parts(rows)
     )
@@ -317,14 +349,15 @@ def summary_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[
       rows: from `score_rows`; those for all scenes and by number of sources are used.
     """
     header = ["scenes of", "scenes", "found", "number correct"]
-    header += [f"{name} [{unit}]" for name, unit, _ in PARAMETERS]
+    parameters = _parameters_of(rows)
+    header += [f"{name} [{unit}]" for name, unit, _ in parameters]
     body = [
         [
             row[_LABEL],
             row["scenes"],
             tables.percent(row["detected"]),
             tables.percent(row["count_right"]),
-            *(_beside_bound(row, name, unit) for name, unit, _ in PARAMETERS),
+            *(_beside_bound(row, name, unit) for name, unit, _ in parameters),
         ]
         for row in rows
         if row["kind"] in ("all", "count")
@@ -333,7 +366,7 @@ def summary_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """Return `summary_table` as text in 100 columns."""
+    """Return `summary_table` as text in 100 columns, or wider with a delay."""
     return f"{SUMMARY_TITLE}\n{tables.as_text(*summary_table(rows))}"
 
 
@@ -344,7 +377,7 @@ def _beside_bound(row: dict[str, Any], name: str, unit: str) -> str:
 
 
 def as_latex(rows: list[dict[str, Any]]) -> str:
-    """Return the same four tables in LaTeX."""
+    """Return the same tables in LaTeX."""
     return "\n".join(
         f"% {title}\n{tables.as_latex(header, body)}" for title, header, body in _parts(rows)
     )

@@ -58,13 +58,31 @@ def test_no_sources_found_gives_nan():
     assert row["azimuth_median_ratio"] == np.inf
 
 
-def rows_of(suite, values):
+def test_predicted_errors_are_of_the_same_sources():
+    """Errors of the first scenes have no prediction; missed sources count nowhere."""
+    found = outcome([0.02] * SCENES, missed=SCENES // 4)
+    predicted = np.full((SCENES, 1, 3), 0.03)
+    predicted[: SCENES // 4] = 1.0  # missed
+    predicted[-SCENES // 4 :] = np.inf
+    row = summary.summarise(found._replace(predicted=predicted))
+    assert set(row) == {*summary.HEADER, *summary.PREDICTED}
+    np.testing.assert_allclose(row["azimuth_predicted_deg"], np.rad2deg(0.03))
+    np.testing.assert_allclose(row["range_predicted_m"], 0.03)
+    np.testing.assert_allclose(row["predicted"], 2 / 3)
+    row = summary.summarise(found._replace(predicted=np.full((SCENES, 1, 3), np.nan)))
+    assert np.isnan(row["azimuth_predicted_deg"])
+    assert row["predicted"] == 0.0
+
+
+def rows_of(suite, values, predicted=0.02):
     """Two estimators at the given places of the axis."""
     generator = np.random.default_rng(0)
     rows = []
     for value, series in values:
         for estimator in ("maximum_likelihood", "music"):
             found = outcome(0.01 * generator.normal(size=SCENES), estimator=estimator)
+            if suite.mismatch:
+                found = found._replace(predicted=np.full((SCENES, 1, 3), predicted))
             who = (f"{value:g}", value, series, estimator, estimator == "music")
             times = dict.fromkeys(bundle._TIMES, 2.0)
             rows.append(dict(zip(bundle._WHO, who, strict=True)) | summary.summarise(found) | times)
@@ -93,6 +111,18 @@ def test_every_figure_has_the_bound_and_every_table_has_intervals(name, tmp_path
     latex = paths[1].read_text()
     assert "azimuth\\_above\\_bound\\_db" in latex
     assert "1 [0.912, 1]" in latex  # Clopper-Pearson of 40 of 40
+
+
+def test_table_of_predicted_errors():
+    suite = SUITES["impairments"]
+    text = bundle.predictions(rows_of(suite, [(0.0, None)]))
+    assert "azimuth RMSE [deg] | predicted | bound" in text
+    assert " 1.15 |" in text  # 0.02 rad
+    assert "misspecified bound of all sources" in text
+    text = bundle.predictions(rows_of(suite, [(0.0, None)], np.nan))
+    assert "only for constant signals" in text
+    assert bundle.header_of(suite)[-4:] == summary.PREDICTED
+    assert bundle.header_of(SUITES["snr"]) == bundle.HEADER
 
 
 def test_distance_from_bound():

@@ -418,6 +418,10 @@ _ELSEWHERE = {
         "tests/wideband_localization_test.py",
     "bound --out=bound --frequencies=0.9e9:1.1e9:21 --coherence=coherent --at=20,10,5":
         "tests/wideband_localization_test.py",
+    "evaluate --estimator=maximum_likelihood --frequencies=0.9e9:1.1e9:9 --coherence=coherent":
+        "tests/wideband_localization_test.py",
+    "design --out=codes --frequencies=0.9e9:1.1e9:9 --coherence=coherent --num_positions=64":
+        "tests/wideband_localization_test.py",
     "train --workdir=runs/wide --distributed": "tests/training/processes/devices_test.py",
     "train --workdir=runs/wide --coordinator=host0:5000 --num_processes=2 --process_id=0":
         "tests/training/processes/devices_test.py",

@@ -5,10 +5,10 @@ Example:
   ris-jax benchmark --suite=two_sources,snr --num_scenes=500 --estimators=network,music --out=few
 
 Suites: overall, num_sources, snr, two_sources (by SNR), range, azimuth, separation (probability of
-resolution), rmse_by_num_sources (at 15 dB), heat_map (number of sources by SNR), impairments,
-runtime, throughput (simulator, training step, every estimator, files to positions; operations,
-bytes and the machine's peak rates), growth (the same by number of elements, codes, sources, grid
-cells and scenes at once), and all.
+resolution), rmse_by_num_sources (at 15 dB), heat_map (number of sources by SNR), impairments (next
+to errors predicted by the misspecified bound), runtime, throughput (simulator, training step, every
+estimator, files to positions; operations, bytes and the machine's peak rates), growth (the same by
+number of elements, codes, sources, grid cells and scenes at once), and all.
 
 Writes tables/NAME.csv and .tex, figures/NAME.png and .pdf, and README.md, which shows and explains
 them, into --out. --num_scenes is the number of scenes per cell, such as one SNR or one range.
@@ -171,6 +171,8 @@ def _accuracy(name: str, runner: "Runner", out: pathlib.Path, header: str) -> st
     if suite.share == "resolved":
         chains = [e for e in runner.plan.estimators if METHODS[e].counts]
         said += [bundle.distance_from_bound(rows, estimator) + "." for estimator in chains]
+    if suite.mismatch:
+        said.append(bundle.predictions(rows))
     return "\n\n".join(said)
 
 

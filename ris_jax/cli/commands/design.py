@@ -6,6 +6,7 @@ Example:
   ris-jax design --out=codes --region=-30,30,-10,10,2,8 --goal=worst --data=recordings.npz
   ris-jax design --out=sizes --target_m=0.1 --set=system.num_antennas=2
   ris-jax simulate --out=records --set=system.codes_file=codes/codes_3bit.npz
+  ris-jax design --out=codes --frequencies=0.9e9:1.1e9:9 --coherence=coherent --num_positions=64
 
 Region or positions: the field of view of the configuration, or --region, in degrees and metres, is
 sampled at --num_positions (search). With --at, which may be repeated, the codes are for these
@@ -24,6 +25,9 @@ random and for designed phases, each code at the same transmit power. Writes `ne
 
 --snr_db is here the SNR received with random codes, at each position. The channel is that of
 --data, or one draw of the configuration; the codes are for this channel.
+
+With --frequencies, or --data with several frequencies, one set of codes for all frequencies
+minimises the bound of all frequencies together.
 """
 
 import pathlib
@@ -36,7 +40,13 @@ from jaxtyping import Float
 
 from ris_jax import config as config_lib
 from ris_jax import errors
-from ris_jax.cli import code_designer, surface_flags, target_search
+from ris_jax.cli import (
+    code_designer,
+    frequency_design,
+    frequency_flags,
+    surface_flags,
+    target_search,
+)
 
 if TYPE_CHECKING:
     from ris_jax.cli.code_designer import Designer
@@ -48,6 +58,8 @@ _MAP_SIDE = 50  # positions per side of a map in the figure
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("out", None, "output directory", flag_values=FLAGS)
 surface_flags.define(FLAGS)
+frequency_flags.define_frequencies(FLAGS)
+frequency_flags.define_coherence(FLAGS)
 flags.DEFINE_integer(
     "num_codes", None, "number of codes L; default: as configured, or as in --data", lower_bound=1,
     flag_values=FLAGS,
@@ -188,7 +200,8 @@ def announcement() -> str:
     for text in FLAGS.at:
         surface_flags.place("at", text)
     where = f"{len(FLAGS.at)} given" if FLAGS.at else f"{FLAGS.num_positions} of a region"
-    return f"design: {surface_flags.announced(FLAGS)}; positions: {where}; goal: {FLAGS.goal}"
+    system = surface_flags.announced(FLAGS) + frequency_design.announced(FLAGS)
+    return f"design: {system}; positions: {where}; goal: {FLAGS.goal}"
 
 
 def _needed(source: surface_flags.SurfaceSource, places: np.ndarray, scored: np.ndarray) -> int:
@@ -197,6 +210,7 @@ def _needed(source: surface_flags.SurfaceSource, places: np.ndarray, scored: np.
 
     size = target_search.sizes(FLAGS, source)
     surface = source.surface("antennas", size.most_antennas)
+    code_designer.require_area(np.asarray(surface.positions))
     path = pathlib.Path(FLAGS.out) / "needed.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     designer = code_designer.Designer(FLAGS, surface, source.waves, places, "needed_state.npz")
@@ -211,7 +225,8 @@ def _needed(source: surface_flags.SurfaceSource, places: np.ndarray, scored: np.
 def run() -> int:
     """Run the command; return the exit status."""
     began, bits = time.monotonic(), _bits()
-    source = surface_flags.source(FLAGS)
+    several = frequency_design.requested(FLAGS)
+    source = frequency_design.source(FLAGS) if several else surface_flags.source(FLAGS)
     limits = _limits(source.config.scene)
     if FLAGS.at:
         places = scored = np.stack([surface_flags.place("at", text) for text in FLAGS.at])
@@ -223,9 +238,13 @@ def run() -> int:
 
     if FLAGS.target_m is not None:
         return _needed(source, places, scored)
+    if several:
+        designer = frequency_design.designer(FLAGS, source, places)
+    else:
+        designer = code_designer.Designer(FLAGS, source.surface(), source.waves, places)
+    code_designer.require_area(np.asarray(designer.surface.positions))
     folder = pathlib.Path(FLAGS.out)
     folder.mkdir(parents=True, exist_ok=True)
-    designer = code_designer.Designer(FLAGS, source.surface(), source.waves, places)
     designer.load()
     named = designer.baselines(source.config.system)
     draws = [designer.random_codes(draw, designer.num_codes) for draw in range(FLAGS.starts)]
@@ -243,7 +262,8 @@ def run() -> int:
         _write_codes(folder, codes, number)
         named[f"designed, {number} bits"] = codes
     rows, found = _compare(designer, scored, named)
-    if len(places) == 1 and source.config.system.source_signal == "constant":
+    constant = source.config.system.source_signal == "constant"
+    if len(places) == 1 and constant and not several:
         value = code_baselines.four_beams_bound(
             designer.problem, designer.channel, designer.num_codes
         )

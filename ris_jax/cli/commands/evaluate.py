@@ -5,6 +5,7 @@ Example:
   ris-jax evaluate --workdir=runs/quickstart --num_scenes=2000
   ris-jax evaluate --pretrained=default --estimator=network
   ris-jax evaluate --pretrained=default --data=records
+  ris-jax evaluate --estimator=maximum_likelihood --frequencies=0.9e9:1.1e9:9 --coherence=coherent
 
 With --estimator, simulated scenes of --preset and --set are localised, or those of --data: the
 split `test` of a directory of records, or recordings with truth. Prints median errors next to the
@@ -25,6 +26,9 @@ Writes evaluation.csv, evaluation.tex and figures/covariance_scores.png into --w
 With --static_path=on, or scenes with scene.static_path_db, the bound has the static path as a
 further unknown.
 
+With --frequencies, or recordings at several frequencies in --data, maximum likelihood over all
+frequencies is scored, and the delay of coherent sources as well. Networks are narrowband.
+
 Simulated scenes come from the stream `test`, which neither training nor validation uses. With
 --data, a network is scored on the array of the data; recordings also need snr_db.
 """
@@ -36,11 +40,12 @@ import numpy as np
 from absl import flags
 
 from ris_jax import config as config_lib
-from ris_jax.cli import common_flags, evaluation_scenes
+from ris_jax.cli import common_flags, evaluation_scenes, frequency_evaluation, frequency_flags
 
 if TYPE_CHECKING:
     from ris_jax.accuracy import metrics
     from ris_jax.estimation.estimate import Estimate
+    from ris_jax.networks.pretrained import Network
     from ris_jax.reports.localization_scores import LocalizationScores
 
 FLAGS = flags.FlagValues()
@@ -72,6 +77,8 @@ flags.DEFINE_integer(
     "its training batch size", lower_bound=1, flag_values=FLAGS,
 )  # fmt: skip
 common_flags.define_static_path(FLAGS)
+frequency_flags.define_frequencies(FLAGS)
+frequency_flags.define_coherence(FLAGS)
 flags.DEFINE_integer("seed", None, "random seed", flag_values=FLAGS)
 flags.DEFINE_boolean(
     "full", False, "print all rows and columns, not only a summary by number of sources",
@@ -101,14 +108,16 @@ def announcement() -> str:
     for flag in () if FLAGS.estimator else _ESTIMATOR_FLAGS:
         if FLAGS[flag].present:
             raise config_lib.ConfigError(f"--{flag}: goes with --estimator; none given")
+    several = frequency_evaluation.check(FLAGS)
     common_flags.check_network(FLAGS)
     what = FLAGS.estimator or FLAGS.workdir or FLAGS.pretrained
-    return f"evaluating {what} on scenes {_source()}"
+    return f"evaluating {what} on scenes {_source()}{several}"
 
 
 def run() -> int:
     """Run the command; return the exit status."""
-    return _evaluate_estimator() if FLAGS.estimator else _evaluate_network()
+    several = frequency_evaluation.requested(FLAGS)
+    return _evaluate_estimator(several) if FLAGS.estimator else _evaluate_network()
 
 
 def _evaluate_network() -> int:
@@ -154,9 +163,14 @@ def _network_case(config: config_lib.Config) -> evaluation_scenes.NetworkCase:
     return evaluation_scenes.recorded_for_network(config, FLAGS.data, FLAGS.num_scenes)
 
 
-def _estimator_case() -> tuple[config_lib.Config, evaluation_scenes.EvaluationScenes]:
+def _estimator_case(several: bool) -> tuple[config_lib.Config, evaluation_scenes.EvaluationScenes]:
     """Return the scenes to localise, and their configuration."""
     given = {} if FLAGS.seed is None else {"training.seed": FLAGS.seed}
+    if several:
+        config = common_flags.configuration(FLAGS, given)
+        return config, frequency_evaluation.scenes(
+            FLAGS, config, FLAGS.num_scenes or _ESTIMATOR_SCENES
+        )
     if FLAGS.data and evaluation_scenes.is_records(FLAGS.data):
         dataset = common_flags.dataset(FLAGS)
         config = common_flags.configuration(FLAGS, given, common_flags.fields_of(dataset))
@@ -174,7 +188,29 @@ def _estimator_case() -> tuple[config_lib.Config, evaluation_scenes.EvaluationSc
     )
 
 
-def _evaluate_estimator() -> int:
+def _localize(
+    case: evaluation_scenes.EvaluationScenes, several: bool, network: "Network | None"
+) -> "Estimate":
+    from ris_jax import localization, wideband_localization
+
+    with common_flags.progress(len(case.measurement.snapshots), "localising") as progress:
+        options: dict[str, Any] = case.options | {
+            "num_sources": np.asarray(case.truth.num_sources) if FLAGS.known_num_sources else None,
+            "false_alarm_rate": FLAGS.false_alarm_rate,
+            "chunk_size": FLAGS.batch_size,
+            "progress": progress,
+        }
+        if several:
+            return wideband_localization.localize_wideband_in_chunks(
+                case.measurement, case.positions, **options
+            )
+        return localization.localize_in_chunks(
+            case.measurement, case.positions, estimator=FLAGS.estimator, network=network,
+            static_path=FLAGS.static_path, **options,
+        )  # fmt: skip
+
+
+def _evaluate_estimator(several: bool) -> int:
     from ris_jax import localization
     from ris_jax.estimation import flags as flags_lib
     from ris_jax.reports import localization_scores, provenance, source_table
@@ -182,31 +218,21 @@ def _evaluate_estimator() -> int:
     out = pathlib.Path(FLAGS.out)
     localization.check_options(FLAGS.estimator, false_alarm_rate=FLAGS.false_alarm_rate)
     network = common_flags.network(FLAGS)
-    config, case = _estimator_case()
+    config, case = _estimator_case(several)
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    total = len(case.measurement.snapshots)
-    header = _header(config, total)
+    header = _header(config, len(case.measurement.snapshots))
+    if several:
+        header = f"{frequency_evaluation.described(case)}\n{header}"
     print(header)
-    with common_flags.progress(total, "localising") as progress:
-        estimate = localization.localize_in_chunks(
-            case.measurement,
-            case.positions,
-            estimator=FLAGS.estimator,
-            num_sources=np.asarray(case.truth.num_sources) if FLAGS.known_num_sources else None,
-            false_alarm_rate=FLAGS.false_alarm_rate,
-            chunk_size=FLAGS.batch_size,
-            progress=progress,
-            network=network,
-            static_path=FLAGS.static_path,
-            **case.options,
-        )
+    estimate = _localize(case, several, network)
     for line in flags_lib.summary(estimate.flags, flags_lib.Flag.NETWORK_NOT_USED):
         print(f"note: {line}")
     for line in source_table.static_path_summary(estimate):
         print(f"note: {line}")
     scores = localization_scores.score(
-        estimate, case.truth, snr_db=case.snr_db, bound_covariance=case.bound
-    )
+        estimate, case.truth, snr_db=case.snr_db, bound_covariance=case.bound,
+        delay=case.delay, delay_variance=case.delay_bound,
+    )  # fmt: skip
     rows = localization_scores.score_rows(scores, case.snr_limits_db)
     print(localization_scores.as_text(rows) if FLAGS.full else localization_scores.summary(rows))
     if case.bound is None:

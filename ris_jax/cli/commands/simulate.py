@@ -56,6 +56,7 @@ def announcement() -> str:
     _configuration()
     if FLAGS.frequencies:
         _check_file()
+        frequency_flags.check_configuration(_configuration(), simulated=True)
         count = len(frequency_flags.parsed(FLAGS.frequencies))
         return f"simulating {FLAGS.num_test} scenes at {count} frequencies into {FLAGS.out}"
     frequency_flags.refuse(FLAGS, ("coherence",), "needs --frequencies")

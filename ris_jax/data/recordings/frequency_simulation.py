@@ -14,6 +14,37 @@ from ris_jax.physics import arrays, codebooks, scenes, wideband
 _CLOCK_OFFSET = 20e-9
 
 
+def frequency_scene(
+    key: jax.Array,
+    config: config_lib.Config,
+    *,
+    frequencies: Float[np.ndarray, "F"],
+    coherence: config_lib.Coherence,
+) -> wideband.WidebandScene:
+    """Simulate one scene of random sources.
+
+    The delay of a source is r / c plus a clock offset of up to 20 ns, the same for all sources of a
+    scene, modulo the inverse of the frequency spacing.
+
+    Args:
+      key: all randomness of the scene.
+      config: system and scenes; its wavelength sets the element positions only.
+      frequencies: [F] [Hz], concrete.
+      coherence: coherent, one amplitude and one delay a source; or incoherent.
+
+    Raises:
+      ConfigError: invalid frequencies.
+    """
+    band = wideband.band_of(frequencies)
+    period = 1.0 / np.diff(np.sort(frequencies)).min(initial=np.inf)
+    keys = jax.random.split(key, 3)
+    truth = scenes.sample_truth(keys[0], config.scene)
+    offset = _CLOCK_OFFSET * jax.random.uniform(keys[1])
+    delay = truth.source_range / config_lib.SPEED_OF_LIGHT + offset
+    delay = delay if period == 0.0 else jnp.mod(delay, period)
+    return wideband.simulate_wideband(keys[2], truth, delay, config, band=band, coherence=coherence)
+
+
 def simulated_recordings(
     config: config_lib.Config,
     frequencies: Float[np.ndarray, "F"],
@@ -22,10 +53,7 @@ def simulated_recordings(
     seed: int,
     coherence: config_lib.Coherence,
 ) -> dict[str, Any]:
-    """Simulate the arrays of a recordings file, with truth.
-
-    The delay of a source is r / c plus a clock offset of up to 20 ns, the same for all sources of a
-    scene, modulo the inverse of the frequency spacing.
+    """Simulate the arrays of a recordings file, with truth; see `frequency_scene`.
 
     Args:
       config: system and scenes; its wavelength sets the element positions only.
@@ -41,21 +69,9 @@ def simulated_recordings(
     Raises:
       ConfigError: invalid frequencies.
     """
-    band = wideband.band_of(frequencies)
-    spacing = np.diff(np.sort(frequencies)).min(initial=np.inf)
-    period = 1.0 / spacing
-
-    @jax.jit
-    def draw(key):
-        keys = jax.random.split(key, 3)
-        truth = scenes.sample_truth(keys[0], config.scene)
-        offset = _CLOCK_OFFSET * jax.random.uniform(keys[1])
-        delay = truth.source_range / config_lib.SPEED_OF_LIGHT + offset
-        delay = delay if period == 0.0 else jnp.mod(delay, period)
-        return wideband.simulate_wideband(
-            keys[2], truth, delay, config, band=band, coherence=coherence
-        )
-
+    draw = jax.jit(
+        lambda key: frequency_scene(key, config, frequencies=frequencies, coherence=coherence)
+    )
     keys = jax.random.split(scenes.stream_key(seed, "wideband"), num_scenes)
     # Scene by scene: a batch of channels would take more memory than the file.
     drawn = [jax.device_get(draw(key)) for key in keys]
