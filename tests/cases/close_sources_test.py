@@ -25,8 +25,8 @@ def complex_normal(random, *shape):
 def test_pairs_before_a_line():
     """One source fits the middle of such a pair; its two halves then cancel each other.
 
-    Before pairs were split as a whole, 9 % of these scenes ended like that. Both sources were within
-    half a resolution in 73 % of the scenes, and now in 83 %.
+    Before pairs were split as a whole, 9 % of these scenes ended like that. Both sources were
+    within half a resolution in 73 % of the scenes, and now in 83 %.
     """
     random = np.random.default_rng(0)
     unit = search_grid.resolution(

@@ -99,7 +99,8 @@ def backgrounds(measurement, active, new_points, source_signal):
     )
 
     def one(observation, fit, left_out):
-        held = refinement.background(observation, fit, left_out)
+        kept = jnp.arange(SOURCES) != left_out
+        held = refinement.background(observation, fit, kept)
         vectors = setting(source_signal).jet(new_points)[:, 0]
         new = likelihood.images(observation, vectors)
         products = refinement.projected_products(held, new)
