@@ -152,7 +152,8 @@ def localize_wideband_in_chunks(
         for name in ("channel", "codes")
         if len(array := getattr(measurement, name)) == 1 < len(measurement.snapshots)
     }
-    counts = np.asarray(num_sources) if np.ndim(num_sources) == 1 else None
+    each = num_sources is not None and np.ndim(num_sources) == 1
+    counts = np.asarray(num_sources) if each else None
     batch = measurement._replace(**dict.fromkeys(shared)), counts
 
     def compute(part):

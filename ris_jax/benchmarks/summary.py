@@ -116,23 +116,23 @@ def summarise(outcome: Outcome) -> dict[str, Any]:
     row |= _mean("gospa_m", scores.gospa.total)
     for index in range(len(PARAMETERS)):
         row |= _parameter(outcome, index)
-    return row | (_predictions(outcome) if outcome.predicted is not None else {})
+    return row if outcome.predicted is None else row | _predictions(outcome, outcome.predicted)
 
 
-def _predictions(outcome: Outcome) -> dict[str, float]:
+def _predictions(outcome: Outcome, predicted: Float[np.ndarray, "B K 3"]) -> dict[str, float]:
     """Return root mean square predicted errors of the sources whose errors are in the RMSE.
 
     The last value is the fraction of these sources that has a prediction, for the range.
     """
     values = {}
     for index, (name, unit, factor) in enumerate(PARAMETERS):
-        errors, deviations, predicted = (
-            part[..., index] * factor
-            for part in (outcome.scores.errors, outcome.scores.deviations, outcome.predicted)
+        errors, deviations = (
+            outcome.scores.errors[..., index],
+            outcome.scores.deviations[..., index],
         )
         scored = np.isfinite(errors) & np.isfinite(deviations)
-        valid = scored & np.isfinite(predicted)
-        total = np.sum(np.where(valid, predicted, 0.0) ** 2)
+        valid = scored & np.isfinite(predicted[..., index])
+        total = np.sum(np.where(valid, predicted[..., index] * factor, 0.0) ** 2)
         values[f"{name}_predicted_{unit}"] = float(np.sqrt(statistics.share(total, valid.sum())))
         values["predicted"] = statistics.share(int(valid.sum()), int(scored.sum()))
     return values

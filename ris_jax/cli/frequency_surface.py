@@ -53,4 +53,5 @@ def surface(values: flags.FlagValues, config: config_lib.Config) -> "WidebandSur
         )  # fmt: skip
         return positions, codebooks.codebook(system), channel
 
-    return wideband_surface.WidebandSurface(*draw(band), band)
+    positions, codes, channel = draw(band)
+    return wideband_surface.WidebandSurface(positions, codes, channel, band)
