@@ -1,4 +1,4 @@
-"""Two sources a few resolutions apart: they are not fitted as a pair that cancels itself."""
+"""Two sources a few resolutions apart: no pair that cancels itself, and no wrong pair unflagged."""
 
 import numpy as np
 from cases import simulator
@@ -6,6 +6,7 @@ from cases import simulator
 from ris_jax import localization
 from ris_jax.estimation import search_grid
 from ris_jax.estimation.checks.limits import Limits
+from ris_jax.estimation.flags import Flag
 from ris_jax.physics import scenes
 
 ELEMENTS, ANTENNAS, CODES, SCENES = 32, 8, 16, 64
@@ -47,7 +48,7 @@ def test_pairs_before_a_line():
     snapshots = clean + np.sqrt(noise) * complex_normal(random, *clean.shape)
     found = localization.localize(
         scenes.Measurement(*(part.astype("c8") for part in (snapshots, channel, codes))),
-        POSITIONS, wavelength=simulator.WAVELENGTH, num_sources=2, max_sources=3, check=False,
+        POSITIONS, wavelength=simulator.WAVELENGTH, num_sources=2, max_sources=3,
         limits=Limits(np.radians(60), np.radians(30), 0.5),
     )  # fmt: skip
     cancelling = np.max(found.power, axis=1) > 3.0 * ELEMENTS  # the true powers are ELEMENTS
@@ -56,3 +57,6 @@ def test_pairs_before_a_line():
     print(f"cancelling {np.mean(cancelling):.3f}, placed {np.mean(placed):.3f}")
     assert np.mean(cancelling) < 0.03
     assert np.mean(placed) > 0.75
+    misfit = found.flags & Flag.MISFIT != 0
+    assert np.all(misfit | placed)
+    assert np.mean(misfit & placed) < 0.03
