@@ -12,39 +12,38 @@ One row for each K, SNR and source signal:
   the truth. Resolved sources are those within 5 degrees whose bound is below 1 degree and 20 % of
   the range.
 
-Results (23 November 2026; x86_64, 2 cores with other work on them, Python 3.11.7, jax 0.10.2),
-about 6 minutes:
+Results (30 November 2026; x86_64, 2 slow cores with much other work on them, Python 3.11.7, jax
+0.10.2); the last three rows are from 23 November 2026, on the waves now called `spherical_phase`:
 
        signal  K  SNR [dB]    az.    el.      r  as good  better  in 2-D  in 3-D  resolved  scenes/s
-     constant  1         0  0.735  0.695  0.652    1.000   0.000   0.942   0.937       399       202
-     constant  1        10  0.616  0.653  0.729    1.000   0.000   0.950   0.937       400       220
-     constant  1        20  0.617  0.623  0.726    1.000   0.000   0.960   0.965       400       180
-     constant  2         0  0.727  0.724  0.716    0.992   0.075   0.946   0.926       544       146
-     constant  2        10  0.707  0.721  0.638    0.997   0.007   0.943   0.945       747       148
-     constant  2        20  0.649  0.684  0.701    1.000   0.000   0.943   0.943       798       176
-     constant  3         0  0.818  0.815  0.706    0.987   0.265   0.941   0.925       565       112
-     constant  3        10  0.687  0.677  0.668    0.997   0.020   0.946   0.938      1055       139
-     constant  3        20  0.644  0.681  0.694    1.000   0.000   0.942   0.953      1188       154
-     constant  5         0  1.143  1.172  0.787    0.972   0.635   0.903   0.874       516        85
-     constant  5        10  0.709  0.674  0.681    0.985   0.080   0.947   0.940      1438        99
-     constant  5        20  0.682  0.698  0.673    0.985   0.005   0.947   0.944      1945       104
-  independent  1         0  0.618  0.741  0.720    1.000   0.000   0.957   0.962       399        44
-  independent  1        10  0.621  0.678  0.668    1.000   0.000   0.945   0.950       400        55
-  independent  1        20  0.750  0.746  0.709    1.000   0.000   0.947   0.937       400        59
-  independent  2         0  0.914  0.793  0.786    0.977   0.182   0.951   0.947       517        29
-  independent  2        10  0.747  0.770  0.670    0.995   0.025   0.947   0.951       745        30
-  independent  2        20  0.693  0.658  0.699    1.000   0.000   0.957   0.949       797        37
-  independent  3         0  1.241  1.245  0.906    0.945   0.502   0.914   0.910       479        22
-  independent  3        10  0.696  0.724  0.735    0.990   0.067   0.959   0.950      1017        43
-  independent  3        20  0.678  0.671  0.652    0.997   0.000   0.947   0.949      1178        44
+     constant  1         0  0.675  0.745  0.609    1.000   0.000   0.948   0.958       400        52
+     constant  1        10  0.637  0.688  0.725    1.000   0.000   0.963   0.958       400        51
+     constant  1        20  0.700  0.653  0.653    1.000   0.000   0.960   0.970       400        56
+     constant  2         0  0.679  0.741  0.751    1.000   0.070   0.941   0.928       539        18
+     constant  2        10  0.709  0.728  0.665    1.000   0.000   0.936   0.934       763        39
+     constant  2        20  0.689  0.632  0.712    1.000   0.000   0.946   0.940       800        41
+     constant  3         0  0.789  0.851  0.764    0.993   0.235   0.943   0.907       581        10
+     constant  3        10  0.713  0.639  0.688    0.995   0.013   0.946   0.943      1071        31
+     constant  3        20  0.696  0.671  0.704    1.000   0.000   0.952   0.947      1197        29
+     constant  5         0  1.214  1.172  0.817    0.960   0.645   0.902   0.889       522        10
+     constant  5        10  0.700  0.684  0.708    0.983   0.055   0.930   0.940      1478        19
+     constant  5        20  0.644  0.692  0.681    0.995   0.005   0.950   0.955      1963        36
+  independent  1         0  0.768  0.702  0.702    1.000   0.000   0.943   0.930       400        31
+  independent  1        10  0.629  0.656  0.659    1.000   0.000   0.953   0.935       400        28
+  independent  1        20  0.672  0.616  0.680    1.000   0.000   0.955   0.955       400        32
+  independent  2         0  0.844  0.829  0.833    0.985   0.182   0.945   0.933       508        13
+  independent  2        10  0.662  0.667  0.661    1.000   0.018   0.946   0.949       763        21
+  independent  2        20  0.716  0.644  0.649    1.000   0.000   0.960   0.956       798        23
+  independent  3         0  1.181  1.189  0.949    0.963   0.517   0.921   0.919       492         6
+  independent  3        10  0.718  0.746  0.682    0.995   0.033   0.951   0.948      1052        11
+  independent  3        20  0.669  0.720  0.688    1.000   0.003   0.942   0.945      1193         9
   independent  5         0  3.580  3.060  0.995    0.960   0.927   0.887   0.858       338        21
   independent  5        10  0.835  0.812  0.791    0.965   0.280   0.945   0.938      1329        33
   independent  5        20  0.677  0.693  0.694    0.997   0.010   0.949   0.947      1917        38
 
 Independent signals at 0 dB, and K = 5 at 10 dB, stay above the conditional bound. With one fitted
 amplitude per snapshot it cannot be attained there, and the maximum of the likelihood is often not
-at the truth (`better`). The K = 1 medians scatter by 0.04: 2400 scenes at 20 dB gave 0.666, 0.689
-and 0.653.
+at the truth (`better`). The K = 1 medians scatter by 0.04.
 """
 
 import functools
