@@ -173,8 +173,9 @@ _PREDICTED = """\
 Predicted: misspecified bound of all sources of a scene together, root mean square over a fraction
 of the same sources, with the hardware of each scene. It holds for maximum likelihood with a known
 number of sources near the true positions. Wrong numbers of sources, sources that are too close for
-a linearisation and estimates at the limits of the search are in the RMSE only. Bound: of the
-assumed hardware."""
+a linearisation and estimates at the limits of the search are in the RMSE only. The removal of a
+static path is not in the prediction; phase-dependent reflection resembles such a path, so that the
+RMSE can be lower. Bound: of the assumed hardware."""
 _NOT_PREDICTED = """\
 Predicted: only for constant signals without a static path and waves with a range; none here."""
 
