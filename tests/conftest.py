@@ -21,16 +21,31 @@ _COMPILE_FAST = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_
 # A process may hold 65 530 memory maps; every compiled program needs some, and memory.
 _PROCESS = pathlib.Path("/proc/self")
 _MOST_MAPS = 25_000
-_MOST_MEMORY = 2 << 30  # [bytes]
+_MOST_MEMORY = 2 << 30  # [bytes] at first; freed memory mostly stays with the process
+_MORE_MEMORY = 1 << 30  # [bytes] by which the process may grow until the next time
 
 
-def _has_room() -> bool:
-    """Return whether this process may keep its compiled programs; False if unknown."""
-    if not _PROCESS.exists():
-        return False
-    maps = (_PROCESS / "maps").read_bytes().count(b"\n")
-    pages = int((_PROCESS / "statm").read_text().split()[1])
-    return maps < _MOST_MAPS and pages * os.sysconf("SC_PAGE_SIZE") < _MOST_MEMORY
+class _Room:
+    """Room of this process for compiled programs."""
+
+    most = _MOST_MEMORY
+
+    def used(self) -> int:
+        pages = int((_PROCESS / "statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def is_left(self) -> bool:
+        """Return whether programs may be kept; False if unknown."""
+        if not _PROCESS.exists():
+            return False
+        maps = (_PROCESS / "maps").read_bytes().count(b"\n")
+        return maps < _MOST_MAPS and self.used() < self.most
+
+    def make(self) -> None:
+        """Drop all programs."""
+        jax.clear_caches()
+        if _PROCESS.exists():
+            self.most = max(_MOST_MEMORY, self.used() + _MORE_MEMORY)
 
 
 def pytest_addoption(parser):
@@ -85,12 +100,18 @@ def _few_scenes_for_the_constant_covariance():
         yield
 
 
+@pytest.fixture(scope="session")
+def _room():
+    """Return the room of this worker."""
+    return _Room()
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _drop_compiled_programs():
+def _drop_compiled_programs(_room):
     """Keep compiled programs for the next module while there is room."""
     yield
-    if not _has_room():
-        jax.clear_caches()
+    if not _room.is_left():
+        _room.make()
 
 
 class Disk:
