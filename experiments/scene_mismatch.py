@@ -9,6 +9,21 @@ known. One row for each impairment: RMSE of azimuth, elevation and range over th
 the fraction of the sources that are compared. These are within 5 degrees of the truth, have a
 prediction, and are in scenes with at least 10 degrees between the sources. `experiments/
 misspecified_bound.py` does the same for one source at fixed positions, for three strengths.
+
+Results (30 November 2026; x86_64, 2 cores with other work on them, Python 3.11.7, jax 0.10.2), 192
+scenes, standard error of a ratio 4 %:
+
+             impairment  azimuth  elevation  range  over bound  compared
+                   none     1.00       1.02   1.05        1.00      0.94
+positions off by 7.5 mm     1.00       0.99   0.97        1.79      0.94
+  phases off by 0.1 rad     1.02       1.00   1.08        1.96      0.94
+      3 % dead elements     1.00       0.99   1.02        2.67      0.94
+ reflection down to 1/2     1.00       1.01   1.07        4.35      0.94
+   channel known to 1 %     0.98       0.98   1.01        1.43      0.94
+
+Phase-dependent reflection resembles a static path. With --static_path=auto and 128 scenes, the path
+is removed, and the ratios of `reflection down to 1/2` are 0.78, 0.74 and 0.70. Those of the positions
+are unchanged.
 """
 
 import sys
