@@ -22,8 +22,8 @@ positions off by 7.5 mm     1.00       0.99   0.97        1.79      0.94
    channel known to 1 %     0.98       0.98   1.01        1.43      0.94
 
 Phase-dependent reflection resembles a static path. With --static_path=auto and 128 scenes, the path
-is removed, and the ratios of `reflection down to 1/2` are 0.78, 0.74 and 0.70. Those of the positions
-are unchanged.
+is removed, and the ratios of `reflection down to 1/2` are 0.78, 0.74 and 0.70. Those of positions
+that are off are unchanged.
 """
 
 import sys
