@@ -23,8 +23,8 @@ line, number right: 240 scenes; 240 with flags (undetermined 240, misfit 1, coin
 line, number wrong: 3 scenes; 3 with flags (undetermined 3)
 line, closer: 13 scenes; 13 with flags (undetermined 13)
 
-Besides the note of the line, 5 of 994 scenes with the right number have a warning. Four of them have
-a wrong position (ring: a source of 0.14 instead of 0.07 at 0.45 instead of 3.7 m, and another maximum
+Besides the note of the line, 5 of 994 scenes with the right number have a warning. Four of them
+have a wrong position (ring: a source of twice the power at 0.45 instead of 3.7 m, and another maximum
 of the likelihood; line: two pairs of close sources). One is a false warning: 0.1 %, as designed.
 """
 
