@@ -24,8 +24,9 @@ line, number wrong: 3 scenes; 3 with flags (undetermined 3)
 line, closer: 13 scenes; 13 with flags (undetermined 13)
 
 Besides the note of the line, 5 of 994 scenes with the right number have a warning. Four of them
-have a wrong position (ring: a source of twice the power at 0.45 instead of 3.7 m, and another maximum
-of the likelihood; line: two pairs of close sources). One is a false warning: 0.1 %, as designed.
+have a wrong position. Ring: a source of twice the power at 0.45 instead of 3.7 m, and another
+maximum of the likelihood. Line: two pairs of close sources. One is a false warning: 0.1 %, as
+designed.
 """
 
 import collections
