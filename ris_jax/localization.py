@@ -362,8 +362,7 @@ def localize_in_chunks(
       ConfigError: an invalid option.
       ValueError: no scenes.
     """
-    each = num_sources is not None and np.ndim(num_sources) == 1
-    counts = np.asarray(num_sources) if each else None
+    counts = batches.per_scene(num_sources)
 
     checked = {"estimator", "max_sources", "false_alarm_rate"} & set(options)
     check_options(

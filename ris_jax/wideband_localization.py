@@ -152,9 +152,7 @@ def localize_wideband_in_chunks(
         for name in ("channel", "codes")
         if len(array := getattr(measurement, name)) == 1 < len(measurement.snapshots)
     }
-    each = num_sources is not None and np.ndim(num_sources) == 1
-    counts = np.asarray(num_sources) if each else None
-    batch = measurement._replace(**dict.fromkeys(shared)), counts
+    batch = measurement._replace(**dict.fromkeys(shared)), batches.per_scene(num_sources)
 
     def compute(part):
         scene, count = part

@@ -98,6 +98,12 @@ def _joined(parts: list[Any], total: int) -> Any:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:total], *parts)
 
 
+def per_scene(num_sources: Any) -> Int[np.ndarray, "B"] | None:
+    """Return the numbers of sources of each scene; None if all have the same, or it is unknown."""
+    each = num_sources is not None and np.ndim(num_sources) == 1
+    return np.asarray(num_sources) if each else None
+
+
 def in_chunks(
     compute: Callable[[Any], Any],
     batch: Any,

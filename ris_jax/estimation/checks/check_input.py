@@ -56,6 +56,18 @@ class CheckInput(NamedTuple):
         )
         return np.asarray(found)
 
+    def steering_jets(self, estimate: Estimate) -> Complex[np.ndarray, "B K 4 N"]:
+        """Steering vectors of an estimate, and their derivatives in (u, w, 1/r)."""
+        points = coordinates_of(estimate)
+        jets = _jets(
+            np.asarray(points.reshape(-1, 3), np.float32),
+            np.asarray(self.positions, np.float32),
+            self.response,
+            wavelength=float(self.wavelength),
+            wavefront=self.wavefront,
+        )
+        return np.asarray(jets).reshape(*points.shape[:2], 4, -1)
+
 
 @functools.partial(jax.jit, static_argnames=("wavelength", "wavefront"))
 def _vectors(points, positions, response, *, wavelength, wavefront):
@@ -65,7 +77,7 @@ def _vectors(points, positions, response, *, wavelength, wavefront):
 
 
 @functools.partial(jax.jit, static_argnames=("wavelength", "wavefront"))
-def steering_jets(points, positions, response, *, wavelength, wavefront):
+def _jets(points, positions, response, *, wavelength, wavefront):
     return arrays.steering_jet(
         points, positions, wavelength=wavelength, wavefront=wavefront, response=response
     )

@@ -1,11 +1,10 @@
 """Error bars in double precision on the host, and what the removal of a static path cost."""
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float, Int
 
-from ris_jax.estimation.checks import check_input, residual_analysis, static_path_check
-from ris_jax.estimation.checks.check_input import CheckInput
+from ris_jax.estimation.checks import residual_analysis, static_path_check
+from ris_jax.estimation.checks.check_input import CheckInput, coordinates_of
 from ris_jax.estimation.estimate import Estimate
 from ris_jax.estimation.flags import Flag
 
@@ -27,7 +26,7 @@ def with_error_bars(
     wanted &= np.asarray(estimate.num_sources) > 0
     if not wanted.any():
         return estimate
-    points, jets = check_input.coordinates_of(estimate), _jets_of(estimate, problem)
+    points, jets = coordinates_of(estimate), problem.steering_jets(estimate)
     covariance, noise = estimate.covariance.copy(), estimate.noise_variance.copy()
     for b in np.flatnonzero(wanted).tolist():
         count = int(estimate.num_sources[b])
@@ -36,25 +35,12 @@ def with_error_bars(
     return estimate._replace(covariance=covariance, noise_variance=noise)
 
 
-def _jets_of(estimate: Estimate, problem: CheckInput) -> Complex[np.ndarray, "B K 4 N"]:
-    """Return the steering vectors of an estimate and their derivatives."""
-    points = check_input.coordinates_of(estimate)
-    jets = check_input.steering_jets(
-        jnp.asarray(points.reshape(-1, 3), jnp.float32),
-        jnp.asarray(problem.positions, jnp.float32),
-        problem.response,
-        wavelength=float(problem.wavelength),
-        wavefront=problem.wavefront,
-    )
-    return np.asarray(jets).reshape(*points.shape[:2], 4, -1)
-
-
 def with_static_path(estimate: Estimate, problem: CheckInput) -> Estimate:
     """Add the strength of a removed static path, and the increase of the variances."""
     counts = np.asarray(estimate.num_sources)
     strength, loss = np.full((2, len(counts)), np.nan, np.float32)
     if problem.static_path:
-        jets = _jets_of(estimate, problem)
+        jets = problem.steering_jets(estimate)
         for b, count in enumerate(counts.tolist()):
             scene = problem.scene(b)
             if np.isfinite(scene.snapshots).all() and scene.snapshots.any():
