@@ -6,11 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases.small import jit
 
 from ris_jax import config as config_lib
 from ris_jax.training import optimizer
 
-_PARAMS = {"head_a": {"kernel": jnp.ones((2, 2))}, "blocks": {"kernel": 2.0 * jnp.ones((2, 3))}}
+_PARAMS = {
+    "head_a": {"kernel": np.ones((2, 2), "f4")},
+    "blocks": {"kernel": np.full((2, 3), 2.0, "f4")},
+}
 
 
 def _config(**fields) -> config_lib.OptimizerConfig:
@@ -19,7 +23,7 @@ def _config(**fields) -> config_lib.OptimizerConfig:
 
 
 def _gradients(value: float):
-    return jax.tree.map(lambda p: jnp.full(p.shape, value), _PARAMS)
+    return jax.tree.map(lambda p: np.full(p.shape, value, p.dtype), _PARAMS)
 
 
 def _layout(config=None):
@@ -47,12 +51,12 @@ def _run(tx, gradients, **extra):
     Every other argument of the update is also a sequence.
     """
 
-    @jax.jit
+    @jit
     def step(params, state, grads, extra):
         updates, state = tx.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state
 
-    params, state = _PARAMS, tx.init(_PARAMS)
+    params, state = _PARAMS, jit(tx.init)(_PARAMS)
     history = [(params, state)]
     for number, grads in enumerate(gradients):
         now = {name: values[number] for name, values in extra.items()}
@@ -172,7 +176,7 @@ def test_schedule_counts_updates_not_microbatches():
 
 
 def test_finite_gradients_that_would_overflow_their_mean_count_as_bad():
-    huge = jax.tree.map(lambda p: jnp.full(p.shape, 3e38), _PARAMS)
+    huge = _gradients(3e38)
     assert not bool(optimizer.gradients_finite(huge))
     # Their squares overflow; clipping by such a norm would silently zero the update.
     assert not bool(optimizer.gradients_finite(_gradients(1e20)))
@@ -208,7 +212,7 @@ def test_muon_matches_optax():
 
     def draw():
         return jax.tree.map(
-            lambda shape: jnp.asarray(random.normal(size=shape), "f4"), shapes, is_leaf=is_shape
+            lambda shape: random.normal(size=shape).astype("f4"), shapes, is_leaf=is_shape
         )
 
     def apart(tree):
@@ -224,14 +228,23 @@ def test_muon_matches_optax():
     nest = optimizer.create_optimizer(config, layout)
     rates = lambda count: optimizer.learning_rate(hyper, "backbone", count)  # noqa: E731
     reference = optax.contrib.muon(rates, weight_decay=0.1)
-    state, reference_state = nest.init(layout.pack(params)), reference.init(apart(params))
-    for _ in range(3):
-        grads = draw()
+    state, reference_state = jit(
+        lambda params: (nest.init(layout.pack(params)), reference.init(apart(params)))
+    )(params)
+
+    @jit
+    def both(grads, params, state, reference_state):
         packed, state = nest.update(layout.pack(grads), state, layout.pack(params), hyper=hyper)
         expected, reference_state = reference.update(apart(grads), reference_state, apart(params))
         updates = layout.unpack(packed)
-        chex.assert_trees_all_close(apart(updates), expected, atol=1e-5)
         params = optax.apply_updates(params, updates)
+        return apart(updates), expected, params, state, reference_state
+
+    for _ in range(3):
+        updates, expected, params, state, reference_state = both(
+            draw(), params, state, reference_state
+        )
+        chex.assert_trees_all_close(updates, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["muon", "adamw"])

@@ -1,12 +1,14 @@
 """Pure training step: metrics, purity, learning."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import small
 
 from ris_jax import config as config_lib
 from ris_jax.physics import scenes
@@ -15,9 +17,17 @@ from ris_jax.training import state as state_lib
 from ris_jax.training import step as step_lib
 
 
+@functools.partial(small.jit, static_argnums=(1, 2))
+def _scenes(first: jax.Array, size: int, config: config_lib.Config) -> scenes.Scene:
+    return scenes.scenes_at(scenes.stream_key(0, "train"), first + jnp.arange(size), config)
+
+
 def _batch(config: config_lib.Config, number: int, size: int | None = None) -> scenes.Scene:
+    """Return a microbatch of the stream; runs that differ in their training share it."""
     size = size or config.training.batch_size
-    return scenes.scenes_at(scenes.stream_key(0, "train"), number * size + jnp.arange(size), config)
+    simulated = {name: getattr(config, name) for name in ("system", "scene", "impairments")}
+    simulated = dataclasses.replace(config_lib.Config(), **simulated)
+    return _scenes(jnp.asarray(number * size), size, simulated)
 
 
 def _with(config: config_lib.Config, **values) -> config_lib.Config:

@@ -173,15 +173,11 @@ def test_eight_devices_give_the_same_parameters(config, records, alone, tmp_path
     assert eight.reports == [{"programs": 1, "held": 1.0}]
 
 
-def test_two_processes_give_the_same_parameters(config, records, alone, tmp_path):
-    """Each process reads its rows of the records."""
-    two = _run(config, records, tmp_path / "run", num_devices=8, num_processes=2)
-    _assert_same_run(two, alone)
-    assert two.reports == [{"programs": 1, "held": 1.0}] * 2
+def test_two_processes_stop_together_and_give_the_same_parameters(config, records, alone, tmp_path):
+    """SIGTERM to one stops both at one microbatch; resumed, they end like one device.
 
-
-def test_sigterm_to_one_process_stops_both_at_one_microbatch(config, records, alone, tmp_path):
-    """Both stop within an epoch, resume, and end like the uninterrupted run."""
+    Each process reads its rows of the records.
+    """
     run = tmp_path / "run"
     stopped = _run(config, records, run, num_devices=8, num_processes=2, signal_at=1)
     line, same = stopped.reports
@@ -192,6 +188,7 @@ def test_sigterm_to_one_process_stops_both_at_one_microbatch(config, records, al
     assert 2 <= int(manifest.name.partition(".")[0]) < config.training.steps_per_epoch
     two = _run(config, records, run, num_devices=8, num_processes=2)
     _assert_same_run(two, alone)
+    assert two.reports == [{"programs": 1, "held": 1.0}] * 2
 
 
 def test_a_checkpoint_of_eight_devices_resumes_on_one_and_back(config, records, alone, tmp_path):
