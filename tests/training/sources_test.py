@@ -57,6 +57,7 @@ def test_scenes_reach_the_device_bit_for_bit(dataset, shared):
     assert scene.signals.shape == (3, 6, 0)
 
 
+@pytest.mark.full
 def test_with_learning_rate_zero_train_loss_is_validation_loss(config, dataset, tmp_path):
     """Each scene of the split occurs once in an epoch."""
     still = config_lib.override(

@@ -161,7 +161,8 @@ def test_bad_microbatch_is_skipped_whole_and_its_loss_returned(tiny_config, bad)
     chex.assert_trees_all_equal(with_bad.params, without.params)
 
 
-@pytest.mark.parametrize("method", [pytest.param("adamw", marks=pytest.mark.full), "muon"])
+@pytest.mark.full
+@pytest.mark.parametrize("method", ["adamw", "muon"])
 def test_four_microbatches_of_32_are_one_batch_of_128(tiny_config, method):
     config = _with(
         tiny_config,
@@ -213,6 +214,7 @@ def test_average_moves_with_updates_only(tiny_config):
     middle, _ = step_lib.train_step(start, _batch(config, 0))
     chex.assert_trees_all_equal(middle.ema_params, start.ema_params)
     after, _ = step_lib.train_step(middle, _batch(config, 1))
+    start, after = jax.device_get((start, after))
     # After the first update the average keeps (1 + 1) / (10 + 1) of its value.
     expected = jax.tree.map(lambda e, p: e + (9 / 11) * (p - e), start.ema_params, after.params)
     chex.assert_trees_all_close(after.ema_params, expected, atol=1e-6)
@@ -231,6 +233,7 @@ def test_dropout_changes_the_step_and_is_a_function_of_step(tiny_config):
     assert losses[0] != losses[2]
 
 
+@pytest.mark.full
 def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_and_losses_float32(tiny_config):
     config = _with(tiny_config, model__compute_dtype="bfloat16")
     state, metrics = step_lib.train_step(state_lib.create_train_state(config), _batch(config, 0))
@@ -254,6 +257,7 @@ def test_non_finite_gradients_are_not_dead(tiny_config):
     assert loop.dead_parameters(state, _spoil(_batch(tiny_config, 0), np.nan)) == []
 
 
+@pytest.mark.full
 def test_a_dead_parameter_is_named(tiny_config):
     """Without its loss term the count head has no gradient."""
     config = _with(tiny_config, loss__count=0.0)
