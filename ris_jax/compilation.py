@@ -27,7 +27,7 @@ def compiler_options() -> dict[str, Any]:
     return _OPTIONS
 
 
-def _tracing(arguments: Any) -> bool:
+def tracing(arguments: Any) -> bool:
     """Return whether another program is being traced; options apply to whole programs only."""
     # The iota needs no transfer from host to device.
     leaves = [*jax.tree.leaves(arguments), jax.lax.iota(jnp.int32, 1)]
@@ -69,7 +69,7 @@ class Program:
         return self._jit(compiler_options=options | (_QUICK if options and self._quick else {}))
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        function = self._inner if _tracing((arguments, options)) else self.outer
+        function = self._inner if tracing((arguments, options)) else self.outer
         return function(*arguments, **options)
 
     def lower(self, *arguments: Any, **options: Any) -> jax.stages.Lowered:

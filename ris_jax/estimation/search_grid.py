@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
+from ris_jax import compilation
 from ris_jax import config as config_lib
 
 # Width of a cell of the network's grid, in units of resolution.
@@ -113,10 +114,18 @@ def axes_of(region: Box, shape: tuple[int, int, int]) -> list[np.ndarray | Array
     ]
 
 
-def grid_points(region: Box, shape: tuple[int, int, int]) -> Float[Array, "G 3"]:
+def _library(region: Box) -> Any:
+    """Return NumPy, which needs no compilation, or jax.numpy while a program is traced."""
+    return jnp if compilation.tracing((region.lower, region.upper)) else np
+
+
+def grid_points(
+    region: Box, shape: tuple[int, int, int]
+) -> Float[np.ndarray, "G 3"] | Float[Array, "G 3"]:
     """Points (u, w, 1/r) of a grid, 1/r fastest."""
-    mesh = jnp.meshgrid(*axes_of(region, shape), indexing="ij")
-    return jnp.stack(mesh, axis=-1).reshape(-1, 3)
+    library = _library(region)
+    mesh = library.meshgrid(*axes_of(region, shape), indexing="ij")
+    return library.stack(mesh, axis=-1).reshape(-1, 3)
 
 
 class SearchSpace(NamedTuple):
@@ -146,16 +155,16 @@ def search_space(
     Plane waves have no range: 1/r is zero for any region. A coordinate with one value has one
     cell.
     """
-    kind, held = jnp.zeros(()).dtype, region.held
-    lower, upper = jnp.asarray(region.lower, kind), jnp.asarray(region.upper, kind)
+    library, kind, held = _library(region), jax.dtypes.canonicalize_dtype(float), region.held
+    lower, upper = library.asarray(region.lower, kind), library.asarray(region.upper, kind)
     if wavefront == "planar":
         held = (*held[:2], True)
         directions = np.array([1.0, 1.0, 0.0], kind)
         lower, upper = lower * directions, upper * directions
     u, w, rho = (1 if one else count for one, count in zip(held, shape, strict=True))
     shape = (u, w, rho)
-    points = jnp.clip(grid_points(BoxLimits(lower, upper, held), shape), lower, upper)
-    return SearchSpace(points, lower, upper, shape)
+    points = library.clip(grid_points(BoxLimits(lower, upper, held), shape), lower, upper)
+    return SearchSpace(*map(jnp.asarray, (points, lower, upper)), shape)
 
 
 def local_maxima(

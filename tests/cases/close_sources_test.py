@@ -23,6 +23,7 @@ def complex_normal(random, *shape):
     return (random.normal(size=shape) + 1j * random.normal(size=shape)) / 2**0.5
 
 
+@pytest.mark.full
 def test_pairs_before_a_line():
     """One source fits the middle of such a pair; its two halves then cancel each other.
 

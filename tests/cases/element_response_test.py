@@ -119,9 +119,14 @@ def test_power_is_that_of_the_wave():
     """Sources of amplitude 1 have power 1, not 1 times the response."""
     power = np.asarray(localize().power[:, 0])
     np.testing.assert_allclose(power, np.ones(BATCH), rtol=0.15)
+
+
+@pytest.mark.full
+def test_power_without_the_response_is_too_small():
     assert np.median(localize(response=None, num_sources=1).power[:, 0]) < 0.6
 
 
+@pytest.mark.full
 def test_exponent_0_is_bit_equal_to_no_response():
     found, plain = (localize(response=r) for r in (ElementResponse.cosine(0.0), None))
     chex.assert_trees_all_equal(found, plain)

@@ -34,7 +34,8 @@ def test_one_snapshot_of_a_line_attains_the_bound():
     assert np.sqrt(np.mean(found.position_error**2)) < lines.PUBLISHED[20.0] / 3
 
 
-@pytest.mark.parametrize("trials", [8, pytest.param(64, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("trials", [8, 64])
 def test_two_close_sources_are_counted(trials):
     """The accuracy is above the published one: at 97 %, 2 of 64 scenes are wrong."""
     assert np.sum(lines.counted(1, trials) != 2) <= trials // 32

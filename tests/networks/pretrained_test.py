@@ -257,6 +257,7 @@ class EstimatorTest(parameterized.TestCase):
         self.assertFalse(np.any(expected.flags & flag))
         chex.assert_trees_all_equal(found._replace(flags=None), expected._replace(flags=None))
 
+    @pytest.mark.full
     def test_another_element_response(self):
         """The grid search replaces the network; a network trained with the response is used."""
         response = ElementResponse.cosine(1.0)
@@ -271,9 +272,12 @@ class EstimatorTest(parameterized.TestCase):
             network = pretrained.Network(trained, params)
             found = localize(scene.measurement, positions, network=network, **options)
             self.assertEqual(bool(np.all(found.flags & flag)), not_used)
-        self.assertRegex(
-            pretrained.Network(config, params).refuses(own), "response: need the element response"
-        )
+
+    def test_a_network_names_another_element_response(self):
+        network = pretrained.load_pretrained("default")
+        own = config_lib.override(network.config, {"system.response_exponent": 1.0})
+        self.assertRegex(network.refuses(own), "response: need the element response")
+        self.assertEqual(network.refuses(network.config), "")
 
     def test_a_subspace_network_has_one_response(self):
         network = pretrained.load_pretrained("subspace_network")
@@ -299,6 +303,7 @@ class EstimatorTest(parameterized.TestCase):
 
 
 class NetworkOutputTest(absltest.TestCase):
+    @pytest.mark.full
     def test_shapes(self):
         network = pretrained.load_pretrained("default")
         output = network(draw().measurement)

@@ -121,8 +121,8 @@ def test_training_lowers_the_loss(config):
     chex.assert_trees_all_equal(before, jax.device_get(state.params))
 
 
-def test_serves_its_own_array_only(config, state, batch):
-    """The estimator is MUSIC on the network's covariance; another array is an error."""
+@pytest.mark.full
+def test_the_estimator_is_music_on_the_covariance_of_the_network(config, state, batch):
     network = pretrained.Network(config, state.params)
     positions = np.asarray(arrays.element_positions(config.system))
     options = localization.options_of(config) | {"network": network, "num_sources": 2}
@@ -131,6 +131,12 @@ def test_serves_its_own_array_only(config, state, batch):
     chex.assert_trees_all_equal(found, by_music)
     phases = options | {"wavefront": "spherical_phase"}  # within the tolerance
     localization.localize(batch.measurement, positions, estimator="auto", **phases)
+
+
+def test_serves_its_own_array_only(config, state, batch):
+    network = pretrained.Network(config, state.params)
+    positions = np.asarray(arrays.element_positions(config.system))
+    options = localization.options_of(config) | {"network": network, "num_sources": 2}
     refused = {
         "positions: need the 25 of its training": {"positions": positions[:, [1, 0, 2]] * 1.5},
         "wavelength: need 0.3": {"wavelength": 0.2},
