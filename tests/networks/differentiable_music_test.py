@@ -22,6 +22,7 @@ CELL = (REGION.upper - REGION.lower) / np.array(SHAPE)
 TRUTH = np.array([[-0.41, 0.13, 0.9], [0.37, -0.22, 0.35], [0.05, 0.31, 1.6]])
 
 
+@jax.jit
 def steering(points):
     """Unit-norm vectors [P, N] in the precision of the points."""
     vectors = arrays.steering(

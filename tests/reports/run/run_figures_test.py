@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from cases.small import jit
 
 from ris_jax import config as config_lib
 from ris_jax.networks import losses
@@ -31,8 +32,13 @@ def target(config):
         snr_db=np.array([8.0, 30.0], np.float32),
     )
     key = jax.random.key(0)
-    batch = jax.vmap(lambda one: scenes.simulate(key, one, config))(truth)
-    return jax.device_get(step_lib.prepare(batch, config))[1]
+
+    @jit
+    def prepared(truth):
+        batch = jax.vmap(lambda one: scenes.simulate(key, one, config))(truth)
+        return step_lib.prepare(batch, config)[1]
+
+    return jax.device_get(prepared(truth))
 
 
 def _prediction(target):
