@@ -98,11 +98,15 @@ def test_two_sources_at_one_position_differ_in_delay():
         num_sources=jnp.array(2), snr_db=jnp.array(25.0),
     )  # fmt: skip
     delay = jnp.array([2e-9, 9e-9])
-    scene = jax.vmap(
-        lambda key: wideband.simulate_wideband(
+
+    @small.jit
+    @jax.vmap
+    def draw(key):
+        return wideband.simulate_wideband(
             key, truth, delay, CONFIG, band=wideband.band_of(FREQUENCIES), coherence="coherent"
         )
-    )(jax.random.split(jax.random.key(0), BATCH))
+
+    scene = draw(jax.random.split(jax.random.key(0), BATCH))
     measurement = scene.measurement._replace(codes=scene.measurement.codes[0])
     found = localize(measurement, coherence="coherent")
     np.testing.assert_array_equal(found.num_sources, [2] * BATCH)
@@ -291,19 +295,22 @@ def test_bound_command(wideband_file, tmp_path, capsys):
     azimuth, elevation, source_range = jnp.array(place, jnp.float32)[:, None]
     band, positions = wideband.band_of(FREQUENCIES), arrays.element_positions(CONFIG.system)
     signals = jnp.ones((len(FREQUENCIES), 1), jnp.complex64)
-    clean = wideband.received_clean(
-        signals, arrays.to_coordinates(azimuth, elevation, source_range), recordings.channel[0],
-        recordings.codes[0, 0], positions, band=band, wavefront="spherical",
-    )  # fmt: skip
-    measurement = scenes.Measurement(
-        jnp.zeros(()), jnp.asarray(recordings.channel[0]), jnp.asarray(recordings.codes[0, 0]),
-        0.01 * jnp.mean(jnp.abs(clean) ** 2),
-    )  # fmt: skip
-    bound = wideband_bound.wideband_bound(
-        measurement, azimuth, elevation, source_range, None, signals, positions, band=band,
-        coherence="coherent",
-    )  # fmt: skip
-    expected = np.asarray(wideband_bound.wideband_deviations(bound))[0]
+    channel, codes = jnp.asarray(recordings.channel[0]), jnp.asarray(recordings.codes[0, 0])
+
+    @small.jit
+    def deviations():
+        clean = wideband.received_clean(
+            signals, arrays.to_coordinates(azimuth, elevation, source_range), channel, codes,
+            positions, band=band, wavefront="spherical",
+        )  # fmt: skip
+        noise = 0.01 * jnp.mean(jnp.abs(clean) ** 2)
+        bound = wideband_bound.wideband_bound(
+            scenes.Measurement(jnp.zeros(()), channel, codes, noise), azimuth, elevation,
+            source_range, None, signals, positions, band=band, coherence="coherent",
+        )  # fmt: skip
+        return wideband_bound.wideband_deviations(bound)
+
+    expected = np.asarray(deviations())[0]
     expected = expected * [180 / np.pi, 180 / np.pi, 1.0, 1e9]
     names = ("azimuth_std_deg", "elevation_std_deg", "range_std_m", "delay_std_ns")
     np.testing.assert_allclose([float(row[name]) for name in names], expected, rtol=1e-3)
@@ -443,7 +450,9 @@ def test_configurations_without_a_wideband_model(tmp_path, capsys, name, changes
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("coherence", ["incoherent", "coherent"])
+@pytest.mark.parametrize(
+    "coherence", ["incoherent", pytest.param("coherent", marks=pytest.mark.full)]
+)
 def test_design_command(tmp_path, monkeypatch, capsys, coherence):
     """The codes lower the bound of all frequencies, and `simulate` reads them."""
     monkeypatch.chdir(tmp_path)
@@ -467,6 +476,7 @@ def test_design_command(tmp_path, monkeypatch, capsys, coherence):
         np.testing.assert_allclose(found["codes"], designed["codes"], atol=1e-6)
 
 
+@pytest.mark.full
 def test_design_for_recordings(wideband_file, tmp_path, capsys):
     command = ["ris-jax", "design", f"--out={tmp_path}", f"--data={wideband_file}"]
     few = ["--at=0,0,2", "--steps=4", "--sweeps=1", "--bits=1", "--starts=1", "--num_codes=6"]
