@@ -277,30 +277,46 @@ class TestPlainArray:
         assert not (tmp_path / "out.csv").exists()
 
 
-@pytest.mark.full
-@pytest.mark.parametrize(
-    "estimator",
-    [
-        "maximum_likelihood",
-        "music",
-        "modified_music",
-        "orthogonal_matching_pursuit",
-        "sparse_bayesian_learning",
-    ],
+ESTIMATORS = (
+    "maximum_likelihood",
+    "music",
+    "modified_music",
+    "orthogonal_matching_pursuit",
+    "sparse_bayesian_learning",
 )
-def test_double_precision(estimator, tmp_path):
-    """`JAX_ENABLE_X64=1` changes no estimate by more than 0.001 degrees."""
+_LOCALIZE_EACH = """
+import sys
+from ris_jax.cli import main
+data, out, *estimators = sys.argv[1:]
+for name in estimators:
+    command = ["ris-jax", "localize", "--data=" + data, "--estimator=" + name]
+    assert main.main([*command, "--out=" + out + "/" + name + ".csv"]) == 0, name
+"""
+
+
+@pytest.fixture(scope="module")
+def precisions(tmp_path_factory):
+    """Localise two scenes with every estimator; return a folder of results per precision."""
+    folder = tmp_path_factory.mktemp("precisions")
     recording = simulator.through_surface([TWO] * 2)
-    containers.save(tmp_path / "data.npz", recording.file())
-    found = []
+    containers.save(folder / "data.npz", recording.file())
     for enabled in "01":
-        out = tmp_path / f"{enabled}.csv"
+        out = folder / enabled
+        out.mkdir()
         subprocess.run(
-            [sys.executable, "-m", "ris_jax", "localize", f"--data={tmp_path / 'data.npz'}",
-             f"--out={out}", f"--estimator={estimator}"],
+            [sys.executable, "-c", _LOCALIZE_EACH, str(folder / "data.npz"), str(out), *ESTIMATORS],
             env=os.environ | {"JAX_ENABLE_X64": enabled}, check=True, capture_output=True,
         )  # fmt: skip
-        with out.open() as file:
+    return [folder / enabled for enabled in "01"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_double_precision(estimator, precisions):
+    """`JAX_ENABLE_X64=1` changes no estimate by more than 0.001 degrees."""
+    found = []
+    for folder in precisions:
+        with (folder / f"{estimator}.csv").open() as file:
             rows = list(csv.DictReader(file))
         found.append(
             [[float(row[name]) for name in ("azimuth_deg", "elevation_deg")] for row in rows]

@@ -86,7 +86,7 @@ class ExactCovarianceTest(parameterized.TestCase):
     @parameterized.parameters(*METHODS)
     def test_peaks_at_the_truth(self, method):
         truth = draw()
-        found = locate(factor_of(truth), jnp.full(BATCH, SOURCES), method)
+        found = locate(factor_of(truth), np.full(BATCH, SOURCES), method)
         np.testing.assert_array_equal(found.num_sources, SOURCES)
         # Sources are in order of power.
         np.testing.assert_allclose(found.azimuth, truth[0], atol=2e-3)
@@ -97,13 +97,13 @@ class ExactCovarianceTest(parameterized.TestCase):
     @parameterized.parameters(*METHODS)
     def test_invariants(self, method):
         """Scale of the covariance, reversed array, number of sources."""
-        factor, count = factor_of(draw(1)), jnp.arange(BATCH) % (SOURCES + 1)
+        factor, count = factor_of(draw(1)), np.arange(BATCH) % (SOURCES + 1)
         found = locate(factor, count, method)
         np.testing.assert_array_equal(found.num_sources, count)
         scaled = locate(2e-3 * factor, count, method)
         np.testing.assert_allclose(scaled.azimuth, found.azimuth, atol=1e-4)
         np.testing.assert_allclose(scaled.power, 4e-6 * found.power, rtol=1e-3)
-        whole = jnp.full(BATCH, SOURCES)
+        whole = np.full(BATCH, SOURCES)
         upright = locate(factor, whole, method)
         turned = locate(jnp.flip(factor, axis=1), whole, method)
         np.testing.assert_allclose(turned.azimuth, -upright.azimuth, atol=2e-3)
@@ -117,7 +117,7 @@ class ExactCovarianceTest(parameterized.TestCase):
         phases = np.exp(2j * np.pi * np.random.default_rng(0).random((BATCH, SOURCES)))
         amplitudes = (np.sqrt(truth[3]) * phases).astype("c8")
         field = jnp.einsum("bk,bkn->bn", amplitudes, steering(truth))
-        found = locate(field[..., None], jnp.full(BATCH, SOURCES), "reduced", sub_surface=(6, 6))
+        found = locate(field[..., None], np.full(BATCH, SOURCES), "reduced", sub_surface=(6, 6))
         distance = np.abs(np.asarray(found.azimuth)[:, None] - truth[0][..., None])
         self.assertLess(np.median(distance.min(axis=-1)), np.deg2rad(6))
 
@@ -190,7 +190,7 @@ class AgainstMusicTest(absltest.TestCase):
         """At the true direction both spectra are equal."""
         truth = draw(3)
         factor = factor_of(truth)
-        found = locate(factor, jnp.full(BATCH, SOURCES), "modified")
+        found = locate(factor, np.full(BATCH, SOURCES), "modified")
         spectrum = jit(
             lambda vectors: subspace.music_spectrum(
                 cov.LowRankCovariance(factor, jnp.zeros(BATCH)), jnp.full(BATCH, SOURCES), vectors
