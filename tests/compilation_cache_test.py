@@ -82,6 +82,7 @@ def test_an_unwritable_directory_disables_the_cache(tmp_path):
     assert _run(tmp_path, tmp_path / "cache" / "below")[0] is None
 
 
+@pytest.mark.full
 def test_a_full_disk(small_disk, tmp_path):
     """Programs run without the cache; truncated entries are rewritten when there is room."""
     with small_disk("cache", 1 << 20) as disk:

@@ -450,9 +450,8 @@ def test_configurations_without_a_wideband_model(tmp_path, capsys, name, changes
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "coherence", ["incoherent", pytest.param("coherent", marks=pytest.mark.full)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("coherence", ["incoherent", "coherent"])
 def test_design_command(tmp_path, monkeypatch, capsys, coherence):
     """The codes lower the bound of all frequencies, and `simulate` reads them."""
     monkeypatch.chdir(tmp_path)

@@ -103,6 +103,7 @@ class TestDescent:
         assert 0.99 * limit < found < value(problem, beams) < 0.5 * random
 
 
+@pytest.mark.full
 def test_estimates_with_designed_codes_attain_the_bound():
     """The RMSE of 300 local maxima of the likelihood has a standard error of about 3 %."""
     level, places = 1e4, PLACES[:1]

@@ -45,7 +45,9 @@ def of_bound(codes, antennas, source_signal):
     return bound_maps.deviations(unit, 10.0 * unit.gain, PLACES).position_error.mean()
 
 
-@pytest.mark.parametrize("source_signal", SIGNALS)
+@pytest.mark.parametrize(
+    "source_signal", ["constant", pytest.param("independent", marks=pytest.mark.full)]
+)
 def test_each_number_has_its_bound(source_signal):
     options = OPTIONS | {"source_signal": source_signal}
     codes = make_surface().codes

@@ -1,6 +1,7 @@
 """Two sources a few resolutions apart: no pair that cancels itself, and no wrong pair unflagged."""
 
 import numpy as np
+import pytest
 from cases import simulator
 
 from ris_jax import localization

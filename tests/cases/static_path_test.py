@@ -75,6 +75,7 @@ def test_auto_removes_a_path_and_reports_it():
     np.testing.assert_allclose(np.mean(found.static_path_loss_db), 0.58, atol=0.3)
 
 
+@pytest.mark.full
 def test_auto_keeps_scenes_without_a_path():
     auto, off = (localize(measurement(recording()), static_path=s) for s in ("auto", "off"))
     np.testing.assert_array_equal(auto.azimuth, off.azimuth)

@@ -42,7 +42,7 @@ CONFIG = config_lib.override(
 def workdir(tmp_path_factory):
     """Return the directory of a finished run of two short epochs."""
     folder = tmp_path_factory.mktemp("run") / "small"
-    command = ["ris-jax", "train", f"--workdir={folder}", "--profile", *SIZES, *SETTINGS]
+    command = ["ris-jax", "train", f"--workdir={folder}", *SIZES, *SETTINGS]
     assert main.main(command) == 0
     return folder
 
@@ -70,7 +70,6 @@ def test_train_ends_with_a_page(workdir):
         f"ris-jax report --workdir={workdir} adds them",
         "<td>model.width</td><td>16</td><td>64</td>",  # here, and in the nearest preset
         "<td>K = 2</td>",
-        "Where the time went",
         "(in use)",
         f"ris-jax localize --data=recordings.npz --out=positions.csv --workdir={workdir}",
     ):
@@ -79,7 +78,12 @@ def test_train_ends_with_a_page(workdir):
 
 
 @pytest.mark.full
-def test_train_profile(workdir):
+def test_train_profile(tmp_path):
+    """The page says where the time went, and the trace is kept."""
+    workdir = tmp_path / "small"
+    command = ["ris-jax", "train", f"--workdir={workdir}", "--profile", *SIZES, *SETTINGS]
+    assert main.main(command) == 0
+    assert "Where the time went" in (workdir / "report.html").read_text()
     found = profiling.read(workdir)
     assert found is not None
     calls = {part.name: part.calls for part in found.parts}
@@ -118,7 +122,6 @@ def test_report_opens_with_position_errors(workdir, calls, tmp_path):
 def test_report_of_a_run_with_problems(workdir, tmp_path, capsys):
     """The run is resumed and unfinished, with a skipped microbatch, damage and an HTML name."""
     copy = shutil.copytree(workdir, tmp_path / "<b>&'run'")
-    shutil.rmtree(copy / "profile")
     rows = (copy / "metrics.jsonl").read_text().splitlines()
     kept = [row for row in rows if '"epoch": 2' not in row]
     kept = [row.replace('"skipped": 0', '"skipped": 3') for row in kept]

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from ris_jax.accuracy import bounds
@@ -130,6 +131,7 @@ class CovarianceTest(parameterized.TestCase):
         self.assert_close(found[:, 0, :2, :2], wanted[:, 0, :2, :2])
         self.assert_close(found[:, 1:], wanted[:, 1:])
 
+    @pytest.mark.full
     def test_coinciding_sources(self):
         """Two coinciding sources have infinite error bars; the third has its bound."""
         measurement, points = scene_of("spherical")

@@ -142,6 +142,7 @@ class PredictionTest(parameterized.TestCase):
 
 
 class GradientTest(absltest.TestCase):
+    @pytest.mark.full
     def test_reaches_every_parameter(self):
         """Eight scenes have missing, correct and false sources."""
         state = state_lib.create_train_state(SMALL)

@@ -84,6 +84,7 @@ def test_target_holds_the_signal_subspace(config, batch, prepared):
     assert np.abs(left).max() < 1e-3
 
 
+@pytest.mark.full
 def test_all_parameters_learn(state, batch):
     assert loop.dead_parameters(state, batch) == []
 

@@ -114,10 +114,10 @@ def _assert_same_state(ours, theirs):
     ("stop", "epoch"),
     [
         (_stop_inside, 1),
-        (_stop_before_save, 1),
         (_stop_before_hashes, 3),
-        (_stop_after_save, 2),
-        (_stop_inside, 4),
+        pytest.param(_stop_before_save, 1, marks=pytest.mark.full),
+        pytest.param(_stop_after_save, 2, marks=pytest.mark.full),
+        pytest.param(_stop_inside, 4, marks=pytest.mark.full),
     ],
 )
 def test_stopped_and_started_again(config, whole, tmp_path, stop, epoch):

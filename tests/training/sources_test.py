@@ -104,6 +104,7 @@ def test_stopped_and_started_again(config, dataset, whole, tmp_path, monkeypatch
         assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
 
 
+@pytest.mark.full
 def test_the_checkpoint_holds_the_identity_and_position_of_the_data(config, dataset, whole):
     checkpoints = checkpoint.Checkpoints(whole[0], 2, read_only=True)
     restored, _ = checkpoints.restore_best(state_lib.create_train_state(config))

@@ -267,6 +267,7 @@ def test_a_dead_parameter_is_named(tiny_config):
     assert all("head_count" in path for path in dead)
 
 
+@pytest.mark.full
 def test_one_batch_is_learned(tiny_config):
     """All scores and counts are learned; the covariance is that of the maximum likelihood."""
     config = _with(

@@ -366,6 +366,7 @@ def test_optuna_reads_the_study(tmp_path):
     assert study.best_trial.value is not None
 
 
+@pytest.mark.full
 def test_compiled_programs_are_shared_and_limited(tmp_path, monkeypatch):
     """Trials that differ only in rates and loss weights share programs."""
     cleared = []

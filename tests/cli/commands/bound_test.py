@@ -125,6 +125,7 @@ class TestOutput:
         assert swept[0][-1] > swept[1][-1]
 
 
+@pytest.mark.full
 def test_impairments_are_ranked(capsys, tmp_path):
     status, printed, err = run(
         capsys, f"--out={tmp_path}", *SMALL, "--nomaps", "--at=0,0,1", "--at=10,0,1.5",

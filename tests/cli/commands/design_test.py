@@ -136,6 +136,7 @@ def recordings(folder):
     )  # fmt: skip
 
 
+@pytest.mark.full
 def test_target_with_recordings(capsys, tmp_path):
     """The antennas are those of the file; codes may be more."""
     recordings(tmp_path)
@@ -152,6 +153,7 @@ def test_target_with_recordings(capsys, tmp_path):
     assert most == {"codes": "24", "antennas": "2"}
 
 
+@pytest.mark.full
 def test_recordings(capsys, tmp_path):
     recordings(tmp_path)
     status, _, err = run(

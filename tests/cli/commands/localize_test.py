@@ -476,7 +476,9 @@ def test_help_names_every_estimator():
 class TestRealEstimators:
     """Real estimators on data with truth."""
 
-    @pytest.mark.parametrize("estimator", ["maximum_likelihood", "music"])
+    @pytest.mark.parametrize(
+        "estimator", ["maximum_likelihood", pytest.param("music", marks=pytest.mark.full)]
+    )
     def test_finds_the_sources(self, capsys, data, tmp_path, estimator):
         out = tmp_path / "a.csv"
         flags = [f"--estimator={estimator}", "--max_sources=2", "--range_min=0.5"]

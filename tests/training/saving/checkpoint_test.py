@@ -328,7 +328,9 @@ class TestFullDisk:
         assert _epochs(workdir) == [1, 2]
         return text
 
-    @pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 0.6, 0.8])
+    @pytest.mark.parametrize(
+        "share", [0.0, 0.4, *(pytest.param(s, marks=pytest.mark.full) for s in (0.2, 0.6, 0.8))]
+    )
     def test_a_real_full_disk(self, trained, saved, small_disk, share):
         """The disk holds a fraction of a checkpoint and fills up at different moments."""
         with small_disk("disk", 32 << 20) as disk:
