@@ -163,6 +163,7 @@ def _without_path(images: Complex[Array, "C K L M"]) -> Complex[Array, "C K L-1 
     return jnp.where(after > (_ROUNDING * jnp.finfo(before.dtype).eps) ** 2 * before, left, 0.0)
 
 
+@functools.partial(jax.jit, static_argnames=("wavefront", "source_signal", "static_path"))
 def cramer_rao_bound(
     measurement: scenes.Measurement,
     azimuth: Float[Array, "K"],
