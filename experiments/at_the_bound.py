@@ -13,7 +13,7 @@ One row for each K, SNR and source signal:
   the range.
 
 Results (30 November 2026; x86_64, 2 slow cores with much other work on them, Python 3.11.7, jax
-0.10.2); the last three rows are from 23 November 2026, on the waves now called `spherical_phase`:
+0.10.2):
 
        signal  K  SNR [dB]    az.    el.      r  as good  better  in 2-D  in 3-D  resolved  scenes/s
      constant  1         0  0.675  0.745  0.609    1.000   0.000   0.948   0.958       400        52
@@ -37,9 +37,9 @@ Results (30 November 2026; x86_64, 2 slow cores with much other work on them, Py
   independent  3         0  1.181  1.189  0.949    0.963   0.517   0.921   0.919       492         6
   independent  3        10  0.718  0.746  0.682    0.995   0.033   0.951   0.948      1052        11
   independent  3        20  0.669  0.720  0.688    1.000   0.003   0.942   0.945      1193         9
-  independent  5         0  3.580  3.060  0.995    0.960   0.927   0.887   0.858       338        21
-  independent  5        10  0.835  0.812  0.791    0.965   0.280   0.945   0.938      1329        33
-  independent  5        20  0.677  0.693  0.694    0.997   0.010   0.949   0.947      1917        38
+  independent  5         0  3.852  3.224  1.015    0.963   0.940   0.906   0.870       330         5
+  independent  5        10  0.819  0.872  0.762    0.940   0.253   0.943   0.936      1325        22
+  independent  5        20  0.682  0.692  0.659    0.998   0.005   0.945   0.944      1937         5
 
 Independent signals at 0 dB, and K = 5 at 10 dB, stay above the conditional bound. With one fitted
 amplitude per snapshot it cannot be attained there, and the maximum of the likelihood is often not

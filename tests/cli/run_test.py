@@ -526,6 +526,8 @@ def test_example_of_help(example, given, tmp_path, monkeypatch):
     smaller = _NETWORK_ALONE if alone else _SMALLER[command]
     if "--target_m" in example:  # it rejects --sweeps
         smaller = _TARGET
+    if command == "bound" and "--data" not in example:
+        smaller = [*smaller, *SETTINGS[:4]]
     assert main.main(["ris-jax", command, *flags, *smaller]) == 0
     for flag, _, value in (word.partition("=") for word in flags):
         if flag in ("--out", "--workdir", "--figure"):
