@@ -10,6 +10,7 @@ import time
 import jax
 import pytest
 
+from ris_jax import _environment
 from ris_jax.training import evaluation
 
 
@@ -68,6 +69,7 @@ def pytest_configure(config):
 
     `.ci/run` also trains and checks a network with all optimisations.
     """
+    _environment.collect_rarely()
     if jax.__version_info__[:2] == (0, 10) and _COMPILE_FAST not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_COMPILE_FAST}".strip()
     options = {

@@ -89,6 +89,16 @@ class EnvironmentTest(parameterized.TestCase):
             )  # fmt: skip
             self.assertEqual(run.stdout.splitlines()[-1], left)
 
+    def test_only_a_command_looks_for_cycles_rarely(self):
+        """Importing the package changes nothing; the command line owns its process."""
+        show = "print(gc.get_threshold()[0])"
+        self.assertEqual(_printed(f"import gc, ris_jax; {show}"), _printed(f"import gc; {show}"))
+        code = (
+            "import atexit, gc, sys; from ris_jax.cli import main; sys.argv = ['ris-jax', '-h']; "
+            f"atexit.register(lambda: {show}); main.console()"
+        )
+        self.assertEqual(_printed(code)[-1], "100000")
+
 
 if __name__ == "__main__":
     absltest.main()

@@ -166,5 +166,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def console() -> None:
-    """Entry point of the `ris-jax` script."""
+    """Run the command of this process: `ris-jax`, or `python -m ris_jax`."""
+    _environment.collect_rarely()
     sys.exit(main())

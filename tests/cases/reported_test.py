@@ -207,6 +207,7 @@ class TestPlainArray:
         assert_places(rows, recording.sources)
         assert len(printed.splitlines()) == 3
 
+    @pytest.mark.full
     @pytest.mark.parametrize("flags", [(), ("--elevation_max_deg=0",)])
     def test_linear_array(self, capsys, tmp_path, flags):
         sources = [[[-20, 0, 3], [25, 0, 6]]] * 8
