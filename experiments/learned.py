@@ -4,25 +4,26 @@
 
 Scenes are from the stream `test`, which is not used in training. Every row uses the same scenes.
 
-Results (23 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2), with other load on the
-cores. Only the rates are from a quiet machine: medians of four rounds of 768 scenes, the three in
-turn in one process, without compilation (the networks were 4.9 to 6.1 times as fast as the search):
+Results (30 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2), with other load on the cores.
+Only the rates are from a quiet machine (23 November 2026): medians of four rounds of 768 scenes, the
+three in turn in one process, without compilation (the networks were 4.9 to 6.1 times as fast as the
+search):
 
               start  GOSPA [m]  std. error  detected  false a scene  count right  scenes/s
-  likelihood search     1.1677      0.0153    0.8724         0.0057       0.7903       119
-    network default     1.1722      0.0154    0.9021         0.0170       0.8277       615
-     network robust     1.1720      0.0153    0.8955         0.0120       0.8145       631
+  likelihood search     1.1330      0.0152    0.8869         0.0035       0.8067       119
+    network default     1.1391      0.0154    0.9171         0.0138       0.8435       615
+     network robust     1.1416      0.0154    0.9091         0.0100       0.8313       631
 
   count by     all   K = 1   K = 2   K = 3   K = 4   K = 5  calibration error
-   default  0.8678  0.9650  0.9204  0.8501  0.7429  0.8490             0.0066
-    robust  0.8630  0.9750  0.9192  0.8307  0.7779  0.8033             0.0116
+   default  0.8792  0.9714  0.9097  0.8666  0.7966  0.8444             0.0125
+    robust  0.8750  0.9666  0.9134  0.8600  0.8096  0.8191             0.0153
 
   MUSIC finds  snapshots  network   truth  network/snapshots
         K = 1     1.0000   1.0000  1.0000             1.0000
-        K = 2     0.8349   0.9757  1.0000             1.1686
-        K = 3     0.7102   0.9428  0.9992             1.3275
-        K = 4     0.6053   0.9095  0.9997             1.5025
-        K = 5     0.5599   0.8645  0.9975             1.5440
+        K = 2     0.8317   0.9746  1.0000             1.1719
+        K = 3     0.7151   0.9454  0.9987             1.3220
+        K = 4     0.6323   0.9218  0.9997             1.4577
+        K = 5     0.5793   0.8943  0.9978             1.5439
 
   impaired hardware
               start  GOSPA [m]  std. error  detected  false a scene  count right
