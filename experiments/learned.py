@@ -4,10 +4,10 @@
 
 Scenes are from the stream `test`, which is not used in training. Every row uses the same scenes.
 
-Results (30 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2), with other load on the cores.
-Only the rates are from a quiet machine (23 November 2026): medians of four rounds of 768 scenes, the
-three in turn in one process, without compilation (the networks were 4.9 to 6.1 times as fast as the
-search):
+Results (30 November 2026; x86_64, 2 cores, Python 3.11.7, jax 0.10.2), with other load on the
+cores. Only the rates are from a quiet machine (23 November 2026): medians of four rounds of 768
+scenes, the three in turn in one process, without compilation (the networks were 4.9 to 6.1 times as
+fast as the search):
 
               start  GOSPA [m]  std. error  detected  false a scene  count right  scenes/s
   likelihood search     1.1330      0.0152    0.8869         0.0035       0.8067       119
