@@ -157,7 +157,7 @@ class Runner:
     def _estimator_key(self, cell: Cell, estimator: str) -> dict[str, Any]:
         return self._key(cell) | {
             "estimator": estimator,
-            "told": is_count_given(cell, estimator),
+            "count_given": is_count_given(cell, estimator),
             "scenes": self.plan.scenes_of(estimator),
             "network": self.plan.name_of(estimator),
             "false_alarm_rate": self.plan.false_alarm_rate,
