@@ -101,7 +101,7 @@ def compared(suite: Suite, rows: Rows) -> Figure:
     lines = suite.figure == "lines"
     series = list(_series(rows))
     lines_of_legend = -(-(len(series) + 1) // _LEGEND_COLUMNS)
-    figure = Figure(figsize=(10.5, 4.0 + 0.2 * lines_of_legend), layout="constrained")
+    figure = Figure(figsize=(10.5, 4.4 + 0.2 * lines_of_legend), layout="constrained")
     panels = figure.subplots(1, 3)
     for number, name, own in series:
         # Side by side if the cells have no order.
@@ -124,10 +124,12 @@ def compared(suite: Suite, rows: Rows) -> Figure:
     figure.suptitle(suite.title, fontsize="medium")
     handles, names = panels[0].get_legend_handles_labels()
     columns = min(len(names), _LEGEND_COLUMNS)
-    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize="small",
-                  frameon=False)  # fmt: skip
     pairs = [(row[column], row[bound]) for row in rows for column, bound, _ in _PANELS]
-    localization_figures.explain_below_bound(figure, any(rmse < bound for rmse, bound in pairs))
+    below = any(rmse < bound for rmse, bound in pairs)
+    # The note is the title of the legend: a label of the figure would overlap it.
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize="small",
+                  frameon=False, title=localization_figures.BELOW_BOUND if below else None,
+                  title_fontsize="small")  # fmt: skip
     return figure
 
 
