@@ -25,7 +25,7 @@ fast as the search):
         K = 4     0.6323   0.9218  0.9997             1.4577
         K = 5     0.5793   0.8943  0.9978             1.5439
 
-  impaired hardware
+  impaired hardware (23 November 2026, with the networks of that day)
               start  GOSPA [m]  std. error  detected  false a scene  count right
   likelihood search     1.5409      0.0155    0.8290         0.0725       0.6823
     network default     1.5521      0.0157    0.8567         0.0995       0.7140

@@ -40,7 +40,7 @@ def step(
     1963: the damping is relative to the diagonal of the curvature.
     """
     outward = ((point <= lower) & (local.gradient < 0)) | ((point >= upper) & (local.gradient > 0))
-    diagonal = jnp.diagonal(local.curvature)
+    diagonal = linear.diagonal(local.curvature)
     free = ~outward & (diagonal > 0)
     scale = jnp.where(free, jax.lax.rsqrt(jnp.where(free, diagonal, 1.0)), 0.0)
     identity = jnp.eye(point.shape[-1], dtype=point.dtype)

@@ -260,7 +260,7 @@ def regular_gram(
     gram: Complex[Array, "T K K"], active: Float[Array, "K"]
 ) -> Complex[Array, "T K K"]:
     """Return an invertible Gram matrix: unit diagonal for absent sources, small loading for all."""
-    diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1).real
+    diagonal = linear.diagonal(gram).real
     added = jnp.where(active > 0, _REGULARISATION * diagonal, 1.0)
     return gram + added[..., None] * jnp.eye(gram.shape[-1], dtype=gram.dtype)
 
@@ -313,7 +313,7 @@ def concentrate(
     weights = jnp.tile(amplitudes, (1, coordinates))
     slope = matched[:, slopes] - linear.einsum("tij,tj->ti", back, amplitudes)
     # Energy that these amplitudes explain, without the loading of the Gram matrix.
-    norms = jnp.diagonal(gram[:, values, values], axis1=1, axis2=2).real
+    norms = linear.diagonal(gram[:, values, values]).real
     explained = (matched[:, values].conj() * amplitudes).real
     value = jnp.sum(explained + _REGULARISATION * norms * jnp.abs(amplitudes) ** 2)
     gradient = jnp.sum((weights.conj() * slope).real, axis=0)

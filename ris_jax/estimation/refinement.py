@@ -133,7 +133,7 @@ def projected_products(
 
 def variances(held: Background) -> Float[Array, "T K"]:
     r""":math:`[(B_t^H B_t)^{-1}]_{kk}` of a background's sources: noise in their amplitudes."""
-    return jnp.diagonal(held.inverse_gram, axis1=1, axis2=2).real
+    return linear.diagonal(held.inverse_gram).real
 
 
 def mean_power(observation: likelihood.Observation, fit: SourceFit) -> Float[Array, "K"]:

@@ -107,7 +107,12 @@ def _neighbours(
 ) -> Complex[Array, "P 26"]:
     """Return matched-filter outputs around cells relative to the cells; zero beyond the grid."""
     padded = jnp.pad(cube.reshape(-1, *shape), [(0, 0), (1, 1), (1, 1), (1, 1)])
-    cell = jnp.stack(jnp.unravel_index(index, shape), axis=-1) + 1
+    number = jnp.broadcast_to(index[:, None], (len(index), 3))
+    strides, sizes = (
+        jnp.broadcast_to(np.array(values, index.dtype), number.shape)
+        for values in ((shape[1] * shape[2], shape[2], 1), shape)
+    )
+    cell = jax.lax.rem(jax.lax.div(number, strides), sizes) + 1
     cells = cell[:, None] + _OFFSETS
     values = padded[:, cells[..., 0], cells[..., 1], cells[..., 2]]
     centre = padded[:, cell[:, 0], cell[:, 1], cell[:, 2]][..., None]
@@ -121,7 +126,7 @@ def _overlaps(
 ) -> Float[Array, "P P"]:
     """Return the correlation of images, 0 to 1; zero for padding."""
     gram = jnp.abs(jnp.sum(likelihood.inner_products(*images), axis=0))
-    norm = jnp.sqrt(jnp.diagonal(gram))
+    norm = jnp.sqrt(linear.diagonal(gram))
     return gram / jnp.maximum(norm[:, None] * norm, jnp.finfo(norm.dtype).tiny)
 
 
@@ -182,11 +187,11 @@ def _source_features(
 ) -> Float[Array, "K G"]:
     """Return location, strength and sharpness of each source; zero for padding."""
     # Energy lost without a source: |s|^2 over its entry of the inverse Gram matrix.
-    spread = jnp.diagonal(background.inverse_gram, axis1=1, axis2=2).real
+    spread = linear.diagonal(background.inverse_gram).real
     marginal = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2 / jnp.maximum(spread, 1e-30), axis=0)
     alone = jnp.sum((fit.images.left.conj() * fit.images.right).real, axis=-1)
     strength = jnp.sum(jnp.abs(fit.local.amplitudes) ** 2 * alone, axis=0)
-    sharpness = jnp.diagonal(fit.local.curvature).reshape(3, -1).T * context.step**2
+    sharpness = linear.diagonal(fit.local.curvature).reshape(3, -1).T * context.step**2
     features = jnp.concatenate(
         [
             context.scaled(fit.coordinates),

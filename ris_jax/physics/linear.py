@@ -13,6 +13,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact
 
 einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
@@ -38,6 +39,12 @@ def parts(matrix: Complex[Array, "... n m"]) -> Float[Array, "... n 2m"]:
     return jnp.concatenate([matrix.real, matrix.imag], axis=-1)
 
 
+def diagonal(matrix: Inexact[Array, "... n n"]) -> Inexact[Array, "... n"]:
+    """Return the diagonals of square matrices; a quarter of the operations of `jnp.diagonal`."""
+    on = jnp.broadcast_to(np.eye(matrix.shape[-1], dtype=bool), matrix.shape)
+    return jnp.sum(jax.lax.select(on, matrix, jnp.zeros_like(matrix)), axis=-1)
+
+
 def product(
     left: Complex[Array, "... p n"], right_parts: Float[Array, "... n 2m"]
 ) -> Complex[Array, "... p m"]:
@@ -55,7 +62,7 @@ def product(
 
 
 def _least_pivots(matrix: Inexact[Array, "... n n"]) -> Float[Array, "... n"]:
-    floor = _LEAST_PIVOT * jnp.abs(jnp.diagonal(matrix, axis1=-2, axis2=-1))
+    floor = _LEAST_PIVOT * jnp.abs(diagonal(matrix))
     return jnp.maximum(floor, jnp.finfo(floor.dtype).tiny)
 
 
