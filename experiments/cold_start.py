@@ -45,7 +45,7 @@ After (29 November 2026, 15:15; no other work, but slower cores than in the morn
   second batch size                   0.5
   second wavelength                   0.7
 
-The same on 30 November 2026, with fewer searches for reference cycles, on cores that are slower still
+The same on 30 November 2026, with fewer searches for reference cycles, on cores that are slower
 (a Python loop takes 1.5 times as long as on 28 November):
 
                           CPU s, no cache   CPU s, cache   first line
