@@ -28,7 +28,7 @@ def compiler_options() -> dict[str, Any]:
 
 
 def tracing(arguments: Any) -> bool:
-    """Return whether another program is being traced; options apply to whole programs only."""
+    """Return whether a program is being traced: of these arguments, or around this call."""
     # The iota needs no transfer from host to device.
     leaves = [*jax.tree.leaves(arguments), jax.lax.iota(jnp.int32, 1)]
     return any(isinstance(leaf, Tracer) for leaf in leaves)

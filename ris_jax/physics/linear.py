@@ -40,7 +40,7 @@ def parts(matrix: Complex[Array, "... n m"]) -> Float[Array, "... n 2m"]:
 
 
 def diagonal(matrix: Inexact[Array, "... n n"]) -> Inexact[Array, "... n"]:
-    """Return the diagonals of square matrices; a quarter of the operations of `jnp.diagonal`."""
+    """Return the diagonals of square matrices, in fewer operations than `jnp.diagonal`."""
     on = jnp.broadcast_to(np.eye(matrix.shape[-1], dtype=bool), matrix.shape)
     return jnp.sum(jax.lax.select(on, matrix, jnp.zeros_like(matrix)), axis=-1)
 
