@@ -170,7 +170,8 @@ def localize(
         response=given.response,
     )
     fit_again = fit if given.path_tested else None
-    return jax.tree.map(jnp.asarray, checked(estimate, problem, limits, notes, fit_again=fit_again))
+    # `jnp.asarray` would compile a program for every shape.
+    return jax.device_put(checked(estimate, problem, limits, notes, fit_again=fit_again))
 
 
 def _chosen(

@@ -173,7 +173,7 @@ def unit_bounds(
     given = [places] if second is None else [places, second]
     sources = np.stack(given, axis=1).astype(surface.positions.dtype)
     signals = signal_draws(len(surface.codes), len(given), source_signal)
-    signals = jnp.asarray(signals, surface.codes.dtype)
+    signals = signals.astype(surface.codes.dtype)
     size = _chunk_size(surface, len(surface.channel) * len(signals), len(given))
     found = []
     for start in range(0, len(sources), size):

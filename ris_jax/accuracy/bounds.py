@@ -308,11 +308,13 @@ def scene_bound(
     return jax.vmap(one)(scene.measurement, scene.truth, scene.signals)
 
 
+@jax.jit
 def standard_deviations(bound: Bound) -> Float[Array, "... K 3"]:
     """Return those of azimuth [rad], elevation [rad], range [m]; infinity if not identifiable."""
     return jnp.sqrt(jnp.diagonal(bound.covariance, axis1=-2, axis2=-1))
 
 
+@jax.jit
 def position_error_bound(
     bound: Bound,
     azimuth: Float[Array, "... K"],

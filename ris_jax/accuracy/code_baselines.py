@@ -63,7 +63,7 @@ def pointed_codes(
     """
     generator = np.random.default_rng(seed)
     drawn = generator.choice(len(places), num_codes, replace=num_codes > len(places))
-    azimuth, elevation, source_range = jnp.asarray(places[drawn].T, positions.dtype)
+    azimuth, elevation, source_range = places[drawn].T.astype(positions.dtype)
     vectors = arrays.steering_vector(
         azimuth, elevation, source_range, positions, wavelength=wavelength, wavefront=wavefront
     )

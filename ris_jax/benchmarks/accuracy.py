@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -174,7 +173,7 @@ class Runner:
             self.store.write(path, found)
         else:
             self._progress(count)
-        estimate = Estimate(**{name: jnp.asarray(leaf) for name, leaf in found.items()})
+        estimate = Estimate(**jax.device_put(found))
         sources, bound = self.truth(cell)
         truth = metrics.Sources(*(leaf[:count] for leaf in sources))
         scores = localization_scores.score(estimate, truth, bound_covariance=bound[:count])

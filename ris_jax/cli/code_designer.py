@@ -94,14 +94,13 @@ class Designer:
         )[0]  # fmt: skip
 
     def make_problem(self, places: np.ndarray) -> "DesignProblem":
-        import jax.numpy as jnp
 
         from ris_jax.accuracy import code_design
 
         kind = self.surface.positions.dtype
         return code_design.make_problem(
             self.surface.positions, self.surface.channel[0], self.surface.wavelength,
-            jnp.asarray(places, kind), jnp.asarray(self.level(places), kind),
+            places.astype(kind), self.level(places).astype(kind),
             wavefront=self.waves["wavefront"], response=self.surface.response,
         )  # fmt: skip
 

@@ -168,10 +168,11 @@ def for_each_scene(measurement: scenes.Measurement) -> scenes.Measurement:
     )
 
 
-def as_canonical(array: Any) -> jax.Array:
-    """Convert to a JAX array of default precision: 32 bits, or 64 with ``JAX_ENABLE_X64``."""
+def as_canonical(array: Any) -> Any:
+    """Convert to default precision: 32 bits, or 64 with ``JAX_ENABLE_X64``."""
     kind = jax.numpy.complex128 if jax.numpy.iscomplexobj(array) else jax.numpy.float64
-    return jax.numpy.asarray(array, jax.dtypes.canonicalize_dtype(kind))
+    kind = jax.dtypes.canonicalize_dtype(kind)
+    return array.astype(kind) if hasattr(array, "astype") else np.asarray(array, kind)
 
 
 def complex_channel(channel: Any) -> Any:

@@ -208,6 +208,7 @@ def over_scenes(function: Callable[..., Any], observation: Observation, *argumen
     return jax.vmap(function, in_axes=(axes, *(0 for _ in arguments)))(observation, *arguments)
 
 
+@jax.jit
 def images(observation: Observation, vectors: Complex[Array, "P N"]) -> Images:
     """Images of P aperture fields at the receiver; of several frequencies, stacked, [P, F N]."""
     if observation.coherence is not None:
@@ -265,6 +266,7 @@ def regular_gram(
     return gram + added[..., None] * jnp.eye(gram.shape[-1], dtype=gram.dtype)
 
 
+@jax.jit
 def concentrate(
     gram: Complex[Array, "T CK CK"],
     matched: Complex[Array, "T CK"],

@@ -199,7 +199,7 @@ def read(folder: pathlib.Path) -> Network:
     template = architectures.parameter_shapes(config)
     with np.load(folder / _PARAMETERS, allow_pickle=False) as stored:
         paths, tree = jax.tree_util.tree_flatten_with_path(template)
-        leaves = [jnp.asarray(stored[jax.tree_util.keystr(path)]) for path, _ in paths]
+        leaves = [jax.device_put(stored[jax.tree_util.keystr(path)]) for path, _ in paths]
     return Network(config, jax.tree_util.tree_unflatten(tree, leaves), card)
 
 

@@ -8,10 +8,12 @@ vector is relative to the origin. A source at azimuth :math:`\varphi`, elevation
 and :math:`w=\hat u_y` are its direction cosines.
 """
 
+import functools
 from typing import get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from ris_jax import config as config_lib
@@ -41,12 +43,14 @@ def planar_array(
       [rows * columns, 3] float [m].
     """
 
+    dtype = jnp.result_type(float)
+
     def offsets(count):
         origin = (count - 1) / 2 if centered else count // 2
-        return (jnp.arange(count) - origin) * spacing
+        return (np.arange(count, dtype=dtype) - dtype.type(origin)) * dtype.type(spacing)
 
-    y, x = jnp.meshgrid(offsets(rows), offsets(columns), indexing="ij")
-    return jnp.stack([x.ravel(), y.ravel(), jnp.zeros(rows * columns)], axis=-1)
+    y, x = np.meshgrid(offsets(rows), offsets(columns), indexing="ij")
+    return jax.device_put(np.stack([x.ravel(), y.ravel(), np.zeros_like(x.ravel())], axis=-1))
 
 
 def element_positions(system: config_lib.SystemConfig) -> Float[Array, "N 3"]:
@@ -56,6 +60,7 @@ def element_positions(system: config_lib.SystemConfig) -> Float[Array, "N 3"]:
     return planar_array(system.rows, system.columns, system.spacing, centered=system.centered)
 
 
+@functools.partial(jax.jit, inline=True)
 def direction(
     azimuth: Float[Array, "..."], elevation: Float[Array, "..."]
 ) -> Float[Array, "... 3"]:
@@ -70,6 +75,7 @@ def direction(
     )
 
 
+@functools.partial(jax.jit, static_argnames="wavefront", inline=True)
 def path_difference(
     unit: Float[Array, "... 3"],
     inverse_range: Float[Array, "..."],
@@ -133,6 +139,7 @@ def _relative_distance(
     return jnp.sqrt(jnp.maximum(x**2 + y**2 + z**2, _LEAST_SQUARE))
 
 
+@functools.partial(jax.jit, static_argnames="wavefront", inline=True)
 def relative_amplitude(
     unit: Float[Array, "... 3"],
     inverse_range: Float[Array, "..."],
@@ -152,6 +159,7 @@ def relative_amplitude(
     return 1.0 / distance if wavefront == "spherical" else jnp.ones_like(distance)
 
 
+@functools.partial(jax.jit, static_argnames="wavefront", inline=True)
 def squared_norm(
     coordinates: Float[Array, "... 3"],
     positions: Float[Array, "N 3"],
@@ -191,6 +199,7 @@ def normalized(vectors: Complex[Array, "... N"]) -> Complex[Array, "... N"]:
     return vectors * jax.lax.rsqrt(jnp.where(square > 0.0, square, 1.0))
 
 
+@functools.partial(jax.jit, static_argnames="wavefront", inline=True)
 def steering(
     unit: Float[Array, "... 3"],
     inverse_range: Float[Array, "..."],
@@ -220,6 +229,7 @@ def steering(
     return jax.lax.complex(modulus * cosine, -modulus * sine)
 
 
+@functools.partial(jax.jit, static_argnames="wavefront", inline=True)
 def steering_vector(
     azimuth: Float[Array, "..."],
     elevation: Float[Array, "..."],
@@ -291,6 +301,7 @@ def _within(u: Float[Array, "..."], w: Float[Array, "..."]) -> tuple[Array, Arra
     return square, within, shrink, ahead
 
 
+@functools.partial(jax.jit, inline=True)
 def unit_from_cosines(u: Float[Array, "..."], w: Float[Array, "..."]) -> Float[Array, "... 3"]:
     """Return the unit vector in front of the array with direction cosines u (x), w (y), [..., 3].
 
@@ -300,6 +311,7 @@ def unit_from_cosines(u: Float[Array, "..."], w: Float[Array, "..."]) -> Float[A
     return jnp.stack([u * shrink, w * shrink, ahead], axis=-1)
 
 
+@functools.partial(jax.jit, static_argnames="wavefront", inline=True)
 def steering_at(
     coordinates: Float[Array, "... 3"],
     positions: Float[Array, "N 3"],
@@ -316,6 +328,7 @@ def steering_at(
     )  # fmt: skip
 
 
+@functools.partial(jax.jit, static_argnames="wavefront")
 def steering_jet(
     coordinates: Float[Array, "... 3"],
     positions: Float[Array, "N 3"],
@@ -437,6 +450,7 @@ def _amplitude_slopes(
     return rho * inverse, (along - rho * square) * inverse
 
 
+@functools.partial(jax.jit, inline=True)
 def to_coordinates(
     azimuth: Float[Array, "..."], elevation: Float[Array, "..."], source_range: Float[Array, "..."]
 ) -> Float[Array, "... 3"]:
@@ -445,6 +459,7 @@ def to_coordinates(
     return jnp.stack([u, jnp.sin(elevation), 1.0 / jnp.asarray(source_range)], axis=-1)
 
 
+@functools.partial(jax.jit, inline=True)
 def from_coordinates(
     coordinates: Float[Array, "... 3"],
 ) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:

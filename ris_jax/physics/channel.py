@@ -1,5 +1,6 @@
 """Channel from the surface to the base station."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -49,6 +50,7 @@ def channel_of(
     return jnp.sqrt(weight) * line_of_sight + jnp.sqrt(1.0 - weight) * scattered
 
 
+@functools.partial(jax.jit, static_argnames="num_antennas")
 def rician_channel(
     key: jax.Array,
     positions: Float[Array, "N 3"],

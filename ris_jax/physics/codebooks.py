@@ -1,5 +1,6 @@
 """Phase codes of the surface, their quantisation, and the response of real hardware."""
 
+import functools
 import pathlib
 import zipfile
 from typing import get_args
@@ -15,6 +16,7 @@ from ris_jax import errors
 from ris_jax.physics import random_draws
 
 
+@functools.partial(jax.jit, static_argnames="phase_bits")
 def quantize_phase(codes: Complex[Array, "..."], phase_bits: int | None) -> Complex[Array, "..."]:
     """Round phases to ``2**phase_bits`` levels at unit modulus; None leaves them unchanged."""
     phase = jnp.angle(codes)
@@ -114,7 +116,7 @@ def codebook(system: config_lib.SystemConfig) -> Complex[Array, "L N"]:
             raise config_lib.ConfigError(
                 f"system.codes_file: need codes [num_snapshots, N] = {needed}; got {given.shape}"
             )
-        return jnp.asarray(given)
+        return jax.device_put(given)
     count, elements = system.num_snapshots, system.num_elements
     rows, columns = system.rows, system.columns
     if system.element_positions is not None:
@@ -134,7 +136,7 @@ def codebook(system: config_lib.SystemConfig) -> Complex[Array, "L N"]:
     else:
         names = ", ".join(get_args(config_lib.CodebookName))
         raise ValueError(f"codebook: need one of {names}; got {system.codebook!r}")
-    return quantize_phase(jnp.asarray(codes), system.phase_bits)
+    return quantize_phase(codes, system.phase_bits)
 
 
 def phase_dependent_amplitude(

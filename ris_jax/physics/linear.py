@@ -66,6 +66,7 @@ def _least_pivots(matrix: Inexact[Array, "... n n"]) -> Float[Array, "... n"]:
     return jnp.maximum(floor, jnp.finfo(floor.dtype).tiny)
 
 
+@jax.jit
 def solve_positive(
     matrix: Inexact[Array, "... n n"], right: Inexact[Array, "... n m"]
 ) -> Inexact[Array, "... n m"]:

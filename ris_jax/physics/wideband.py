@@ -19,6 +19,7 @@ frequencies; another one changes the phase of :math:`s_k` only.
 A stacked vector has the entries of all frequencies one after the other, [..., F N].
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -163,6 +164,7 @@ def check_frequencies(frequencies: Float[np.ndarray, "F"]) -> None:
         )
 
 
+@functools.partial(jax.jit, static_argnames="num_antennas")
 def wideband_channel(
     key: jax.Array,
     positions: Float[Array, "N 3"],

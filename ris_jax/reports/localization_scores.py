@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -113,8 +112,8 @@ def score(
     if bound_covariance is not None:
         variances = np.diagonal(np.asarray(bound_covariance, float), axis1=-2, axis2=-1)
         deviations = np.sqrt(np.where(active[..., None], variances, np.nan))
-        bound = bounds.Bound(jnp.asarray(bound_covariance), jnp.isfinite(variances))
-        places_of = map(jnp.asarray, (true.azimuth, true.elevation, true.source_range))
+        bound = bounds.Bound(np.asarray(bound_covariance), np.isfinite(variances))
+        places_of = true.azimuth, true.elevation, true.source_range
         in_metres = np.asarray(bounds.position_error_bound(bound, *places_of), float)
         position_bound = np.where(active, in_metres, np.nan)
     delay_errors = delay_deviations = None
