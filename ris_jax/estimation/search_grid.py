@@ -164,7 +164,8 @@ def search_space(
     u, w, rho = (1 if one else count for one, count in zip(held, shape, strict=True))
     shape = (u, w, rho)
     points = library.clip(grid_points(BoxLimits(lower, upper, held), shape), lower, upper)
-    return SearchSpace(*jax.device_put((points, lower, upper)), shape)
+    points, lower, upper = jax.device_put((points, lower, upper))
+    return SearchSpace(points, lower, upper, shape)
 
 
 def local_maxima(

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -112,7 +113,8 @@ def score(
     if bound_covariance is not None:
         variances = np.diagonal(np.asarray(bound_covariance, float), axis1=-2, axis2=-1)
         deviations = np.sqrt(np.where(active[..., None], variances, np.nan))
-        bound = bounds.Bound(np.asarray(bound_covariance), np.isfinite(variances))
+        covariances, finite = jax.device_put((bound_covariance, np.isfinite(variances)))
+        bound = bounds.Bound(covariances, finite)
         places_of = true.azimuth, true.elevation, true.source_range
         in_metres = np.asarray(bounds.position_error_bound(bound, *places_of), float)
         position_bound = np.where(active, in_metres, np.nan)
