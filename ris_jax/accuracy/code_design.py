@@ -141,6 +141,7 @@ def _trace_of_inverse(matrix: Float[Array, "... 3 3"]) -> Float[Array, "..."]:
 _PAIRS = ((0, 1), (0, 2), (1, 2))
 
 
+@functools.partial(jax.jit, static_argnames="source_signal", inline=True)
 def position_errors(
     problem: DesignProblem,
     codes: Complex[Array, "L N"],

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,16 @@ _LEAST_POWER = 1e-4
 _MOST_POWERS = 1 << 24
 
 
+@functools.partial(jax.jit, static_argnames="wavefront", inline=True)
+def _parts(
+    points: Float[Array, "P 3"], positions: Float[Array, "N 3"], **waves: Any
+) -> Float[Array, "N 2P"]:
+    """Return the parts of a `Grid`; waves as for `arrays.steering_at`."""
+    vectors = arrays.steering_at(points, positions, **waves)
+    conjugates = arrays.normalized(vectors).conj() * search_grid.visible(points)[:, None]
+    return linear.parts(conjugates.T)
+
+
 @dataclasses.dataclass(frozen=True)
 class Grid:
     """Unit-norm steering vectors at the points of a search space.
@@ -66,12 +76,10 @@ class Grid:
 
     def parts(self, points: Float[Array, "P 3"]) -> Float[Array, "N 2P"]:
         """`linear.parts` of the conjugate steering vectors, transposed; zero beyond the horizon."""
-        vectors = arrays.steering_at(
+        return _parts(
             points, self.positions, wavelength=self.wavelength, wavefront=self.wavefront,
             response=self.response,
         )  # fmt: skip
-        conjugates = arrays.normalized(vectors).conj() * search_grid.visible(points)[:, None]
-        return linear.parts(conjugates.T)
 
     @property
     def conjugates(self) -> Complex[Array, "G N"]:

@@ -70,7 +70,6 @@ jitted_bound = jax.jit(bound_of, static_argnames=("wavefront", "source_signal", 
 
 def bound(scene, wavefront="spherical", source_signal="constant", static_path=False, response=None):
     """Return the bound of one scene in the default precision, as NumPy arrays."""
-    scene = {name: jnp.asarray(value) for name, value in scene.items()}
     options = {"wavefront": wavefront, "source_signal": source_signal, "static_path": static_path}
     return jax.tree.map(np.asarray, jitted_bound(scene, response=response, **options))
 

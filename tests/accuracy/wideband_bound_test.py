@@ -94,7 +94,7 @@ _wideband_bound = small.jit(wideband_bound.wideband_bound, static_argnames="cohe
 
 
 def bound_of(scene, coherence, frequencies=FREQUENCIES, **changes):
-    scene = jax.tree.map(jnp.asarray, scene | changes)
+    scene = jax.device_put(scene | changes)
     measurement = scenes.Measurement(
         snapshots=jnp.zeros(()),
         channel=scene.pop("channel"),

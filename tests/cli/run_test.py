@@ -404,7 +404,7 @@ _SMALLER = {
     "design": ["--num_positions=4", "--steps=8", "--sweeps=1"],
     "simulate": ["--num_train=32", "--num_val=8", "--num_test=8", *SETTINGS[:5]],
     "import": [],
-    "train": [*SIZES, *SETTINGS, "--dropout=0"],
+    "train": [*SIZES, *SETTINGS, "--dropout=0", "--nofigures"],
     "evaluate": ["--num_scenes=4", "--batch_size=4", *SETTINGS[:5]],
     "calibrate": [],
     "localize": ["--max_sources=2"],

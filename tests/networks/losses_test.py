@@ -43,7 +43,7 @@ def drawn_target(batch=BATCH, sources=SOURCES, seed=0):
         active=active,
         num_sources=num_sources,
     )
-    return jax.tree.map(jnp.asarray, target)
+    return jax.device_put(target)
 
 
 def true_decision(target, fitted, ghosts, seed=0):

@@ -59,8 +59,8 @@ def _environment(num_devices: int) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "NPROC"}
     return kept | {
         # Eight devices on two busy cores exceed XLA's time limit for collectives.
-        # Programs have all optimizations, because rounding is compared.
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices} "
+        "XLA_FLAGS": f"{kept.get('XLA_FLAGS', '')} "
+        f"--xla_force_host_platform_device_count={num_devices} "
         "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300 "
         "--xla_cpu_collective_call_terminate_timeout_seconds=900",
         "TF_CPP_MIN_LOG_LEVEL": "3",
