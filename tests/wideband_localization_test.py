@@ -358,6 +358,7 @@ def evaluated(path):
         return {row["scenes_of"]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.full
 def test_evaluation_of_simulated_scenes(estimates, tmp_path, capsys):
     """The bound includes that of the delay, and the scenes are those of the stream `test`."""
     command = [

@@ -79,6 +79,7 @@ def test_predicts_monte_carlo(name):
     np.testing.assert_allclose(parts["error"], measured, rtol=0.1)
 
 
+@pytest.mark.full
 def test_assumed_fresnel_wavefront():
     """At boresight a second-order wave resembles a spherical wave of another range."""
     _, _, _, found = bound_of(IDEAL, wavefront="fresnel")

@@ -83,6 +83,7 @@ def test_auto_keeps_scenes_without_a_path():
     assert not np.any(auto.flags & Flag.STATIC_PATH)
 
 
+@pytest.mark.full
 def test_off_flags_a_misfit():
     found = localize(measurement(recording(static_db=0.0)), static_path="off")
     assert np.all(found.flags & Flag.MISFIT)

@@ -56,10 +56,16 @@ def predict(config, measurement):
 class PredictionTest(parameterized.TestCase):
     @parameterized.parameters(
         {},
-        {"model__compute_dtype": "bfloat16"},
         {"system__source_signal": "independent", "model__rounds": 1, "scene__max_sources": 3},
     )
     def test_shapes_and_dtypes(self, **values):
+        self.check_shapes(**values)
+
+    @pytest.mark.full
+    def test_shapes_and_dtypes_of_bfloat16(self):
+        self.check_shapes(model__compute_dtype="bfloat16")
+
+    def check_shapes(self, **values):
         config = with_values(SMALL, **values)
         sources = config.scene.max_sources
         prediction = predict(config, drawn(config).measurement)

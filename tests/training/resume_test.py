@@ -172,7 +172,9 @@ def test_a_signal_stops_a_run_after_the_microbatch_and_it_resumes_there(config, 
     assert not (tmp_path / "interrupted").exists()
 
 
-@pytest.mark.parametrize("microbatch", [6, 7, 13])
+@pytest.mark.parametrize(
+    "microbatch", [7, *(pytest.param(n, marks=pytest.mark.full) for n in (6, 13))]
+)
 def test_stopped_within_the_partial_window_of_an_epoch(config, tmp_path, microbatch):
     """7 microbatches with accumulation 4: windows of 4 and of 3 in each epoch."""
     changes = {
