@@ -27,6 +27,15 @@ def compiler_options() -> dict[str, Any]:
     return _OPTIONS
 
 
+def one_program(static_argnames: str | tuple[str, ...] = ()) -> Callable[[Callable], Any]:
+    """Decorate a function of some operations: an eager call compiles one program for all of them.
+
+    Each eager operation is a program of its own, at 10 to 20 ms. Within another program the
+    operations become part of that program; the function is traced once for each shape.
+    """
+    return functools.partial(jax.jit, static_argnames=static_argnames, inline=True)
+
+
 def tracing(arguments: Any) -> bool:
     """Return whether a program is being traced: of these arguments, or around this call."""
     # The iota needs no transfer from host to device.

@@ -27,6 +27,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Complex, Float, Int
 
+from ris_jax import compilation
 from ris_jax import config as config_lib
 from ris_jax.physics import arrays, linear
 from ris_jax.physics.element_response import ElementResponse
@@ -141,7 +142,7 @@ def _trace_of_inverse(matrix: Float[Array, "... 3 3"]) -> Float[Array, "..."]:
 _PAIRS = ((0, 1), (0, 2), (1, 2))
 
 
-@functools.partial(jax.jit, static_argnames="source_signal", inline=True)
+@compilation.one_program("source_signal")
 def position_errors(
     problem: DesignProblem,
     codes: Complex[Array, "L N"],

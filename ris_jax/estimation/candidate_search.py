@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
+from ris_jax import compilation
 from ris_jax import config as config_lib
 from ris_jax.estimation import levenberg_marquardt, likelihood, search_grid
 from ris_jax.estimation.refinement import Background, RefinementProblem, projected_products
@@ -38,7 +39,7 @@ _LEAST_POWER = 1e-4
 _MOST_POWERS = 1 << 24
 
 
-@functools.partial(jax.jit, static_argnames="wavefront", inline=True)
+@compilation.one_program("wavefront")
 def _parts(
     points: Float[Array, "P 3"], positions: Float[Array, "N 3"], **waves: Any
 ) -> Float[Array, "N 2P"]:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
+from ris_jax import compilation
 from ris_jax import config as config_lib
 from ris_jax.physics import linear, phasor
 from ris_jax.physics.element_response import ElementResponse
@@ -60,7 +61,7 @@ def element_positions(system: config_lib.SystemConfig) -> Float[Array, "N 3"]:
     return planar_array(system.rows, system.columns, system.spacing, centered=system.centered)
 
 
-@functools.partial(jax.jit, inline=True)
+@compilation.one_program()
 def direction(
     azimuth: Float[Array, "..."], elevation: Float[Array, "..."]
 ) -> Float[Array, "... 3"]:
@@ -75,7 +76,7 @@ def direction(
     )
 
 
-@functools.partial(jax.jit, static_argnames="wavefront", inline=True)
+@compilation.one_program("wavefront")
 def path_difference(
     unit: Float[Array, "... 3"],
     inverse_range: Float[Array, "..."],
@@ -139,7 +140,7 @@ def _relative_distance(
     return jnp.sqrt(jnp.maximum(x**2 + y**2 + z**2, _LEAST_SQUARE))
 
 
-@functools.partial(jax.jit, static_argnames="wavefront", inline=True)
+@compilation.one_program("wavefront")
 def relative_amplitude(
     unit: Float[Array, "... 3"],
     inverse_range: Float[Array, "..."],
@@ -159,7 +160,7 @@ def relative_amplitude(
     return 1.0 / distance if wavefront == "spherical" else jnp.ones_like(distance)
 
 
-@functools.partial(jax.jit, static_argnames="wavefront", inline=True)
+@compilation.one_program("wavefront")
 def squared_norm(
     coordinates: Float[Array, "... 3"],
     positions: Float[Array, "N 3"],
@@ -199,7 +200,7 @@ def normalized(vectors: Complex[Array, "... N"]) -> Complex[Array, "... N"]:
     return vectors * jax.lax.rsqrt(jnp.where(square > 0.0, square, 1.0))
 
 
-@functools.partial(jax.jit, static_argnames="wavefront", inline=True)
+@compilation.one_program("wavefront")
 def steering(
     unit: Float[Array, "... 3"],
     inverse_range: Float[Array, "..."],
@@ -229,7 +230,7 @@ def steering(
     return jax.lax.complex(modulus * cosine, -modulus * sine)
 
 
-@functools.partial(jax.jit, static_argnames="wavefront", inline=True)
+@compilation.one_program("wavefront")
 def steering_vector(
     azimuth: Float[Array, "..."],
     elevation: Float[Array, "..."],
@@ -301,7 +302,7 @@ def _within(u: Float[Array, "..."], w: Float[Array, "..."]) -> tuple[Array, Arra
     return square, within, shrink, ahead
 
 
-@functools.partial(jax.jit, inline=True)
+@compilation.one_program()
 def unit_from_cosines(u: Float[Array, "..."], w: Float[Array, "..."]) -> Float[Array, "... 3"]:
     """Return the unit vector in front of the array with direction cosines u (x), w (y), [..., 3].
 
@@ -311,7 +312,7 @@ def unit_from_cosines(u: Float[Array, "..."], w: Float[Array, "..."]) -> Float[A
     return jnp.stack([u * shrink, w * shrink, ahead], axis=-1)
 
 
-@functools.partial(jax.jit, static_argnames="wavefront", inline=True)
+@compilation.one_program("wavefront")
 def steering_at(
     coordinates: Float[Array, "... 3"],
     positions: Float[Array, "N 3"],
@@ -450,7 +451,7 @@ def _amplitude_slopes(
     return rho * inverse, (along - rho * square) * inverse
 
 
-@functools.partial(jax.jit, inline=True)
+@compilation.one_program()
 def to_coordinates(
     azimuth: Float[Array, "..."], elevation: Float[Array, "..."], source_range: Float[Array, "..."]
 ) -> Float[Array, "... 3"]:
@@ -459,7 +460,7 @@ def to_coordinates(
     return jnp.stack([u, jnp.sin(elevation), 1.0 / jnp.asarray(source_range)], axis=-1)
 
 
-@functools.partial(jax.jit, inline=True)
+@compilation.one_program()
 def from_coordinates(
     coordinates: Float[Array, "... 3"],
 ) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:

@@ -5,13 +5,13 @@ distances and projectors come from r x r Gram matrices, and no N x N matrix is d
 `load`, `dense`, `sample_covariance` and `forward_backward` are for estimators of any covariance.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Int
 
+from ris_jax import compilation
 from ris_jax import config as config_lib
 from ris_jax.physics import linear
 
@@ -42,7 +42,7 @@ class LowRankCovariance(NamedTuple):
         return cls(factor, jnp.zeros(factor.shape[:-2], snapshots.real.dtype))
 
 
-@functools.partial(jax.jit, inline=True)
+@compilation.one_program()
 def hermitize(matrix: Complex[Array, "... N N"]) -> Complex[Array, "... N N"]:
     """Return (R + R^H) / 2."""
     return 0.5 * (matrix + jnp.swapaxes(matrix, -1, -2).conj())
@@ -54,7 +54,7 @@ def trace(covariance: LowRankCovariance) -> Float[Array, "..."]:
     return jnp.sum(jnp.abs(covariance.factor) ** 2, axis=(-1, -2)) + elements * covariance.loading
 
 
-@functools.partial(jax.jit, inline=True)
+@compilation.one_program()
 def trace_normalize(covariance: LowRankCovariance) -> LowRankCovariance:
     """Scale to trace N; a zero covariance stays zero, with a finite derivative."""
     total = trace(covariance)
@@ -70,7 +70,7 @@ def from_factor(factor: Complex[Array, "... N r"]) -> LowRankCovariance:
     return trace_normalize(LowRankCovariance(factor, jnp.zeros(factor.shape[:-2])))
 
 
-@functools.partial(jax.jit, inline=True)
+@compilation.one_program()
 def dense(covariance: LowRankCovariance) -> Complex[Array, "... N N"]:
     """Return R as a matrix, for estimators that need one."""
     factor = covariance.factor
@@ -138,7 +138,7 @@ def effective_covariance(
     return shrink(covariance, shrinkage_weight(snr, config))
 
 
-@functools.partial(jax.jit, inline=True)
+@compilation.one_program()
 def inner(left: LowRankCovariance, right: LowRankCovariance) -> Float[Array, "..."]:
     """Return tr(R_left R_right) from Gram matrices."""
     cross = linear.matmul(jnp.swapaxes(left.factor, -1, -2).conj(), right.factor)
@@ -202,7 +202,7 @@ def _principal(gram, rank):
     return values, vectors, signal
 
 
-@functools.partial(jax.jit, static_argnames="columns", inline=True)
+@compilation.one_program("columns")
 def signal_basis(
     factor: Complex[Array, "... N r"], rank: Int[Array, "..."], columns: int
 ) -> Complex[Array, "... N c"]:
@@ -273,7 +273,7 @@ def _gram_pseudo_inverse_jvp(primals, tangents):
     return output, linear.matmul(vectors, divided * inside, adjoint)
 
 
-@functools.partial(jax.jit, inline=True)
+@compilation.one_program()
 def projector_overlap(
     estimate: Complex[Array, "... N r"], truth: Complex[Array, "... N r"], rank: Int[Array, "..."]
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:

@@ -94,13 +94,14 @@ def test_without_mismatch_is_the_bound():
     assert np.isinf(np.asarray(found.variance)[:, 2]).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "impairment",
     [
         {"impairments__phase_error": 0.1},
-        pytest.param({"impairments__position_jitter": 6e-3}, marks=pytest.mark.full),
-        pytest.param({"impairments__dead_fraction": 0.05}, marks=pytest.mark.full),
-        pytest.param({"impairments__channel_error": 0.01}, marks=pytest.mark.full),
+        {"impairments__position_jitter": 6e-3},
+        {"impairments__dead_fraction": 0.05},
+        {"impairments__channel_error": 0.01},
     ],
 )
 def test_predicts_monte_carlo_of_two_sources(impairment):

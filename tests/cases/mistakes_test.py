@@ -92,7 +92,7 @@ def test_swapped_axes():
         (["snapshots"], Flag.SNAPSHOTS_CONJUGATED),
         (["channel"], Flag.CHANNEL_CONJUGATED),
         (["codes"], Flag.CODES_CONJUGATED),
-        (["snapshots", "channel", "codes"], Flag.CONJUGATED),
+        pytest.param(["snapshots", "channel", "codes"], Flag.CONJUGATED, marks=pytest.mark.full),
     ],
 )
 def test_conjugated(names, flag):
@@ -136,8 +136,11 @@ def test_independent_symbols():
 
 @pytest.mark.parametrize(
     "places",
-    [[[20, 65, 2]], [[10, 5, 0.2]], [[-20, -60, 3], [30, 10, 2]]],
-    ids=["high", "near", "one of two"],
+    [
+        pytest.param([[20, 65, 2]], id="high", marks=pytest.mark.full),
+        pytest.param([[10, 5, 0.2]], id="near", marks=pytest.mark.full),
+        pytest.param([[-20, -60, 3], [30, 10, 2]], id="one of two"),
+    ],
 )
 def test_sources_outside_the_region(places):
     found = simulator.through_surface([places] * BATCH)

@@ -255,9 +255,15 @@ class SymmetryTest(parameterized.TestCase):
         self.assert_same(found, wanted, abs(scale) ** 2)
         np.testing.assert_array_equal(wanted.num_sources, COUNTS)
 
-    @parameterized.parameters(*SIGNALS)
-    def test_one_compilation(self, source_signal):
+    def test_one_compilation(self):
         """One program serves any number of sources, false-alarm rate, wavelength and region."""
+        self.check_one_compilation("constant")
+
+    @pytest.mark.full
+    def test_one_compilation_for_independent_signals(self):
+        self.check_one_compilation("independent")
+
+    def check_one_compilation(self, source_signal):
         measurement, _ = example(source_signal)
         compiled = maximum_likelihood._maximum_likelihood.outer
         before = compiled._cache_size()
@@ -324,9 +330,15 @@ class CountTest(parameterized.TestCase):
         low, high = binomial_limits(repeats * BATCH, rate)
         self.assertBetween(alarms, low, high)
 
-    @parameterized.parameters(*SIGNALS)
-    def test_false_alarms_with_a_source(self, source_signal):
+    def test_false_alarms_with_a_source(self):
         """The false-alarm rate is also correct with one source."""
+        self.check_false_alarms("constant")
+
+    @pytest.mark.full
+    def test_false_alarms_with_an_independent_source(self):
+        self.check_false_alarms("independent")
+
+    def check_false_alarms(self, source_signal):
         alarms, rate, repeats = 0, 0.05, 4
         for seed in range(repeats):
             measurement = simulate(draw(seed, 1), seed + 170, 15.0, source_signal)
