@@ -94,7 +94,6 @@ class Designer:
         )[0]  # fmt: skip
 
     def make_problem(self, places: np.ndarray) -> "DesignProblem":
-
         from ris_jax.accuracy import code_design
 
         kind = self.surface.positions.dtype
