@@ -45,19 +45,20 @@ After (29 November 2026, 15:15; no other work, but slower cores than in the morn
   second batch size                   0.5
   second wavelength                   0.7
 
-The same on 30 November 2026, with fewer searches for reference cycles, on cores that are slower
-(a Python loop takes 1.5 times as long as on 28 November):
+The same on 30 November 2026, with fewer searches for reference cycles, eager calls as one program
+and faster tracing, on cores that are slower (a Python loop takes 1.6 to 1.9 times as long as on 28
+November):
 
                           CPU s, no cache   CPU s, cache   first line
-  localize                           10.6            4.5        0.2 s
-  localize_network                   12.6            4.3        0.2 s
-  train                              32.2           14.2        0.1 s
-  doctor                             23.0            7.8        0.1 s
-  simulate                            2.6            1.2        0.1 s
-  import                              0.8            0.8        0.1 s
-  first batch                        10.2
+  localize                           10.8            3.8        0.2 s
+  localize_network                   10.6            3.8        0.1 s
+  train                              27.5           13.1        0.1 s
+  doctor                             22.4            7.6        0.1 s
+  simulate                            2.7            1.3        0.2 s
+  import                              0.9            0.9        0.1 s
+  first batch                        10.1
   second batch size                   0.5
-  second wavelength                   0.8
+  second wavelength                   0.7
 
 `report` locates sources for its position errors. In the morning, without them, it took 20.2 and
 11.5.
