@@ -59,10 +59,8 @@ def test_without_mismatch_is_the_bound():
     np.testing.assert_allclose(parts["error"], expected, rtol=2e-3)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.full] * (n != "phase_error")) for n in mismatch.NAMES],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("name", mismatch.NAMES)
 def test_predicts_monte_carlo(name):
     """The RMSE agrees within 10 %; 288 estimates have a standard error of at most 4 %."""
     impairments = mismatch.single_impairment(name, IDEAL, WAVELENGTH)

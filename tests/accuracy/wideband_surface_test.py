@@ -60,6 +60,7 @@ def test_the_objective_is_the_bound(coherence, shape):
     assert unit.deviations.shape == (len(PLACES), 4 if coherence == "coherent" else 3)
 
 
+@pytest.mark.full
 def test_one_frequency_is_the_narrowband_bound():
     surface = make_surface(frequencies=(1e9,))
     narrow = bound_maps.Surface(

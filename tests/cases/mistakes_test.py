@@ -124,6 +124,7 @@ def test_elements_in_another_plane(axes):
     assert_named(localize(found, positions=found.positions[:, axes])[1], Flag.ELEMENT_PLANE)
 
 
+@pytest.mark.full
 def test_another_wavefront():
     found = recording(count=4, wave=simulator.parabolic)
     flags = localize(found)[1]

@@ -89,6 +89,7 @@ def test_off_flags_a_misfit():
     assert np.all(found.flags & Flag.MISFIT)
 
 
+@pytest.mark.full
 def test_chunks_agree():
     """Scenes before the first chunk with a path are fitted again without it."""
     found = measurement(recording())

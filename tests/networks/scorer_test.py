@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from flax import nnx
 
@@ -91,6 +92,7 @@ class ScoresTest(parameterized.TestCase):
         chex.assert_type(list(scores), jnp.float32)
         chex.assert_tree_all_finite(scores)
 
+    @pytest.mark.full
     def test_bfloat16(self):
         """Computation is in bfloat16; parameters and scores are float32."""
         state = random_state()

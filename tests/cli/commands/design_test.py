@@ -100,6 +100,7 @@ def needed(folder):
         }
 
 
+@pytest.mark.full
 def test_target(capsys, tmp_path):
     """The smallest numbers reach the target and one fewer do not; `bound` agrees."""
     flags = (*SMALL[:5], "--num_positions=6", "--steps=20", "--starts=1", "--most_codes=40")

@@ -76,6 +76,7 @@ def test_summary_and_full_tables(capsys, calls, tmp_path):
     assert "r = " in full
 
 
+@pytest.mark.full
 def test_static_path_reaches_the_estimator(capsys, calls, tmp_path):
     flags = [f"--out={tmp_path}", "--num_scenes=2", *SMALL, "--static_path=on"]
     assert _run(capsys, "--estimator=auto", *flags)[0] == 0
