@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Inexact
 
+from ris_jax import compilation
 from ris_jax import config as config_lib
 from ris_jax.physics import arrays, element_response, linear, scenes
 from ris_jax.physics import static_path as static_path_lib
@@ -308,13 +309,13 @@ def scene_bound(
     return jax.vmap(one)(scene.measurement, scene.truth, scene.signals)
 
 
-@jax.jit
+@compilation.one_program()
 def standard_deviations(bound: Bound) -> Float[Array, "... K 3"]:
     """Return those of azimuth [rad], elevation [rad], range [m]; infinity if not identifiable."""
     return jnp.sqrt(jnp.diagonal(bound.covariance, axis1=-2, axis2=-1))
 
 
-@jax.jit
+@compilation.one_program()
 def position_error_bound(
     bound: Bound,
     azimuth: Float[Array, "... K"],

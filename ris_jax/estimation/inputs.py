@@ -152,11 +152,16 @@ def _one_if_alike(array: Any) -> Any:
     return array[:1] if alike else array
 
 
+def _is_of_jax(array: Any) -> bool:
+    """Return whether an array belongs to JAX, also during tracing."""
+    return isinstance(array, (Tracer, jax.Array))
+
+
 def _for_each(array: Any, batch: int) -> Any:
     """Expand a shared array [1, ...] to [B, ...]."""
     if len(array) != 1:
         return array
-    module = jax.numpy if isinstance(array, (Tracer, jax.Array)) else np
+    module = jax.numpy if _is_of_jax(array) else np
     return module.broadcast_to(array, (batch, *array.shape[1:]))
 
 
@@ -168,11 +173,11 @@ def for_each_scene(measurement: scenes.Measurement) -> scenes.Measurement:
     )
 
 
-def as_canonical(array: Any) -> Any:
-    """Convert to default precision: 32 bits, or 64 with ``JAX_ENABLE_X64``."""
+def as_canonical(array: Any) -> jax.Array:
+    """Convert to a JAX array of default precision: 32 bits, or 64 with ``JAX_ENABLE_X64``."""
     kind = jax.numpy.complex128 if jax.numpy.iscomplexobj(array) else jax.numpy.float64
     kind = jax.dtypes.canonicalize_dtype(kind)
-    return array.astype(kind) if hasattr(array, "astype") else np.asarray(array, kind)
+    return array.astype(kind) if _is_of_jax(array) else jax.device_put(np.asarray(array, kind))
 
 
 def complex_channel(channel: Any) -> Any:

@@ -138,8 +138,8 @@ class Scorer(nnx.Module):
     ) -> Float[Array, "B T D"]:
         """Apply the blocks in sequence; one program, run `depth` times.
 
-        Their derivatives compute the activations again: to store them takes 2.5 times the memory of
-        the whole step, and more time.
+        Derivatives compute the activations of a block again. Storing them raises the memory of the
+        training step to 2.6 times (199 instead of 77 MB for 128 scenes) and takes more time.
         """
         graphdef, stacked = nnx.split(self.blocks, nnx.Param)
         keys = None if rngs is None else jax.random.split(rngs.dropout(), self.depth)

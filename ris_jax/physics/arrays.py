@@ -44,14 +44,13 @@ def planar_array(
       [rows * columns, 3] float [m].
     """
 
-    dtype = jnp.result_type(float)
-
     def offsets(count):
         origin = (count - 1) / 2 if centered else count // 2
-        return (np.arange(count, dtype=dtype) - dtype.type(origin)) * dtype.type(spacing)
+        return np.arange(count, dtype=jnp.result_type(float)) - origin
 
     y, x = np.meshgrid(offsets(rows), offsets(columns), indexing="ij")
-    return jax.device_put(np.stack([x.ravel(), y.ravel(), np.zeros_like(x.ravel())], axis=-1))
+    steps = np.stack([x.ravel(), y.ravel(), np.zeros_like(x.ravel())], axis=-1)
+    return jax.device_put(steps * spacing)
 
 
 def element_positions(system: config_lib.SystemConfig) -> Float[Array, "N 3"]:
@@ -329,6 +328,7 @@ def steering_at(
     )  # fmt: skip
 
 
+# Large: it stays a function of the program that calls it.
 @functools.partial(jax.jit, static_argnames="wavefront")
 def steering_jet(
     coordinates: Float[Array, "... 3"],

@@ -1,12 +1,12 @@
 """Channel from the surface to the base station."""
 
-import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
+from ris_jax import compilation
 from ris_jax.physics import arrays, random_draws
 
 _ANGLES = 4  # two of departure, one of arrival, and the phase
@@ -50,7 +50,7 @@ def channel_of(
     return jnp.sqrt(weight) * line_of_sight + jnp.sqrt(1.0 - weight) * scattered
 
 
-@functools.partial(jax.jit, static_argnames="num_antennas")
+@compilation.one_program("num_antennas")
 def rician_channel(
     key: jax.Array,
     positions: Float[Array, "N 3"],

@@ -1,6 +1,5 @@
 """Phase codes of the surface, their quantisation, and the response of real hardware."""
 
-import functools
 import pathlib
 import zipfile
 from typing import get_args
@@ -11,12 +10,12 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array, Complex, Float
 
+from ris_jax import compilation, errors
 from ris_jax import config as config_lib
-from ris_jax import errors
 from ris_jax.physics import random_draws
 
 
-@functools.partial(jax.jit, static_argnames="phase_bits")
+@compilation.one_program("phase_bits")
 def quantize_phase(codes: Complex[Array, "..."], phase_bits: int | None) -> Complex[Array, "..."]:
     """Round phases to ``2**phase_bits`` levels at unit modulus; None leaves them unchanged."""
     phase = jnp.angle(codes)

@@ -19,7 +19,6 @@ frequencies; another one changes the phase of :math:`s_k` only.
 A stacked vector has the entries of all frequencies one after the other, [..., F N].
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
+from ris_jax import compilation
 from ris_jax import config as config_lib
 from ris_jax.physics import arrays, channel, codebooks, phasor, scenes
 
@@ -164,7 +164,7 @@ def check_frequencies(frequencies: Float[np.ndarray, "F"]) -> None:
         )
 
 
-@functools.partial(jax.jit, static_argnames="num_antennas")
+@compilation.one_program("num_antennas")
 def wideband_channel(
     key: jax.Array,
     positions: Float[Array, "N 3"],

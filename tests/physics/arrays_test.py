@@ -101,6 +101,11 @@ class PositionsTest(parameterized.TestCase):
         grid = arrays.planar_array(rows, columns, 0.15, centered=centered)
         chex.assert_trees_all_close(grid, grid_oracle(rows, columns, 0.15, centered), atol=1e-6)
 
+    def test_spacing_may_be_traced(self):
+        """Positions are proportional to the spacing, also inside a program."""
+        slope = jax.jit(jax.jacobian(lambda spacing: arrays.planar_array(3, 5, spacing)))(0.15)
+        chex.assert_trees_all_close(slope, grid_oracle(3, 5, 1.0), atol=1e-6)
+
     def test_configuration(self):
         system = config_lib.SystemConfig(
             num_snapshots=6, rows=2, columns=3, spacing=0.1, centered=False
